@@ -1,0 +1,18 @@
+"""Entry point: makes the standard library cooperate with gevent where that is needed, then calls cmd."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line of this process and return its exit status."""
+    if {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):  # a text alone needs no gevent
+        from gevent import monkey
+
+        monkey.patch_all()
+    from gnar_lib import cmd
+
+    return cmd.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""What file, environment and flags say, resolved into frozen dataclasses; touches no socket."""
+
+from gnar_lib.config.load import load_client, load_server
+from gnar_lib.config.model import (
+    Address,
+    ClientConfig,
+    PortRanges,
+    ProxyConfig,
+    Rate,
+    Secret,
+    ServerConfig,
+)
+
+__all__ = [
+    "Address",
+    "ClientConfig",
+    "PortRanges",
+    "ProxyConfig",
+    "Rate",
+    "Secret",
+    "ServerConfig",
+    "load_client",
+    "load_server",
+]

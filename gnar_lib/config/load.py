@@ -1,0 +1,217 @@
+"""The layers: defaults, then a file, then the environment, then flags; the last one wins."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from gnar_lib.config import values
+from gnar_lib.config.model import (
+    DEFAULT_PORT,
+    LOOPBACK,
+    Address,
+    ClientConfig,
+    ProxyConfig,
+    ServerConfig,
+)
+from gnar_lib.config.values import Reader
+from gnar_lib.errors import ConfigError
+
+# By key: the flag is `--key`, the variable GNAR_KEY, the dataclass's field the key or what `_FIELDS` says.
+_SERVER: dict[str, Reader] = {
+    "port": values.port,
+    "bind": values.text,
+    "udp-bind": values.text,
+    "token": values.secret,
+    "auth": values.one_of("any", "hmac"),
+    "allow-ports": values.port_ranges,
+    "max-speed": values.rate,
+    "domain": values.domain,
+    "domain-tunnel": values.flag,
+    "caddy-srv-name": values.name,
+    "admin-port": values.port_or_0,
+    "multiplex": values.flag,
+    "grace": values.seconds,
+}
+_CLIENT: dict[str, Reader] = {
+    "server-addr": values.address(DEFAULT_PORT),
+    "token": values.secret,
+    "auth": values.one_of("hmac", "md5"),
+    "multiplex": values.flag,
+    "grace": values.seconds,
+}
+_PROXY: dict[str, Reader] = {
+    "proxy-name": values.name,
+    "proxy-type": values.one_of("tcp", "udp"),
+    "local-host": values.host,
+    "local-port": values.port,
+    "remote-port": values.port_or_0,
+    "subdomain": values.subdomain,
+    "speed-limit": values.rate,
+    "udp-timeout": values.seconds,
+}
+_FIELDS = {"grace": "grace_s", "udp-timeout": "udp_timeout_s", "server-addr": "server"}
+_PROXY_TABLES = ("proxys", "forwards")  # the second is the name of 2023
+_COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout")
+
+
+def load_server(flags: Mapping[str, Any], env: Mapping[str, str]) -> ServerConfig:
+    """Return a server's settings; `flags` has the command line's by key, `config` the file's path.
+
+    Raises `ConfigError`, which names the place and what was expected there.
+    """
+    settings, _ = _layers(_SERVER, (), flags, env)
+    config = ServerConfig(**_by_field(settings))
+    for key in ("domain", "admin-port", "domain-tunnel"):
+        if settings.get(key):
+            raise ConfigError(f"{key} is not supported yet; leave it out")
+    return config
+
+
+def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfig:
+    """Return a client's settings; `flags` has also `mappings`, a list of texts. Raises `ConfigError`."""
+    settings, tables = _layers(_CLIENT, _PROXY_TABLES, flags, env)
+    proxies = [*_file_proxies(tables), *_flag_proxies(flags, env)]
+    if not proxies:
+        raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
+    server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
+    config = ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
+    if config.multiplex:
+        raise ConfigError("multiplex is not supported yet; leave it out")
+    return config
+
+
+def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {_FIELDS.get(key, key.replace("-", "_")): value for key, value in settings.items()}
+
+
+# ---- layers ------------------------------------------------------------------------------------------------
+
+
+def _layers(
+    readers: Mapping[str, Reader], tables: tuple[str, ...], flags: Mapping[str, Any], env: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of all layers, and the tables of the file as they are."""
+    settings: dict[str, Any] = {}
+    path = flags.get("config") or env.get("GNAR_CONFIG")
+    content = _read_file(str(path)) if path else {}
+    found = {f"{path}: {key}": content.pop(key) for key in tables if key in content}
+    settings.update(_read_table(readers, content, f"{path}: ", also=tables))
+    settings.update(_read_env(readers, env))
+    settings.update(_read_flags(readers, flags))
+    return settings, found
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(Path(path).read_bytes().decode())
+    except tomli.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not UTF-8") from exc
+    except (OSError, ValueError, RecursionError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
+        raise ConfigError(f"{path}: cannot read it: {reason}") from exc
+
+
+def _read_table(
+    readers: Mapping[str, Reader], table: Mapping[str, Any], where: str, also: Iterable[str] = ()
+) -> dict[str, Any]:
+    for key in table:
+        if key not in readers:
+            close = difflib.get_close_matches(key, [*readers, *also], n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(readers))}"
+            raise ConfigError(f"{where}{key}: unknown key{hint}")
+    return {key: _read(readers[key], value, f"{where}{key}") for key, value in table.items()}
+
+
+def _read_env(readers: Mapping[str, Reader], env: Mapping[str, str]) -> dict[str, Any]:
+    names = {key: "GNAR_" + key.upper().replace("-", "_") for key in readers}
+    return {key: _read(readers[key], env[name], name) for key, name in names.items() if name in env}
+
+
+def _read_flags(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: flags[key] for key in readers if flags.get(key) not in (None, False)}
+    return {key: _read(readers[key], value, f"--{key}") for key, value in given.items()}
+
+
+def _read(reader: Reader, value: object, where: str) -> Any:
+    try:
+        return reader(value)
+    except ConfigError as exc:
+        raise ConfigError(f"{where}: {exc}") from None
+
+
+# ---- proxies -----------------------------------------------------------------------------------------------
+
+
+def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if len(tables) > 1:
+        raise ConfigError(f"{[*tables][-1]}: the same as [[proxys]]; use one of the two")
+    proxies = []
+    for where, rows in tables.items():
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ConfigError(f"{where}: expected tables, each with the line [[proxys]] above it")
+        for number, row in enumerate(rows, 1):
+            place = f"{where}[{number}]"
+            proxy = _read_table(_PROXY, row, f"{place}.")
+            if "local-port" not in proxy:
+                raise ConfigError(f"{place}.local-port: missing; expected the port of the local service")
+            proxies.append(proxy)
+    return proxies
+
+
+def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the proxies of the command line: those of mappings, and the one of `-l` and its like."""
+    one = {**_read_env(_PROXY, env), **_read_flags(_PROXY, flags)}
+    common = {key: one[key] for key in _COMMON_TO_MAPPINGS if key in one}
+    proxies = []
+    for text in flags.get("mappings") or ():
+        for host, local, remote in _read(values.mapping, text, "mapping"):
+            where = {"local-host": host} if host else {}
+            proxies.append({**common, **where, "local-port": local, "remote-port": remote})
+    if "local-port" in one:
+        proxies.append(one)
+    elif len(proxies) == 1:
+        proxies[0].update({key: one[key] for key in ("proxy-name", "subdomain") if key in one})
+        if "remote-port" in one:
+            raise ConfigError("--remote-port: goes with --local-port; a mapping names both ports")
+    else:
+        for key in ("remote-port", "proxy-name", "subdomain"):
+            if key in one and _read_flags(_PROXY, flags).get(key) is not None:
+                raise ConfigError(f"--{key}: goes with --local-port, which is missing")
+    return proxies
+
+
+def _named(proxies: list[dict[str, Any]]) -> tuple[ProxyConfig, ...]:
+    """Return the proxies, each with a name of its own; refuses names and ports that are given twice."""
+    named: dict[str, ProxyConfig] = {}
+    given = [proxy["proxy-name"] for proxy in proxies if "proxy-name" in proxy]
+    taken = set(given)
+    for key in given:
+        if given.count(key) > 1:
+            raise ConfigError(f"proxy-name {key!r} is given twice; each proxy needs its own")
+    ports: set[tuple[str, int]] = set()
+    for proxy in proxies:
+        name = proxy.get("proxy-name") or _free_name(proxy, taken)
+        taken.add(name)
+        named[name] = replace(ProxyConfig(**_by_field({"proxy-name": name, **proxy})), proxy_name=name)
+        port = (named[name].proxy_type, named[name].remote_port)
+        if port[1] and port in ports:
+            raise ConfigError(f"remote-port {port[1]} is given twice; each proxy needs its own")
+        ports.add(port)
+    return tuple(named.values())
+
+
+def _free_name(proxy: Mapping[str, Any], taken: set[str]) -> str:
+    """Return a name that says what is forwarded: `tcp-3000`, with the host where it is not loopback."""
+    host = proxy.get("local-host", LOOPBACK)
+    where = "" if host == LOOPBACK else f"{host}-"
+    base = f"{proxy.get('proxy-type', 'tcp')}-{where}{proxy['local-port']}"
+    names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)

@@ -1,0 +1,198 @@
+"""Reads one value: text from a flag or a variable, typed from a file; says in words what is wrong."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate, Secret
+from gnar_lib.errors import ConfigError
+
+Reader = Callable[[Any], Any]
+
+_UNITS = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)(?:/s)?", re.IGNORECASE)
+_RATE_EXAMPLE = "a speed such as 100kb, 1.5mb or 1gb/s"
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
+_DOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*", re.IGNORECASE)
+MAX_SECONDS = 86400.0
+MAX_NAME = 100
+MAX_TOKEN = 1024
+
+
+def _wrong(value: object, expected: str) -> ConfigError:
+    return ConfigError(f"{value!r}: expected {expected}" if not isinstance(value, Secret) else expected)
+
+
+def text(value: object) -> str:
+    """Read any text."""
+    if not isinstance(value, str):
+        raise _wrong(value, "text in quotes")
+    return value
+
+
+def name(value: object) -> str:
+    """Read the name of a proxy."""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
+        raise _wrong(value, f"a name of 1 to {MAX_NAME} printable characters")
+    return value
+
+
+def host(value: object) -> str:
+    """Read a host name or an address, without a port."""
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s/]+", value):
+        raise _wrong(value, "a host name or an IP address")
+    return value.strip("[]")
+
+
+def secret(value: object) -> Secret:
+    """Read a token; what it was is in no error."""
+    if not isinstance(value, str):
+        raise ConfigError("expected text in quotes")
+    if len(value) > MAX_TOKEN:
+        raise ConfigError(f"expected at most {MAX_TOKEN} characters")
+    return Secret(value)
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def port(value: object) -> int:
+    """Read a port that something listens on."""
+    number = _integer(value)
+    if number is None or not 1 <= number <= MAX_PORT:
+        raise _wrong(value, f"a port from 1 to {MAX_PORT}")
+    return number
+
+
+def port_or_0(value: object) -> int:
+    """Read a port, or 0 for what the description says."""
+    number = _integer(value)
+    if number is None or not 0 <= number <= MAX_PORT:
+        raise _wrong(value, f"a port from 0 to {MAX_PORT}")
+    return number
+
+
+def flag(value: object) -> bool:
+    """Read a yes or no."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in {"1", "true", "yes", "on"}:
+        return True
+    if isinstance(value, str) and value.strip().lower() in {"0", "false", "no", "off", ""}:
+        return False
+    raise _wrong(value, "true or false")
+
+
+def seconds(value: object) -> float:
+    """Read a time in seconds."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) else math.nan
+    except (OverflowError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 <= number <= MAX_SECONDS:
+        raise _wrong(value, f"seconds from 0 to {MAX_SECONDS:g}")
+    return number
+
+
+def one_of(*words: str) -> Reader:
+    """Return the reader of one of a few words."""
+
+    def read(value: object) -> str:
+        if value not in words:
+            raise _wrong(value, " or ".join(words))
+        return str(value)
+
+    return read
+
+
+def domain(value: object) -> str:
+    """Read a domain name, or nothing."""
+    if not isinstance(value, str) or (value and not _DOMAIN.fullmatch(value)):
+        raise _wrong(value, "a domain such as example.com")
+    return value.lower()
+
+
+def subdomain(value: object) -> str:
+    """Read one label of a domain name, or nothing."""
+    if not isinstance(value, str) or (value and not _LABEL.fullmatch(value)):
+        raise _wrong(value, "a subdomain of letters, digits and hyphens")
+    return value.lower()
+
+
+def rate(value: object) -> Rate:
+    """Read a speed for both directions, or a table with `up` and `down`."""
+    if isinstance(value, dict):
+        unknown = value.keys() - {"up", "down"}
+        if unknown or not value:
+            raise _wrong(value, 'a table such as { up = "1mb", down = "10mb" }')
+        return Rate(**{direction: _speed(speed) for direction, speed in value.items()})
+    speed = _speed(value)
+    return Rate(up=speed, down=speed)
+
+
+def _speed(value: object) -> int | None:
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, str) and not value:
+        return None
+    number = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+    if number < 1:
+        raise _wrong(value, _RATE_EXAMPLE)
+    return number
+
+
+def port_ranges(value: object) -> PortRanges:
+    """Read ports and ranges of them, in text or in a list."""
+    parts = value if isinstance(value, list) else [value]
+    joined = ",".join(str(part) for part in parts if not isinstance(part, bool))
+    ranges = []
+    for part in joined.replace(" ", "").split(",") if joined else []:
+        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= low <= high <= MAX_PORT:
+            raise _wrong(value, "ports such as 9000-9100,9200")
+        ranges.append((low, high))
+    return PortRanges(joined, tuple(sorted(ranges)))
+
+
+def address(default_port: int) -> Reader:
+    """Return the reader of `host`, `host:port`, and IPv6 with or without brackets."""
+
+    def read(value: object) -> Address:
+        expected = "an address such as example.com:8910"
+        if not isinstance(value, str):
+            raise _wrong(value, expected)
+        found = re.fullmatch(r"\[([^\[\]\s]+)\](?::(\d+))?|([^:\s\[\]/]+)(?::(\d+))?", value)
+        if found is None:
+            if re.fullmatch(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.%]*", value):
+                return Address(value, default_port)
+            raise _wrong(value, expected)
+        number = found[2] or found[4]
+        return Address(found[1] or found[3], port(number) if number else default_port)
+
+    return read
+
+
+def mapping(value: str) -> list[tuple[str, int, int]]:
+    """Read `3000`, `3000:9000`, `host:3000:9000` or `3000-3010:9000-9010` as (host, local, remote) each.
+
+    The host is empty where none is given, the remote port 0.
+    """
+    expected = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
+    span = r"(\d{1,5})(?:-(\d{1,5}))?"
+    found = re.fullmatch(rf"(?:(\[[^\]\s]+\]|[^:\s\[\]]+):)?{span}:{span}", value, re.ASCII)
+    if found is None:
+        if re.fullmatch(r"\d{1,5}", value, re.ASCII):
+            return [("", port(value), 0)]
+        raise _wrong(value, expected)
+    local = range(port(found[2]), port(found[3] or found[2]) + 1)
+    remote = range(port_or_0(found[4]), port_or_0(found[5] or found[4]) + 1)
+    if len(local) != len(remote) or not local:
+        raise _wrong(value, "as many local as remote ports")
+    where = (found[1] or "").strip("[]")
+    return [(where, here, there) for here, there in zip(local, remote, strict=True)]

@@ -1,0 +1,28 @@
+"""Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
+
+from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
+from gnar_lib.net.conn import Conn, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
+from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, wait_for
+from gnar_lib.net.unix import UnixListener, listen_unix
+
+__all__ = [
+    "Conn",
+    "Crew",
+    "Listener",
+    "Sockaddr",
+    "SocketConn",
+    "UnixListener",
+    "busy_greenlets",
+    "deadline",
+    "dial",
+    "dial_host",
+    "format_address",
+    "host_of",
+    "listen",
+    "listen_unix",
+    "resolve",
+    "set_keepalive",
+    "set_user_timeout",
+    "wait_for",
+]

@@ -1,0 +1,39 @@
+"""Addresses: resolving them, and showing them to people."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import gevent.socket
+
+from gnar_lib.errors import DialError
+
+Sockaddr = tuple[Any, ...] | str
+"""What the socket module calls an address: `(host, port, ...)`, or the path of a Unix socket."""
+
+
+def format_address(address: Sockaddr | None) -> str:
+    """Return an address for people: `host:port`, IPv6 in brackets, IPv4 in IPv6 as IPv4, a path as it is."""
+    if not isinstance(address, tuple):
+        return (address or "") if isinstance(address, str) else "?"
+    host = address[0].removeprefix("::ffff:") if "." in address[0] else address[0]
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+def host_of(address: Sockaddr) -> str:
+    """Return the host of an address as `format_address` would show it; empty for a path."""
+    return "" if isinstance(address, str) else format_address(address).rsplit(":", 1)[0]
+
+
+def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[tuple[int, Sockaddr]]:
+    """Return `(family, address)` for each address of a host, in order of preference; asks DNS off the loop.
+
+    Raises `DialError` when the name is unknown.
+    """
+    try:
+        found = gevent.socket.getaddrinfo(host or None, port, type=kind)
+    except (OSError, UnicodeError) as exc:  # UnicodeError: no host can have such a name
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
+        raise DialError(f"cannot resolve {host!r}: {reason}") from exc
+    return [(family, address) for family, _, _, _, address in found]

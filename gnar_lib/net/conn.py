@@ -1,0 +1,393 @@
+"""Conns: a standard-library socket with watchers of the hub's loop, behind the usual blocking methods.
+
+The hot path does not use gevent's socket class. Two things make a `SocketConn` fast, and each is explained
+where it happens: a read watcher that stays started, and no read that is bound to fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gevent import monkey
+from gevent.hub import Hub, get_hub
+from greenlet import getcurrent, greenlet
+
+from gnar_lib import logger
+from gnar_lib.errors import ConnClosed, ConnError
+from gnar_lib.net.address import Sockaddr, format_address
+
+# In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
+socket_class: type[socket.socket] = monkey.get_original("socket", "socket")
+
+READ, WRITE = 1, 2  # the event bits of gevent's `loop.io`
+IOV_MAX = 1024  # buffers that one `sendmsg` takes, on every system that has it
+
+# A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
+_LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends a reset
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+    _OUTQ: int | None = termios.TIOCOUTQ  # of a socket: SIOCOUTQ, tcp(7)
+else:
+    _OUTQ = None
+
+_log = logger.get("net")
+
+
+class Conn(Protocol):
+    """Anything with a socket's blocking methods: a TCP or Unix socket, a stream of a session.
+
+    One greenlet may read while another writes. Every method may raise `ConnError`.
+    """
+
+    def recv(self, size: int) -> bytes:
+        """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read into `buffer`, waiting for the first byte; 0 at the end of the stream."""
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what the next `recv` returns."""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Take as many bytes as fit without waiting, and return how many."""
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """Send everything, waiting for room as often as it takes."""
+
+    def shutdown(self, how: int) -> None:
+        """End one direction: `SHUT_WR` tells the peer that no more bytes come."""
+
+    def abort(self) -> None:
+        """Close with a reset, so that the peer does not take what it has for the whole."""
+
+    def close(self) -> None:
+        """Close, in any state and more than once; whoever waits on this conn gets `ConnClosed`."""
+
+    def getpeername(self) -> Sockaddr:
+        """Return the address of the other end."""
+
+
+class SocketConn:
+    """A conn over a stream socket.
+
+    `keep_reading` leaves the read watcher started between two reads, which saves two calls into the loop for
+    each. A greenlet sets it for the time in which it waits on conns alone: an event of a started watcher
+    switches to the greenlet wherever it waits. The conns' own waits expect that: a switch that brings another
+    watcher than theirs stops that watcher (the event is not lost, it stays in the socket) and waits on.
+    """
+
+    __slots__ = (
+        "_drained",
+        "_hub",
+        "_peer",
+        "_read_waiter",
+        "_reader",
+        "_switch",
+        "_unread",
+        "_write_waiter",
+        "_writer",
+        "keep_reading",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket, peer: Sockaddr | None = None) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.keep_reading = False
+        self._peer = peer
+        self._hub: Hub = get_hub()
+        self._switch = self._hub.switch
+        self._reader: Any = self._hub.loop.io(sock.fileno(), READ)
+        self._writer: Any = None  # made when a write first has to wait: most conns never do
+        self._read_waiter: greenlet | None = None
+        self._write_waiter: greenlet | None = None
+        self._unread = b""
+        self._drained = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.sock.fileno() < 0 else f"fd={self.sock.fileno()}"
+        return f"<SocketConn {self} {state}>"
+
+    def __str__(self) -> str:
+        return format_address(self._peer)
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def recv(self, size: int) -> bytes:
+        """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        # A read that took less than it asked for emptied the socket: the next one would only fail, so wait.
+        if self._drained:
+            self.wait_readable()
+        while True:
+            try:
+                data = self.sock.recv(size)
+            except BlockingIOError:
+                self.wait_readable()
+            except OSError as exc:
+                raise self._failed(exc) from exc
+            else:
+                self._drained = len(data) < size
+                return data
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read into `buffer`, waiting for the first byte; 0 at the end of the stream."""
+        if self._unread:
+            data = self.recv(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        if self._drained:
+            self.wait_readable()
+        while True:
+            try:
+                count = self.sock.recv_into(buffer)
+            except BlockingIOError:
+                self.wait_readable()
+            except OSError as exc:
+                raise self._failed(exc) from exc
+            else:
+                self._drained = count < len(buffer)
+                return count
+
+    def recv_now(self, size: int) -> bytes | None:
+        """Return what is there without waiting: None when nothing is, `b""` at the end of the stream."""
+        if self._unread:
+            return self.recv(size)
+        try:
+            return self.sock.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what the next `recv` returns."""
+        self._unread = data + self._unread
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes were put back that only `recv` and `recv_into` bring."""
+        return bool(self._unread)
+
+    def wait_readable(self) -> None:
+        """Wait until a read would not block, the end of the stream included."""
+        watcher = self._reader
+        self._read_waiter = current = getcurrent()
+        if not watcher.active:
+            self._start(watcher, current)
+        try:
+            while (woken := self._switch()) is not watcher:
+                woken.stop()
+        except BaseException:
+            watcher.stop()
+            raise
+        finally:
+            self._read_waiter = None
+        if not self.keep_reading:
+            watcher.stop()
+
+    # ---- writing -------------------------------------------------------------------------------------------
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Take as many bytes as fit without waiting, and return how many."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """Send everything, waiting for room as often as it takes."""
+        sent = self.send_now(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        while rest:
+            self.wait_writable()
+            rest = rest[self.send_now(rest) :]
+
+    def wait_writable(self) -> None:
+        """Wait until a write would not block."""
+        if self._writer is None:
+            self._writer = self._hub.loop.io(self.sock.fileno(), WRITE)
+        watcher = self._writer
+        current = getcurrent()
+        self._start(watcher, current)
+        self._write_waiter = current
+        try:
+            while (woken := self._switch()) is not watcher:
+                woken.stop()
+        finally:
+            self._write_waiter = None
+            watcher.stop()
+
+    # ---- for a callback of the hub in place of a greenlet that waits ---------------------------------------
+
+    def call_when_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` in the hub whenever bytes or the end are there, until `close`; None: no more."""
+        if self.closed:
+            return
+        self._reader.stop()
+        if callback is not None:
+            self._reader.start(callback)
+
+    def call_when_writable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` in the hub whenever a write would not block, until `close`; None: no more."""
+        if self.closed:
+            return
+        if self._writer is None:
+            self._writer = self._hub.loop.io(self.sock.fileno(), WRITE)
+        self._writer.stop()
+        if callback is not None:
+            self._writer.start(callback)
+
+    def recv_into_now(self, buffer: memoryview) -> int | None:
+        """Read what is there without waiting: None when nothing is, 0 at the end of the stream."""
+        if self._unread:
+            return self.recv_into(buffer)
+        try:
+            return self.sock.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def sendmsg_now(self, buffers: list[bytes | memoryview]) -> int:
+        """Take as many bytes of `buffers` as fit without waiting, in one system call; return how many."""
+        try:
+            if hasattr(self.sock, "sendmsg"):
+                return self.sock.sendmsg(buffers[:IOV_MAX])
+            return self.sock.send(b"".join(buffers))
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def limit_unsent(self, limit_bytes: int) -> None:
+        """Let no more wait in the socket unsent: what is written next is not far behind then (TCP alone)."""
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.sock.family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
+            except OSError:
+                _log.debug("%r: no limit on unsent bytes", self)
+
+    # ---- ending --------------------------------------------------------------------------------------------
+
+    def shutdown(self, how: int) -> None:
+        """End one direction; a peer that has gone meanwhile is no error."""
+        try:
+            self.sock.shutdown(how)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTCONN, errno.EBADF):
+                raise self._failed(exc) from exc
+
+    def abort(self) -> None:
+        """Close with a reset, so that the peer does not take what it has for the whole."""
+        if self.sock.fileno() >= 0:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            except OSError:
+                _log.debug("%r: no linger", self)
+        self.close()
+
+    def close(self) -> None:
+        """Close, in any state and more than once; whoever waits on this conn gets `ConnClosed`."""
+        if self.sock.fileno() < 0:
+            return
+        self._reader.stop()
+        if self._writer is not None:
+            self._writer.stop()
+        if self._read_waiter is not None or self._write_waiter is not None:
+            self._hub.loop.run_callback(self._wake_waiters)
+        self.sock.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `abort` was called."""
+        return self.sock.fileno() < 0
+
+    def _wake_waiters(self) -> None:
+        """Wake those who waited when the conn was closed; their next call finds the socket gone."""
+        if self._read_waiter is not None:
+            self._read_waiter.switch(self._reader)
+        if self._write_waiter is not None:
+            self._write_waiter.switch(self._writer)
+
+    def _start(self, watcher: Any, waiter: greenlet) -> None:
+        """Start `watcher` to wake `waiter`; on a closed conn that would never happen, so say so instead."""
+        if self.sock.fileno() < 0:
+            raise ConnClosed(f"{self}: closed")
+        watcher.start(waiter.switch, watcher)
+
+    # ---- the rest ------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once closed."""
+        return self.sock.fileno()
+
+    def getpeername(self) -> Sockaddr:
+        """Return the address of the other end; `ConnError` when it has gone and was never asked for."""
+        if self._peer is None:
+            try:
+                self._peer = self.sock.getpeername()
+            except OSError as exc:
+                raise self._failed(exc) from exc
+        return self._peer
+
+    def unacknowledged(self) -> int:
+        """Return how many sent bytes the peer's kernel has not acknowledged; 0 where that cannot be asked."""
+        if _OUTQ is None:
+            return 0
+        try:
+            return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def getsockname(self) -> Sockaddr:
+        """Return the address of this end."""
+        try:
+            name: Sockaddr = self.sock.getsockname()
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        return name
+
+    def _failed(self, exc: OSError) -> ConnError:
+        """Translate an error of the socket into one of ours."""
+        reason = "closed" if exc.errno == errno.EBADF else (exc.strerror or str(exc))
+        return ConnClosed(f"{self}: {reason}")
+
+
+def set_keepalive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def set_user_timeout(conn: SocketConn, seconds: float) -> None:
+    """Give up a conn whose sent bytes stay unacknowledged that long (RFC 5482; Linux alone has it).
+
+    Only for conns whose peer always reads: Linux counts a window that stays closed as well.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        try:
+            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        except OSError:
+            _log.debug("%r: no user timeout", conn)

@@ -1,0 +1,215 @@
+"""Dialling, listening and accepting, with the standard library's own sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.hub import get_hub
+from greenlet import getcurrent
+
+from gnar_lib import logger
+from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenError
+from gnar_lib.net.address import Sockaddr, format_address, resolve
+from gnar_lib.net.conn import READ, SocketConn, set_keepalive, socket_class
+from gnar_lib.net.greenlets import Crew, deadline
+
+DIAL_TIMEOUT_S = 10.0
+ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
+ACCEPT_PAUSE_S = 0.2  # before accepting again when descriptors or memory ran out
+BACKLOG_PAUSE_S = 0.01  # before dialling a Unix path again whose backlog is full
+BACKLOG = 4096  # Linux cuts it to net.core.somaxconn
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_log = logger.get("net")
+
+
+def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
+    """Connect to an address that needs no look-up, optionally from the local address `source`.
+
+    Raises `DialError` when it is refused, unreachable or does not answer in time.
+    """
+    try:
+        sock = socket_class(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _dial_error(address, exc) from exc
+    conn = SocketConn(sock, address)
+    try:
+        if family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            sock.bind((source, 0))
+        status = sock.connect_ex(address)
+        if status in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            with deadline(timeout_s, f"connecting to {format_address(address)}"):
+                status = _finish_dial(conn, family, address)
+        if status:
+            raise OSError(status, os.strerror(status))
+    except (OSError, DeadlineError) as exc:
+        conn.close()
+        raise _dial_error(address, exc) from exc
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _dial_error(address: Sockaddr, exc: Exception) -> DialError:
+    reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+    return DialError(f"cannot connect to {format_address(address)}: {reason or exc}")
+
+
+def _finish_dial(conn: SocketConn, family: int, address: Sockaddr) -> int:
+    """Wait for a connect under way, and return how it ended: 0, or an error number."""
+    if family != getattr(socket, "AF_UNIX", None):
+        conn.wait_writable()
+        return conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    # On a Unix path nothing is under way: the listener's backlog is full, and no event tells when it is not.
+    while (status := conn.sock.connect_ex(address)) == errno.EWOULDBLOCK:
+        gevent.sleep(BACKLOG_PAUSE_S)
+    return status
+
+
+def dial_host(host: str, port: int, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
+    """Resolve a host and connect to the first of its addresses that answers; raises the last `DialError`."""
+    error: DialError | None = None
+    for family, address in resolve(host, port):
+        try:
+            return dial(family, address, timeout_s, source)
+        except DialError as exc:
+            error = exc
+    raise error or DialError(f"{host} has no address")
+
+
+class Listener:
+    """A listening socket that hands every new conn to a greenlet of its own."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._loop = get_hub().loop
+        self._watcher: Any = self._loop.io(sock.fileno(), READ)
+        self._pause: Any = self._loop.timer(ACCEPT_PAUSE_S)
+        self._handle: Callable[[SocketConn], None] | None = None
+        self._crew: Crew | None = None
+
+    def serve(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
+        """Accept from now on; `handle(conn)` runs in a greenlet of `crew`, owns the conn and may block."""
+        self._crew, self._handle = crew, handle
+        self._watcher.start(self._accept_batch)
+
+    def accept(self) -> SocketConn:
+        """Wait for one conn and return it."""
+        current = getcurrent()
+        while True:
+            conn = self._accept_one()
+            if conn is not None:
+                return conn
+            self._watcher.start(current.switch)
+            try:
+                get_hub().switch()
+            finally:
+                self._watcher.stop()
+
+    def close(self) -> None:
+        """Stop listening; conns already accepted stay."""
+        self._watcher.stop()
+        self._pause.stop()
+        self.sock.close()
+
+    def getsockname(self) -> Sockaddr:
+        """Return the address that is listened on."""
+        name: Sockaddr = self.sock.getsockname()
+        return name
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        return int(self.sock.getsockname()[1])
+
+    def _accept_batch(self) -> None:
+        """Accept until it would block; runs in the hub, so each conn's greenlet is entered at once."""
+        assert self._crew is not None  # noqa: S101  (serve set it)
+        assert self._handle is not None  # noqa: S101  (as above)
+        try:
+            for _ in range(ACCEPT_BATCH):
+                conn = self._accept_one()
+                if conn is None:
+                    return
+                self._crew.enter(self._handle, conn)
+                if self.sock.fileno() < 0:  # the handler of this very conn closed us
+                    return
+        except OSError as exc:
+            # Nothing ends because descriptors ran out: the users wait in the backlog until some are free.
+            _log.warning("accepting waits: %s", exc.strerror)
+            self._watcher.stop()
+            self._pause.start(self._resume)
+
+    def _resume(self) -> None:
+        self._watcher.start(self._accept_batch)
+
+    def _accept_one(self) -> SocketConn | None:
+        """Return a new conn, None when there is none; `OSError` when descriptors or memory ran out."""
+        while True:
+            try:
+                # The original class's own accept() would hand back gevent's class in a patched process.
+                fd, peer = self.sock._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return None
+            except OSError as exc:
+                if exc.errno in _OUT_OF_RESOURCES:
+                    raise
+                if exc.errno == errno.EBADF:
+                    return None
+                continue  # this one conn failed before it was accepted (ECONNABORTED and its like): the next
+            sock = socket_class(self.sock.family, self.sock.type, self.sock.proto, fileno=fd)
+            return SocketConn(sock, peer)
+
+
+def listen(host: str, port: int) -> Listener:
+    """Listen on a TCP address; an empty host means every address, IPv4 and IPv6. Port 0: any free one.
+
+    Raises `PortTakenError` when another socket has it, `ListenError` when it may not be listened on.
+    """
+    if host:
+        family, address = resolve(host, port)[0]
+        return _listen_on(family, address)
+    try:
+        return _listen_on(socket.AF_INET6, ("::", port))
+    except PortTakenError:
+        raise
+    except ListenError:  # a machine without IPv6
+        return _listen_on(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _listen_on(family: int, address: Sockaddr) -> Listener:
+    sock = None
+    try:
+        sock = socket_class(family, socket.SOCK_STREAM)
+        if os.name != "nt":  # on Windows it would allow two listeners on one port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+        # Accepted sockets inherit both, which saves two system calls per conn.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        set_keepalive(sock)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except (OSError, OverflowError) as exc:
+        if sock is not None:
+            sock.close()
+        raise listen_error(address, exc) from exc
+    return Listener(sock)
+
+
+def listen_error(address: Sockaddr, exc: Exception) -> ListenError:
+    """Translate what `bind` or `listen` raised."""
+    where = format_address(address)
+    if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
+        return PortTakenError(f"{where} is already in use")
+    reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+    return ListenError(f"cannot listen on {where}: {reason}")

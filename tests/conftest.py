@@ -1,0 +1,67 @@
+"""Fixtures that every test may use, and what a skip means; the end-to-end harness is elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+from hypothesis import configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+
+configuration.set_hypothesis_home_dir(BUILD / "cache" / "hypothesis")
+
+
+@pytest.fixture(scope="session")
+def gnar_pyz() -> Path:
+    """Return the path of gnar.pyz, built now from the present sources for the Python that runs the tests."""
+    build = subprocess.run(
+        [ROOT / "build_zipapp.sh", "--host"],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if build.returncode != 0:
+        pytest.fail(f"build_zipapp.sh --host failed:\n{build.stdout}{build.stderr}", pytrace=False)
+    return ROOT / "gnar.pyz"
+
+
+def pytest_configure() -> None:
+    """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
+
+
+# With CI=true a skipped test is a failed one: a machine that lacks a tool must not look green.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of one test into a failure."""
+    return _without_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module into a failure."""
+    return _without_skip((yield))
+
+
+def _without_skip(report: Report) -> Report:
+    expected_failure = hasattr(report, "wasxfail")
+    if os.environ.get("CI") == "true" and report.skipped and not expected_failure:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI=true, and this was skipped: {reason}"
+    return report

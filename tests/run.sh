@@ -1,0 +1,137 @@
+#!/bin/sh
+# Runs everything that says whether gnar works: style, types, the build, the tests. See usage below.
+set -eu
+
+usage() {
+    cat <<'EOF'
+Usage: tests/run.sh [--python PYTHON] [ARGUMENT-OF-PYTEST ...]
+
+Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
+with the tools that tests talk to. Then: ruff, mypy, build_zipapp.sh --host, pytest.
+The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
+With CI=true a skipped test is a failure.
+EOF
+}
+
+# tool or file | Debian package | what needs it
+tools='
+curl|curl|end-to-end tests over HTTP
+nc|netcat-openbsd|tests of half-close
+ip|iproute2|tests that pull the cable (network namespaces)
+socat|socat|tests of the relay beside socat
+gcc|gcc|tests that compile a helper in C
+/usr/include/stdio.h|libc6-dev|tests that compile a helper in C
+haproxy|haproxy|benchmarks
+iperf3|iperf3|benchmarks of bulk
+wrk|wrk|benchmarks of HTTP
+nginx|nginx-light|benchmarks and tests with a real web server
+go|golang-go|tests with the Go peers
+/usr/share/gocode/src/github.com/hashicorp/yamux|golang-github-hashicorp-yamux-dev|tests of multiplexing with Go
+dnsmasq|dnsmasq-base|tests of UDP with a real DNS server
+dig|dnsutils|tests of UDP with a real DNS server
+'
+
+say() { printf '%s\n' "$*" >&2; }
+
+main() {
+    case "${1-}" in
+        -h | --help) usage && exit ;;
+        --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
+        --python=*) PYTHON=${1#*=} && shift ;;
+    esac
+    cd "$(dirname "$0")/.."
+    PATH="$PATH:/usr/sbin:/sbin" # where Debian keeps ip, haproxy and nginx, for people who are not root
+    PYTHON=$(PYTHON="${PYTHON:-}" ./build_zipapp.sh --which-python)
+    export PYTHON PATH PIP_CACHE_DIR="$PWD/build/cache/pip" PIP_DISABLE_PIP_VERSION_CHECK=1
+
+    install_tools
+    step "building gnar.pyz" ./build_zipapp.sh --host # first: it says best what a bare machine lacks
+    make_environment
+    PATH="$venv/bin:$PATH" # gnar.pyz starts with python3, and that has to be this one
+    step "ruff check" ruff check .
+    step "ruff format" ruff format --check .
+    step "mypy" mypy
+    say "== pytest"
+    exec python -m pytest "$@"
+}
+
+step() {
+    say "== $1"
+    shift
+    "$@"
+}
+
+install_tools() {
+    missing=$(missing_packages)
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "== installing Debian packages:" $missing
+        apt_get update && apt_get install $missing || one_by_one $missing
+        missing=$(missing_packages)
+    fi
+    [ -z "$missing" ] || complain
+}
+
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends "$@" >/dev/null; }
+
+# Where a release lacks one of them, the others still come.
+one_by_one() {
+    for package in "$@"; do
+        apt_get install "$package" || say "apt-get could not install $package"
+    done
+}
+
+missing_packages() {
+    printf '%s' "$tools" | while IFS='|' read -r what package _; do
+        [ -z "$what" ] || present "$what" || printf '%s\n' "$package"
+    done
+}
+
+present() {
+    case "$1" in
+        /*) [ -e "$1" ] ;;
+        nc) nc -h 2>&1 | grep -q OpenBSD ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+complain() {
+    say "!! These Debian packages are missing, and only root can install them. What cannot run without them:"
+    printf '%s' "$tools" | while IFS='|' read -r what package purpose; do
+        [ -z "$what" ] || present "$what" || say "!!   $package: $purpose"
+    done
+    say "!! To install them: sudo apt-get install" $missing
+}
+
+# Makes $venv with gnar's packages and those of its tests; again only when the lists or the Python changed.
+make_environment() {
+    version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    venv="$PWD/build/test-$version"
+    stamp=$(
+        cksum <pyproject.toml
+        "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
+    )
+    if [ -f "$venv/stamp" ] && [ "$(cat "$venv/stamp")" = "$stamp" ]; then
+        return
+    fi
+    say "== installing the packages of the tests"
+    rm -rf "$venv"
+    "$PYTHON" -m venv "$venv"
+    requirements >"$venv/requirements.txt"
+    "$venv/bin/python" -m pip install --quiet --prefer-binary --requirement "$venv/requirements.txt"
+    printf '%s\n' "$stamp" >"$venv/stamp"
+}
+
+requirements() {
+    "$venv/bin/python" - <<'EOF'
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+print(*project["dependencies"], *project["optional-dependencies"]["test"], sep="\n")
+EOF
+}
+
+main "$@"

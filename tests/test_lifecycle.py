@@ -1,0 +1,214 @@
+"""How a process ends: real signals to real processes, which say on their output how far they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gnar_lib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TIMEOUT_S = 10.0
+ROOT = Path(gnar_lib.__file__).parent.parent
+
+PRELUDE = """
+import gevent
+from gevent.event import Event
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import Crew
+
+def say(*words):
+    print(*words, flush=True)
+"""
+
+# One user that finishes when it reads a line, or says that it was ended.
+DRAINING = (
+    PRELUDE
+    + """
+import sys
+stopper, users, done = Stopper(), Crew("users"), Event()
+
+def user():
+    try:
+        done.wait()
+        say("finished")
+    finally:
+        say("user closed")
+
+users.spawn(user)
+gevent.get_hub().threadpool.spawn(sys.stdin.readline).rawlink(lambda _: done.set())
+say("ready")
+stopper.wait()
+say("stopping")
+say("all ended by themselves", stopper.wait_or_second(users, float(sys.argv[1])))
+"""
+)
+
+RELOADING = (
+    PRELUDE
+    + """
+from gnar_lib.errors import ConfigError
+stopper, calls = Stopper(), []
+
+def reload():
+    calls.append(1)
+    say("reload", len(calls))
+    gevent.sleep(0.01)
+    say("reloaded", len(calls))
+    raise ConfigError("no such key")
+
+stopper.on_reload(reload)
+say("ready")
+stopper.wait()
+"""
+)
+
+
+class Child:
+    """A Python process that is killed when it outlives its test."""
+
+    def __init__(self, code: str, *args: str, ignored: signal.Signals | None = None) -> None:
+        before = signal.signal(ignored, signal.SIG_IGN) if ignored else None
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *args],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                restore_signals=False,
+            )
+        finally:
+            if ignored:
+                signal.signal(ignored, before)
+        self._alarm = threading.Timer(TIMEOUT_S, self.process.kill)
+        self._alarm.start()
+
+    def expect(self, line: str) -> None:
+        """Read the next line and compare it."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().rstrip("\n") == line
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def finish(self, *, say: str = "") -> tuple[int, str]:
+        """Write to the process, wait for its end, and return its status and what it said on both outputs."""
+        out, err = self.process.communicate(say, timeout=TIMEOUT_S)
+        return self.process.returncode, out + err
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._alarm.cancel()
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Start processes that end with the test."""
+    children: list[Child] = []
+
+    def start_one(code: str, *args: str, ignored: signal.Signals | None = None) -> Child:
+        children.append(Child(code, *args, ignored=ignored))
+        return children[-1]
+
+    yield start_one
+    for child in children:
+        child.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_begins_the_end_and_users_there_finish(
+    start: Callable[..., Child], number: signal.Signals
+) -> None:
+    child = start(DRAINING, "30")
+    child.expect("ready")
+    child.signal(number)
+    child.expect("stopping")
+    status, said = child.finish(say="\n")
+    assert status == 0
+    assert said.startswith("finished\nuser closed\nall ended by themselves True\n")
+
+
+def test_a_second_signal_ends_the_users_at_once(start: Callable[..., Child]) -> None:
+    child = start(DRAINING, "30")
+    child.expect("ready")
+    child.signal(signal.SIGTERM)
+    child.expect("stopping")
+    before = time.monotonic()
+    child.signal(signal.SIGINT)
+    child.expect("user closed")
+    child.expect("all ended by themselves False")
+    assert child.finish(say="\n")[0] == 0
+    assert time.monotonic() - before < 5
+
+
+def test_users_that_outlast_the_grace_are_ended(start: Callable[..., Child]) -> None:
+    child = start(DRAINING, "0.05")
+    child.expect("ready")
+    child.signal(signal.SIGTERM)
+    child.expect("stopping")
+    child.expect("user closed")
+    child.expect("all ended by themselves False")
+
+
+def test_a_hangup_that_nohup_hid_does_not_stop(start: Callable[..., Child]) -> None:
+    child = start(DRAINING, "30", ignored=signal.SIGHUP)
+    child.expect("ready")
+    child.signal(signal.SIGHUP)
+    child.signal(signal.SIGTERM)  # the second, if the first counted
+    child.expect("stopping")
+    assert "all ended by themselves True" in child.finish(say="\n")[1]
+
+
+def test_a_hangup_reloads_and_an_error_of_it_is_shown_and_changes_nothing(
+    start: Callable[..., Child],
+) -> None:
+    child = start(RELOADING)
+    child.expect("ready")
+    for call in ("1", "2"):
+        child.signal(signal.SIGHUP)
+        child.expect(f"reload {call}")
+        child.expect(f"reloaded {call}")
+    child.signal(signal.SIGTERM)
+    status, said = child.finish()
+    assert status == 0
+    assert "no such key" in said
+    assert "Traceback" not in said
+
+
+def test_a_hangup_during_a_reload_reloads_once_more_afterwards(start: Callable[..., Child]) -> None:
+    child = start(RELOADING)
+    child.expect("ready")
+    child.signal(signal.SIGHUP)
+    child.expect("reload 1")
+    child.signal(signal.SIGHUP)
+    for line in ("reloaded 1", "reload 2", "reloaded 2"):
+        child.expect(line)
+
+
+def test_a_process_can_stop_without_a_signal(start: Callable[..., Child]) -> None:
+    child = start(PRELUDE + "s = Stopper(); s.stop(); s.wait(); say(s.stopping); s.close()")
+    assert child.finish() == (0, "True\n")
+
+
+def test_one_signal_ends_at_once_what_stopped_without_one(start: Callable[..., Child]) -> None:
+    child = start(DRAINING.replace("stopper.wait()", "stopper.stop()"), "30")
+    child.expect("ready")
+    child.expect("stopping")
+    child.signal(signal.SIGINT)
+    child.expect("user closed")
+    child.expect("all ended by themselves False")
