@@ -1,0 +1,1 @@
+"""Moving user bytes between two conns; knows neither server nor client."""

@@ -1,0 +1,22 @@
+"""What one direction of a connection counts and may use; knows no conn."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class TakesTokens(Protocol):
+    """A limit on bytes per second, shared by many directions."""
+
+    def take(self, want: int) -> int:
+        """Wait until some of `want` bytes may be moved, and return how many (at least one)."""
+
+
+class Flow:
+    """One direction: `bytes` grows while they flow; `bucket` limits them, None does not."""
+
+    __slots__ = ("bucket", "bytes")
+
+    def __init__(self, bucket: TakesTokens | None = None) -> None:
+        self.bucket = bucket
+        self.bytes = 0

@@ -1,0 +1,399 @@
+"""The socat replacement: listens on one address and joins every user with another; knows no tunnel.
+
+An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`) or in socat's
+(`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`, `TCP:HOST:PORT`). The latter means what it means in socat: without
+`fork` it serves one connection. What gnar does not support is refused by name, not passed over.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from gnar_lib import logger, net
+from gnar_lib.errors import ConnError, DialError, UsageError
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.proxy.stream import stream
+
+LOOKUP_PAUSE_S = 1.0  # the name of a target that is down is not looked up for each user anew
+MAX_PORT = 65535
+_CLOSER_OF = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
+
+_ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
+_EVERYWHERE = {_ANY: "", _V4: "0.0.0.0", _V6: "::"}
+
+_log = logger.get("relay")
+
+
+# ---- addresses ---------------------------------------------------------------------------------------------
+
+
+class Role(Enum):
+    """Which side of a relay an address is written for."""
+
+    LISTEN = "listen"
+    TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a keyword stands for."""
+
+    transport: str
+    role: Role
+    family: int = _ANY
+    options: frozenset[str] = frozenset()
+    own: bool = False  # gnar's spelling, which always serves many users
+
+
+_UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
+_TCP_OPTIONS = frozenset({"fork", "reuseaddr", "bind"})
+_BIND = frozenset({"bind"})
+
+_OWN = {
+    ("tcp", Role.LISTEN): _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
+    ("tcp", Role.TARGET): _Kind("tcp", Role.TARGET, options=_BIND, own=True),
+    ("unix", Role.LISTEN): _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
+    ("unix", Role.TARGET): _Kind("unix", Role.TARGET, own=True),
+}
+_SOCAT = {
+    "tcp-listen": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
+    "tcp-l": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
+    "tcp4-listen": _Kind("tcp", Role.LISTEN, _V4, _TCP_OPTIONS),
+    "tcp4-l": _Kind("tcp", Role.LISTEN, _V4, _TCP_OPTIONS),
+    "tcp6-listen": _Kind("tcp", Role.LISTEN, _V6, _TCP_OPTIONS),
+    "tcp6-l": _Kind("tcp", Role.LISTEN, _V6, _TCP_OPTIONS),
+    "unix-listen": _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS),
+    "unix-l": _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS),
+    "tcp-connect": _Kind("tcp", Role.TARGET, options=_BIND),
+    "tcp4": _Kind("tcp", Role.TARGET, _V4, _BIND),
+    "tcp4-connect": _Kind("tcp", Role.TARGET, _V4, _BIND),
+    "tcp6": _Kind("tcp", Role.TARGET, _V6, _BIND),
+    "tcp6-connect": _Kind("tcp", Role.TARGET, _V6, _BIND),
+    "unix-connect": _Kind("unix", Role.TARGET),
+}
+_EXAMPLES = {
+    Role.LISTEN: "tcp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
+    Role.TARGET: "tcp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One side of a relay. `host` or `path` is empty where the other transport is meant."""
+
+    transport: str
+    family: int = _ANY
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    fork: bool = True
+    mode: int | None = None
+    source: str = ""
+    keep_file: bool = False
+
+    def __str__(self) -> str:
+        if self.transport == "unix":
+            return f"unix:{self.path}"
+        return f"tcp:{net.format_address((self.host, self.port))}" if self.host else f"tcp:{self.port}"
+
+
+def parse_address(text: str, role: Role) -> Address:
+    """Read an address in either spelling; raises `UsageError` that says what is wrong and what is right."""
+    try:
+        (keyword, *parameters), *options = _split_unquoted(text)
+        return _read_address(_kind_of(keyword, role), parameters, options)
+    except UsageError as exc:
+        raise UsageError(f"{text}: {exc}") from None
+
+
+def _kind_of(keyword: str, role: Role) -> _Kind:
+    word = keyword.lower()
+    if word.startswith("udp"):
+        # The place for UDP and Unix datagrams: kinds with transport "udp", and a relay that keeps sessions.
+        raise UsageError("relaying UDP is not supported yet")
+    kind = _OWN.get((word, role)) or _SOCAT.get(word)
+    if kind is None:
+        raise UsageError(
+            f"{keyword!r} is not an address that gnar knows; write for example {_EXAMPLES[role]}"
+        )
+    if kind.role is not role:
+        does = "does not listen" if role is Role.LISTEN else "cannot be dialled"
+        raise UsageError(f"{keyword} {does}; write for example {_EXAMPLES[role]}")
+    return kind
+
+
+def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) -> Address:
+    """Put an address together from what stands between the colons and the commas."""
+    values = _read_options(kind, options)
+    fork = kind.own or _flag(values, "fork", default=False)
+    if kind.transport == "unix":
+        if not hasattr(socket, "AF_UNIX"):
+            raise UsageError("this platform has no Unix sockets")
+        path = ":".join(parameters)
+        if not path:
+            raise UsageError("the path is missing")
+        if kind.role is Role.TARGET:
+            return Address("unix", path=path)
+        keep_file = not _flag(values, "unlink-close", default=True)
+        return Address("unix", path=path, fork=fork, mode=_mode(values), keep_file=keep_file)
+    host, port = _read_host_and_port(kind, parameters)
+    source = values.get("bind", "").strip("[]")
+    if kind.role is Role.TARGET:
+        return Address("tcp", kind.family, host, port, source=_local_address(source))
+    return Address("tcp", kind.family, host or source or _EVERYWHERE[kind.family], port, fork=fork)
+
+
+def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
+    """Read `PORT` or `HOST:PORT`, whichever the kind has; the host is empty for every address."""
+    most = 1 if kind.role is Role.LISTEN and not kind.own else 2
+    least = 2 if kind.role is Role.TARGET and not kind.own else 1
+    if not least <= len(parameters) <= most:
+        wanted = "PORT, and bind=HOST as an option" if most == 1 else "HOST:PORT, with IPv6 in brackets"
+        raise UsageError(f"behind the keyword comes {wanted}")
+    host = parameters[0].strip("[]") if len(parameters) == 2 else ""  # noqa: PLR2004
+    if kind.role is Role.TARGET and not host:
+        host = "localhost"
+    return host, _read_port(parameters[-1], kind.role)
+
+
+def _read_port(text: str, role: Role) -> int:
+    """Read a port's number, or the name of its service. 0, to listen on, lets the system choose."""
+    if text.isascii() and text.isdigit():
+        port = int(text)
+    else:
+        try:
+            port = socket.getservbyname(text, "tcp")
+        except (OSError, ValueError):
+            raise UsageError(f"{text!r} is not a port, and no service has that name") from None
+    if not (0 if role is Role.LISTEN else 1) <= port <= MAX_PORT:
+        raise UsageError(f"port {port} is out of range")
+    return port
+
+
+def _read_options(kind: _Kind, options: list[list[str]]) -> dict[str, str]:
+    """Return the options by name; raises `UsageError` for one that means nothing here."""
+    values = {}
+    for option in options:
+        name, _, value = ":".join(option).partition("=")
+        name = name.lower()
+        if name not in kind.options:
+            known = ", ".join(sorted(kind.options)) or "none"
+            raise UsageError(f"option {name!r} is not supported here (supported: {known})")
+        values[name] = value
+    if not _flag(values, "reuseaddr", default=True):
+        raise UsageError("option 'reuseaddr=0' is not supported")
+    if kind.own and not _flag(values, "fork", default=True):
+        raise UsageError("option 'fork=0' needs socat's spelling, such as TCP-LISTEN:9000")
+    return values
+
+
+def _flag(values: dict[str, str], name: str, *, default: bool) -> bool:
+    """Read an option that is on by its name alone, and on or off with `=1` or `=0`."""
+    if name not in values:
+        return default
+    if values[name] not in ("", "0", "1"):
+        raise UsageError(f"option '{name}={values[name]}' is neither 0 nor 1")
+    return values[name] != "0"
+
+
+def _mode(values: dict[str, str]) -> int | None:
+    """Read permissions, in octal as with chmod."""
+    text = values.get("mode")
+    if text is None:
+        return None
+    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:  # noqa: PLR2004
+        raise UsageError(f"option 'mode={text}' is not a number from 000 to 777")
+    return int(text, 8)
+
+
+def _local_address(text: str) -> str:
+    """Check an address to dial from."""
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise UsageError(f"option 'bind={text}' is not an IP address") from None
+
+
+def _split_unquoted(text: str) -> list[list[str]]:
+    """Split at commas, and each field at colons, as socat does.
+
+    Quotes, brackets and a backslash take the meaning from what they hold; brackets stay, the others go.
+    """
+    fields = [[""]]
+    closers: list[str] = []  # what has to come, the next one last
+    chars = iter(text)
+    for char in chars:
+        quoted = bool(closers) and closers[-1] in "'\""
+        if char == "\\":
+            fields[-1][-1] += next(chars, "")
+        elif closers and char == closers[-1]:
+            closers.pop()
+            fields[-1][-1] += "" if quoted else char
+        elif char in _CLOSER_OF and not quoted:
+            closers.append(_CLOSER_OF[char])
+            fields[-1][-1] += "" if char in "'\"" else char
+        elif char == "," and not closers:
+            fields.append([""])
+        elif char == ":" and not closers:
+            fields[-1].append("")
+        else:
+            fields[-1][-1] += char
+    if closers:
+        raise UsageError(f"a closing {closers[-1]} is missing, or a backslash before what it would close")
+    return fields
+
+
+# ---- relaying ----------------------------------------------------------------------------------------------
+
+
+class _Target:
+    """Where users are joined to: the addresses of a name, the one that answered last first."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._known = self._look_up()
+        self._next_lookup_s = time.monotonic() + LOOKUP_PAUSE_S
+
+    def dial(self) -> net.SocketConn:
+        """Connect to the first address that answers; a name whose addresses all fail is looked up again.
+
+        Raises `DialError`.
+        """
+        try:
+            return self._dial_known()
+        except DialError:
+            if not self._look_up_again():
+                raise
+        return self._dial_known()
+
+    def _dial_known(self) -> net.SocketConn:
+        known = self._known  # another user's greenlet may replace it
+        error: DialError | None = None
+        for family, address in known:
+            try:
+                conn = net.dial(family, address, source=self._address.source)
+            except DialError as exc:
+                error = exc
+                continue
+            if address != known[0][1]:
+                self._known = [(family, address), *(each for each in known if each[1] != address)]
+            return conn
+        raise error or DialError(f"{self._address} has no address")
+
+    def _look_up_again(self) -> bool:
+        """Tell whether there are other addresses than before."""
+        now = time.monotonic()
+        if now < self._next_lookup_s:
+            return False
+        self._next_lookup_s = now + LOOKUP_PAUSE_S
+        try:
+            found = self._look_up()
+        except DialError:
+            return False
+        changed = sorted(map(str, found)) != sorted(map(str, self._known))
+        self._known = found
+        return changed
+
+    def _look_up(self) -> list[tuple[int, net.Sockaddr]]:
+        if self._address.transport == "unix":
+            return [(socket.AF_UNIX, self._address.path)]
+        found = net.resolve(self._address.host, self._address.port)
+        return _of_family(found, self._address)
+
+
+def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[tuple[int, net.Sockaddr]]:
+    """Keep what the address's keyword and its `bind=` allow."""
+    family = address.family
+    if address.source:
+        family = _V6 if ":" in address.source else _V4
+    fitting = [each for each in found if family in (_ANY, each[0])]
+    if not fitting:
+        raise DialError(f"{address.host} has no {'IPv4' if family == _V4 else 'IPv6'} address")
+    return fitting
+
+
+def _listen(address: Address) -> net.Listener:
+    if address.transport == "unix":
+        return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
+    host = address.host
+    if host and address.family != _ANY:
+        host = str(_of_family(net.resolve(host, address.port), address)[0][1][0])
+    return net.listen(host, address.port)
+
+
+class Relay:
+    """A listener, and the greenlets of its users; each conn is closed by the greenlet that serves it.
+
+    Listens from when it is made. Without `fork` it serves one user, then calls `on_end`; `error` is what that
+    one failed with.
+    """
+
+    def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
+        self.users = net.Crew("relay")
+        self.error: ConnError | None = None
+        self._on_end = on_end
+        self._target = _Target(target)
+        self._refused = logger.Burst()
+        self.listener = _listen(listen)
+        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only)
+
+    def close(self) -> None:
+        """Stop listening; the users there stay."""
+        self.listener.close()
+
+    def _serve(self, user: net.SocketConn) -> None:
+        """Join one user with the target, until both are closed."""
+        try:
+            target = self._target.dial()
+        except DialError as exc:
+            user.abort()  # a reset, so that it does not pass for an answer that is empty
+            self._refused.warning(_log, "%s; users are turned away", exc)
+            raise
+        except BaseException:
+            user.abort()
+            raise
+        self._refused.end(_log)
+        stream(user, target)
+
+    def _serve_only(self, user: net.SocketConn) -> None:
+        """Serve the one user of a relay without `fork`."""
+        self.close()
+        try:
+            self._serve(user)
+        except ConnError as exc:
+            self.error = exc
+        finally:
+            self._on_end()
+
+
+def run_relay(listen: str, target: str, grace_s: float) -> int:
+    """Relay until a signal comes, or until the one user of an address without `fork` has gone; returns 0.
+
+    Users still there have `grace_s` seconds. Raises `UsageError` for an address that is not one, `ConnError`
+    when it cannot be listened on or looked up, or when the one user's connection failed.
+    """
+    listen_address = parse_address(listen, Role.LISTEN)
+    target_address = parse_address(target, Role.TARGET)
+    stopper = Stopper()  # before there is a socket file that a signal must not leave behind
+    try:
+        relay = Relay(listen_address, target_address, stopper.stop)
+        _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
+        stopper.wait()
+        error = relay.error
+        relay.close()
+        stopper.wait_or_second(relay.users, grace_s)
+    finally:
+        stopper.close()
+    if error is not None:
+        raise error
+    return 0
+
+
+def _where(address: Address, listener: net.Listener) -> str:
+    """Show what is listened on, with the port that the system chose."""
+    return str(replace(address, port=listener.port) if address.transport == "tcp" else address)
