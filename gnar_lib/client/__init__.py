@@ -1,0 +1,1 @@
+"""The end beside the service; does not know the server's rooms."""

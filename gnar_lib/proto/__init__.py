@@ -1,0 +1,80 @@
+"""The wire: `send(conn, msg)` and `recv(conn)` on any conn; knows neither server nor client."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.net import Conn
+from gnar_lib.proto import packet
+from gnar_lib.proto.msg import (
+    Challenge,
+    Exchange,
+    Heartbeat,
+    Login,
+    Message,
+    Proof,
+    ProxyCancel,
+    ProxyReq,
+    ProxyResp,
+    UDPDatagram,
+    Welcome,
+    from_frame,
+    to_frame,
+)
+
+__all__ = [
+    "Challenge",
+    "Exchange",
+    "Heartbeat",
+    "Login",
+    "Message",
+    "Proof",
+    "ProxyCancel",
+    "ProxyReq",
+    "ProxyResp",
+    "UDPDatagram",
+    "Welcome",
+    "expect",
+    "recv",
+    "send",
+    "to_frame",
+]
+
+_READ_BYTES = 4096  # several frames of the usual size; whatever is more goes back into the conn
+
+M = TypeVar("M", bound=Message)
+
+
+def send(conn: Conn, message: Message) -> None:
+    """Send one message; raises `ConnError`, or `MessageTooLongError` before anything is sent."""
+    conn.sendall(to_frame(message))
+
+
+def recv(conn: Conn, max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES) -> Message:
+    """Wait for one message; the bytes behind it stay in the conn.
+
+    Raises `ProtocolError` when it is not one or larger than `max_bytes`, `ConnClosed` when the stream ends.
+    """
+    data = conn.recv(_READ_BYTES)
+    while (size := packet.frame_size(data)) is None or len(data) < size:
+        if size is not None and size > max_bytes:
+            raise ProtocolError(f"a frame of {size} bytes where at most {max_bytes} are allowed")
+        more = conn.recv(_READ_BYTES if size is None else size - len(data)) if data else b""
+        if not more:
+            raise ConnClosed("the peer closed the connection" + (" inside a message" if data else ""))
+        data += more
+    if size > max_bytes:
+        raise ProtocolError(f"a frame of {size} bytes where at most {max_bytes} are allowed")
+    if len(data) > size:
+        conn.unread(data[size:])
+        data = data[:size]
+    return from_frame(data)
+
+
+def expect(conn: Conn, kind: type[M], max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES) -> M:
+    """Wait for a message of one kind; `ProtocolError` when another one comes."""
+    message = recv(conn, max_bytes)
+    if not isinstance(message, kind):
+        raise ProtocolError(f"{type(message).__name__} where {kind.__name__} was expected")
+    return message

@@ -1,0 +1,67 @@
+"""Frames: one byte of type, two of length, that many bytes of JSON; a codec that does no I/O."""
+
+from __future__ import annotations
+
+import json
+import struct
+from enum import IntEnum
+from typing import Any
+
+from gnar_lib.errors import MessageTooLongError, ProtocolError
+
+HEADER = struct.Struct(">BH")
+MAX_BODY_BYTES = 65535  # what the two length bytes can say
+
+
+class PacketType(IntEnum):
+    """The first byte of a frame. From 0x10 on: only to a peer that has said that it understands them."""
+
+    LOGIN = 0x01
+    HEARTBEAT = 0x02
+    PROXY_REQ = 0x03
+    PROXY_RESP = 0x04
+    PROXY_CANCEL = 0x05
+    EXCHANGE = 0x06
+    UDP_DATAGRAM = 0x07
+    CHALLENGE = 0x10
+    PROOF = 0x11
+    WELCOME = 0x12
+
+
+_TYPES = {int(member): member for member in PacketType}
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def encode(packet_type: PacketType, fields: dict[str, Any]) -> bytes:
+    """Return one frame; raises `MessageTooLongError` rather than send a truncated one."""
+    try:
+        body = _encode_json(fields).encode()
+    except UnicodeEncodeError as exc:
+        raise MessageTooLongError("a message holds text that is not Unicode") from exc
+    if len(body) > MAX_BODY_BYTES:
+        raise MessageTooLongError(f"message too long: {len(body)} bytes, at most {MAX_BODY_BYTES} fit")
+    return HEADER.pack(packet_type, len(body)) + body
+
+
+def frame_size(data: bytes | bytearray) -> int | None:
+    """Return the size of the frame that `data` begins with, header included; None while the header is cut.
+
+    Raises `ProtocolError` for a type that nobody sends, before its body has arrived.
+    """
+    if data and data[0] not in _TYPES:
+        raise ProtocolError(f"unknown packet type 0x{data[0]:02x}")
+    if len(data) < HEADER.size:
+        return None
+    return HEADER.size + int.from_bytes(data[1:3], "big")
+
+
+def decode(frame: bytes) -> tuple[PacketType, dict[str, Any]]:
+    """Return the type and the JSON object of one whole frame; `ProtocolError` when it is anything else."""
+    packet_type = _TYPES[frame[0]]
+    try:
+        fields = json.loads(frame[HEADER.size :])
+    except (ValueError, RecursionError) as exc:  # UnicodeDecodeError is a ValueError
+        raise ProtocolError(f"{packet_type.name}: not JSON") from exc
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"{packet_type.name}: not a JSON object")
+    return packet_type, fields

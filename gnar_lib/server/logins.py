@@ -1,0 +1,104 @@
+"""The first messages on a connection to the control port, under a deadline: who it is, and what it is for."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gnar_lib import auth
+from gnar_lib.config import ServerConfig
+from gnar_lib.errors import AuthError, ConnError
+from gnar_lib.net import SocketConn, deadline
+from gnar_lib.proto import Login, Message, Proof, Welcome, expect, recv, send
+
+LOGIN_DEADLINE_S = 10.0
+MAX_LOGIN_BYTES = 4096
+MAX_IN_PROGRESS = 1024  # past that the oldest is closed: it has had its time, and a new one may be honest
+LINGER_S = 2.0
+
+
+class InProgress:
+    """The connections that are not logged in yet, in the order in which they came.
+
+    One look at them each second is cheaper than a timer for each of thousands.
+    """
+
+    def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._began_s: dict[SocketConn, float] = {}
+        self._limit = limit
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._began_s)
+
+    def add(self, conn: SocketConn) -> None:
+        """Note a new one; closes the oldest when there are too many."""
+        self._began_s[conn] = self._clock()
+        if len(self._began_s) > self._limit:
+            self._close(next(iter(self._began_s)))
+
+    def discard(self, conn: SocketConn) -> None:
+        """It is logged in, or closed."""
+        self._began_s.pop(conn, None)
+
+    def expire(self) -> None:
+        """Close those that take too long."""
+        now = self._clock()
+        for conn in [conn for conn, began_s in self._began_s.items() if now - began_s > LOGIN_DEADLINE_S]:
+            self._close(conn)
+
+    def _close(self, conn: SocketConn) -> None:
+        del self._began_s[conn]
+        conn.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """A connection that has logged in: a control connection of ours (`session`), or a `first` message."""
+
+    login: Login
+    session: auth.Session | None = None
+    first: Message | None = None
+
+
+def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
+    """Receive what comes first on a connection, and check it; `InProgress` sees to it that this ends.
+
+    The proof of a data connection of ours is not checked here: it is signed with the key of the session that
+    `login.session` names. Raises `AuthError`, `ProtocolError` or `ConnError`.
+    """
+    login = expect(conn, Login, MAX_LOGIN_BYTES)
+    if login.session:
+        return Entrance(login, first=None if login.waiting else recv(conn, MAX_LOGIN_BYTES))
+    attempt = auth.ServerLogin(config.token, config.auth, login)
+    if not attempt.is_ours:
+        attempt.check()
+        return Entrance(login, first=recv(conn, MAX_LOGIN_BYTES))
+    try:
+        attempt.check()
+        if attempt.needs_proof:
+            send(conn, attempt.challenge())
+            attempt.prove(expect(conn, Proof, MAX_LOGIN_BYTES))
+    except AuthError as exc:
+        _refuse(conn, str(exc))
+        raise
+    session, welcome = attempt.welcome()
+    send(conn, welcome)
+    return Entrance(login, session=session)
+
+
+def _refuse(conn: SocketConn, reason: str) -> None:
+    """Tell one of our own clients why, and wait for it to hang up.
+
+    Closing on bytes unread would be a reset, which can overtake the message.
+    """
+    try:
+        send(conn, Welcome(error=reason))
+        conn.shutdown(socket.SHUT_WR)
+        with deadline(LINGER_S, "hanging up"):
+            while conn.recv(MAX_LOGIN_BYTES):
+                pass
+    except ConnError:
+        return

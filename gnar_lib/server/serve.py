@@ -1,0 +1,218 @@
+"""The server: takes connections, tells them apart, pairs users with data connections, stops."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import replace
+
+import gevent
+
+from gnar_lib import logger
+from gnar_lib.config import ServerConfig
+from gnar_lib.errors import AuthError, ConnError, ProtocolError
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import Crew, Listener, SocketConn, host_of, listen
+from gnar_lib.proto import Exchange, Login, ProxyCancel, ProxyReq
+from gnar_lib.proxy.stream import stream
+from gnar_lib.server import logins
+from gnar_lib.server.connmap import ConnMap
+from gnar_lib.server.control import Control
+from gnar_lib.server.proxy import Proxy, User
+from gnar_lib.server.resources import Ports
+
+EXPIRE_EVERY_S = 1.0
+
+_log = logger.get("server")
+
+
+class Server:
+    """Everything that the public end holds."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.connmap: ConnMap[User] = ConnMap()
+        self.ports: Ports[Proxy] = Ports(config.bind)
+        self.crew = Crew("server")  # logins and control connections
+        self.users = Crew("user")  # one greenlet per user's connection
+        self._in_progress = logins.InProgress()
+        self._controls: set[Control] = set()
+        self._sessions: dict[str, Control] = {}
+        self._listener: Listener | None = None
+
+    # ---- from accept on ------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """Listen on the control port, and return it."""
+        self._listener = listen(self.config.bind, self.config.port)
+        self._listener.serve(self.crew, self._serve_conn)
+        self.crew.spawn(self._expire)
+        return self._listener.port
+
+    def _serve_conn(self, conn: SocketConn) -> None:
+        """Log a connection in, then do what it is for. Whoever takes it over closes it."""
+        self._in_progress.add(conn)
+        try:
+            entrance = logins.log_in(conn, self.config)
+        except (AuthError, ProtocolError, ConnError) as exc:
+            level = _log.debug if isinstance(exc, ConnError) else _log.warning
+            level("refused %s: %s", conn, exc)
+            conn.close()
+            return
+        except BaseException:
+            conn.close()
+            raise
+        finally:
+            self._in_progress.discard(conn)
+        self._dispatch(conn, entrance)
+
+    def _dispatch(self, conn: SocketConn, entrance: logins.Entrance) -> None:
+        login = entrance.login
+        match entrance.first:
+            case None if login.waiting:
+                self._admit_waiting(conn, login)
+            case None | ProxyReq():
+                self._serve_control(conn, entrance)
+            case Exchange():
+                self._serve_data(conn, login, entrance.first)
+            case ProxyCancel():
+                self._cancel(conn, login, entrance.first)
+            case _:
+                _log.warning("refused %s: %s after the login", conn, type(entrance.first).__name__)
+                conn.close()
+
+    def _serve_control(self, conn: SocketConn, entrance: logins.Entrance) -> None:
+        control = Control(self, conn, entrance.session, entrance.login.client_id)
+        if control.client_id:
+            self._take_over_from_older(control)
+        self._controls.add(control)
+        if control.session is not None:
+            self._sessions[control.session.id] = control
+        _log.info("client %s (%s)", control.address, _version(entrance.login))
+        control.run(entrance.first)
+
+    def _take_over_from_older(self, control: Control) -> None:
+        """A client that comes back before its end was noticed: what it had becomes free for it at once."""
+        for older in [c for c in self._controls if c.client_id == control.client_id]:
+            _log.info("client %s is back as %s", older.address, control.address)
+            older.end()
+
+    def _admit_waiting(self, conn: SocketConn, login: Login) -> None:
+        control = self._sessions.get(login.session)
+        if control is None:  # it has ended meanwhile
+            conn.close()
+        else:
+            control.admit_waiting(conn, login)
+
+    def _serve_data(self, conn: SocketConn, login: Login, message: Exchange) -> None:
+        """Join a data connection with the user whom it claims by the `conn_id`."""
+        user = self.connmap.claim(message.conn_id, self._may_claim(login, message))
+        if user is None:
+            _log.debug("nobody waits for data connection %s", conn)
+            conn.close()
+            return
+        user.proxy.log.debug("user %s has data connection %s", user.conn, conn)
+        self.users.spawn(stream, user.conn, conn)
+
+    def _may_claim(self, login: Login, message: Exchange) -> Callable[[User], bool]:
+        """Return the test whether this connection may claim a user.
+
+        A client of ours claims what its own session was told of, and signs it. A Go client has logged in by
+        its token, and knows the `conn_id`.
+        """
+        control = self._sessions.get(login.session) if login.session else None
+        if control is None or control.session is None:
+            is_go = not login.session
+            return lambda user: is_go and user.control.session is None
+        is_signed = control.session.is_signed(message.conn_id, message.proof)
+        return lambda user: is_signed and user.control is control
+
+    def _cancel(self, conn: SocketConn, login: Login, message: ProxyCancel) -> None:
+        """End a Go client's proxy. Our own clients cancel on their control connection."""
+        proxy = self.ports.owner(message.remote_port)
+        host = host_of(conn.getpeername())
+        conn.close()
+        if proxy is None:
+            return
+        if login.session or proxy.control.session is not None or proxy.control.host != host:
+            _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
+            return
+        proxy.control.cancel(message)
+
+    def forget(self, control: Control) -> None:
+        """A control connection has ended: nobody comes to it any more."""
+        self._controls.discard(control)
+        if control.session is not None:
+            self._sessions.pop(control.session.id, None)
+        self.connmap.drop(lambda user: user.control is control)
+
+    def _expire(self) -> None:
+        while True:
+            gevent.sleep(EXPIRE_EVERY_S)
+            self.connmap.expire()
+            self._in_progress.expire()
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def stop_listening(self) -> None:
+        """Take no more clients and no more users; those that are there go on."""
+        if self._listener is not None:
+            self._listener.close()
+        for control in self._controls:
+            control.stop_listening()
+
+    def close(self) -> None:
+        """End everything at once."""
+        self.users.kill()
+        for control in [*self._controls]:
+            control.end()
+        self.crew.kill()
+
+    def status(self) -> str:
+        """Return what there is at the moment, in one line."""
+        waiting = sum(len(control.waiting) for control in self._controls)
+        return (
+            f"clients={len(self._controls)} proxies={len(self.ports)} users={len(self.users)} "
+            f"waiting={waiting} conn_map={len(self.connmap)} logins={len(self._in_progress)}"
+        )
+
+    def reload(self, config: ServerConfig) -> None:
+        """Take new settings over; clients that are there stay as they are."""
+        if (config.port, config.bind) != (self.config.port, self.config.bind):
+            _log.warning("port and bind stay as they are until the next start")
+        self.config = replace(config, port=self.config.port, bind=self.config.bind)
+        _log.info("configuration reloaded")
+
+
+def _version(login: Login) -> str:
+    return logger.printable(login.version or login.client_version or "no version")
+
+
+def is_loopback(bind: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine alone."""
+    try:
+        return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
+
+
+def run_server(load: Callable[[], ServerConfig]) -> int:
+    """Run until a signal; `load` gives the configuration now and on SIGHUP. Returns the exit status."""
+    config = load()
+    server = Server(config)
+    port = server.start()
+    _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
+    if not config.token and not is_loopback(config.bind):
+        _log.warning("no token: whoever reaches port %d may open ports here; set --token", port)
+
+    stopper = Stopper()
+    stopper.on_reload(lambda: server.reload(load()))
+    stopper.on_status(server.status)
+    stopper.wait()
+    _log.info("stopping")
+    server.stop_listening()
+    stopper.wait_or_second(server.users, config.grace_s)
+    server.close()
+    gevent.sleep(0)  # the greenlets that were just ended close what they hold
+    stopper.close()
+    return 0

@@ -1,0 +1,292 @@
+"""Real processes of gnar.pyz, real services and users in threads; what every end-to-end test builds on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
+LOOPBACK = "127.0.0.1"
+
+
+def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> float:
+    """Wait until `fact()` holds, and return the seconds that took; fails the test when it never does."""
+    began = time.monotonic()
+    while not fact():
+        if time.monotonic() - began > timeout_s:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.01)  # the pace of asking, not a guess of how long it takes
+    return time.monotonic() - began
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind((LOOPBACK, 0))
+        return int(sock.getsockname()[1])
+
+
+class Gnar:
+    """One process of gnar.pyz; its log is a file, so that nothing waits for somebody to read it."""
+
+    def __init__(self, pyz: Path, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self.args = args
+        stem = f"{args[0]}-{len([*folder.iterdir()])}"
+        self._log = folder / f"{stem}.log"
+        self._out = folder / f"{stem}.out"
+        with self._log.open("wb") as log, self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [pyz, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                env={**os.environ, "NO_COLOR": "1", **(env or {})},
+                cwd=folder,
+            )
+
+    def __enter__(self) -> Gnar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if kind is not None:
+            print(f"---- {' '.join(self.args)} ----\n{self.log}{self.out}")
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_log(self, pattern: str, timeout_s: float = WAIT_S, count: int = 1) -> re.Match[str]:
+        """Wait until a pattern stands in the log (that many times), and return its last match."""
+        matches: list[re.Match[str]] = []
+
+        def found() -> bool:
+            matches[:] = re.finditer(pattern, self.log)
+            return len(matches) >= count or self.process.poll() is not None
+
+        wait_until(found, f"{pattern!r} in the log of {self.args}:\n{self.log}", timeout_s)
+        assert len(matches) >= count, f"{self.args} ended with {self.process.returncode}:\n{self.log}"
+        return matches[-1]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(WAIT_S)
+
+    def wait_exit(self, timeout_s: float = WAIT_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """End it as a person does, and return the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit()
+
+    def fds(self) -> int:
+        """Return how many descriptors it has open, waiting data connections included."""
+        return len([*Path(f"/proc/{self.pid}/fd").iterdir()])
+
+    def status(self) -> dict[str, int]:
+        """Ask the process for its status line (SIGUSR1), and return the numbers in it."""
+        count = len(re.findall("status: ", self.log))
+        self.signal(signal.SIGUSR1)
+        line = self.wait_log(r"status: (.*)\n", count=count + 1)[1]
+        return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
+
+    def wait_idle(self, **expected: int) -> dict[str, int]:
+        """Wait until no user, no entry of the conn map and no greenlet of a user is left."""
+        found: dict[str, int] = {}
+
+        def idle() -> bool:
+            found.update(self.status())
+            quiet = {"users": 0, "conn_map": 0, "logins": 0, **expected}
+            return all(found.get(key, value) == value for key, value in quiet.items())
+
+        try:
+            wait_until(idle, "idle")
+        except AssertionError:
+            raise AssertionError(f"{self.args[0]} still has {found}") from None
+        return found
+
+
+class Service:
+    """A TCP service in threads: `serve(conn)` runs for each connection. Stops listening and starts again."""
+
+    def __init__(self, serve: Callable[[socket.socket], None], port: int = 0) -> None:
+        self._serve = serve
+        self._listener: socket.socket | None = None
+        self.port = port
+        self.served = 0
+        self.start()
+
+    def start(self) -> None:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, self.port))
+        listener.listen(1024)
+        self._listener = listener
+        self.port = int(listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def stop(self) -> None:
+        assert self._listener is not None
+        # shutdown wakes the thread in accept; close alone would leave it, and the port, as they are
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                conn, _ = listener.accept()
+            except OSError:
+                return
+            self.served += 1
+            threading.Thread(target=self._run, args=(conn,), daemon=True).start()
+
+    def _run(self, conn: socket.socket) -> None:
+        with conn, contextlib.suppress(OSError):
+            conn.settimeout(WAIT_S * 3)
+            self._serve(conn)
+
+
+def echo(conn: socket.socket) -> None:
+    """Send back what comes, until the end of the stream."""
+    while data := conn.recv(65536):
+        conn.sendall(data)
+
+
+def answer_at_end(conn: socket.socket) -> None:
+    """Read to the end of the stream, then answer with the number of bytes and their hash."""
+    digest, size = hashlib.sha256(), 0
+    while data := conn.recv(65536):
+        digest.update(data)
+        size += len(data)
+    conn.sendall(f"{size} {digest.hexdigest()}\n".encode())
+
+
+def greet(conn: socket.socket) -> None:
+    """Speak first, as SSH and SMTP do; then echo."""
+    conn.sendall(b"hello\n")
+    echo(conn)
+
+
+def dial(port: int, host: str = LOOPBACK) -> socket.socket:
+    sock = socket.create_connection((host, port), WAIT_S)
+    sock.settimeout(WAIT_S * 2)
+    return sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    parts = []
+    while data := sock.recv(1 << 20):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def ask(port: int, request: bytes = b"ping") -> bytes:
+    """Connect, send, end the stream, and return the whole answer; `b""` where the connection broke."""
+    try:
+        with dial(port) as sock:
+            sock.sendall(request)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+    except OSError:
+        return b""
+
+
+def is_open(port: int) -> bool:
+    """Tell whether something listens on a port."""
+    with socket.socket() as sock:
+        return sock.connect_ex((LOOPBACK, port)) == 0
+
+
+def send_reset(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def exchange_both_ways(port: int, data: bytes) -> str:
+    """Send to an echo service while reading the answer, end the stream, and return the hash of what came."""
+    digest = hashlib.sha256()
+    with dial(port) as sock:
+
+        def send() -> None:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while part := sock.recv(1 << 18):
+            digest.update(part)
+        sender.join(WAIT_S)
+    return digest.hexdigest()
+
+
+class Forwarder:
+    """A TCP path between client and server that a test can break in ways that a network does."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._broken: set[socket.socket] = set()  # legs to the server that nobody may end
+        self._service = Service(self._forward)
+        self.port = self._service.port
+
+    def _forward(self, near: socket.socket) -> None:
+        with dial(self._target) as far:
+            far.settimeout(None)
+            near.settimeout(None)
+            self._pairs.append((near, far))
+            back = threading.Thread(target=self._copy, args=(far, near), daemon=True)
+            back.start()
+            self._copy(near, far)
+            back.join()
+
+    def _copy(self, src: socket.socket, dst: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := src.recv(65536):
+                dst.sendall(data)
+            if dst not in self._broken:
+                dst.shutdown(socket.SHUT_WR)
+
+    def drop_clients(self) -> Iterator[socket.socket]:
+        """End the legs to the clients and yield the legs to the server, which stay open and silent."""
+        for near, far in self._pairs:
+            self._broken.add(far)
+            keep = far.dup()
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+            yield keep
