@@ -1,0 +1,55 @@
+"""Frames: a header of 12 bytes and, behind Data alone, a payload; a codec that does no I/O.
+
+The numbers are those of hashicorp/yamux, spec.md. They are plain integers, since every frame passes here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from gnar_lib.errors import ProtocolError
+
+VERSION: Final = 0  # the only one there is
+
+DATA: Final = 0  # `length` bytes of payload follow
+WINDOW_UPDATE: Final = 1  # the receiver of this frame may send `length` bytes more on the stream
+PING: Final = 2  # with SYN a question, with ACK its answer, which repeats the `length`
+GO_AWAY: Final = 3  # no further streams; `length` says why
+
+# Flags are bits. A Data or WindowUpdate frame may carry any of them.
+SYN: Final = 1  # opens the stream
+ACK: Final = 2  # the other end has accepted the stream
+FIN: Final = 4  # the sender of this frame sends no more data on the stream
+RST: Final = 8  # ends the stream in both directions at once
+
+# Why a session goes away.
+NORMAL: Final = 0
+PROTOCOL_ERROR: Final = 1
+INTERNAL_ERROR: Final = 2
+
+SESSION_ID: Final = 0  # the stream id of frames that concern the whole session
+MAX_STREAM_ID: Final = 0xFFFFFFFF
+MAX_WINDOW_BYTES: Final = 0xFFFFFFFF  # what an implementation with 32 bits can count
+INITIAL_WINDOW_BYTES: Final = 256 * 1024  # of a new stream, in both directions, without a word about it
+
+_HEADER = struct.Struct(">BBHII")
+HEADER_BYTES: Final = _HEADER.size
+
+
+def pack(kind: int, flags: int, stream_id: int, length: int) -> bytes:
+    """Return the header of one frame."""
+    return _HEADER.pack(VERSION, kind, flags, stream_id, length)
+
+
+def unpack(data: bytes | memoryview, at: int = 0) -> tuple[int, int, int, int]:
+    """Return kind, flags, stream id and length of the header that starts at `at`.
+
+    Raises `ProtocolError` for a version or type that nobody sends.
+    """
+    version, kind, flags, stream_id, length = _HEADER.unpack_from(data, at)
+    if version != VERSION:
+        raise ProtocolError(f"version {version} of the multiplexing protocol, where {VERSION} was expected")
+    if kind > GO_AWAY:
+        raise ProtocolError(f"a multiplexing frame of unknown type {kind}")
+    return kind, flags, stream_id, length
