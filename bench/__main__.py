@@ -1,0 +1,182 @@
+"""gnar measured beside direct connections, haproxy, socat, rathole, bore, frp and a Go gnar.
+
+    python -m bench                         everything on loopback, 5 rounds: about 20 minutes
+    python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
+    python -m bench --idle                  5,000 idle connections through each tunnel
+    python -m bench --only "gnar relay,haproxy" --work bulk --seconds 5
+    python -m bench --peer go=./gnar-go --json bench.json --plot bench.svg
+
+The contestants run side by side and take turns, so that what else the machine does hits all of them. A table
+of medians with their spread follows, the ratios to yardsticks that do similar work, and whether gnar's
+targets are met. Figures of different runs are not comparable; ratios of one run are. A contestant that fails
+shows as failed, with its reason, and the run goes on; "!" marks a figure that lacks rounds. rathole, bore,
+frps and frpc take part where they are on the PATH.
+
+Needs nginx, wrk and iperf3 as the other ends, a C compiler for UDP and the long path, haproxy and socat as
+contestants. CPU and peak memory are those of a contestant's own processes, added up; memory that processes
+share counts for each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import plot, report
+from bench.contestants import Contestant, all_contestants
+from bench.idle import run_idle
+from bench.longpath import run_long_path
+from bench.procs import BenchError, raise_file_limit
+from bench.results import Results
+from bench.rounds import Board, run_loopback, run_start
+from bench.work import WORKS
+
+OPEN_FILES = 65_536  # for all that is started; idle connections may ask for more
+MIN_ROUNDS = 5  # fewer are for trying the benchmark out
+START = "start"
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    summary, _, rest = (__doc__ or "").partition("\n")
+    made = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    works = ",".join([*WORKS, START])
+    add("--gnar", default="./gnar.pyz", metavar="COMMAND", help="the gnar to measure (default ./gnar.pyz)")
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another gnar, the Go one say: run as `COMMAND server` and `COMMAND client`, with and without"
+        " -m; NAME=SERVER_COMMAND,CLIENT_COMMAND for two different ones; may be repeated",
+    )
+    add("--rounds", type=int, default=MIN_ROUNDS, metavar="N", help="default 5, and fewer say little")
+    add("--seconds", type=float, default=3, metavar="S", help="of each measurement (default 3)")
+    add("--only", type=_words, metavar="CONTESTANT,...", help="these contestants; 'list' names them all")
+    add("--work", type=_words, default=_words(works), metavar="WORK,...", help=f"of {works} (default all)")
+    add("--json", type=Path, metavar="FILE", help="write every round's figures there")
+    add("--plot", type=Path, metavar="FILE.svg", help="draw a bar chart")
+    _add_modes(made)
+    return made
+
+
+def _add_modes(made: argparse.ArgumentParser) -> None:
+    """What is measured instead of loopback's works."""
+    add = made.add_argument
+    add(
+        "--long-path",
+        type=float,
+        nargs="?",
+        const=50.0,
+        metavar="MS",
+        help="instead of loopback, two hosts with that round trip between them (default 50): first byte of a"
+        " new connection, 20 at once, beside bulk, on a full link of 50 Mbit/s, and bulk",
+    )
+    add(
+        "--idle",
+        type=int,
+        nargs="?",
+        const=5000,
+        metavar="N",
+        help="instead of loopback's works, N idle connections through each tunnel (default 5000): memory of"
+        " each and latency of one more",
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def choose(
+    contestants: Sequence[Contestant], only: Sequence[str] | None, notes: list[str]
+) -> list[Contestant]:
+    """Those that take part; what is not installed and was not asked for is noted. Raises BenchError."""
+    names = [contestant.name for contestant in contestants]
+    unknown = [name for name in only or () if name not in names]
+    if unknown:
+        raise BenchError(f"no contestant {unknown[0]!r}; there are: {', '.join(names)}")
+    if only:
+        return [contestant for contestant in contestants if contestant.name in only]
+    absent = [contestant for contestant in contestants if contestant.optional and contestant.missing()]
+    notes += [f"{each.name} took no part; not on the PATH: {', '.join(each.missing())}" for each in absent]
+    return [contestant for contestant in contestants if contestant not in absent]
+
+
+def run(args: argparse.Namespace, board: Board, contestants: Sequence[Contestant]) -> None:
+    """Everything that was asked for. Raises BenchError for what is wrong with the machine."""
+    if args.long_path is not None:
+        run_long_path(board, contestants, args.long_path)
+    if args.idle is not None:
+        run_idle(board, contestants, args.idle)
+    if args.long_path is not None or args.idle is not None:
+        return
+    run_loopback(board, contestants, [work for name, work in WORKS.items() if name in args.work])
+    if START in args.work and any(contestant.name.startswith("gnar") for contestant in contestants):
+        run_start(board, shlex.split(args.gnar))
+
+
+def run_and_write(args: argparse.Namespace, board: Board, contestants: Sequence[Contestant]) -> int:
+    """Measure and report; a run that is interrupted or breaks off reports what it has."""
+    status = 0
+    for contestant in contestants:
+        board.results.expect(contestant.name, contestant.kind)
+    if args.rounds < MIN_ROUNDS:
+        board.results.notes.append(f"{args.rounds} rounds are too few to rely on")
+    try:
+        run(args, board, contestants)
+    except BenchError as exc:
+        sys.stderr.write(f"bench: {exc}\n")
+        status = EXIT_FAILED
+    except KeyboardInterrupt:
+        board.results.notes.append("interrupted: not all was measured")
+        status = EXIT_INTERRUPTED
+    sys.stdout.write(report.text(board.results))
+    settings = {key: value for key, value in vars(args).items() if key not in {"json", "plot"}}
+    if args.json:
+        args.json.write_text(report.as_json(board.results, settings))
+    if args.plot:
+        args.plot.write_text(plot.draw(board.results))
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, then measure and report."""
+    args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as ^C does
+    # Where Debian keeps haproxy and nginx, for people who are not root.
+    os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+    notes: list[str] = []
+    try:
+        everyone = all_contestants(args.gnar, args.peer)
+        if args.only == ["list"]:
+            sys.stdout.write("".join(f"{contestant.name}\n" for contestant in everyone))
+            return 0
+        chosen = choose(everyone, args.only, notes)
+        unknown = [name for name in args.work if name not in {*WORKS, START}]
+        if unknown:
+            raise BenchError(f"no work {unknown[0]!r}; there are: {', '.join([*WORKS, START])}")
+    except BenchError as exc:
+        sys.stderr.write(f"bench: {exc}\n")
+        return EXIT_USAGE
+    raise_file_limit(OPEN_FILES)
+    with tempfile.TemporaryDirectory(prefix="gnar-bench-") as folder:
+        return run_and_write(
+            args, Board(args.rounds, args.seconds, Path(folder), Results(notes=notes)), chosen
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

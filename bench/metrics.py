@@ -1,0 +1,122 @@
+"""What is measured, who is compared with whom, and what gnar has to reach: tables, nothing that measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.contestants import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column."""
+
+    key: str
+    section: str  # the table it stands in
+    title: str
+    unit: str
+    more_is_better: bool = False
+    worst_counts: bool = False  # the report quotes the worst round instead of the median
+
+    @property
+    def best_first(self) -> str:
+        """Say which way is better, for people."""
+        return "more is better" if self.more_is_better else "less is better"
+
+
+TCP = "Tunnels and relays, loopback"
+UDP = "UDP echo, loopback"
+LONG = "A long path"
+IDLE = "Idle connections"
+START = "Start, warm"
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("up", TCP, "bulk up", "Gbit/s", more_is_better=True),
+        Metric("down", TCP, "bulk down", "Gbit/s", more_is_better=True),
+        Metric("cpu_up", TCP, "CPU up", "s/GB"),
+        Metric("cpu_down", TCP, "CPU down", "s/GB"),
+        Metric("ka32", TCP, "ka 32", "req/s", more_is_better=True),
+        Metric("ka1", TCP, "ka 1 p50", "us"),
+        Metric("short", TCP, "short", "conn/s", more_is_better=True),
+        Metric("peak", TCP, "peak memory", "MiB", worst_counts=True),
+        Metric("udp1", UDP, "1 user", "trips/s", more_is_better=True),
+        Metric("udp64", UDP, "64 users", "trips/s", more_is_better=True),
+        Metric("udp_loss", UDP, "lost at a fixed rate", "%"),
+        Metric("udp_wrong", UDP, "wrong answers", "", worst_counts=True),
+        Metric("first", LONG, "first byte", "ms"),
+        Metric("together", LONG, "20 at once", "ms"),
+        Metric("long_up", LONG, "bulk up", "Mbit/s", more_is_better=True),
+        Metric("long_down", LONG, "bulk down", "Mbit/s", more_is_better=True),
+        Metric("busy", LONG, "first byte, bulk runs", "ms"),
+        Metric("full", LONG, "first byte, 50 Mbit/s full", "ms"),
+        Metric("rest_server", IDLE, "server at rest", "MiB"),
+        Metric("rest_client", IDLE, "client at rest", "MiB"),
+        Metric("idle_server", IDLE, "server, each", "KiB"),
+        Metric("idle_client", IDLE, "client, each", "KiB"),
+        Metric("idle_lost", IDLE, "lost", "", worst_counts=True),
+        Metric("p50_empty", IDLE, "p50 empty", "us"),
+        Metric("p50_idle", IDLE, "p50 beside them", "us"),
+        Metric("p50_ratio", IDLE, "p50 ratio", "x"),
+        Metric("start", START, "--version over python3 -c pass", "s"),
+    )
+}
+
+# Whom a contestant of each kind is compared with; of several in one entry, the better one.
+COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
+    TCP: {
+        Kind.RELAY: (("haproxy",), ("socat",), ("socat -b 262144",)),
+        Kind.TUNNEL: (("haproxy x2",), ("rathole", "bore")),
+    },
+    UDP: {Kind.RELAY: (("direct",), ("socat",)), Kind.TUNNEL: (("direct",),)},
+    LONG: {Kind.TUNNEL: (("direct",),)},
+    IDLE: {Kind.TUNNEL: (("rathole", "bore"),)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on a metric of one contestant: on its ratio to the best of `against`, or on the value."""
+
+    contestant: str
+    against: tuple[str, ...]
+    metric: str
+    bound: float  # at least, where more is better; at most, where less is
+
+    def is_met(self, figure: float) -> bool:
+        """Whether a ratio or value is within the bound."""
+        return figure >= self.bound if METRICS[self.metric].more_is_better else figure <= self.bound
+
+
+def _targets(contestant: str, against: tuple[str, ...], **bounds: float) -> list[Target]:
+    return [Target(contestant, against, metric, bound) for metric, bound in bounds.items()]
+
+
+RELAY, TUNNEL, MULTIPLEX = "gnar relay", "gnar tunnel", "gnar tunnel -m"
+RUST = ("rathole", "bore")
+
+TARGETS = [
+    *_targets(RELAY, ("haproxy",), up=1.3, down=1.3, cpu_up=0.5, cpu_down=0.5, ka32=0.85, short=0.45),
+    *_targets(RELAY, ("socat",), up=3, down=3, cpu_up=1, cpu_down=1, ka32=1, ka1=1, short=2.5),
+    *_targets(RELAY, ("socat -b 262144",), cpu_up=0.7, cpu_down=0.7),
+    *_targets(TUNNEL, ("haproxy x2",), up=1.3, down=1.3, cpu_up=0.45, cpu_down=0.45),
+    *_targets(TUNNEL, ("haproxy x2",), ka32=0.75, ka1=1.15, short=0.5),
+    *_targets(TUNNEL, RUST, up=1.2, down=1.2, ka32=0.75, ka1=1.15, short=0.75),
+    *_targets(MULTIPLEX, ("haproxy x2",), up=0.6, down=0.6, ka32=0.7, ka1=1.5, short=0.75),
+    *(
+        target
+        for contestant in (RELAY, TUNNEL, MULTIPLEX)
+        for target in (
+            *_targets(contestant, ("direct",), udp1=0.25, udp64=0.4),
+            *_targets(contestant, (), udp_wrong=0),
+        )
+    ),
+    *_targets(TUNNEL, (), first=55, together=110, busy=55, full=75),
+    *_targets(MULTIPLEX, (), first=55, together=65, busy=75, full=110),
+    *_targets(TUNNEL, ("direct",), long_up=0.8, long_down=0.8),
+    *_targets(MULTIPLEX, ("direct",), long_up=0.8, long_down=0.8),
+    *_targets(TUNNEL, (), rest_server=40, idle_server=16, idle_client=16, idle_lost=0, p50_ratio=2),
+    *_targets(MULTIPLEX, (), rest_server=40, idle_server=8, idle_client=8, idle_lost=0, p50_ratio=2),
+    *_targets("gnar", (), start=0.15),
+]

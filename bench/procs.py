@@ -1,0 +1,313 @@
+"""Programs under measurement: starts, weighs and ends them on a host; knows nothing of what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+TERM_WAIT_S = 2.0  # what a program gets to end by itself
+KILL_WAIT_S = 5.0
+POLL_S = 0.02
+LISTEN_WAIT_S = 10.0
+SAMPLE_S = 0.5  # how often memory is looked at while a measurement runs
+LAST_WORDS_CHARS = 160
+MIB_KIB = 1024
+LOWEST_PORT = 12000
+HIGHEST_PORT = 60000
+LISTENING = "0A"  # the state's number in /proc/net/tcp
+
+
+class BenchError(Exception):
+    """A contestant, a measurement or the machine failed; the text says why, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where programs run: this machine's loopback, or a network namespace."""
+
+    name: str
+    ip: str  # how others reach it
+    bind: str  # where its servers listen
+    prefix: tuple[str, ...] = ()  # what goes in front of a command line
+
+    def popen(self, argv: Sequence[object], **kw: Any) -> subprocess.Popen[bytes]:
+        """Start a program here; everything else is as for `subprocess.Popen`."""
+        return subprocess.Popen([*self.prefix, *map(str, argv)], **kw)
+
+    def run(
+        self, argv: Sequence[object], *, timeout: float = 30.0, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program here to its end. Raises BenchError when it takes too long or (with check) fails."""
+        command = [*self.prefix, *map(str, argv)]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except FileNotFoundError as exc:
+            raise BenchError(f"{exc.filename}: no such program") from exc
+        except subprocess.TimeoutExpired as exc:
+            raise BenchError(f"{argv[0]} took longer than {timeout:.0f} s") from exc
+        if check and done.returncode != 0:
+            said = last_line(done.stderr) or last_line(done.stdout)
+            raise BenchError(f"{argv[0]} ended with status {done.returncode}: {said}")
+        return done
+
+
+LOOPBACK = Host("loopback", "127.0.0.1", "127.0.0.1")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][-LAST_WORDS_CHARS:] if lines else ""
+
+
+def compile_c(source: Path, folder: Path) -> Path:
+    """Compile one C file into a folder. Raises BenchError without a compiler."""
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        raise BenchError(f"no C compiler ({compiler}); Debian's package is called gcc")
+    program = folder / source.stem
+    LOOPBACK.run([compiler, "-O2", "-Wall", "-o", program, source, "-lpthread"])
+    return program
+
+
+_ports_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nothing uses, TCP or UDP, and that is given to nobody twice.
+
+    It lies below the range from which the system takes ports for outgoing connections: thousands of them a
+    second would soon sit on one that a contestant has yet to listen on.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    top = ephemeral if ephemeral > LOWEST_PORT + 1000 else HIGHEST_PORT
+    while True:
+        port = LOWEST_PORT + secrets.randbelow(top - LOWEST_PORT)
+        if port not in _ports_given and _is_free(port):
+            _ports_given.add(port)
+            return port
+
+
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return False
+    return True
+
+
+def raise_file_limit(wanted: int) -> int:
+    """Allow this process and its children that many open files, or as many as may be; returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return soft
+    with contextlib.suppress(ValueError, OSError):  # more than the hard limit takes privileges
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _session_stats(session: int) -> dict[int, list[str]]:
+    """Every process of a session: its fields in /proc/PID/stat from the third (the state) on."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                found[int(entry.name)] = fields
+    return found
+
+
+def _status_kib(pid: int, file: str, key: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1])
+    return 0
+
+
+@dataclass
+class Proc:
+    """One started program in a session of its own, so that its children are found and end with it."""
+
+    host: Host
+    argv: Sequence[object]
+    log: Path
+    role: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with self.log.open("wb") as out:
+            try:
+                self._popen = self.host.popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, **self.env},
+                )
+            except OSError as exc:
+                raise BenchError(f"{self.argv[0]}: {exc.strerror}") from exc
+
+    def check_alive(self) -> None:
+        """Raise BenchError with the program's last words if it has ended."""
+        if self._ended():
+            said = last_line(self.log.read_text(errors="replace")) or "nothing said"
+            raise BenchError(f"{self.role or self.argv[0]} ended: {said}")
+
+    def _ended(self) -> bool:
+        # Without reaping it: while it is a zombie, its number cannot become another session's.
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
+
+    def stop(self) -> None:
+        """End it and its children: asked first, then killed."""
+        if self._popen.returncode is not None:
+            return
+        os.killpg(self._popen.pid, signal.SIGTERM)
+        end = time.monotonic() + TERM_WAIT_S
+        while not self._ended() and time.monotonic() < end:
+            time.sleep(POLL_S)
+        os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait(KILL_WAIT_S)
+
+    def wait_listening(self, port: int) -> None:
+        """Wait until a TCP port of its host listens, without connecting to it. Raises BenchError."""
+        end = time.monotonic() + LISTEN_WAIT_S
+        while time.monotonic() < end:
+            self.check_alive()
+            if self._listens(port):
+                return
+            time.sleep(POLL_S)
+        who = self.role or self.argv[0]
+        raise BenchError(f"{who} did not listen on port {port} in {LISTEN_WAIT_S:.0f} s")
+
+    def _listens(self, port: int) -> bool:
+        for table in ("tcp", "tcp6"):  # of the program's own namespace
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{self._popen.pid}/net/{table}").read_text().splitlines()[1:]:
+                    fields = line.split()
+                    if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                        return True
+        return False
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the program and its children, those that ended included."""
+        ticks = sum(int(n) for fields in _session_stats(self._popen.pid).values() for n in fields[11:15])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def peak_kib(self) -> int:
+        """The most memory that each of its living processes ever had resident, added up (VmHWM)."""
+        return sum(_status_kib(pid, "status", "VmHWM") for pid in _session_stats(self._popen.pid))
+
+    def pss_kib(self) -> int:
+        """Memory now, shared pages divided among their users; resident memory where that is not told."""
+        return sum(
+            _status_kib(pid, "smaps_rollup", "Pss") or _status_kib(pid, "status", "VmRSS")
+            for pid in _session_stats(self._popen.pid)
+        )
+
+
+class Crew:
+    """Owns every program of one stage: leaving the `with` block ends them all, however it is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._procs: list[Proc] = []
+
+    def start(
+        self, host: Host, argv: Sequence[object], *, role: str = "", env: Mapping[str, str] | None = None
+    ) -> Proc:
+        """Start a program on a host; what it prints goes to a file. Raises BenchError."""
+        log = self.folder / f"log-{secrets.token_hex(6)}"
+        proc = Proc(host, argv, log, role, env or {})
+        self._procs.append(proc)
+        return proc
+
+    def stop(self, procs: Iterable[Proc]) -> None:
+        """End some of them before the rest."""
+        for proc in list(procs):
+            proc.stop()
+            self._procs.remove(proc)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A second ^C must not leave the rest running.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
+        try:
+            with contextlib.ExitStack() as stack:
+                for proc in self._procs:
+                    stack.callback(proc.stop)
+        finally:
+            if handler is not None:
+                signal.signal(signal.SIGINT, handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+class Usage:
+    """What programs use while a `with` block runs: `cpu_seconds`; `peak_mib` since they were started."""
+
+    def __init__(self, procs: Sequence[Proc]) -> None:
+        self._procs = procs
+        self._done = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._before = 0.0
+        self.cpu_seconds = 0.0
+        self.peak_mib = 0.0
+
+    def __enter__(self) -> Usage:
+        self._before = self._cpu()
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._sampler.join(KILL_WAIT_S)
+        self._look()
+        self.cpu_seconds = self._cpu() - self._before
+
+    def _cpu(self) -> float:
+        return sum(proc.cpu_seconds() for proc in self._procs)
+
+    def _sample(self) -> None:
+        # Children that serve one connection each are gone when the measurement is over.
+        while not self._done.wait(SAMPLE_S):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_mib = max(self.peak_mib, sum(proc.peak_kib() for proc in self._procs) / MIB_KIB)

@@ -1,0 +1,165 @@
+"""The user's side of the long path and of idle connections; run on a host as a program, prints JSON lines.
+
+    user.py first IP PORT COUNT [PAUSE_S]   milliseconds to the first byte of an HTTP answer, connect included
+    user.py together IP PORT USERS          the same of many at once, until the last has its first byte
+    user.py busy IP PORT COUNT              like `first`, while one more connection downloads
+    user.py hold IP PORT COUNT              that many connections, each used once, until standard input closes
+
+It imports nothing of bench, so that it runs wherever a Python is.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import sys
+import threading
+import time
+
+TIMEOUT_S = 15.0
+PAUSE_S = 0.3  # between two users: a tunnel at rest has its waiting connections replaced
+WARM_UP_S = 2.0  # what a download gets to reach its speed
+READ_BYTES = 1 << 20
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+DOWNLOAD = b"GET /big HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def first_byte_ms(ip: str, port: int) -> float:
+    """One new connection, from connect to the answer's first byte."""
+    start = time.perf_counter()
+    with socket.create_connection((ip, port), TIMEOUT_S) as conn:
+        conn.sendall(REQUEST)
+        if not conn.recv(1):
+            raise ConnectionError("closed without an answer")
+        return (time.perf_counter() - start) * 1e3
+
+
+def first(ip: str, port: int, count: int, pause_s: float = PAUSE_S) -> list[float]:
+    """One user after the other."""
+    times = []
+    for _ in range(count):
+        time.sleep(pause_s)
+        times.append(first_byte_ms(ip, port))
+    return times
+
+
+def together(ip: str, port: int, users: int) -> float:
+    """Users who come in the same moment: milliseconds until the last has its first byte."""
+    time.sleep(PAUSE_S)
+    start, waiting = time.perf_counter(), users
+    with selectors.DefaultSelector() as selector:
+        for _ in range(users):
+            conn = socket.socket()
+            conn.setblocking(False)
+            conn.connect_ex((ip, port))
+            selector.register(conn, selectors.EVENT_WRITE)
+        while waiting:
+            events = selector.select(TIMEOUT_S)
+            if not events:
+                raise TimeoutError(f"{waiting} of {users} users had no answer in {TIMEOUT_S:.0f} s")
+            for key, mask in events:
+                waiting -= _step(selector, key, mask)
+        return (time.perf_counter() - start) * 1e3
+
+
+def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, mask: int) -> int:
+    """What one of many users does next; 1 when that user has been answered."""
+    conn = key.fileobj
+    assert isinstance(conn, socket.socket)  # noqa: S101 (mypy cannot know)
+    if mask & selectors.EVENT_WRITE:
+        conn.sendall(REQUEST)  # raises what connect came to
+        selector.modify(conn, selectors.EVENT_READ)
+        return 0
+    if not conn.recv(1):
+        raise ConnectionError("closed without an answer")
+    selector.unregister(conn)
+    conn.close()
+    return 1
+
+
+def busy(ip: str, port: int, count: int) -> dict[str, object]:
+    """First bytes while another connection of the same proxy downloads as fast as it can."""
+    done, got = threading.Event(), [0]
+    with socket.create_connection((ip, port), TIMEOUT_S) as conn:
+        conn.sendall(DOWNLOAD)
+        reader = threading.Thread(target=_download, args=(conn, done, got))
+        reader.start()
+        try:
+            time.sleep(WARM_UP_S)
+            before, start = got[0], time.perf_counter()
+            times = first(ip, port, count)
+            rate = (got[0] - before) * 8 / 1e6 / (time.perf_counter() - start)
+        finally:
+            done.set()
+            reader.join(TIMEOUT_S + 1)
+    return {"ms": times, "mbit": rate}
+
+
+def _download(conn: socket.socket, done: threading.Event, got: list[int]) -> None:
+    buffer = memoryview(bytearray(READ_BYTES))
+    while not done.is_set():
+        try:
+            count = conn.recv_into(buffer)
+        except OSError:
+            count = 0
+        if not count:
+            return
+        got[0] += count
+
+
+def hold(ip: str, port: int, count: int) -> None:
+    """Idle connections that have carried one request each, so that every one is known to work."""
+    conns: list[socket.socket] = []
+    start = time.perf_counter()
+    try:
+        for _ in range(count):
+            conn = socket.create_connection((ip, port), TIMEOUT_S)
+            conns.append(conn)
+            conn.sendall(REQUEST)
+            if not conn.recv(READ_BYTES):
+                raise ConnectionError(f"connection {len(conns)} was closed without an answer")
+        say({"held": len(conns), "seconds": time.perf_counter() - start})
+        sys.stdin.read()
+        say({"lost": sum(map(_is_closed, conns))})
+    finally:
+        for conn in conns:
+            conn.close()
+
+
+def _is_closed(conn: socket.socket) -> bool:
+    conn.setblocking(False)
+    try:
+        return conn.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def say(what: object) -> None:
+    """One line for whoever started this program."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the above; an error is one line on standard error."""
+    what, ip, port, count = argv[0], argv[1], int(argv[2]), int(argv[3])
+    try:
+        if what == "first":
+            say({"ms": first(ip, port, count, *map(float, argv[4:]))})
+        elif what == "together":
+            say({"ms": together(ip, port, count)})
+        elif what == "busy":
+            say(busy(ip, port, count))
+        else:
+            hold(ip, port, count)
+    except OSError as exc:
+        sys.stderr.write(f"{type(exc).__name__}: {exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
