@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gnar_lib import logger
-from gnar_lib.net import Listener, SocketConn, format_address
+from gnar_lib.net import Conn, Listener, SocketConn, format_address
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, to_frame
@@ -57,7 +57,7 @@ class Proxy:
             raise
         self.carry(user, data)
 
-    def carry(self, user: SocketConn, data: SocketConn) -> None:
+    def carry(self, user: SocketConn, data: Conn) -> None:
         """Join a user with a data connection, until both are closed."""
         self._meter.enter()
         try:
