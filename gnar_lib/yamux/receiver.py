@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import ConnClosed, ConnError, MuxError, ProtocolError
+from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import SocketConn
 from gnar_lib.yamux.frame import DATA, HEADER_BYTES, PING, WINDOW_UPDATE, unpack
 
@@ -65,7 +65,7 @@ class Receiver:
             session.sender.corked = True
             _buffer[:begin] = self._header
             self._cut(begin + count)
-        except (ConnError, ProtocolError, MuxError) as exc:
+        except (ConnError, ProtocolError) as exc:
             session.get_error(exc)
         touched, self._touched = self._touched, []
         session.after_frames(touched)

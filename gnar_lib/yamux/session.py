@@ -72,7 +72,8 @@ class Session:
         self._receiver = Receiver(conn, self)
         self._keepalive = self._loop.timer(KEEPALIVE_S, KEEPALIVE_S)
         self._keepalive.start(self._keep_alive)
-        self._deadline = self._loop.timer(KEEPALIVE_TIMEOUT_S)
+        # Repeating, since a timer of libev that does not is good for one start.
+        self._deadline = self._loop.timer(KEEPALIVE_TIMEOUT_S, KEEPALIVE_TIMEOUT_S)
         if receives:
             self.receive()
 
@@ -100,7 +101,7 @@ class Session:
     @property
     def why_closed(self) -> str:
         """Why the session ended, in words."""
-        return str(self.error) if self.error else "the session was closed"
+        return str(self.error).removeprefix(f"{self}: ") if self.error else "the session was closed"
 
     def receive(self) -> None:
         """Begin to receive: until then whoever made the session may read its conn."""
@@ -180,9 +181,10 @@ class Session:
         self._receiver.has_heard = False
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
         self._send_ping(None)
-        self._deadline.start(self._check_alive)
+        self._deadline.again(self._check_alive)
 
     def _check_alive(self) -> None:
+        self._deadline.stop()
         if not self._receiver.has_heard:
             self._end(DeadlineError(f"the peer has not been heard from for {KEEPALIVE_TIMEOUT_S:g} s"))
 
