@@ -14,6 +14,7 @@ from gevent.event import Event as Signal
 from mux import (
     Frame,
     Peer,
+    clean,
     conn_pair,
     encode,
     read_all,
@@ -54,13 +55,8 @@ GONE: Frame = (GO_AWAY, 0, 0, PROTOCOL_ERROR)
 
 @pytest.fixture(autouse=True)
 def _bounded_and_clean() -> Iterator[None]:
-    """Fail a test that hangs, or leaves a greenlet behind."""
-    turn()
-    before = net.busy_greenlets()
-    with gevent.Timeout(TIMEOUT_S):
+    with clean(TIMEOUT_S):
         yield
-        turn()
-    assert net.busy_greenlets() <= before
 
 
 def echo(stream: Stream) -> None:
@@ -452,6 +448,26 @@ def test_end_of_the_conn_ends_streams_with_an_error_unless_they_had_ended() -> N
         assert part.recv(100) == b"part"
         with pytest.raises(ConnClosed, match="the peer closed the connection"):
             part.recv(100)
+
+
+@pytest.mark.parametrize("answer", [(WINDOW_UPDATE, ACK), (WINDOW_UPDATE, RST)])
+def test_no_more_streams_are_announced_than_the_backlog_of_the_peer_takes(answer: tuple[int, int]) -> None:
+    count, crew = session_module.ACCEPT_BACKLOG, net.Crew("writers")
+    with session_and_peer(is_client=True) as (session, peer):
+        streams = [session.open() for _ in range(count + 3)]
+        streams[count].abort()
+        crew.spawn(streams[count + 1].sendall, b"x")
+        assert [peer.recv() for _ in range(count)] == [
+            (WINDOW_UPDATE, SYN, stream.id, 0) for stream in streams[:count]
+        ]
+        peer.send((PING, SYN, 0, 1))
+        assert peer.recv() == (PING, ACK, 0, 1)
+        peer.send((*answer, 1, 0))
+        assert peer.recv() == (WINDOW_UPDATE, SYN, streams[count + 1].id, 0)
+        assert peer.recv() == (DATA, 0, streams[count + 1].id, b"x")
+        assert crew.wait_empty(5)
+        peer.send((*answer, 3, 0))
+        assert peer.recv() == (WINDOW_UPDATE, SYN, streams[count + 2].id, 0)
 
 
 # ---- limits ------------------------------------------------------------------------------------------------

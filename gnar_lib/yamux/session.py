@@ -30,7 +30,7 @@ from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 from gnar_lib.yamux.window import Path
 
-ACCEPT_BACKLOG = 256  # streams that nobody has accepted yet; hashicorp's number, and it counts on ours
+ACCEPT_BACKLOG = 256  # streams that nobody has accepted yet; hashicorp's number, for either end
 MAX_HANDLED = 16 * 1024  # streams of the peer whose handlers run, also those that it has reset meanwhile
 MAX_STORED_BYTES = 256 << 20  # in all streams, unread; past it, the one that holds the most is reset
 KEEPALIVE_S = 30.0
@@ -61,6 +61,8 @@ class Session:
         self._crew: Crew | None = None
         self._handle: Callable[[Stream], None] | None = None
         self._handled = 0
+        self._held: deque[Stream] = deque()  # opened, and not announced: the peer's backlog could be full
+        self._announced = 0  # opened and announced, but not accepted yet
         self._backlog: deque[Stream] = deque()
         self._acceptors: deque[greenlet] = deque()
         self._arrived: list[Stream] = []
@@ -116,7 +118,8 @@ class Session:
             raise MuxError(f"{self}: all stream ids of this session are used up")
         stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN)
         self._next_id += 2
-        self.sender.say_soon(stream)
+        self._held.append(stream)
+        self._announce()
         return stream
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
@@ -228,6 +231,20 @@ class Session:
     def forget(self, stream: Stream) -> None:
         """Forget a stream that has ended; frames that still come for it are ignored."""
         self._streams.pop(stream.id, None)
+
+    def accepted(self) -> None:
+        """Take note that a stream of ours does not wait in the peer's backlog any longer."""
+        self._announced -= 1
+        self._announce()
+
+    def _announce(self) -> None:
+        while self._held and self._announced < ACCEPT_BACKLOG:
+            stream = self._held.popleft()
+            if stream.announce():
+                self._announced += 1
+                self.sender.say_soon(stream)
+                if stream.has_writer:
+                    self.wake_soon(stream)
 
     def wake_soon(self, stream: Stream) -> None:
         """Wake whoever waits on a stream, in the hub."""
