@@ -84,8 +84,10 @@ def test_either_end_opens_streams_that_carry_bytes_both_ways(opener: int) -> Non
         assert [session.stream_count for session in pair] == [0, 0]
 
 
-def test_stream_names_its_peer_and_itself() -> None:
+def test_stream_is_a_conn_that_names_its_peer_and_itself() -> None:
     with stream_pair() as (ours, _):
+        conn: net.Conn = ours
+        assert conn is ours
         assert str(ours) == "192.0.2.1:4000 stream 1"
         assert ours.getpeername() == ("192.0.2.1", 4000)
         assert repr(ours) == "<Stream 192.0.2.1:4000 stream 1 open>"
@@ -557,6 +559,18 @@ def test_what_all_streams_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         peer.send((DATA, 0, 1, bytes(90_000)))
         peer.recv_until((WINDOW_UPDATE, RST | ACK, 3, 0))
         assert session.stored_bytes == 340_000
+
+
+def test_streams_that_ended_unread_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
+    with session_and_peer() as (session, peer):
+        for stream_id in (1, 3):
+            peer.send((DATA, SYN | FIN, stream_id, bytes(200_000)))
+            session.accept().shutdown(socket.SHUT_WR)
+        peer.send((DATA, SYN | FIN, 5, bytes(200_000)))
+        session.accept().shutdown(socket.SHUT_WR)
+        peer.send((PING, ACK, 0, 1))
+        assert "still unread" in wait_end(session)
 
 
 def test_stream_ids_run_out_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from time import monotonic
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import DeadlineError, MuxError, ProtocolError
+from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
 from gnar_lib.net import Crew, Sockaddr, SocketConn, wait_for
 from gnar_lib.yamux.frame import (
     ACK,
@@ -47,7 +47,7 @@ class Session:
 
     def __init__(self, conn: SocketConn, *, is_client: bool) -> None:
         self.closed = False
-        self.error: Exception | None = None  # why it ended; None too when we closed it
+        self.error: GnarError | None = None  # why it ended; None too when we closed it
         self.path = Path()
         self.stored_bytes = 0  # of all streams, received and unread
         self.sender = Sender(conn, self._fail)
@@ -198,11 +198,11 @@ class Session:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
             self._end(None)
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: GnarError) -> None:
         """End the session for an error of the conn."""
         self._end(exc)
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: GnarError | None) -> None:
         if self.closed:
             return
         self.closed, self.error = True, error
@@ -311,9 +311,18 @@ class Session:
         if self._arrived:
             self._hand_over()
         if self.stored_bytes > MAX_STORED_BYTES:
-            max(self._streams.values(), key=lambda stream: stream.stored_bytes).abort()
+            self._reset_fullest()
 
-    def get_error(self, error: Exception) -> None:
+    def _reset_fullest(self) -> None:
+        fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
+        if (
+            fullest is None or not fullest.stored_bytes
+        ):  # they hold what they do after both ends have ended them
+            self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
+        else:
+            fullest.abort()
+
+    def get_error(self, error: GnarError) -> None:
         """End the session for what the receiver came upon, and tell the peer when that is its fault."""
         if isinstance(error, ProtocolError) and not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, PROTOCOL_ERROR))

@@ -26,8 +26,8 @@ from gnar_lib.yamux.window import Window
 if TYPE_CHECKING:
     from gnar_lib.yamux.session import Session
 
-# What one Data frame carries at most: others wait that long for their turn. With 64 KiB and a header a write is a
-# little more than loopback carries in one packet, and costs up to twice as much per byte.
+# What one Data frame carries at most: others wait that long for their turn. With 64 KiB and a header, a write
+# is a little more than loopback carries in one packet, and costs up to twice as much per byte.
 FRAME_BYTES: Final = 32 * 1024
 # Chunks of less are joined, so that a peer that sends single bytes cannot make each of them cost fifty.
 JOIN_BYTES: Final = 2 * 1024
