@@ -1,7 +1,7 @@
 """Settings: every file in tests/config, the layers and which wins, and the small languages of values.
 
-The first line of a file says for whom it is. In a valid one each line `#: path = value` names a setting and what
-it must come to; in an invalid one the first line goes on with the whole message, FILE in place of the path.
+The first line of a file says for whom it is. In a valid one each line `#: path = value` names a setting and
+what it must come to; in an invalid one the first line goes on with the whole message, FILE for the path.
 """
 
 from __future__ import annotations
