@@ -2,7 +2,7 @@
 
 What differs of necessity is set before comparing: the port (a free one, with as many digits), the `conn_id`
 that our server makes up, and when a heartbeat comes. The recorded logins are sent as they are: our server's
-clock is that of the recording. What a recorded server said to a client that had closed its conn is not expected.
+clock is that of the recording. What a recorded server said to a conn that its client had closed is left out.
 """
 
 from __future__ import annotations
