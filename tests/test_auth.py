@@ -395,6 +395,35 @@ def test_user_is_given_once_and_only_to_the_session_that_was_told() -> None:
             conn.close()
 
 
+def test_user_of_a_go_client_is_given_to_nobody_who_has_not_logged_in() -> None:
+    with serving() as running:
+        other, _ = running.log_in("other")
+        assert other.session is not None
+        control = running.dial()
+        send(control, go_login(int(time.time())))
+        send(control, ProxyReq(remote_port=0, proxy_name="go", subdomain="", proxy_type="tcp"))
+        assert answer_of(control).status == "success"
+        user = dial(socket.AF_INET, (LOOPBACK, _port_of(running, "go")))
+        told = exchange_of(control)
+        thieves = [
+            bring(running, Login(token="", timestamp=0, session="no such"), told),
+            bring(running, ClientLogin.data_message(other.session), replace(told, proof="00")),
+            bring(running, go_login(int(time.time()), OTHER), told),
+        ]
+        assert all(map(is_closed_by_peer, thieves))
+        data = bring(running, go_login(int(time.time())), told)
+        data.sendall(b"hello")
+        assert user.recv(100) == b"hello"
+        for conn in (user, data, control, other.conn):
+            conn.close()
+
+
+def _port_of(running: Running, name: str) -> int:
+    """Return the port of a proxy at the server."""
+    (port,) = [port for port, proxy in running.server.ports._owners.items() if proxy.name == name]
+    return port
+
+
 def test_waiting_connection_is_taken_once_and_only_with_the_sessions_signature() -> None:
     with serving() as running:
         ours, port = running.log_in("ours")
