@@ -232,6 +232,7 @@ class SocketConn:
     def wait_writable(self) -> None:
         """Wait until a write would not block."""
         if self._writer is None:
+            self._refuse_closed()
             self._writer = self._hub.loop.io(self.sock.fileno(), WRITE)
         watcher = self._writer
         current = getcurrent()
@@ -338,9 +339,12 @@ class SocketConn:
 
     def _start(self, watcher: Any, waiter: greenlet) -> None:
         """Start `watcher` to wake `waiter`; on a closed conn that would never happen, so say so instead."""
+        self._refuse_closed()
+        watcher.start(waiter.switch, watcher)
+
+    def _refuse_closed(self) -> None:
         if self.sock.fileno() < 0:
             raise ConnClosed(f"{self}: closed")
-        watcher.start(waiter.switch, watcher)
 
     # ---- the rest ------------------------------------------------------------------------------------------
 
@@ -361,6 +365,7 @@ class SocketConn:
         """Return how many sent bytes the peer's kernel has not acknowledged; 0 where that cannot be asked."""
         if _OUTQ is None:
             return 0
+        self._refuse_closed()
         try:
             return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
         except OSError as exc:
