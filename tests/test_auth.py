@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import auth, logger
-from gnar_lib.auth import MD5_WINDOW_S, ClientLogin, ReplayWindow, ServerLogin, Session, md5_token
+from gnar_lib.auth import FEATURES, MD5_WINDOW_S, ClientLogin, ReplayWindow, ServerLogin, Session, md5_token
 from gnar_lib.client.control import Control
 from gnar_lib.config import Address, ClientConfig, Secret, ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
-from gnar_lib.net import SocketConn, deadline, dial
+from gnar_lib.net import Conn, SocketConn, deadline, dial
 from gnar_lib.proto import (
     Challenge,
     Exchange,
@@ -133,7 +133,7 @@ def test_both_ends_with_the_token_come_to_one_session(policy: str) -> None:
     client, server = log_in(ClientLogin(TOKEN, "hmac"), policy=policy)
     assert client == server
     assert client.is_signed("a conn_id", server.sign("a conn_id"))
-    assert client.features == {"wait"}
+    assert client.features == set(FEATURES)
 
 
 def test_ends_without_a_token_come_to_one_session() -> None:
@@ -327,7 +327,7 @@ def serving(policy: str = "any") -> Iterator[Running]:
         assert len(server.connmap) == 0
 
 
-def of_kind(conn: SocketConn, kind: type[Message]) -> Message:
+def of_kind(conn: Conn, kind: type[Message]) -> Message:
     """Return the next message that is no heartbeat."""
     while isinstance(message := recv(conn), Heartbeat):
         pass
@@ -335,13 +335,13 @@ def of_kind(conn: SocketConn, kind: type[Message]) -> Message:
     return message
 
 
-def answer_of(conn: SocketConn) -> ProxyResp:
+def answer_of(conn: Conn) -> ProxyResp:
     answer = of_kind(conn, ProxyResp)
     assert isinstance(answer, ProxyResp)
     return answer
 
 
-def exchange_of(conn: SocketConn) -> Exchange:
+def exchange_of(conn: Conn) -> Exchange:
     exchange = of_kind(conn, Exchange)
     assert isinstance(exchange, Exchange)
     return exchange

@@ -200,7 +200,7 @@ def test_send_now_takes_what_fits_and_then_nothing(pair: Pair) -> None:
 
 def test_sendmsg_now_sends_many_buffers_in_order(pair: Pair) -> None:
     near, far = pair
-    buffers: list[bytes | memoryview] = [b"a", memoryview(b"bc"), b"d"]
+    buffers: list[bytes | bytearray | memoryview] = [b"a", memoryview(b"bc"), b"d"]
     assert near.sendmsg_now(buffers) == 4
     assert far.recv(10) == b"abcd"
 
