@@ -114,7 +114,8 @@ def test_two_connections_share_the_rate_in_real_time() -> None:
             moved[index] += bucket.take(65536)
             gevent.sleep(0)
 
-    gevent.joinall([gevent.spawn(copy, 0), gevent.spawn(copy, 1)], timeout=10, raise_error=True)
+    done = gevent.joinall([gevent.spawn(copy, 0), gevent.spawn(copy, 1)], timeout=10, raise_error=True)
+    assert len(done) == 2
     assert sum(moved) == pytest.approx(rate * seconds, rel=0.1)  # the last grants end up to 50 ms late
     assert min(moved) / max(moved) > 0.9
 
