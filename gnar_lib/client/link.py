@@ -34,6 +34,13 @@ BACKOFF_FIRST_S, BACKOFF_LAST_S, BACKOFF_JITTER = 0.5, 30.0, 0.2
 _log = logger.get("client")
 
 
+def _why_failed(proxy: ClientProxy) -> str:
+    """Say what a Go server means, which does not say why."""
+    if proxy.state is ProxyState.OPEN:
+        return f"the server closed port {proxy.remote_port}"
+    return f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"
+
+
 class Backoff:
     """How long to wait before the next try: doubling, with jitter so that clients do not come all at once."""
 
@@ -192,9 +199,7 @@ class Link:
             proxy.domain = answer.domain
             self.client.proxy_opened(proxy)
         elif self.control.session is None:
-            raise ConnError(
-                f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"
-            )
+            raise ConnError(_why_failed(proxy))
         elif answer.retry:
             delay_s = self._port_backoff.next()
             proxy.log.warning("%s; trying again in %.1f s", answer.error, delay_s)

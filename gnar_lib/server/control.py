@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from gnar_lib import auth, logger
-from gnar_lib.errors import ConnError, GnarError, MuxError, PortTakenError, ProtocolError, ProxyRefusedError
+from gnar_lib.errors import ConnError, GnarError, ListenError, MuxError, ProtocolError, ProxyRefusedError
 from gnar_lib.net import Conn, SocketConn, format_address, host_of, set_user_timeout
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
@@ -105,7 +105,7 @@ class Control:
             proxy = self._opened(request)
         except GnarError as exc:
             log.warning("refused to %s: %s", self.address, exc)
-            self._answer(request, STATUS_FAILED, error=str(exc), retry=isinstance(exc, PortTakenError))
+            self._answer(request, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
             return
         log.info("port %d is open for %s", proxy.port, self.address)
         self._answer(request, STATUS_SUCCESS, remote_port=proxy.port)
@@ -114,6 +114,8 @@ class Control:
         proxy.listener.serve(self.server.users, proxy.serve_user)
 
     def _opened(self, request: ProxyReq) -> Proxy:
+        if self.server.stopping:
+            raise ListenError("the server is stopping")
         if request.proxy_type != "tcp":
             raise ProxyRefusedError(f"proxy type {request.proxy_type!r} is not supported by this server")
         if request.subdomain:
@@ -154,6 +156,8 @@ class Control:
             return
         self._close(proxy)
         proxy.log.info("cancelled by %s", self.address)
+        if self.session is None:  # the Go server says so where the proxy was asked for
+            self.post(ProxyResp(domain="", status=STATUS_FAILED))
 
     def _close(self, proxy: Proxy) -> None:
         del self._proxies[proxy.port]

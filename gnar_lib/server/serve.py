@@ -38,6 +38,7 @@ class Server:
         self.crew = Crew("server")  # logins and control connections
         self.users = Crew("user")  # one greenlet per user's connection
         self.meter = Meter()  # of all proxies together
+        self.stopping = False  # no further proxies
         self._in_progress = logins.InProgress()
         self._controls: set[Control] = set()
         self._sessions: dict[str, Control] = {}
@@ -206,7 +207,8 @@ class Server:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def stop_listening(self) -> None:
-        """Take no more clients and no more users; those that are there go on."""
+        """Take no more clients, proxies and users; those that are there go on."""
+        self.stopping = True
         if self._listener is not None:
             self._listener.close()
         for control in self._controls:
