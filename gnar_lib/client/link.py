@@ -199,7 +199,8 @@ class Link:
             proxy.domain = answer.domain
             self.client.proxy_opened(proxy)
         elif self.control.session is None:
-            raise ConnError(_why_failed(proxy))
+            if not self._is_ending:  # else it answers our cancel, and users may still be served
+                raise ConnError(_why_failed(proxy))
         elif answer.retry:
             delay_s = self._port_backoff.next()
             proxy.log.warning("%s; trying again in %.1f s", answer.error, delay_s)
