@@ -291,6 +291,12 @@ class Forwarder:
             if dst not in self._broken:
                 dst.shutdown(socket.SHUT_WR)
 
+    def cut(self) -> None:
+        """End every connection that is there now, at both of its ends."""
+        for leg in [leg for pair in self._pairs for leg in pair]:
+            with contextlib.suppress(OSError):
+                leg.shutdown(socket.SHUT_RDWR)
+
     def drop_clients(self) -> Iterator[socket.socket]:
         """End the legs to the clients and yield the legs to the server, which stay open and silent."""
         for near, far in self._pairs:
