@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import socket
 import statistics
@@ -28,6 +27,7 @@ from harness import (
     Tunnels,
     answer_at_end,
     ask,
+    connections_to,
     dial,
     echo,
     free_port,
@@ -51,7 +51,6 @@ DELAY_MS = 25  # one way
 FIRST_BYTE_MS = 60  # one round trip and what two busy processes add; the old way takes three
 FIRST_USERS = 5
 CONTROL_PORT = 8910
-ESTABLISHED = "01"  # in /proc/net/tcp
 FIRST_STREAM_S = 10.0  # what a peer has to say what a session, and a stream, are for
 SYN_FLOOD = 100_000
 
@@ -100,18 +99,6 @@ def test_server_of_ours_without_the_feature_is_told_in_one_line_with_what_to_do(
 
 
 # ---- one connection ----------------------------------------------------------------------------------------
-
-
-def connections_to(pid: int, port: int) -> int:
-    """Return how many TCP connections a process has to a port of loopback."""
-    links = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            links.append(os.readlink(entry))
-    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    remote = f":{port:04X}"
-    return sum(row[2].endswith(remote) and row[3] == ESTABLISHED and row[9] in inodes for row in rows)
 
 
 @multiplexed
