@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import gevent
 import pytest
 from harness import Tunnels
 from hypothesis import configuration
@@ -45,15 +44,6 @@ def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> I
     failures = request.session.testsfailed
     yield started
     started.close(failed=request.session.testsfailed > failures)
-
-
-@pytest.fixture(autouse=True)
-def loop_clock() -> None:
-    """Bring the clock of gevent's loop up to date, which stood still while other tests ran without the loop.
-
-    A bound of ten seconds that `gevent.joinall` sets would be over at once. (`deadline` looks by itself.)
-    """
-    gevent.get_hub().loop.update_now()
 
 
 def pytest_configure() -> None:

@@ -42,11 +42,10 @@ MODES: dict[str, tuple[str, ...]] = {"plain": (), "multiplexed": ("-m",)}
 
 
 def pss_kib(*processes: Gnar) -> int:
-    """Return what the memory of some processes amounts to, shared pages divided among those who share them."""
+    """Return the memory of some processes; a page that several share counts in parts."""
     rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in processes]
-    return sum(
-        int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")
-    )
+    lines = [line for text in rollups for line in text.splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 class Download:
@@ -116,6 +115,12 @@ def test_reader_that_stops_for_ten_seconds_costs_little_and_gets_the_rest(
 # ---- users who come and leave while connections wait -------------------------------------------------------
 
 
+def both_have(server: Gnar, client: Gnar, waiting: int) -> None:
+    """Wait until that many data connections wait, for either end."""
+    for process in (server, client):
+        process.wait_idle(waiting=waiting)
+
+
 @pytest.fixture
 def echo_tunnel(tunnels: Tunnels) -> Iterator[Tunnel]:
     tunnel = Tunnel(tunnels, echo)
@@ -136,20 +141,13 @@ def test_500_users_who_leave_at_once_leave_nothing_and_as_many_wait_as_before(
             send_reset(user)
     echo_tunnel.assert_nothing_left()
     wanted = 0 if tunnels.multiplexes else MAX_WAITING  # a busy second is remembered for a minute
-    for process in (echo_tunnel.server, echo_tunnel.client):
-        wait_until(lambda process=process: process.status()["waiting"] == wanted, f"{wanted} wait")
+    both_have(echo_tunnel.server, echo_tunnel.client, wanted)
     assert ask(echo_tunnel.port) == b"ping"
 
 
 # ---- the end of those that wait ----------------------------------------------------------------------------
 
 plain = pytest.mark.parametrize("tunnels", [()], ids=["plain"], indirect=True)
-
-
-def both_have(server: Gnar, client: Gnar, waiting: int) -> None:
-    """Wait until that many data connections wait, for either end."""
-    for process in (server, client):
-        process.wait_idle(waiting=waiting)
 
 
 @plain
@@ -163,9 +161,7 @@ def test_waiting_connections_end_with_their_control_connection(tunnels: Tunnels)
         assert len(before) == 1 + MIN_WAITING
         path.cut(1)
         client.wait_log("open at", count=2)
-        wait_until(
-            lambda: all(leg.fileno() < 0 for pair in before for leg in pair), "the old ones have ended"
-        )
+        wait_until(lambda: all(far.fileno() < 0 for _, far in before), "the old ones have ended")
         both_have(server, client, MIN_WAITING)
         assert connections_to(client.pid, path.port) == 1 + MIN_WAITING
         assert ask(port) == b"ping"
