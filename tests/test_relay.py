@@ -17,9 +17,9 @@ import gevent
 import pytest
 
 import gnar_lib
-from gnar_lib import net, relay
+from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, ListenError, PortTakenError, UsageError
-from gnar_lib.relay import Address, Relay, Role, parse_address, run_relay
+from gnar_lib.relay import Address, Relay, Role, parse_address, run_relay, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -411,7 +411,7 @@ def test_a_name_is_looked_up_again_when_its_addresses_fail(monkeypatch: pytest.M
     with serving() as service:
         answers = [[(V4, dead)], [(V4, ("127.0.0.1", service.listener.port))]]
         monkeypatch.setattr(net, "resolve", lambda *_: answers.pop(0))
-        monkeypatch.setattr(relay, "LOOKUP_PAUSE_S", 0.0)
+        monkeypatch.setattr(serve, "LOOKUP_PAUSE_S", 0.0)
         with relaying("tcp:127.0.0.1:0", "tcp:moved.example:80") as running:
             assert ask(running) == b"answer to question"
             assert ask(running) == b"answer to question"
@@ -427,7 +427,7 @@ def test_a_name_that_stays_down_is_not_looked_up_for_each_user(monkeypatch: pyte
         asked.append(host)
         return [(V4, dead)]
 
-    monkeypatch.setattr(relay, "LOOKUP_PAUSE_S", 1000.0)
+    monkeypatch.setattr(serve, "LOOKUP_PAUSE_S", 1000.0)
     with relaying("tcp:127.0.0.1:0", "tcp:localhost:80") as running:
         monkeypatch.setattr(net, "resolve", resolve)
         running._target._known = resolve("", 0)
@@ -574,4 +574,4 @@ def test_wrong_addresses_are_refused_before_anything_is_listened_on(tmp_path: Pa
 
 def test_a_tcp_port_that_is_taken_is_said() -> None:
     with serving() as service, pytest.raises(PortTakenError, match="is already in use"):
-        relay._listen(parse_address(f"tcp:127.0.0.1:{service.listener.port}", Role.LISTEN))
+        serve._listen(parse_address(f"tcp:127.0.0.1:{service.listener.port}", Role.LISTEN))
