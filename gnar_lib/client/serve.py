@@ -15,6 +15,7 @@ from gnar_lib.config import Address, ClientConfig
 from gnar_lib.errors import AuthError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Crew
+from gnar_lib.pio.meter import Meter
 
 _log = logger.get("client")
 
@@ -30,7 +31,8 @@ class Client:
         self.failed = False
         self._stop = stop
         self._links: list[Link] = []
-        self._proxies = {proxy.proxy_name: ClientProxy(proxy) for proxy in config.proxies}
+        self.meter = Meter()  # of all proxies together
+        self._proxies = {proxy.proxy_name: ClientProxy(proxy, self.meter) for proxy in config.proxies}
         self._shown: set[str] = set()
 
     def start(self) -> None:
@@ -66,6 +68,7 @@ class Client:
     def proxy_refused(self, proxy: ClientProxy) -> None:
         """Go on without it, or end when it was the last."""
         del self._proxies[proxy.name]
+        proxy.meter.end()
         if not self._proxies:
             _log.error("no proxy is left")
             self._fail()
@@ -94,6 +97,7 @@ class Client:
                 del wanted[name]
                 continue
             del self._proxies[name]
+            proxy.meter.end()
             self._shown.discard(name)
             for link in [link for link in self._links if link.proxies.get(name) is proxy]:
                 link.remove(proxy)
@@ -105,7 +109,7 @@ class Client:
             _log.warning("server address, token and auth stay as they are until the next start")
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
-            self._add(ClientProxy(fresh))
+            self._add(ClientProxy(fresh, self.meter))
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
@@ -130,9 +134,10 @@ class Client:
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
         idle = sum(link.waiting for link in self._links)
+        totals = self.meter.totals()
         return (
-            f"links={len(self._links)} proxies={len(self._proxies)} "
-            f"users={len(self.users) - idle} waiting={idle}"
+            f"links={len(self._links)} proxies={len(self._proxies)} users={len(self.users) - idle} "
+            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} waiting={idle}"
         )
 
 

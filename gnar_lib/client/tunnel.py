@@ -49,7 +49,10 @@ def _serve(proxy: ClientProxy, conn: SocketConn) -> None:
         conn.abort()
         raise
     proxy.reached()
+    proxy.meter.enter()
     try:
-        stream(conn, local)
+        stream(conn, local, proxy.up, proxy.down)
     except ConnError as exc:
         proxy.log.debug("a user's connection broke: %s", exc)
+    finally:
+        proxy.meter.leave()

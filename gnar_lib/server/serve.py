@@ -13,8 +13,8 @@ from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Crew, Listener, SocketConn, host_of, listen
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, Login, ProxyCancel, ProxyReq
-from gnar_lib.proxy.stream import stream
 from gnar_lib.server import logins
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.control import Control
@@ -35,6 +35,7 @@ class Server:
         self.ports: Ports[Proxy] = Ports(config.bind)
         self.crew = Crew("server")  # logins and control connections
         self.users = Crew("user")  # one greenlet per user's connection
+        self.meter = Meter()  # of all proxies together
         self._in_progress = logins.InProgress()
         self._controls: set[Control] = set()
         self._sessions: dict[str, Control] = {}
@@ -112,7 +113,7 @@ class Server:
             conn.close()
             return
         user.proxy.log.debug("user %s has data connection %s", user.conn, conn)
-        self.users.spawn(stream, user.conn, conn)
+        self.users.spawn(user.proxy.carry, user.conn, conn)
 
     def _may_claim(self, login: Login, message: Exchange) -> Callable[[User], bool]:
         """Return the test whether this connection may claim a user.
@@ -171,8 +172,10 @@ class Server:
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
         waiting = sum(len(control.waiting) for control in self._controls)
+        totals = self.meter.totals()
         return (
             f"clients={len(self._controls)} proxies={len(self.ports)} users={len(self.users)} "
+            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} "
             f"waiting={waiting} conn_map={len(self.connmap)} logins={len(self._in_progress)}"
         )
 
