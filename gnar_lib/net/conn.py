@@ -199,7 +199,7 @@ class SocketConn:
 
     # ---- writing -------------------------------------------------------------------------------------------
 
-    def send_now(self, data: bytes | memoryview) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Take as many bytes as fit without waiting, and return how many."""
         try:
             return self.sock.send(data)
@@ -264,7 +264,7 @@ class SocketConn:
         except OSError as exc:
             raise self._failed(exc) from exc
 
-    def sendmsg_now(self, buffers: list[bytes | memoryview]) -> int:
+    def sendmsg_now(self, buffers: list[bytes | bytearray | memoryview]) -> int:
         """Take as many bytes of `buffers` as fit without waiting, in one system call; return how many."""
         try:
             if hasattr(self.sock, "sendmsg"):
