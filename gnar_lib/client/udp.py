@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from gnar_lib import auth, logger
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
-from gnar_lib.net import Conn
+from gnar_lib.net import Conn, Datagram
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
-from gnar_lib.proto.datagram import BinaryFraming, Datagram, Framing, JsonFraming
+from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.udp import Carrier, Limits, Sessions, admit
 
@@ -73,20 +73,16 @@ class UdpService:
             self._log.warning("%s", exc)
 
     def _deliver(self, datagrams: list[Datagram]) -> None:
-        """Send users' datagrams to the service, each from its own socket."""
-        for user, payload in datagrams:
-            if admit(len(payload), self._up, self._meter):
-                self._sessions.send(user, payload)
+        """Send users' datagrams to the service."""
+        self._sessions.send(admit(datagrams, self._up, self._meter))
 
-    def _on_answers(self, user: bytes, payloads: list[bytes]) -> None:
-        carrier = self._carrier
-        if carrier is None:
-            self._meter.dropped += len(payloads)
+    def _on_answers(self, answers: list[Datagram]) -> None:
+        """Send on what the service answered to one user; what comes in one turn of the loop goes together."""
+        if self._carrier is None:
+            self._meter.dropped += len(answers)
             return
-        for payload in payloads:
-            if admit(len(payload), self._down, self._meter):
-                carrier.post(user, payload)
-        carrier.flush_soon()
+        self._carrier.post(admit(answers, self._down, self._meter))
+        self._carrier.flush_soon()
 
     def close(self) -> None:
         """End the sessions, and the data connection."""

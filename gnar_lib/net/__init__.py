@@ -2,7 +2,7 @@
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
 from gnar_lib.net.conn import Conn, SocketConn, set_keepalive, set_user_timeout
-from gnar_lib.net.datagram import DatagramConn, DatagramSocket, Peer, bind_udp
+from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
@@ -10,10 +10,10 @@ from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 __all__ = [
     "Conn",
     "Crew",
+    "Datagram",
     "DatagramConn",
     "DatagramSocket",
     "Listener",
-    "Peer",
     "Sockaddr",
     "SocketConn",
     "UnixListener",

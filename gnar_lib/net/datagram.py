@@ -64,11 +64,15 @@ def unpack_address(packed: bytes) -> tuple[str, int, int]:
     return str(ipaddress.IPv6Address(raw)), port, scope
 
 
-class Peer:
+Datagram = tuple[bytes, bytes]
+"""A peer's packed address, by which it is known everywhere, and the payload."""
+
+
+class _Peer:
     """Somebody who writes to a bound socket.
 
-    `packed` tells peers apart, and is what `DatagramSocket.peer` finds them by; `came_to` is the local
-    address of the last datagram, as the kernel tells it, and `control` what has answers leave from there.
+    `came_to` is the local address of the last datagram, as the kernel tells it, and `control` what has
+    answers leave from there.
     """
 
     __slots__ = ("address", "came_to", "control", "packed", "used_s")
@@ -81,11 +85,8 @@ class Peer:
         self.used_s = 0.0
 
 
-Received = list[tuple[bytes, Peer]]
-
-
 class DatagramSocket:
-    """A bound socket; its owner closes it.
+    """A bound socket; its owner closes it. It answers those alone that it has heard of lately.
 
     On a wildcard address it answers each peer from the address that the peer wrote to. That takes recvmsg and
     sendmsg (0.3 us more, each); a socket on one address has no choice and does without.
@@ -94,10 +95,10 @@ class DatagramSocket:
     def __init__(self, sock: socket.socket, before_close: Callable[[], None] | None = None) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.peers: dict[Sockaddr, Peer] = {}
-        self._by_packed: dict[bytes, Peer] = {}
+        self._peers: dict[Sockaddr, _Peer] = {}
+        self._by_packed: dict[bytes, _Peer] = {}
         self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
-        self._handle: Callable[[Received], None] | None = None
+        self._handle: Callable[[list[Datagram]], None] | None = None
         self._budget = 1
         self._before_close = before_close
         self._control = _ask_for_local_address(sock)
@@ -112,34 +113,36 @@ class DatagramSocket:
         name: Sockaddr = self.sock.getsockname()
         return name
 
-    def serve(self, handle: Callable[[Received], None]) -> None:
+    def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
         """From now on, call `handle` in the hub with the datagrams of each turn, 64 at most."""
         self._handle = handle
         if self.sock.fileno() >= 0 and not self._watcher.active:
             self._watcher.start(self._on_readable)
 
-    def peer(self, packed: bytes) -> Peer | None:
-        """Return the peer with that packed address, if it has been heard of lately."""
-        return self._by_packed.get(packed)
-
     def recent_peers(self, within_s: float) -> int:
-        """Return how many peers were written to or heard of in the last seconds."""
+        """Return how many peers were heard of in the last seconds."""
         since = time.monotonic() - within_s
-        return sum(peer.used_s >= since for peer in self.peers.values())
+        return sum(peer.used_s >= since for peer in self._peers.values())
 
-    def send(self, payload: bytes, peer: Peer) -> bool:
-        """Send one datagram, and tell whether the kernel took it."""
-        try:
-            if peer.control is None:
-                self.sock.sendto(payload, peer.address)
-            else:
-                self.sock.sendmsg((payload,), peer.control, 0, peer.address)
-        except OSError as exc:
-            _log.debug("nothing sent to %s: %s", format_address(peer.address), exc.strerror)
-            return False
-        except TypeError:  # a Unix socket without a name cannot be written to
-            return False
-        return True
+    def send(self, datagrams: list[Datagram]) -> int:
+        """Send each to its peer; return how many the kernel did not take, or have a peer unheard of."""
+        find, sendto, failed = self._by_packed.get, self.sock.sendto, 0
+        for packed, payload in datagrams:
+            peer = find(packed)
+            if peer is None:
+                failed += 1
+                continue
+            try:
+                if peer.control is None:
+                    sendto(payload, peer.address)
+                else:
+                    self.sock.sendmsg((payload,), peer.control, 0, peer.address)
+            except OSError as exc:
+                _log.debug("nothing sent to %s: %s", format_address(peer.address), exc.strerror)
+                failed += 1
+            except TypeError:  # a Unix socket without a name cannot be written to
+                failed += 1
+        return failed
 
     def close(self) -> None:
         """Stop reading and close; more than once does no harm."""
@@ -157,7 +160,7 @@ class DatagramSocket:
 
         A read that fails costs as much as one that works, so try for no more than twice as many as last time.
         """
-        received: Received = []
+        received: list[Datagram] = []
         now_s = time.monotonic()
         try:
             if self._control is None:
@@ -172,18 +175,18 @@ class DatagramSocket:
         if received and self._handle is not None:
             self._handle(received)
 
-    def _receive(self, received: Received, now_s: float) -> None:
-        recvfrom, find, add = self.sock.recvfrom, self.peers.get, received.append
+    def _receive(self, received: list[Datagram], now_s: float) -> None:
+        recvfrom, find, add = self.sock.recvfrom, self._peers.get, received.append
         for _ in range(self._budget):
             payload, address = recvfrom(MAX_DATAGRAM_BYTES)
             peer = find(address) or self._meet(address)
             peer.used_s = now_s
-            add((payload, peer))
+            add((peer.packed, payload))
 
     def _receive_with_local_address(
-        self, received: Received, now_s: float, control_for: Callable[[bytes], tuple[int, int, bytes]]
+        self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], tuple[int, int, bytes]]
     ) -> None:
-        recvmsg, find, add = self.sock.recvmsg, self.peers.get, received.append
+        recvmsg, find, add = self.sock.recvmsg, self._peers.get, received.append
         for _ in range(self._budget):
             payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, _CONTROL_BYTES)
             peer = find(address) or self._meet(address)
@@ -191,19 +194,19 @@ class DatagramSocket:
             if ancillary and ancillary[0][2] != peer.came_to:
                 peer.came_to = ancillary[0][2]
                 peer.control = [control_for(peer.came_to)]
-            add((payload, peer))
+            add((peer.packed, payload))
 
-    def _meet(self, address: Sockaddr) -> Peer:
-        if len(self.peers) >= 2 * MAX_PEERS:
+    def _meet(self, address: Sockaddr) -> _Peer:
+        if len(self._peers) >= 2 * MAX_PEERS:
             self._forget_half()
-        peer = self.peers[address] = Peer(address)
+        peer = self._peers[address] = _Peer(address)
         self._by_packed[peer.packed] = peer
         return peer
 
     def _forget_half(self) -> None:
         """Forget those that were silent longest."""
-        latest = sorted(self.peers.values(), key=lambda peer: peer.used_s)[-MAX_PEERS:]
-        self.peers = {peer.address: peer for peer in latest}
+        latest = sorted(self._peers.values(), key=lambda peer: peer.used_s)[-MAX_PEERS:]
+        self._peers = {peer.address: peer for peer in latest}
         self._by_packed = {peer.packed: peer for peer in latest}
 
 
@@ -281,23 +284,25 @@ class DatagramConn:
     """A socket connected to one address; its owner closes it.
 
     `is_refused` says that nobody receives there ("port unreachable"), until somebody resets it: that ends
-    nothing, the next datagram may arrive.
+    nothing, the next datagram may arrive. `used_s` is kept by the owner.
     """
 
-    __slots__ = ("_budget", "_handle", "_watcher", "address", "is_refused", "sock")
+    __slots__ = ("_budget", "_handle", "_peer", "_watcher", "address", "is_refused", "sock", "used_s")
 
     def __init__(self, sock: socket.socket, address: Sockaddr) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.address = address
         self.is_refused = False
+        self.used_s = time.monotonic()
         self._budget = 1
-        self._handle: Callable[[list[bytes]], None] | None = None
+        self._peer = b""
+        self._handle: Callable[[list[Datagram]], None] | None = None
         self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
 
-    def serve(self, handle: Callable[[list[bytes]], None]) -> None:
-        """From now on, call `handle` in the hub with the datagrams of each turn, 64 at most."""
-        self._handle = handle
+    def serve(self, handle: Callable[[list[Datagram]], None], peer: bytes) -> None:
+        """Call `handle` in the hub with the datagrams of each turn, 64 at most, as `peer`'s."""
+        self._handle, self._peer = handle, peer
         self._watcher.start(self._on_readable)
 
     def send(self, payload: bytes) -> bool:
@@ -326,11 +331,11 @@ class DatagramConn:
             self.sock.close()
 
     def _on_readable(self) -> None:
-        received: list[bytes] = []
-        recv, add = self.sock.recv, received.append
+        received: list[Datagram] = []
+        recv, peer, add = self.sock.recv, self._peer, received.append
         try:
             for _ in range(self._budget):
-                add(recv(MAX_DATAGRAM_BYTES))
+                add((peer, recv(MAX_DATAGRAM_BYTES)))
             self._budget = min(2 * self._budget, BATCH)
         except BlockingIOError:
             self._budget = len(received) or 1

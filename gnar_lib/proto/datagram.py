@@ -14,7 +14,7 @@ import zlib
 from typing import Protocol
 
 from gnar_lib.errors import MessageTooLongError, ProtocolError
-from gnar_lib.net.datagram import PACKED_ADDRESS_BYTES, pack_address, unpack_address
+from gnar_lib.net.datagram import PACKED_ADDRESS_BYTES, Datagram, pack_address, unpack_address
 from gnar_lib.proto import packet
 from gnar_lib.proto.msg import UDPDatagram, from_frame, to_frame
 
@@ -24,15 +24,12 @@ MAX_PAYLOAD_BYTES = packet.MAX_BODY_BYTES - PACKED_ADDRESS_BYTES  # 65,513: more
 
 NOBODY = b""  # the address of an answer whose sender did not say whom it is for
 
-Datagram = tuple[bytes, bytes]
-"""A user's packed address, and the payload."""
-
 
 class Framing(Protocol):
     """One form of datagrams on a stream."""
 
-    def frame(self, packed: bytes, payload: bytes) -> tuple[bytes, ...]:
-        """Return the parts of one frame; raises `MessageTooLongError`."""
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames, which may be in parts; raises `MessageTooLongError` when one does not fit."""
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams of all whole frames in `data`, and how many bytes those are.
@@ -45,20 +42,25 @@ class BinaryFraming:
     """Type, length, 22 bytes of address, payload."""
 
     _HEADER = struct.Struct(">BH")
-    _EMPTY_BYTES = _HEADER.size + PACKED_ADDRESS_BYTES
+    _BEGINNING = struct.Struct(f">BH{PACKED_ADDRESS_BYTES}s")
 
-    def frame(self, packed: bytes, payload: bytes) -> tuple[bytes, ...]:
-        """Return the parts of one frame; raises `MessageTooLongError`."""
-        size = PACKED_ADDRESS_BYTES + len(payload)
-        if size > packet.MAX_BODY_BYTES:
-            raise MessageTooLongError(f"a datagram of {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} fit")
-        return self._HEADER.pack(DATAGRAM_TYPE, size), packed, payload
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames in parts; raises `MessageTooLongError` when one does not fit."""
+        parts: list[bytes] = []
+        add, begin = parts.append, self._BEGINNING.pack
+        try:
+            for packed, payload in datagrams:
+                add(begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed))
+                add(payload)
+        except struct.error as exc:
+            raise MessageTooLongError(f"a datagram is larger than {MAX_PAYLOAD_BYTES} bytes") from exc
+        return parts
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
         datagrams = []
         unpack, size = self._HEADER.unpack_from, len(data)
-        start, last_start = 0, size - self._EMPTY_BYTES
+        start, last_start = 0, size - self._BEGINNING.size
         while start <= last_start:
             kind, length = unpack(data, start)
             if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES:
@@ -82,13 +84,18 @@ class JsonFraming:
     def __init__(self, *, with_address: bool) -> None:
         self._with_address = with_address
 
-    def frame(self, packed: bytes, payload: bytes) -> tuple[bytes, ...]:
-        """Return the parts of one frame; raises `MessageTooLongError`."""
-        address = None
-        if self._with_address:
-            host, port, scope = unpack_address(packed)
-            address = {"IP": host, "Port": port, "Zone": _zone(scope)}
-        return (to_frame(UDPDatagram(base64.b64encode(payload).decode(), address)),)
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames; raises `MessageTooLongError` when one does not fit."""
+        return [
+            to_frame(UDPDatagram(base64.b64encode(payload).decode(), self._address(packed)))
+            for packed, payload in datagrams
+        ]
+
+    def _address(self, packed: bytes) -> dict[str, str | int] | None:
+        if not self._with_address:
+            return None
+        host, port, scope = unpack_address(packed)
+        return {"IP": host, "Port": port, "Zone": _zone(scope)}
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams of all whole frames in `data`, and how many bytes those are."""

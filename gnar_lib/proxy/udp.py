@@ -16,10 +16,10 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, MessageTooLongError
-from gnar_lib.net import Conn, Crew, DatagramConn, SocketConn, give_way, set_user_timeout
+from gnar_lib.net import Conn, Crew, Datagram, DatagramConn, SocketConn, give_way, set_user_timeout
 from gnar_lib.net.datagram import BATCH, is_out_of_files
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto.datagram import Datagram, Framing
+from gnar_lib.proto.datagram import Framing
 from gnar_lib.proxy.flow import Flow
 
 MAX_SESSIONS = 4096  # of one proxy; past that the one that was idle longest ends
@@ -27,20 +27,20 @@ MAX_QUEUED_BYTES = 1 << 20  # of one proxy, for a data connection that is slow
 MAX_UNSENT_BYTES = 128 << 10  # in the kernel's own queue: what is there cannot be dropped any more
 DEAD_AFTER_S = 20.0  # both ends of a data connection of datagrams read all the time, so silence means an end
 READ_BYTES = 64 << 10
-FRAME_BYTES = 64  # about what a datagram takes besides its payload: empty ones count, too
 MIN_SWEEP_S = 0.01  # between two looks at idle sessions
 
 _writers = Crew("udp")
 
 
-def admit(size: int, flow: Flow, meter: Meter) -> bool:
-    """Count a datagram of `size` bytes in a direction, or its drop where the limit does not let it pass."""
+def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]:
+    """Return those that the limit of a direction lets pass, counted; the others are dropped."""
     bucket = flow.bucket
-    if bucket is not None and not bucket.take_now(size):
-        meter.dropped += 1
-        return False
-    flow.bytes += size
-    return True
+    if bucket is not None:
+        before = len(datagrams)
+        datagrams = [datagram for datagram in datagrams if bucket.take_now(len(datagram[1]))]
+        meter.dropped += before - len(datagrams)
+    flow.bytes += sum([len(payload) for _, payload in datagrams])
+    return datagrams
 
 
 # ---- sessions ----------------------------------------------------------------------------------------------
@@ -64,33 +64,17 @@ class OpensSockets(Protocol):
         """Nobody receives where `conn` is connected to: tell whether a new one is better."""
 
 
-class Session:
-    """One user's socket, by which the service tells it from the others."""
-
-    __slots__ = ("_sessions", "conn", "used_s", "user")
-
-    def __init__(self, sessions: Sessions, user: bytes, conn: DatagramConn, now_s: float) -> None:
-        self._sessions = sessions
-        self.user = user
-        self.conn = conn
-        self.used_s = now_s
-        conn.serve(self._on_answers)
-
-    def _on_answers(self, payloads: list[bytes]) -> None:
-        self._sessions.answered(self, payloads)
-
-
 class Sessions:
-    """The sessions of one proxy, the one that was idle longest first.
+    """The sessions of one proxy: a socket for each user, by which the service tells them apart.
 
-    A session begins with a user's first datagram and ends as the limits say. `answer(user, payloads)` is called in the hub, with what the service sent to one
-    user in one turn of the loop.
+    A session begins with a user's first datagram and ends as the limits say. `answer` is called in the hub
+    with what the service sent to one user in one turn of the loop.
     """
 
     def __init__(
         self,
         target: OpensSockets,
-        answer: Callable[[bytes, list[bytes]], None],
+        answer: Callable[[list[Datagram]], None],
         meter: Meter,
         limits: Limits,
         log: logger.Logger,
@@ -101,82 +85,81 @@ class Sessions:
         self._limits = limits
         self._log = log
         self._failures = logger.Burst()
-        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._conns: OrderedDict[bytes, DatagramConn] = OrderedDict()  # the longest idle first
         self._sweeper: Any = None
-        self.on_end: Callable[[bytes], None] | None = None
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._conns)
 
-    def send(self, user: bytes, payload: bytes) -> None:
-        """Send one user's datagram to the service."""
-        session = self._sessions.get(user)
-        if session is None:
-            session = self._begin(user)
-        else:
-            self._sessions.move_to_end(user)
-            if session.conn.is_refused:
-                session = self._refused(session)
-        if session is None:
-            self._meter.dropped += 1
-            return
-        session.used_s = time.monotonic()
-        if not session.conn.send(payload):
-            self._meter.dropped += 1
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Send users' datagrams to the service, each from its user's socket."""
+        find, now_s = self._conns.get, time.monotonic()
+        for user, payload in datagrams:
+            conn = find(user)
+            if conn is None or conn.is_refused:
+                conn = self._begin(user) if conn is None else self._go_on(user, conn)
+                if conn is None:
+                    self._meter.dropped += 1
+                    continue
+            self._conns.move_to_end(user)
+            conn.used_s = now_s
+            if not conn.send(payload):
+                self._meter.dropped += 1
 
-    def answered(self, session: Session, payloads: list[bytes]) -> None:
-        """Hand on what the service sent; in the hub."""
-        session.used_s = time.monotonic()
-        self._sessions.move_to_end(session.user)
-        self._answer(session.user, payloads)
+    def _on_answers(self, datagrams: list[Datagram]) -> None:
+        user = datagrams[0][0]
+        self._conns[user].used_s = time.monotonic()
+        self._conns.move_to_end(user)
+        self._answer(datagrams)
 
     def close(self) -> None:
         """End all sessions."""
-        while self._sessions:
-            self._end(next(iter(self._sessions.values())))
+        while self._conns:
+            self._end_first()
 
     # ---- beginning and ending ------------------------------------------------------------------------------
 
-    def _begin(self, user: bytes) -> Session | None:
-        if len(self._sessions) >= self._limits.sessions:
-            self._end(next(iter(self._sessions.values())))
+    def _begin(self, user: bytes) -> DatagramConn | None:
+        if len(self._conns) >= self._limits.sessions:
+            self._end_first()
         try:
             conn = self._open()
         except DialError as exc:
             self._failures.warning(self._log, "no session with the local service: %s", exc)
             return None
         self._failures.end(self._log)
-        session = self._sessions[user] = Session(self, user, conn, time.monotonic())
+        self._conns[user] = conn
+        conn.serve(self._on_answers, user)
         self._meter.enter()
         if self._sweeper is None:
             self._sweep_in(self._limits.timeout_s)
-        return session
+        return conn
 
     def _open(self) -> DatagramConn:
         """Open a socket; when there are too many files the session that was idle longest gives its own up."""
         try:
             return self._target.open()
         except DialError as exc:
-            if not self._sessions or not is_out_of_files(exc):
+            if not self._conns or not is_out_of_files(exc):
                 raise
-        self._end(next(iter(self._sessions.values())))
+        self._end_first()
         return self._target.open()
 
-    def _refused(self, session: Session) -> Session | None:
+    def _go_on(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
         """Nobody received the last datagram: go on with the same socket, or with a better one."""
-        session.conn.is_refused = False
-        if not self._target.refused(session.conn):
-            return session
-        self._end(session)
-        return self._begin(session.user)
+        conn.is_refused = False
+        if not self._target.refused(conn):
+            return conn
+        self._end(user)
+        return self._begin(user)
 
-    def _end(self, session: Session) -> None:
-        del self._sessions[session.user]
-        session.conn.close()
+    def _end_first(self) -> None:
+        self._end(next(iter(self._conns)))
+
+    def _end(self, user: bytes) -> None:
+        self._conns.pop(user).close()
         self._meter.leave()
-        if self.on_end is not None:
-            self.on_end(session.user)
-        if not self._sessions and self._sweeper is not None:
+        if not self._conns and self._sweeper is not None:
             self._sweeper.stop()
             self._sweeper = None
 
@@ -187,13 +170,12 @@ class Sessions:
     def _sweep(self) -> None:
         """End what is idle; one timer for all, set to when the first of those left would be."""
         now_s = time.monotonic()
-        while self._sessions:
-            first = next(iter(self._sessions.values()))
-            left_s = first.used_s + self._limits.timeout_s - now_s
+        while self._conns:
+            left_s = next(iter(self._conns.values())).used_s + self._limits.timeout_s - now_s
             if left_s > 0:
                 self._sweep_in(left_s)
                 return
-            self._end(first)
+            self._end_first()
 
 
 # ---- the data connection -----------------------------------------------------------------------------------
@@ -222,20 +204,30 @@ class Carrier:
             conn.limit_unsent(MAX_UNSENT_BYTES)
             set_user_timeout(conn, DEAD_AFTER_S)
 
-    def post(self, user: bytes, payload: bytes) -> None:
-        """Queue one datagram, for `flush` or `flush_soon`; never waits."""
+    def post(self, datagrams: list[Datagram]) -> None:
+        """Queue datagrams, for `flush` or `flush_soon`; never waits."""
         if self._queued_bytes > MAX_QUEUED_BYTES:
-            self._meter.dropped += 1
+            self._meter.dropped += len(datagrams)
             return
         try:
-            self._parts += self._frame(user, payload)
-        except MessageTooLongError as exc:
-            self._meter.dropped += 1
-            if not self._has_told:
-                self._has_told = True
-                self._log.warning("dropped: %s (told once)", exc)
-            return
-        self._queued_bytes += len(payload) + FRAME_BYTES
+            parts = self._frame(datagrams)
+        except MessageTooLongError:
+            parts = self._frames_that_fit(datagrams)
+        self._parts += parts
+        if self._is_writing:
+            self._queued_bytes += sum(map(len, parts))
+
+    def _frames_that_fit(self, datagrams: list[Datagram]) -> list[bytes]:
+        parts = []
+        for datagram in datagrams:
+            try:
+                parts += self._frame([datagram])
+            except MessageTooLongError as exc:
+                self._meter.dropped += 1
+                if not self._has_told:
+                    self._has_told = True
+                    self._log.warning("dropped: %s (told once)", exc)
+        return parts
 
     def flush(self) -> None:
         """Send what is queued, as far as that goes without waiting."""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from gevent.hub import get_hub
 
 from gnar_lib import auth, logger
-from gnar_lib.net import Conn, DatagramSocket
-from gnar_lib.net.datagram import Peer, Received
+from gnar_lib.net import Conn, Datagram, DatagramSocket
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
-from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Datagram, Framing, JsonFraming
+from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.udp import Carrier, admit
 
@@ -57,8 +56,10 @@ class UdpProxy:
         self._meter = Meter(control.server.meter, self._up, self._down)
         self._socket = sock
         self._carrier: Carrier | None = None
-        self._last_speaker: Peer | None = None
+        self._last_speaker = NOBODY
         self._is_closed = False
+        self._is_go = control.session is None or auth.FEATURE_UDP not in control.session.features
+        self._framing: Framing = JsonFraming(with_address=True) if self._is_go else BinaryFraming()
         self._ask_timer: Any = get_hub().loop.timer(ASK_PAUSE_S)
 
     @property
@@ -93,16 +94,10 @@ class UdpProxy:
             return
         if self._carrier is not None:  # the client would not bring another if that still worked
             self._carrier.conn.abort()
-        self._carrier = carrier = Carrier(conn, self._framing(), self._meter, self.log)
+        self._carrier = carrier = Carrier(conn, self._framing, self._meter, self.log)
         self.log.debug("data connection %s", conn)
         self.control.server.crew.spawn(self._carry, carrier)
         self._socket.serve(self._on_datagrams)
-
-    def _framing(self) -> Framing:
-        session = self.control.session
-        if session is not None and auth.FEATURE_UDP in session.features:
-            return BinaryFraming()
-        return JsonFraming(with_address=True)
 
     def _carry(self, carrier: Carrier) -> None:
         try:
@@ -120,26 +115,19 @@ class UdpProxy:
 
     # ---- datagrams -----------------------------------------------------------------------------------------
 
-    def _on_datagrams(self, received: Received) -> None:
+    def _on_datagrams(self, received: list[Datagram]) -> None:
         """Send on what the users sent in this turn of the loop."""
         carrier = self._carrier
         if carrier is None:
             self._meter.dropped += len(received)
             return
-        for payload, user in received:
-            if admit(len(payload), self._up, self._meter):
-                carrier.post(user.packed, payload)
-        self._last_speaker = received[-1][1]
+        self._last_speaker = received[-1][0]
+        carrier.post(admit(received, self._up, self._meter))
         carrier.flush()
 
-    def _deliver(self, datagrams: list[Datagram]) -> None:
-        """Give each answer to the user whom it is for.
-
-        One that does not say goes to the user who spoke last, which is what a Go client means.
-        """
-        for packed, payload in datagrams:
-            if not admit(len(payload), self._down, self._meter):
-                continue
-            user = self._socket.peer(packed) if packed != NOBODY else self._last_speaker
-            if user is None or not self._socket.send(payload, user):
-                self._meter.dropped += 1
+    def _deliver(self, answers: list[Datagram]) -> None:
+        """Give each answer to the user whom it is for."""
+        answers = admit(answers, self._down, self._meter)
+        if self._is_go:  # a Go client does not say whom, and means who spoke last
+            answers = [(user or self._last_speaker, payload) for user, payload in answers]
+        self._meter.dropped += self._socket.send(answers)
