@@ -68,6 +68,15 @@ def _bounded() -> Iterator[None]:
         (r"UNIX-LISTEN:/run/a\,b\:c\\,fork", Address("unix", path="/run/a,b:c\\")),
         ("UNIX-LISTEN:'/run/a,b:(c',fork", Address("unix", path="/run/a,b:(c")),
         ('UNIX-LISTEN:"/run/a,b",fork', Address("unix", path="/run/a,b")),
+        ("udp:53", Address("udp", port=53)),
+        ("udp:127.0.0.1:53", Address("udp", host="127.0.0.1", port=53)),
+        ("UDP-LISTEN:53,reuseaddr,fork", Address("udp", port=53)),
+        ("UDP4-L:53,bind=127.0.0.1", Address("udp", V4, "127.0.0.1", 53, fork=False)),
+        ("UDP6-RECVFROM:53,fork", Address("udp", V6, "::", 53)),
+        ("UDP-RECV:53", Address("udp", port=53, answers=False)),
+        ("unix-dgram:/run/x.sock,mode=660", Address("unix-dgram", path="/run/x.sock", mode=0o660)),
+        ("UNIX-RECVFROM:/run/x.sock,fork", Address("unix-dgram", path="/run/x.sock")),
+        ("UNIX-RECV:/run/x.sock", Address("unix-dgram", path="/run/x.sock", answers=False)),
         ("UNIX-LISTEN:/run/{a,b}(,)[:],fork", Address("unix", path="/run/{a,b}(,)[:]")),
     ],
 )
@@ -88,6 +97,13 @@ def test_listening_address_in_both_spellings(text: str, address: Address) -> Non
         ("TCP6:host:80", Address("tcp", V6, "host", 80)),
         ("UNIX-CONNECT:/run/x.sock", Address("unix", path="/run/x.sock")),
         ("UNIX:/run/x.sock", Address("unix", path="/run/x.sock")),
+        ("udp:53", Address("udp", host="localhost", port=53)),
+        ("udp:[::1]:53", Address("udp", host="::1", port=53)),
+        ("UDP:host:domain", Address("udp", host="host", port=53)),
+        ("UDP4-SENDTO:host:53,bind=127.0.0.2", Address("udp", V4, "host", 53, source="127.0.0.2")),
+        ("UDP6-CONNECT:host:53", Address("udp", V6, "host", 53)),
+        ("unix-dgram:/run/x.sock", Address("unix-dgram", path="/run/x.sock")),
+        ("UNIX-SENDTO:/run/x.sock", Address("unix-dgram", path="/run/x.sock")),
     ],
 )
 def test_target_address_in_both_spellings(text: str, address: Address) -> None:
@@ -118,8 +134,11 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
         ("tcp:nosuchservice", Role.TARGET, "no service has that name"),
         ("tcp:\u00b2", Role.TARGET, "not a port"),
         ("unix:", Role.LISTEN, "path is missing"),
-        ("udp:53", Role.LISTEN, "UDP is not supported yet"),
-        ("UDP-LISTEN:53,fork", Role.LISTEN, "UDP is not supported yet"),
+        ("UDP-RECVFROM:53", Role.LISTEN, "without option 'fork'"),
+        ("UNIX-RECVFROM:/x", Role.LISTEN, "without option 'fork'"),
+        ("UDP-LISTEN:53,fork,broadcast", Role.LISTEN, "option 'broadcast' is not supported"),
+        ("UDP-SENDTO:h:53", Role.LISTEN, "does not listen"),
+        ("UNIX-RECV:/x", Role.TARGET, "cannot be dialled"),
         ("OPENSSL:host:443", Role.TARGET, "'OPENSSL' is not an address that gnar knows"),
         ("TCP-LISTEN:80", Role.TARGET, "cannot be dialled"),
         ("TCP-CONNECT:host:80", Role.LISTEN, "does not listen"),
@@ -568,6 +587,8 @@ def test_a_killed_relay_is_followed_by_another_on_the_same_path(tmp_path: Path) 
 
 def test_wrong_addresses_are_refused_before_anything_is_listened_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
+        run_relay(f"unix:{tmp_path}/x.sock", "tcp:nowhere", 0.0)
+    with pytest.raises(UsageError, match="one is for connections, the other for datagrams"):
         run_relay(f"unix:{tmp_path}/x.sock", "udp:53", 0.0)
     assert not (tmp_path / "x.sock").exists()
 

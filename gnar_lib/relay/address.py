@@ -1,15 +1,16 @@
 """What a relay is told: addresses in gnar's own spelling and in socat's; opens nothing.
 
-An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`) or in socat's
-(`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`, `TCP:HOST:PORT`). The latter means what it means in socat: without
-`fork` it serves one connection. What gnar does not support is refused by name, not passed over.
+An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`, and for datagrams
+`udp:PORT`, `udp:HOST:PORT`, `unix-dgram:PATH`) or in socat's (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
+`TCP:HOST:PORT`). The latter means what it means in socat: without `fork` it serves one connection, or one
+user. What gnar does not support is refused by name, not passed over.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from gnar_lib import net
@@ -38,17 +39,24 @@ class _Kind:
     family: int = _ANY
     options: frozenset[str] = frozenset()
     own: bool = False  # gnar's spelling, which always serves many users
+    answers: bool = True
+    needs_fork: bool = False
 
 
 _UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
 _TCP_OPTIONS = frozenset({"fork", "reuseaddr", "bind"})
 _BIND = frozenset({"bind"})
+_NO_FORK = frozenset({"fork"})
 
 _OWN = {
     ("tcp", Role.LISTEN): _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
     ("tcp", Role.TARGET): _Kind("tcp", Role.TARGET, options=_BIND, own=True),
     ("unix", Role.LISTEN): _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
     ("unix", Role.TARGET): _Kind("unix", Role.TARGET, own=True),
+    ("udp", Role.LISTEN): _Kind("udp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
+    ("udp", Role.TARGET): _Kind("udp", Role.TARGET, options=_BIND, own=True),
+    ("unix-dgram", Role.LISTEN): _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
+    ("unix-dgram", Role.TARGET): _Kind("unix-dgram", Role.TARGET, own=True),
 }
 _SOCAT = {
     "tcp-listen": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
@@ -65,16 +73,34 @@ _SOCAT = {
     "tcp6": _Kind("tcp", Role.TARGET, _V6, _BIND),
     "tcp6-connect": _Kind("tcp", Role.TARGET, _V6, _BIND),
     "unix-connect": _Kind("unix", Role.TARGET),
+    "unix-recvfrom": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, needs_fork=True),
+    "unix-recv": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS - _NO_FORK, answers=False),
+    "unix-sendto": _Kind("unix-dgram", Role.TARGET),
 }
+for _prefix, _family in (("udp", _ANY), ("udp4", _V4), ("udp6", _V6)):
+    _listen = _Kind("udp", Role.LISTEN, _family, _TCP_OPTIONS)
+    _target = _Kind("udp", Role.TARGET, _family, _BIND)
+    _SOCAT |= {
+        f"{_prefix}-listen": _listen,
+        f"{_prefix}-l": _listen,
+        f"{_prefix}-recvfrom": replace(_listen, needs_fork=True),
+        f"{_prefix}-recv": replace(_listen, options=_TCP_OPTIONS - _NO_FORK, answers=False),
+        _prefix: _target,
+        f"{_prefix}-connect": _target,
+        f"{_prefix}-sendto": _target,
+    }
 _EXAMPLES = {
-    Role.LISTEN: "tcp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
-    Role.TARGET: "tcp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
+    Role.LISTEN: "tcp:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
+    Role.TARGET: "tcp:localhost:3000, udp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One side of a relay. `host` or `path` is empty where the other transport is meant."""
+    """One side of a relay. `host` or `path` is empty where the other transport is meant.
+
+    `answers` is false where users are only heard.
+    """
 
     transport: str
     family: int = _ANY
@@ -85,11 +111,16 @@ class Address:
     mode: int | None = None
     source: str = ""
     keep_file: bool = False
+    answers: bool = True
 
     def __str__(self) -> str:
-        if self.transport == "unix":
-            return f"unix:{self.path}"
-        return f"tcp:{net.format_address((self.host, self.port))}" if self.host else f"tcp:{self.port}"
+        where = net.format_address((self.host, self.port)) if self.host else str(self.port)
+        return f"{self.transport}:{self.path or where}"
+
+    @property
+    def is_datagram(self) -> bool:
+        """Whether datagrams come here, not connections."""
+        return self.transport in ("udp", "unix-dgram")
 
 
 def parse_address(text: str, role: Role) -> Address:
@@ -103,9 +134,6 @@ def parse_address(text: str, role: Role) -> Address:
 
 def _kind_of(keyword: str, role: Role) -> _Kind:
     word = keyword.lower()
-    if word.startswith("udp"):
-        # The place for UDP and Unix datagrams: kinds with transport "udp", and a relay that keeps sessions.
-        raise UsageError("relaying UDP is not supported yet")
     kind = _OWN.get((word, role)) or _SOCAT.get(word)
     if kind is None:
         raise UsageError(
@@ -120,22 +148,32 @@ def _kind_of(keyword: str, role: Role) -> _Kind:
 def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) -> Address:
     """Put an address together from what stands between the colons and the commas."""
     values = _read_options(kind, options)
-    fork = kind.own or _flag(values, "fork", default=False)
-    if kind.transport == "unix":
+    fork = kind.own or not kind.answers or _flag(values, "fork", default=False)
+    if kind.needs_fork and not fork:
+        raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
+    if kind.transport.startswith("unix"):
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError("this platform has no Unix sockets")
         path = ":".join(parameters)
         if not path:
             raise UsageError("the path is missing")
         if kind.role is Role.TARGET:
-            return Address("unix", path=path)
+            return Address(kind.transport, path=path)
         keep_file = not _flag(values, "unlink-close", default=True)
-        return Address("unix", path=path, fork=fork, mode=_mode(values), keep_file=keep_file)
+        return Address(
+            kind.transport,
+            path=path,
+            fork=fork,
+            mode=_mode(values),
+            keep_file=keep_file,
+            answers=kind.answers,
+        )
     host, port = _read_host_and_port(kind, parameters)
     source = values.get("bind", "").strip("[]")
     if kind.role is Role.TARGET:
-        return Address("tcp", kind.family, host, port, source=_local_address(source))
-    return Address("tcp", kind.family, host or source or _EVERYWHERE[kind.family], port, fork=fork)
+        return Address(kind.transport, kind.family, host, port, source=_local_address(source))
+    host = host or source or _EVERYWHERE[kind.family]
+    return Address(kind.transport, kind.family, host, port, fork=fork, answers=kind.answers)
 
 
 def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
@@ -148,19 +186,19 @@ def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
     host = parameters[0].strip("[]") if len(parameters) == 2 else ""  # noqa: PLR2004
     if kind.role is Role.TARGET and not host:
         host = "localhost"
-    return host, _read_port(parameters[-1], kind.role)
+    return host, _read_port(parameters[-1], kind)
 
 
-def _read_port(text: str, role: Role) -> int:
+def _read_port(text: str, kind: _Kind) -> int:
     """Read a port's number, or the name of its service. 0, to listen on, lets the system choose."""
     if text.isascii() and text.isdigit():
         port = int(text)
     else:
         try:
-            port = socket.getservbyname(text, "tcp")
+            port = socket.getservbyname(text, kind.transport)
         except (OSError, ValueError):
             raise UsageError(f"{text!r} is not a port, and no service has that name") from None
-    if not (0 if role is Role.LISTEN else 1) <= port <= MAX_PORT:
+    if not (0 if kind.role is Role.LISTEN else 1) <= port <= MAX_PORT:
         raise UsageError(f"port {port} is out of range")
     return port
 

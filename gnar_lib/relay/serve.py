@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gnar_lib import logger, net
-from gnar_lib.errors import ConnError, DialError
+from gnar_lib.errors import ConnError, DialError, UsageError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.proxy.stream import stream
 from gnar_lib.relay.address import Address, Role, parse_address
+from gnar_lib.relay.datagrams import DatagramRelay
 
 LOOKUP_PAUSE_S = 1.0  # the name of a target that is down is not looked up for each user anew
 
@@ -148,9 +149,15 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     """
     listen_address = parse_address(listen, Role.LISTEN)
     target_address = parse_address(target, Role.TARGET)
+    if listen_address.is_datagram != target_address.is_datagram:
+        raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
     stopper = Stopper()  # before there is a socket file that a signal must not leave behind
     try:
-        relay = Relay(listen_address, target_address, stopper.stop)
+        relay: Relay | DatagramRelay
+        if listen_address.is_datagram:
+            relay = DatagramRelay(listen_address, target_address)
+        else:
+            relay = Relay(listen_address, target_address, stopper.stop)
         _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
         stopper.wait()
         error = relay.error
@@ -163,6 +170,6 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     return 0
 
 
-def _where(address: Address, listener: net.Listener) -> str:
+def _where(address: Address, listener: net.Listener | net.DatagramSocket) -> str:
     """Show what is listened on, with the port that the system chose."""
-    return str(replace(address, port=listener.port) if address.transport == "tcp" else address)
+    return str(replace(address, port=listener.port) if not address.path else address)
