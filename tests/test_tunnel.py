@@ -40,11 +40,15 @@ TOKEN = "a token of the tests"
 class Tunnels:
     """Starts servers and clients of one test, and ends them with it."""
 
-    def __init__(self, pyz: Path, folder: Path) -> None:
+    def __init__(self, pyz: Path, folder: Path, mode: tuple[str, ...]) -> None:
         self._pyz = pyz
         self._folder = folder
         self._started: list[Gnar] = []
-        self.mode: tuple[str, ...] = ()
+        self.mode = mode  # what clients are told besides: how they carry what they carry
+
+    @property
+    def multiplexes(self) -> bool:
+        return "-m" in self.mode
 
     def run(self, *args: str, env: dict[str, str] | None = None) -> Gnar:
         process = Gnar(self._pyz, self._folder, *args, env=env)
@@ -75,9 +79,9 @@ class Tunnels:
             assert "defect" not in process.log, process.log
 
 
-@pytest.fixture
+@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
 def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
-    started = Tunnels(gnar_pyz, tmp_path / "run")
+    started = Tunnels(gnar_pyz, tmp_path / "run", request.param)
     failures = request.session.testsfailed
     yield started
     started.close(failed=request.session.testsfailed > failures)
@@ -90,7 +94,8 @@ class Tunnel:
         self.service = Service(serve)
         self.server, self.server_port = tunnels.server()
         self.client, self.port = tunnels.client(self.server_port, "-l", str(self.service.port), "-r", "0")
-        wait_until(lambda: self.server.status()["waiting"] >= 2, "two data connections wait")
+        if not tunnels.multiplexes:
+            wait_until(lambda: self.server.status()["waiting"] >= 2, "two data connections wait")
         self.before = [self._held(process) for process in (self.server, self.client)]
 
     @staticmethod

@@ -12,10 +12,12 @@ from gnar_lib import logger
 from gnar_lib.client.link import Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.config import Address, ClientConfig
-from gnar_lib.errors import AuthError
+from gnar_lib.errors import AuthError, UnsupportedError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
+
+_FIXED = ("server", "token", "auth", "multiplex")  # what a reload cannot change
 
 _log = logger.get("client")
 
@@ -48,7 +50,7 @@ class Client:
     def _run_link(self, link: Link) -> None:
         try:
             link.run()
-        except AuthError as exc:
+        except (AuthError, UnsupportedError) as exc:
             _log.error("%s", exc)
             self._fail()
         finally:
@@ -101,12 +103,8 @@ class Client:
             self._shown.discard(name)
             for link in [link for link in self._links if link.proxies.get(name) is proxy]:
                 link.remove(proxy)
-        if (config.server, config.token, config.auth) != (
-            self.config.server,
-            self.config.token,
-            self.config.auth,
-        ):
-            _log.warning("server address, token and auth stay as they are until the next start")
+        if any(getattr(config, key) != getattr(self.config, key) for key in _FIXED):
+            _log.warning("server address, token, auth and multiplex stay as they are until the next start")
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.meter))

@@ -80,10 +80,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
-    config = ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
-    if config.multiplex:
-        raise ConfigError("multiplex is not supported yet; leave it out")
-    return config
+    return ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
 
 
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:

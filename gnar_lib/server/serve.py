@@ -12,15 +12,17 @@ from gnar_lib import logger
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import Crew, Listener, SocketConn, host_of, listen
+from gnar_lib.net import Conn, Crew, Listener, SocketConn, deadline, host_of, listen
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto import Exchange, Login, ProxyCancel, ProxyReq
+from gnar_lib.proto import Exchange, Login, Message, ProxyCancel, ProxyReq, recv
 from gnar_lib.server import logins
 from gnar_lib.server.connmap import ConnMap
-from gnar_lib.server.control import Control
+from gnar_lib.server.control import Control, limit_silence
 from gnar_lib.server.proxy import Proxy, User
 from gnar_lib.server.resources import Ports
 from gnar_lib.server.udp import UdpProxy, Vacancy
+from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 
 EXPIRE_EVERY_S = 1.0
 
@@ -73,25 +75,69 @@ class Server:
         match entrance.first:
             case None if login.waiting:
                 self._admit_waiting(conn, login)
-            case None | ProxyReq():
+            case None:
+                self._serve_multiplexed(conn, entrance)
+            case ProxyReq():
+                limit_silence(conn, entrance.session)
                 self._serve_control(conn, entrance)
             case Exchange():
-                self._serve_data(conn, login, entrance.first)
+                self._serve_data(conn, entrance.first, self._may_claim(login, entrance.first))
             case ProxyCancel():
-                self._cancel(conn, login, entrance.first)
+                self._cancel(conn, entrance)
             case _:
-                _log.warning("refused %s: %s after the login", conn, type(entrance.first).__name__)
-                conn.close()
+                _refuse(conn, entrance.first)
 
-    def _serve_control(self, conn: SocketConn, entrance: logins.Entrance) -> None:
-        control = Control(self, conn, entrance.session, entrance.login.client_id)
+    def _serve_control(self, conn: Conn, entrance: logins.Entrance, mux: Mux | None = None) -> None:
+        control = Control(self, conn, entrance.session, entrance.login.client_id, mux)
         if control.client_id:
             self._take_over_from_older(control)
         self._controls.add(control)
         if control.session is not None:
             self._sessions[control.session.id] = control
-        _log.info("client %s (%s)", control.address, _version(entrance.login))
+        how = ", multiplexed" if mux else ""
+        _log.info("client %s (%s%s)", control.address, _version(entrance.login), how)
+        assert entrance.first is not None  # noqa: S101  (a ProxyReq brought us here)
         control.run(entrance.first)
+
+    # ---- multiplexed ---------------------------------------------------------------------------------------
+
+    def _serve_multiplexed(self, conn: SocketConn, entrance: logins.Entrance) -> None:
+        """Have control and data of one client as streams of this connection, until it ends."""
+        limit_silence(conn, entrance.session)
+        mux = Mux(conn, is_client=False)
+        self._in_progress.add(mux)  # until it has said by a first stream what it is for
+        try:
+            mux.serve(self.crew, lambda stream: self._serve_stream(stream, mux, entrance))
+            mux.wait_end()
+        finally:
+            self._in_progress.discard(mux)
+            mux.close()
+
+    def _serve_stream(self, stream: Stream, mux: Mux, entrance: logins.Entrance) -> None:
+        """Do what a stream is for that the client has opened; its login is that of the session."""
+        try:
+            with deadline(logins.LOGIN_DEADLINE_S, "the first message of a stream"):
+                first = recv(stream, logins.MAX_LOGIN_BYTES)
+        except (ProtocolError, ConnError) as exc:
+            _log.debug("refused %s: %s", stream, exc)
+            stream.abort()
+            return
+        except BaseException:
+            stream.abort()
+            raise
+        self._in_progress.discard(mux)
+        entrance = replace(entrance, first=first)
+        match first:
+            case ProxyReq():
+                self._serve_control(stream, entrance, mux)
+            case Exchange():
+                self._serve_data(stream, first, lambda entry: entry.control.mux is mux)
+            case ProxyCancel():
+                self._cancel(stream, entrance, mux)
+            case _:
+                _refuse(stream, first)
+
+    # ---- what connections are for --------------------------------------------------------------------------
 
     def _take_over_from_older(self, control: Control) -> None:
         """A client that comes back before its end was noticed: what it had becomes free for it at once."""
@@ -106,9 +152,9 @@ class Server:
         else:
             control.admit_waiting(conn, login)
 
-    def _serve_data(self, conn: SocketConn, login: Login, message: Exchange) -> None:
+    def _serve_data(self, conn: Conn, message: Exchange, may_claim: Callable[[User | Vacancy], bool]) -> None:
         """Join a data connection with the user, or the UDP proxy, that it claims by the `conn_id`."""
-        entry = self.connmap.claim(message.conn_id, self._may_claim(login, message))
+        entry = self.connmap.claim(message.conn_id, may_claim)
         if entry is None:
             _log.debug("nobody waits for data connection %s", conn)
             conn.close()
@@ -124,19 +170,20 @@ class Server:
         control = self._sessions.get(login.session) if login.session else None
         if control is None or control.session is None:
             is_go = not login.session
-            return lambda entry: is_go and entry.control.session is None
+            return lambda entry: is_go and entry.control.session is None and entry.control.mux is None
         is_signed = control.session.is_signed(message.conn_id, message.proof)
         return lambda entry: is_signed and entry.control is control
 
-    def _cancel(self, conn: SocketConn, login: Login, message: ProxyCancel) -> None:
+    def _cancel(self, conn: Conn, entrance: logins.Entrance, mux: Mux | None = None) -> None:
         """End a Go client's proxy. Our own clients cancel on their control connection."""
-        owners = {proxy.control for proxy in self.ports.owners(message.remote_port)}
+        message = entrance.first
+        assert isinstance(message, ProxyCancel)  # noqa: S101  (that is what brought us here)
         host = host_of(conn.getpeername())
         conn.close()
-        theirs = {control for control in owners if control.session is None and control.host == host}
-        if login.session or not theirs:
-            if owners:
-                _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
+        owners = {proxy.control for proxy in self.ports.owners(message.remote_port)}
+        theirs = [c for c in owners if c.session is None and c.mux is mux and c.host == host]
+        if owners and (entrance.login.session or not theirs):
+            _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
         for control in theirs:
             control.cancel(message)
@@ -193,6 +240,11 @@ class Server:
             config, port=self.config.port, bind=self.config.bind, udp_bind=self.config.udp_bind
         )
         _log.info("configuration reloaded")
+
+
+def _refuse(conn: Conn, message: Message | None) -> None:
+    _log.warning("refused %s: %s after the login", conn, type(message).__name__)
+    conn.close()
 
 
 def _version(login: Login) -> str:

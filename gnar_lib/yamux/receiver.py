@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import ConnClosed, ConnError, MuxError, ProtocolError
+from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import SocketConn
 from gnar_lib.yamux.frame import DATA, HEADER_BYTES, PING, WINDOW_UPDATE, unpack
 
@@ -39,8 +39,11 @@ class Receiver:
         self._missing = 0
         self._flags = 0
         self._touched: list[Stream] = []
-        conn.call_when_readable(self._on_readable)
-        if conn.has_unread:
+
+    def start(self) -> None:
+        """Read from now on, what was read before and put back into the conn included."""
+        self._conn.call_when_readable(self._on_readable)
+        if self._conn.has_unread:
             get_hub().loop.run_callback(self._on_unread)
 
     def _on_unread(self) -> None:
@@ -62,7 +65,7 @@ class Receiver:
             session.sender.corked = True
             _buffer[:begin] = self._header
             self._cut(begin + count)
-        except (ConnError, ProtocolError, MuxError) as exc:
+        except (ConnError, ProtocolError) as exc:
             session.get_error(exc)
         touched, self._touched = self._touched, []
         session.after_frames(touched)

@@ -21,6 +21,7 @@ COPY_BYTES = 16 * 1024  # up to here copying a payload into the queue costs less
 SMALL_BYTES = 4 * 1024  # a frame of no more gets in while bulk waits
 FULL_BYTES = 64 * 1024  # a queue that long is sent now, whatever else the turn brings; bulk waits behind it
 SMALL_FULL_BYTES = 256 * 1024  # behind a queue that long, small frames wait as well
+BULK_BYTES = 128 * 1024  # of one turn; then bulk waits for the next even if the socket has room
 # Control frames always get in. A peer that makes us send so many and reads none of them is up to no good.
 MAX_QUEUE_BYTES = 1 << 20
 
@@ -39,6 +40,7 @@ class Sender:
     """Sends the frames of one session; calls `fail` once a write fails, since half a frame may have left."""
 
     __slots__ = (
+        "_bulk",
         "_conn",
         "_fail",
         "_frames",
@@ -68,14 +70,13 @@ class Sender:
         self._silent: list[Writer] = []
         self._turn = 0.0  # the loop's time, which is another one in each of its turns
         self._frames = 0  # of this turn
+        self._bulk = 0  # bytes of this turn
         self._was_lone = True  # the turn before had one frame alone: this one may well be so, too
 
     def send(self, frame: bytes) -> None:
         """Send a whole frame, in this turn or as soon as the socket takes it."""
-        turn = self._loop.now()
-        if turn != self._turn:
-            self._was_lone = self._frames <= 1
-            self._turn, self._frames = turn, 0
+        if self._loop.now() != self._turn:
+            self._begin_turn()
         self._frames += 1
         queue = self._queue
         if not queue and self._frames == 1 and self._was_lone and not self.corked:
@@ -99,6 +100,7 @@ class Sender:
 
     def send_data(self, header: bytes, payload: bytes | memoryview) -> None:
         """Send a Data frame; a large payload is copied only as far as the socket does not take it now."""
+        self._bulk += len(payload)
         if len(payload) <= COPY_BYTES:
             self.send(b"".join((header, payload)))
             return
@@ -129,11 +131,14 @@ class Sender:
         """Whether a Data frame with `count` bytes may be sent now, or has to wait in line."""
         if count <= SMALL_BYTES:
             return len(self._queue) < SMALL_FULL_BYTES
-        return not (self._is_full or self._line)
+        if self._loop.now() != self._turn:
+            self._begin_turn()
+        return not (self._is_full or self._line or self._bulk >= BULK_BYTES)
 
     def line_up(self, writer: Writer) -> None:
         """Have `writer.take_turn` called when it is its turn to send a frame."""
         self._line.append(writer)
+        self._wait_writable()
 
     def say_soon(self, writer: Writer) -> None:
         """Have `writer.say` called at the end of this turn, so that it need not when a frame comes first."""
@@ -180,6 +185,11 @@ class Sender:
         if not self._conn.closed:
             self.flush()
 
+    def _begin_turn(self) -> None:
+        self._was_lone = self._frames <= 1
+        self._turn = self._loop.now()
+        self._frames = self._bulk = 0
+
     def _wait_writable(self) -> None:
         if not self._is_full:
             self._is_full = True
@@ -193,10 +203,13 @@ class Sender:
             self._conn.call_when_writable(None)
         # One of them gets its turn in any case: else the small frames of others could hold it up for ever.
         line = self._line
+        self._begin_turn()
         if line and len(self._queue) < SMALL_FULL_BYTES:
             line.popleft().take_turn()
-        while line and not self._is_full:
+        while line and not self._is_full and self._bulk < BULK_BYTES:
             line.popleft().take_turn()
+        if line:
+            self._wait_writable()
 
 
 def _ignore(_: Exception) -> None:

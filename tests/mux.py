@@ -1,0 +1,136 @@
+"""Sessions for tests: two of ours joined by a socket pair, or one of ours against frames written by hand."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent.event import Event
+
+from gnar_lib import net
+from gnar_lib.net.conn import socket_class
+from gnar_lib.yamux import Session, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gnar_lib.yamux import Stream
+
+ADDRESS = ("192.0.2.1", 4000)
+
+
+def conn_pair() -> tuple[net.SocketConn, net.SocketConn]:
+    """Return two conns that are joined."""
+    ours, theirs = socket.socketpair()
+    conns = [
+        net.SocketConn(socket_class(sock.family, sock.type, sock.proto, fileno=sock.detach()), ADDRESS)
+        for sock in (ours, theirs)
+    ]
+    return conns[0], conns[1]
+
+
+@contextmanager
+def session_pair() -> Iterator[tuple[Session, Session]]:
+    """Two sessions of ours, joined: the client's and the server's."""
+    ours, theirs = conn_pair()
+    client, server = Session(ours, is_client=True), Session(theirs, is_client=False)
+    try:
+        yield client, server
+    finally:
+        client.close()
+        server.close()
+        turn()
+
+
+@contextmanager
+def stream_pair() -> Iterator[tuple[Stream, Stream]]:
+    """One stream, both of its ends."""
+    with session_pair() as (client, server):
+        ours = client.open()
+        yield ours, server.accept()
+
+
+def turn() -> None:
+    """Let everything run that is ready to, and what that makes ready."""
+    for _ in range(4):
+        gevent.idle()
+
+
+def wait_end(session: Session) -> str:
+    """Wait until a session has ended; return why."""
+    ended = Event()
+    session.on_end(ended.set)
+    ended.wait()
+    return str(session.error)
+
+
+def read_all(stream: Stream) -> bytes:
+    """Read to the end of the stream."""
+    return b"".join(iter(lambda: stream.recv(65536), b""))
+
+
+Frame = tuple[int, int, int, bytes | int]
+"""Kind, flags, stream id, and the payload of Data or the length of any other."""
+
+
+class Peer:
+    """The other end of a session of ours, frame by frame."""
+
+    def __init__(self, conn: net.SocketConn) -> None:
+        self.conn = conn
+
+    def send(self, *frames: Frame) -> None:
+        """Send frames, all in one piece."""
+        self.conn.sendall(b"".join(encode(*each) for each in frames))
+
+    def recv(self) -> Frame | None:
+        """Return the next frame; None at the end of the stream."""
+        header = self._recv_exactly(frame.HEADER_BYTES)
+        if not header:
+            return None
+        kind, flags, stream_id, length = frame.unpack(header)
+        return kind, flags, stream_id, self._recv_exactly(length) if kind == frame.DATA else length
+
+    def recv_until(self, wanted: Frame) -> list[Frame]:
+        """Return the frames before the one that is waited for."""
+        found: list[Frame] = []
+        while (each := self.recv()) != wanted:
+            assert each is not None, f"the end, instead of {wanted}; before it {found}"
+            found.append(each)
+        return found
+
+    def recv_to_end(self) -> list[Frame]:
+        """Return all frames that are left."""
+        return list(iter(self.recv, None))
+
+    def _recv_exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self.conn.recv(size - len(data))
+            if not more:
+                assert not data, "the end in the middle of a frame"
+                return b""
+            data += more
+        return data
+
+
+def encode(kind: int, flags: int, stream_id: int, content: bytes | int) -> bytes:
+    """Return the bytes of one frame."""
+    if isinstance(content, int):
+        return frame.pack(kind, flags, stream_id, content)
+    return frame.pack(kind, flags, stream_id, len(content)) + content
+
+
+@contextmanager
+def session_and_peer(*, is_client: bool = False) -> Iterator[tuple[Session, Peer]]:
+    """One session of ours, and what a test writes by hand."""
+    ours, theirs = conn_pair()
+    session = Session(ours, is_client=is_client)
+    try:
+        yield session, Peer(theirs)
+    finally:
+        session.close()
+        theirs.close()
+        turn()
