@@ -60,7 +60,7 @@ class BinaryFraming:
         """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
         datagrams = []
         unpack, size = self._HEADER.unpack_from, len(data)
-        start, last_start = 0, size - self._BEGINNING.size
+        start, last_start = 0, size - self._HEADER.size
         while start <= last_start:
             kind, length = unpack(data, start)
             if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES:
@@ -70,8 +70,8 @@ class BinaryFraming:
                 break
             datagrams.append((data[start + 3 : start + 25], data[start + 25 : end]))
             start = end
-        if start == 0 and size and data[0] != DATAGRAM_TYPE:
-            raise ProtocolError(f"a frame of type 0x{data[0]:02x} in place of a datagram")
+        if start < size and data[start] != DATAGRAM_TYPE:
+            raise ProtocolError(f"a frame of type 0x{data[start]:02x} in place of a datagram")
         return datagrams, start
 
 
