@@ -85,6 +85,38 @@ class _Peer:
         self.used_s = 0.0
 
 
+class _Reader:
+    """Has a socket read in the hub, but for the pauses that its owner wants."""
+
+    __slots__ = ("_pause", "_read", "_watcher")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
+        self._pause: Any = None
+        self._read: Callable[[], None] | None = None
+
+    def start(self, read: Callable[[], None]) -> None:
+        self._read = read
+        if not self._watcher.active and self._pause is None:
+            self._watcher.start(read)
+
+    def pause(self, seconds: float) -> None:
+        if self._watcher.active:
+            self._watcher.stop()
+            self._pause = get_hub().loop.timer(seconds)
+            self._pause.start(self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        if self._read is not None:
+            self._watcher.start(self._read)
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        if self._pause is not None:
+            self._pause.stop()
+
+
 class DatagramSocket:
     """A bound socket; its owner closes it. It answers those alone that it has heard of lately.
 
@@ -97,9 +129,10 @@ class DatagramSocket:
         self.sock = sock
         self._peers: dict[Sockaddr, _Peer] = {}
         self._by_packed: dict[bytes, _Peer] = {}
-        self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
+        self._reader = _Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None
         self._budget = 1
+        self.began_s = 0.0  # when the turn under way did
         self._before_close = before_close
         self._control = _ask_for_local_address(sock)
 
@@ -116,8 +149,12 @@ class DatagramSocket:
     def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
         """From now on, call `handle` in the hub with the datagrams of each turn, 64 at most."""
         self._handle = handle
-        if self.sock.fileno() >= 0 and not self._watcher.active:
-            self._watcher.start(self._on_readable)
+        if self.sock.fileno() >= 0:
+            self._reader.start(self._on_readable)
+
+    def pause(self, seconds: float) -> None:
+        """Read nothing for a while: what the kernel has no room for is dropped there."""
+        self._reader.pause(seconds)
 
     def recent_peers(self, within_s: float) -> int:
         """Return how many peers were heard of in the last seconds."""
@@ -148,7 +185,7 @@ class DatagramSocket:
         """Stop reading and close; more than once does no harm."""
         if self.sock.fileno() < 0:
             return
-        self._watcher.stop()
+        self._reader.stop()
         if self._before_close is not None:
             self._before_close()
         self.sock.close()
@@ -161,7 +198,7 @@ class DatagramSocket:
         A read that fails costs as much as one that works, so try for no more than twice as many as last time.
         """
         received: list[Datagram] = []
-        now_s = time.monotonic()
+        self.began_s = now_s = time.monotonic()
         try:
             if self._control is None:
                 self._receive(received, now_s)
@@ -284,10 +321,11 @@ class DatagramConn:
     """A socket connected to one address; its owner closes it.
 
     `is_refused` says that nobody receives there ("port unreachable"), until somebody resets it: that ends
-    nothing, the next datagram may arrive. `used_s` is kept by the owner.
+    nothing, the next datagram may arrive. `used_s` is when something came or, which its owner
+    notes, was sent.
     """
 
-    __slots__ = ("_budget", "_handle", "_peer", "_watcher", "address", "is_refused", "sock", "used_s")
+    __slots__ = ("_budget", "_handle", "_peer", "_reader", "address", "is_refused", "sock", "used_s")
 
     def __init__(self, sock: socket.socket, address: Sockaddr) -> None:
         sock.setblocking(False)
@@ -298,12 +336,16 @@ class DatagramConn:
         self._budget = 1
         self._peer = b""
         self._handle: Callable[[list[Datagram]], None] | None = None
-        self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
+        self._reader = _Reader(sock)
 
     def serve(self, handle: Callable[[list[Datagram]], None], peer: bytes) -> None:
         """Call `handle` in the hub with the datagrams of each turn, 64 at most, as `peer`'s."""
         self._handle, self._peer = handle, peer
-        self._watcher.start(self._on_readable)
+        self._reader.start(self._on_readable)
+
+    def pause(self, seconds: float) -> None:
+        """Read nothing for a while: what the kernel has no room for is dropped there."""
+        self._reader.pause(seconds)
 
     def send(self, payload: bytes) -> bool:
         """Send one datagram, and tell whether the kernel took it."""
@@ -327,11 +369,12 @@ class DatagramConn:
     def close(self) -> None:
         """Stop reading and close."""
         if self.sock.fileno() >= 0:
-            self._watcher.stop()
+            self._reader.stop()
             self.sock.close()
 
     def _on_readable(self) -> None:
         received: list[Datagram] = []
+        self.used_s = time.monotonic()
         recv, peer, add = self.sock.recv, self._peer, received.append
         try:
             for _ in range(self._budget):

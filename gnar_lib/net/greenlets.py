@@ -42,12 +42,12 @@ def wait_for(token: object) -> None:
         woken.stop()
 
 
-def give_way() -> None:
-    """Let everything that is ready have its turn, and go on.
+def give_way(seconds: float = 0.0) -> None:
+    """Let everything that is ready have its turn, or wait some seconds, and go on.
 
     `gevent.sleep(0)` would not do: it lets callbacks run, for milliseconds, before the loop looks at sockets.
     """
-    timer = get_hub().loop.timer(0.0)
+    timer = get_hub().loop.timer(seconds)
     timer.start(getcurrent().switch, timer)
     try:
         wait_for(timer)

@@ -55,6 +55,11 @@ class Meter:
         if parent is not None:
             parent._parts.add(self)
 
+    @property
+    def root(self) -> Meter:
+        """The meter that all others are below of."""
+        return self if self._parent is None else self._parent.root
+
     def enter(self) -> None:
         """Count a user that came."""
         self.users += 1

@@ -21,6 +21,11 @@ from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
 _backs = Crew("stream")  # the second greenlets; the first of each pair ends its second
 
 
+def busy_pairs() -> int:
+    """Return how many pairs of conns are joined in this process."""
+    return len(_backs)
+
+
 def stream(a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None) -> None:
     """Carry bytes both ways until both directions have ended, then close both conns.
 

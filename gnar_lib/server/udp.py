@@ -13,7 +13,7 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.flow import Flow
-from gnar_lib.proxy.udp import Carrier, admit
+from gnar_lib.proxy.udp import Carrier, admit, share
 
 if TYPE_CHECKING:
     from gnar_lib.server.control import Control
@@ -124,6 +124,8 @@ class UdpProxy:
         self._last_speaker = received[-1][0]
         carrier.post(admit(received, self._up, self._meter))
         carrier.flush()
+        if pause_s := share.pause_after(self._socket.began_s, self._meter):
+            self._socket.pause(pause_s)
 
     def _deliver(self, answers: list[Datagram]) -> None:
         """Give each answer to the user whom it is for."""
