@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from gnar_lib.proto.datagram import (
     JsonFraming,
 )
 from gnar_lib.proxy.flow import Flow
+from gnar_lib.proxy.share import Share
 from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier, Limits, OpensSockets, Sessions, admit
 from gnar_lib.relay import DatagramRelay, Role, parse_address
 
@@ -454,6 +456,29 @@ def _pair() -> tuple[net.SocketConn, net.SocketConn]:
     far = listener.accept()
     listener.close()
     return near, far
+
+
+# ---- beside streams ----------------------------------------------------------------------------------------
+
+
+def test_datagrams_pause_for_users_of_tcp_that_are_busy_and_for_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gnar_lib.proxy.share.busy_pairs", lambda: pairs)
+    meter = Meter(Meter())
+    share, pairs = Share(), 0
+
+    def work() -> float:
+        """Do more than there is credit for; return the pause."""
+        return share.pause_after(time.monotonic() - 0.01, meter)
+
+    assert work() == 0  # no TCP at all
+    pairs = 1
+    meter.up.bytes += 1
+    assert work() > 0.005
+    share.bytes, meter.up.bytes = 100, 101
+    monkeypatch.setattr("gnar_lib.proxy.share.BUSY_FOR_S", 0.0)
+    assert work() == 0  # connected, and silent: what was counted besides was datagrams
 
 
 # ---- sockets -----------------------------------------------------------------------------------------------

@@ -394,7 +394,7 @@ def web_server(tmp_path: Path) -> Iterator[int]:
         f"keepalive_requests 100000000; server {{ listen {LOOPBACK}:{port}; root {folder}; }} }}"
     )
     argv = ["nginx", "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"]
-    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*map(str, argv)], stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: is_open(port), "nginx listens")
         yield port

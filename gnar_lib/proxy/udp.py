@@ -21,56 +21,16 @@ from gnar_lib.net.datagram import BATCH, is_out_of_files
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import Framing
 from gnar_lib.proxy.flow import Flow
-from gnar_lib.proxy.stream import busy_pairs
+from gnar_lib.proxy.share import share
 
 MAX_SESSIONS = 4096  # of one proxy; past that the one that was idle longest ends
 MAX_QUEUED_BYTES = 1 << 20  # of one proxy, for a data connection that is slow
 MAX_UNSENT_BYTES = 128 << 10  # in the kernel's own queue: what is there cannot be dropped any more
 DEAD_AFTER_S = 20.0  # both ends of a data connection of datagrams read all the time, so silence means an end
 READ_BYTES = 64 << 10
-SHARE = 0.15  # of the time, for all datagrams of a process, while users of TCP are busy
-MAX_CREDIT_S = 0.002
-MAX_PAUSE_S = 0.02
-BUSY_FOR_S = 0.05  # after the last byte
 MIN_SWEEP_S = 0.01  # between two looks at idle sessions
 
 _writers = Crew("udp")
-
-
-class _Share:
-    """How much of the process datagrams may take: all of it, or a part while users of TCP are busy.
-
-    Work is done on credit, which comes back as time goes by; who is in debt has to pause.
-    """
-
-    def __init__(self) -> None:
-        self.bytes = 0  # of datagrams: what the meters counted besides was TCP
-        self._credit_s = MAX_CREDIT_S
-        self._seen_s = self._busy_s = time.monotonic()
-        self._tcp_bytes = 0
-
-    def pause_after(self, began_s: float, meter: Meter) -> float:
-        """Return for how many seconds to take no more datagrams, after work that began at a time."""
-        now_s = time.monotonic()
-        earned_s = SHARE * (now_s - self._seen_s)
-        self._credit_s = min(self._credit_s + earned_s, MAX_CREDIT_S) - (now_s - began_s)
-        self._seen_s = now_s
-        if self._credit_s >= 0:
-            return 0.0
-        if not busy_pairs() or not self._tcp_is_busy(meter, now_s):
-            self._credit_s = 0.0
-            return 0.0
-        return min(-self._credit_s / SHARE, MAX_PAUSE_S)
-
-    def _tcp_is_busy(self, meter: Meter, now_s: float) -> bool:
-        totals = meter.root.totals()
-        tcp_bytes = totals.up + totals.down - self.bytes
-        if tcp_bytes != self._tcp_bytes:
-            self._tcp_bytes, self._busy_s = tcp_bytes, now_s
-        return now_s - self._busy_s < BUSY_FOR_S
-
-
-share = _Share()
 
 
 def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]:
@@ -260,8 +220,7 @@ class Carrier:
         except MessageTooLongError:
             parts = self._frames_that_fit(datagrams)
         self._parts += parts
-        if self._is_writing:
-            self._queued_bytes += sum(map(len, parts))
+        self._queued_bytes += sum(map(len, parts))
 
     def _frames_that_fit(self, datagrams: list[Datagram]) -> list[bytes]:
         parts = []

@@ -13,7 +13,8 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.flow import Flow
-from gnar_lib.proxy.udp import Carrier, admit, share
+from gnar_lib.proxy.share import share
+from gnar_lib.proxy.udp import Carrier, admit
 
 if TYPE_CHECKING:
     from gnar_lib.server.control import Control
