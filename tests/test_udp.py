@@ -464,16 +464,16 @@ def _pair() -> tuple[net.SocketConn, net.SocketConn]:
 def test_datagrams_pause_for_users_of_tcp_that_are_busy_and_for_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gnar_lib.proxy.share.busy_pairs", lambda: pairs)
-    meter = Meter(Meter())
-    share, pairs = Share(), 0
+    pairs = [0]
+    monkeypatch.setattr("gnar_lib.proxy.share.busy_pairs", lambda: pairs[0])
+    meter, share = Meter(Meter()), Share()
 
     def work() -> float:
         """Do more than there is credit for; return the pause."""
         return share.pause_after(time.monotonic() - 0.01, meter)
 
     assert work() == 0  # no TCP at all
-    pairs = 1
+    pairs[0] = 1
     meter.up.bytes += 1
     assert work() > 0.005
     share.bytes, meter.up.bytes = 100, 101

@@ -1,4 +1,4 @@
-"""How datagrams share the process with streams: a flood must not starve the users of TCP; touches no socket."""
+"""How datagrams share the process with streams: a flood must not starve users of TCP; touches no socket."""
 
 from __future__ import annotations
 
