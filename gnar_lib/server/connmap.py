@@ -11,16 +11,11 @@ import uuid
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from gnar_lib.net import Conn
-
 EXPIRY_S = 10.0
 
 
 class Entry(Protocol):
     """What waits to be claimed: a user, or the place of a data connection that was asked for."""
-
-    def join(self, conn: Conn) -> None:
-        """Here is the data connection that claimed it, and is its own from now on."""
 
     def expire(self) -> None:
         """Nobody claimed it in time, or its control connection ended; it closes what it holds."""
