@@ -531,6 +531,20 @@ def test_datagram_of_any_size_arrives_whole(size: int) -> None:
         assert user.recv(65536) == payload
 
 
+def test_what_the_kernel_drops_is_counted() -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems do not tell")
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
+        for _ in range(20_000):
+            user.sendto(b"x" * 500, (LOOPBACK, sock.port))
+        sock.serve(heard.extend)
+        dropped = sock.take_overflow()
+        assert dropped > 0
+        wait_until(lambda: len(heard) + dropped == 20_000)
+        assert sock.take_overflow() == 0
+
+
 def test_peers_are_forgotten_when_there_are_too_many_and_are_not_written_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

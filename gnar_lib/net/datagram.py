@@ -37,6 +37,8 @@ _IP_PKTINFO = 8  # ip(7); the socket module lacks it
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, destination in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # local address, interface (RFC 3542, 6)
 _CONTROL_BYTES = 64  # room for either
+_SO_MEMINFO = 55  # of Linux since 4.12; the socket module lacks it
+_MEMINFO = struct.Struct("=9I")  # the last is what was dropped
 
 _log = logger.get("net")
 
@@ -132,6 +134,7 @@ class DatagramSocket:
         self._reader = _Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None
         self._budget = 1
+        self._overflow = 0
         self.began_s = 0.0  # when the turn under way did
         self._before_close = before_close
         self._control = _ask_for_local_address(sock)
@@ -160,6 +163,15 @@ class DatagramSocket:
         """Return how many peers were heard of in the last seconds."""
         since = time.monotonic() - within_s
         return sum(peer.used_s >= since for peer in self._peers.values())
+
+    def take_overflow(self) -> int:
+        """Return how many datagrams the kernel has dropped since the last call, for want of room (Linux)."""
+        if not _IS_LINUX:
+            return 0
+        drops: int = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1]
+        fresh = (drops - self._overflow) % (1 << 32)
+        self._overflow = drops
+        return fresh
 
     def send(self, datagrams: list[Datagram]) -> int:
         """Send each to its peer; return how many the kernel did not take, or have a peer unheard of."""

@@ -8,6 +8,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import auth, logger
 from gnar_lib.net import Conn, Datagram, DatagramSocket
+from gnar_lib.net.datagram import BATCH
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
@@ -125,6 +126,8 @@ class UdpProxy:
         self._last_speaker = received[-1][0]
         carrier.post(admit(received, self._up, self._meter))
         carrier.flush()
+        if len(received) == BATCH:  # a flood: more may have come than there was room for
+            self._meter.dropped += self._socket.take_overflow()
         if pause_s := share.pause_after(self._socket.began_s, self._meter):
             self._socket.pause(pause_s)
 
