@@ -636,17 +636,21 @@ def test_unix_target_that_comes_back_is_found_again(tmp_path: Path) -> None:
             answers.got.clear()
 
 
-def test_user_of_a_unix_socket_without_a_name_is_heard_and_not_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("listen", "dropped"), [("UNIX-RECV", 0), ("unix-dgram", 1)])
+def test_user_of_a_unix_socket_without_a_name_is_heard_and_not_answered(
+    tmp_path: Path, listen: str, dropped: int
+) -> None:
     path = f"{tmp_path}/log"
     with (
         closing(EchoService()) as service,
-        relaying(f"UNIX-RECV:{path}", f"udp:127.0.0.1:{service.port}") as running,
+        relaying(f"{listen}:{path}", f"udp:127.0.0.1:{service.port}") as running,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless,
     ):
         nameless.sendto(b"<13>line", path)
         wait_until(lambda: bool(service.heard))
         assert service.heard[0][0] == b"<13>line"
         wait_until(lambda: len(running.sessions) == 1)
+        wait_until(lambda: running.meter.dropped == dropped)
 
 
 def test_without_fork_one_user_is_served_and_no_other() -> None:

@@ -67,6 +67,10 @@ class UdpService:
                 self._carrier = None
 
     def _look_up(self) -> None:
+        """Wait for the address of the service, the first time; later it is only refreshed meanwhile."""
+        if self._target.is_known:
+            self._target.look_up_soon()
+            return
         try:
             self._target.look_up()
         except DialError as exc:  # it is tried again when users come

@@ -178,7 +178,7 @@ class DatagramSocket:
         find, sendto, failed = self._by_packed.get, self.sock.sendto, 0
         for packed, payload in datagrams:
             peer = find(packed)
-            if peer is None:
+            if peer is None or not peer.address:  # a Unix socket may have no name to write to
                 failed += 1
                 continue
             try:
@@ -188,8 +188,6 @@ class DatagramSocket:
                     self.sock.sendmsg((payload,), peer.control, 0, peer.address)
             except OSError as exc:
                 _log.debug("nothing sent to %s: %s", format_address(peer.address), exc.strerror)
-                failed += 1
-            except TypeError:  # a Unix socket without a name cannot be written to
                 failed += 1
         return failed
 

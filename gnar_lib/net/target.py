@@ -72,6 +72,11 @@ class DatagramTarget:
             raise DialError(f"{self._host} has no {kind} address")
         self._known, self._refusals = fitting, 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an address to open sockets to."""
+        return bool(self._known)
+
     def open(self) -> DatagramConn:
         """Return a new socket connected to the target; raises `DialError`."""
         error: DialError | None = None
@@ -81,7 +86,7 @@ class DatagramTarget:
             except DialError as exc:
                 error = exc
         if error is None or not is_out_of_files(error):
-            self._look_up_again()
+            self.look_up_soon()
         raise error or DialError(f"{self._host} has no address yet")
 
     def refused(self, conn: DatagramConn) -> bool:
@@ -90,10 +95,11 @@ class DatagramTarget:
             self._known = [*self._known[1:], self._known[0]]
         self._refusals += 1
         if self._refusals >= len(self._known):
-            self._look_up_again()
+            self.look_up_soon()
         return bool(self._known) and self._known[0][1] != conn.address
 
-    def _look_up_again(self) -> None:
+    def look_up_soon(self) -> None:
+        """Look the name up in the background, if that was not done just now."""
         if time.monotonic() >= self._next_look_up_s and not len(self._crew):
             self._crew.spawn(self.look_up)
 
