@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -83,6 +84,7 @@ class Stream:
         "_is_lined_up",
         "_is_pending",
         "_offset",
+        "_on_readable",
         "_read_waiter",
         "_room",
         "_session",
@@ -93,11 +95,13 @@ class Stream:
         "closed",
         "id",
         "is_touched",
+        "was_read",
     )
 
     def __init__(self, session: Session, stream_id: int, flags: int) -> None:
         self.id = stream_id
         self.closed = False  # by us: `close` or `abort` was called
+        self.was_read = False  # a wait to read has ended, since somebody set this to False
         self.is_touched = False  # by the frames that the session is about to go through
         self._session = session
         self._state = _OPEN
@@ -108,6 +112,7 @@ class Stream:
         self._chunks: list[bytes | memoryview] = []  # what it has sent; the first from `_offset` on
         self._offset = 0
         self._unread = b""
+        self._on_readable: Callable[[], None] | None = None
         self._read_waiter: greenlet | None = None
         self._write_waiter: greenlet | None = None
         self._is_lined_up = self._has_turn = False
@@ -216,6 +221,17 @@ class Stream:
             wait_for(self)
         finally:
             self._read_waiter = None
+        self.was_read = True
+
+    def call_once_readable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+        self._on_readable = callback
+        self._session.wake_soon(self)  # for what has come already
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
+        if self._read_waiter is not None:
+            self._read_waiter.throw(error)
 
     def _consumed(self, count: int) -> None:
         """Let the peer send more for what the reader took."""
@@ -324,6 +340,7 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
+        self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._session.wake_soon(self)
@@ -431,13 +448,20 @@ class Stream:
     def wake(self) -> None:
         """Switch to whoever can go on now, if only to an error; runs in the hub."""
         is_over = self.closed or self._session.closed
-        if self._read_waiter is not None and (
-            self._chunks or is_over or not (self._state is _OPEN or self._state is _WE_ENDED)
-        ):
-            self._read_waiter.switch(self)
+        if self._read_waiter is not None or self._on_readable is not None:
+            peer_may_send = self._state is _OPEN or self._state is _WE_ENDED
+            if self._chunks or self._unread or is_over or not peer_may_send:
+                self._wake_reader()
         if self._write_waiter is not None and (
             (self._room and not self._is_lined_up)
             or is_over
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):
             self._write_waiter.switch(self)
+
+    def _wake_reader(self) -> None:
+        callback, self._on_readable = self._on_readable, None
+        if callback is not None:
+            callback()
+        elif self._read_waiter is not None:
+            self._read_waiter.switch(self)
