@@ -394,9 +394,10 @@ def send_in_background(peer: Peer, data: bytes) -> None:
     gevent.spawn(send)
 
 
-def test_session_for_a_client_takes_even_ids_only() -> None:
+@pytest.mark.parametrize("odd_or_zero", [3, 0])
+def test_session_for_a_client_takes_even_ids_only(odd_or_zero: int) -> None:
     with session_and_peer(is_client=True) as (_, peer):
-        peer.send((DATA, SYN, 2, b"fine"), (DATA, SYN, 3, b"not"))
+        peer.send((DATA, SYN, 2, b"fine"), (DATA, SYN, odd_or_zero, b"not"))
         assert peer.recv_to_end()[-1] == GONE
 
 
@@ -437,6 +438,36 @@ def test_write_that_fails_half_way_ends_the_session(monkeypatch: pytest.MonkeyPa
         assert crew.wait_empty(5)
         with pytest.raises(ConnClosed):
             stream.sendall(b"x")
+
+
+@pytest.mark.parametrize("size", [1, 30_000])
+def test_write_that_fails_ends_the_session_while_nothing_can_be_read(size: int) -> None:
+    with session_and_peer(is_client=True) as (session, peer):
+        stream = session.open()
+        turn()
+        peer.conn.sock.shutdown(socket.SHUT_RD)
+        stream.send_now(bytes(size))
+        assert session.closed
+        assert "Broken pipe" in str(session.error)
+
+
+def test_reset_frees_what_nobody_has_read() -> None:
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, bytes(1000)))
+        stream = session.accept()
+        assert session.stored_bytes == 1000
+        peer.send((WINDOW_UPDATE, RST, 1, 0))
+        turn()
+        assert session.stored_bytes == stream.stored_bytes == 0
+
+
+def test_stream_that_is_reset_at_once_gets_no_handler() -> None:
+    crew, handled = net.Crew("handlers"), []
+    with session_and_peer() as (session, peer):
+        session.serve(crew, handled.append)
+        peer.send((DATA, SYN, 1, b"x"), (WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, SYN, 3, 0))
+        turn()
+        assert [stream.id for stream in handled] == [3]
 
 
 def test_end_of_the_conn_ends_streams_with_an_error_unless_they_had_ended() -> None:
@@ -562,13 +593,13 @@ def test_what_all_streams_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_streams_that_ended_unread_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
     with session_and_peer() as (session, peer):
-        for stream_id in (1, 3):
+        for stream_id in (1, 3, 5):
             peer.send((DATA, SYN | FIN, stream_id, bytes(200_000)))
             session.accept().shutdown(socket.SHUT_WR)
-        peer.send((DATA, SYN | FIN, 5, bytes(200_000)))
-        session.accept().shutdown(socket.SHUT_WR)
+        turn()
+        assert (session.stream_count, session.stored_bytes) == (0, 600_000)
+        monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
         peer.send((PING, ACK, 0, 1))
         assert "still unread" in wait_end(session)
 
