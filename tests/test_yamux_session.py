@@ -462,7 +462,8 @@ def test_reset_frees_what_nobody_has_read() -> None:
 
 
 def test_stream_that_is_reset_at_once_gets_no_handler() -> None:
-    crew, handled = net.Crew("handlers"), []
+    crew = net.Crew("handlers")
+    handled: list[Stream] = []
     with session_and_peer() as (session, peer):
         session.serve(crew, handled.append)
         peer.send((DATA, SYN, 1, b"x"), (WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, SYN, 3, 0))
