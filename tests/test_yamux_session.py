@@ -138,6 +138,29 @@ def test_recv_variants_bring_what_is_there() -> None:
         assert theirs.recv_into(buffer) == 0
 
 
+def test_callback_takes_what_comes_and_what_was_there_before_it() -> None:
+    with stream_pair() as (ours, theirs):
+        seen: list[bytes | None] = []
+        ours.sendall(b"early")
+        turn()
+        theirs.call_when_readable(lambda: seen.append(theirs.recv_now(100)))
+        turn()
+        ours.sendall(b"late")
+        turn()
+        theirs.call_when_readable(None)
+        ours.sendall(b"unheard")
+        turn()
+        assert seen == [b"early", b"late"]
+        theirs.call_when_readable(lambda: seen.append(theirs.recv_now(100)))
+        ours.shutdown(socket.SHUT_WR)
+        turn()
+        assert seen[2:4] == [b"unheard", b""]
+        seen.clear()
+        theirs.close()
+        turn()
+        assert seen == []
+
+
 def test_send_now_takes_no_more_than_the_window() -> None:
     with stream_pair() as (ours, theirs):
         data = bytes(range(256)) * 4096

@@ -24,6 +24,8 @@ from gnar_lib.yamux.state import TRANSITIONS, Event, State
 from gnar_lib.yamux.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gnar_lib.yamux.session import Session
 
 # What one Data frame carries at most: others wait that long for their turn. With 64 KiB and a header, a write
@@ -51,6 +53,7 @@ class Stream:
         "_is_lined_up",
         "_is_pending",
         "_offset",
+        "_on_readable",
         "_read_waiter",
         "_room",
         "_session",
@@ -77,6 +80,7 @@ class Stream:
         self._offset = 0
         self._unread = b""
         self._read_waiter: greenlet | None = None
+        self._on_readable: Callable[[], None] | None = None
         self._write_waiter: greenlet | None = None
         self._is_lined_up = self._has_turn = False
 
@@ -136,6 +140,14 @@ class Stream:
             self._skip(count, len(chunk))
         self._consumed(filled)
         return filled
+
+    def call_when_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` in the hub when bytes or the end have come, until `close`; None: no more.
+
+        In place of a greenlet that waits. It is called anew when more comes, not for what it leaves unread.
+        """
+        self._on_readable = callback
+        self._session.wake_soon(self)
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what the next `recv` returns."""
@@ -278,6 +290,7 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
+        self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._session.wake_soon(self)
@@ -385,10 +398,11 @@ class Stream:
     def wake(self) -> None:
         """Switch to whoever can go on now, if only to an error; runs in the hub."""
         is_over = self.closed or self._session.closed
-        if self._read_waiter is not None and (
-            self._chunks or is_over or not (self._state is _OPEN or self._state is _WE_ENDED)
-        ):
-            self._read_waiter.switch(self)
+        if self._chunks or is_over or not (self._state is _OPEN or self._state is _WE_ENDED):
+            if self._read_waiter is not None:
+                self._read_waiter.switch(self)
+            elif self._on_readable is not None:
+                self._on_readable()
         if self._write_waiter is not None and (
             (self._room and not self._is_lined_up)
             or is_over
