@@ -546,6 +546,61 @@ def test_stopped_reader_holds_its_window_and_no_other_stream() -> None:
         assert crew.wait_empty(5)
 
 
+def test_small_frame_is_not_behind_megabytes_of_bulk() -> None:
+    crew = net.Crew("writers")
+    with session_and_peer(is_client=True) as (session, peer):
+        for _ in range(16):
+            crew.spawn(session.open().sendall, bytes(INITIAL_WINDOW_BYTES))
+        turn()
+        session.open().sendall(b"urgent")
+        before = sum(len(content) for _, _, _, content in data_frames_before(peer, b"urgent"))
+        assert before < peer.conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + sender.FULL_BYTES
+        left = 16 * INITIAL_WINDOW_BYTES - before
+        while left:
+            left -= len(next_data(peer)[3])
+        assert crew.wait_empty(5)
+
+
+def test_small_frames_of_others_do_not_hold_up_bulk_for_ever() -> None:
+    crew, size = net.Crew("writers"), 100_000
+
+    def write_small(stream: Stream) -> None:
+        for _ in range(INITIAL_WINDOW_BYTES // 4096):
+            stream.sendall(bytes(4096))
+
+    with session_and_peer(is_client=True) as (session, peer):
+        for _ in range(8):
+            crew.spawn(write_small, session.open())
+        bulk = session.open()
+        crew.spawn(bulk.sendall, bytes(size))
+        small = bulk_bytes = 0
+        while bulk_bytes < size:
+            _, _, stream_id, content = next_data(peer)
+            if stream_id == bulk.id:
+                bulk_bytes += len(content)
+            else:
+                small += len(content)
+        assert small < 6 * INITIAL_WINDOW_BYTES  # of 8
+        while small < 8 * INITIAL_WINDOW_BYTES:
+            small += len(next_data(peer)[3])
+        assert crew.wait_empty(5)
+
+
+def next_data(peer: Peer) -> tuple[int, int, int, bytes]:
+    """Return the next Data frame."""
+    while each := peer.recv():
+        kind, flags, stream_id, content = each
+        if isinstance(content, bytes):
+            return kind, flags, stream_id, content
+    pytest.fail("the end, instead of data")
+
+
+def data_frames_before(peer: Peer, content: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Return the Data frames that come before one with this content."""
+    while (each := next_data(peer))[3] != content:
+        yield each
+
+
 def test_stream_past_the_backlog_is_refused() -> None:
     with session_and_peer() as (session, peer):
         count = session_module.ACCEPT_BACKLOG

@@ -54,6 +54,7 @@ class Stream:
         "_is_pending",
         "_offset",
         "_on_readable",
+        "_passed",
         "_read_waiter",
         "_room",
         "_session",
@@ -83,6 +84,7 @@ class Stream:
         self._on_readable: Callable[[], None] | None = None
         self._write_waiter: greenlet | None = None
         self._is_lined_up = self._has_turn = False
+        self._passed = -1  # the epoch of the sender in which we last passed those in line
 
     def __repr__(self) -> str:
         return f"<Stream {self} {'closed, ' if self.closed else ''}{self._state.value}>"
@@ -202,8 +204,12 @@ class Stream:
         while sent < total:
             self._check_sending()
             count = min(total - sent, self._room, FRAME_BYTES)
-            if not (count and (self._has_turn or sender.has_room(count))):
+            if not count:
                 break
+            if not (self._has_turn or sender.has_room()):
+                if self._passed == sender.epoch or not sender.may_pass(count):
+                    break
+                self._passed = sender.epoch
             self._has_turn = False
             if count < total:
                 view = memoryview(data)[sent : sent + count]
