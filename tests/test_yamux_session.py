@@ -6,7 +6,7 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import gevent
 import pytest
@@ -584,6 +584,55 @@ def test_small_frames_of_others_do_not_hold_up_bulk_for_ever() -> None:
         while small < 8 * INITIAL_WINDOW_BYTES:
             small += len(next_data(peer)[3])
         assert crew.wait_empty(5)
+
+
+class SlowConn:
+    """What a sender needs of a conn: takes as many bytes as there is `room`, and calls back when a test says."""
+
+    closed = False
+    room = 0
+    on_writable: Callable[[], None] | None = None
+
+    def limit_unsent(self, limit_bytes: int) -> None:
+        assert limit_bytes == sender.UNSENT_BYTES
+
+    def send_now(self, data: bytes) -> int:
+        sent = min(self.room, len(data))
+        self.room -= sent
+        return sent
+
+    def sendmsg_now(self, buffers: list[bytes]) -> int:
+        return self.send_now(b"".join(buffers))
+
+    def call_when_writable(self, callback: Callable[[], None] | None) -> None:
+        self.on_writable = callback
+
+
+class WriterInLine:
+    """Counts its turns."""
+
+    turns = 0
+
+    def say(self) -> None:
+        pytest.fail("it has nothing to say")
+
+    def take_turn(self) -> None:
+        self.turns += 1
+
+
+def test_writer_in_line_gets_a_turn_though_the_socket_stays_full() -> None:
+    conn, writer = SlowConn(), WriterInLine()
+    ours = sender.Sender(cast("net.SocketConn", conn), lambda error: pytest.fail(str(error)))
+    ours.send_data(bytes(12), bytes(30_000))
+    assert not ours.has_room()
+    ours.line_up(writer)
+    for turns in range(1, 4):
+        epoch = ours.epoch
+        conn.room = 1000
+        assert conn.on_writable is not None
+        conn.on_writable()
+        assert (writer.turns, ours.epoch) == (turns, epoch + 1)
+        ours.line_up(writer)
 
 
 def next_data(peer: Peer) -> tuple[int, int, int, bytes]:
