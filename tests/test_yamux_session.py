@@ -587,7 +587,7 @@ def test_small_frames_of_others_do_not_hold_up_bulk_for_ever() -> None:
 
 
 class SlowConn:
-    """What a sender needs of a conn: takes as many bytes as there is `room`, and calls back when a test says."""
+    """What a sender needs of a conn: takes as many bytes as there is `room`."""
 
     closed = False
     room = 0
