@@ -51,9 +51,13 @@ class AuthError(GnarError):
     """A login was refused, or the peer failed to prove that it knows the token."""
 
 
+class UnsupportedError(GnarError):
+    """The peer cannot do what it was asked for, now or later."""
+
+
 class ProxyRefusedError(GnarError):
     """The server will never open this proxy as it was asked for."""
 
 
-class MuxError(GnarError):
+class MuxError(ConnError):
     """A multiplexed session ended, with the reason."""

@@ -92,15 +92,14 @@ class Link:
         self.control = control = Control(self.client.config, self.client.client_id)
         ticker = None
         try:
-            answer = self._log_in(control, first.request())
+            self._log_in(control, first.request())
             self._was_connected = True
             self._heard_s = time.monotonic()
             self._outbox = Outbox(control.conn, self.client.crew)
             _log.info("connected to %s%s", control.conn, "" if control.session else " (a Go server)")
             self._ask_for_the_others(first)
             ticker = gevent.spawn(self._tick)
-            if answer is not None:
-                self._handle(answer)
+            control.serve_streams(self.client.users, lambda stream: tunnel.serve_stream(self, stream))
             while True:
                 self._handle(recv(control.conn))
         finally:
@@ -108,10 +107,10 @@ class Link:
                 ticker.kill(block=False)
             self._disconnected()
 
-    def _log_in(self, control: Control, request: ProxyReq) -> Message | None:
+    def _log_in(self, control: Control, request: ProxyReq) -> None:
         """Log in; a server that hangs up without a word refuses us, unless it has been known to take us."""
         try:
-            return control.log_in(request)
+            control.log_in(request)
         except ConnClosed as exc:
             if self._was_connected:
                 raise
@@ -132,7 +131,7 @@ class Link:
         if self._outbox is not None:
             self._outbox.close()
             self._outbox = None
-        self.control.conn.close()
+        self.control.close()
         self._close_waiting()
         self._retry_at_s.clear()
         for proxy in self.proxies.values():
@@ -149,7 +148,7 @@ class Link:
             now = time.monotonic()
             if now - self._heard_s > SILENCE_S:
                 _log.warning("the server has been silent for %g s", SILENCE_S)
-                self.control.conn.abort()
+                self.control.abort()
                 return
             if self.control.session is not None:
                 self._post(Heartbeat())
@@ -219,7 +218,7 @@ class Link:
 
     def _want(self, number: int) -> None:
         """The server says how many are to wait; a heartbeat that does not say changes nothing."""
-        if number and self.control.session is not None:
+        if number and self.control.session is not None and self.control.mux is None:
             self._wanted = min(number, MAX_WAITING)
             self.fill()
 
@@ -306,4 +305,4 @@ class Link:
         self._is_ending = True
         if self._outbox is not None:
             self._outbox.close()
-            self.control.conn.close()
+            self.control.close()

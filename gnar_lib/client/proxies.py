@@ -8,7 +8,10 @@ from gnar_lib import logger
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
 from gnar_lib.net.target import Target
+from gnar_lib.pio.limit import Bucket
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
+from gnar_lib.proxy.flow import Flow
 
 
 class ProxyState(Enum):
@@ -22,8 +25,11 @@ class ProxyState(Enum):
 class ClientProxy:
     """A proxy of this client."""
 
-    def __init__(self, config: ProxyConfig) -> None:
+    def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
+        limit = config.speed_limit
+        self.up, self.down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
+        self.meter = Meter(total, self.up, self.down)
         self.target = Target(config.local_host, config.local_port)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.state = ProxyState.PENDING

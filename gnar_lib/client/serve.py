@@ -12,9 +12,12 @@ from gnar_lib import logger
 from gnar_lib.client.link import Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.config import Address, ClientConfig
-from gnar_lib.errors import AuthError
+from gnar_lib.errors import AuthError, UnsupportedError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Crew
+from gnar_lib.pio.meter import Meter
+
+_FIXED = ("server", "token", "auth", "multiplex")  # what a reload cannot change
 
 _log = logger.get("client")
 
@@ -30,7 +33,8 @@ class Client:
         self.failed = False
         self._stop = stop
         self._links: list[Link] = []
-        self._proxies = {proxy.proxy_name: ClientProxy(proxy) for proxy in config.proxies}
+        self.meter = Meter()  # of all proxies together
+        self._proxies = {proxy.proxy_name: ClientProxy(proxy, self.meter) for proxy in config.proxies}
         self._shown: set[str] = set()
 
     def start(self) -> None:
@@ -46,7 +50,7 @@ class Client:
     def _run_link(self, link: Link) -> None:
         try:
             link.run()
-        except AuthError as exc:
+        except (AuthError, UnsupportedError) as exc:
             _log.error("%s", exc)
             self._fail()
         finally:
@@ -66,6 +70,7 @@ class Client:
     def proxy_refused(self, proxy: ClientProxy) -> None:
         """Go on without it, or end when it was the last."""
         del self._proxies[proxy.name]
+        proxy.meter.end()
         if not self._proxies:
             _log.error("no proxy is left")
             self._fail()
@@ -94,18 +99,15 @@ class Client:
                 del wanted[name]
                 continue
             del self._proxies[name]
+            proxy.meter.end()
             self._shown.discard(name)
             for link in [link for link in self._links if link.proxies.get(name) is proxy]:
                 link.remove(proxy)
-        if (config.server, config.token, config.auth) != (
-            self.config.server,
-            self.config.token,
-            self.config.auth,
-        ):
-            _log.warning("server address, token and auth stay as they are until the next start")
+        if any(getattr(config, key) != getattr(self.config, key) for key in _FIXED):
+            _log.warning("server address, token, auth and multiplex stay as they are until the next start")
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
-            self._add(ClientProxy(fresh))
+            self._add(ClientProxy(fresh, self.meter))
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
@@ -130,9 +132,10 @@ class Client:
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
         idle = sum(link.waiting for link in self._links)
+        totals = self.meter.totals()
         return (
-            f"links={len(self._links)} proxies={len(self._proxies)} "
-            f"users={len(self.users) - idle} waiting={idle}"
+            f"links={len(self._links)} proxies={len(self._proxies)} users={len(self.users) - idle} "
+            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} waiting={idle}"
         )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gnar_lib.errors import ConnError, DialError
-from gnar_lib.net import SocketConn
-from gnar_lib.proto import Exchange, recv
-from gnar_lib.proxy.stream import stream
+from gnar_lib.net import Conn, deadline
+from gnar_lib.proto import Exchange, expect, recv
+from gnar_lib.proxy.stream import stream as join
+from gnar_lib.yamux import Stream
 
 if TYPE_CHECKING:
     from gnar_lib.client.link import Link
     from gnar_lib.client.proxies import ClientProxy
+
+FIRST_MESSAGE_S = 10.0  # the server sends it with the stream's first frame
 
 
 def bring_data_conn(link: Link, message: Exchange) -> None:
@@ -19,6 +22,17 @@ def bring_data_conn(link: Link, message: Exchange) -> None:
     proxy = link.proxy_of(message)
     conn = link.control.open_data(message)
     _serve(proxy, conn)
+
+
+def serve_stream(link: Link, stream: Stream) -> None:
+    """Serve the user for whom the server has opened a stream."""
+    try:
+        with deadline(FIRST_MESSAGE_S, "the first message of a stream"):
+            proxy = link.proxy_of(expect(stream, Exchange))
+    except BaseException:
+        stream.abort()
+        raise
+    _serve(proxy, stream)
 
 
 def wait_for_user(link: Link) -> None:
@@ -37,7 +51,7 @@ def wait_for_user(link: Link) -> None:
     _serve(proxy, conn)
 
 
-def _serve(proxy: ClientProxy, conn: SocketConn) -> None:
+def _serve(proxy: ClientProxy, conn: Conn) -> None:
     """Join the data connection with the local service; one that refuses ends the user's connection."""
     try:
         local = proxy.target.dial()
@@ -49,7 +63,10 @@ def _serve(proxy: ClientProxy, conn: SocketConn) -> None:
         conn.abort()
         raise
     proxy.reached()
+    proxy.meter.enter()
     try:
-        stream(conn, local)
+        join(conn, local, proxy.up, proxy.down)
     except ConnError as exc:
         proxy.log.debug("a user's connection broke: %s", exc)
+    finally:
+        proxy.meter.leave()

@@ -80,10 +80,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
-    config = ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
-    if config.multiplex:
-        raise ConfigError("multiplex is not supported yet; leave it out")
-    return config
+    return ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
 
 
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +153,8 @@ def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
     proxies = []
     for where, rows in tables.items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ConfigError(f"{where}: expected tables, each with the line [[proxys]] above it")
+            key = where.rpartition(" ")[2]
+            raise ConfigError(f"{where}: expected tables, each with the line [[{key}]] above it")
         for number, row in enumerate(rows, 1):
             place = f"{where}[{number}]"
             proxy = _read_table(_PROXY, row, f"{place}.")

@@ -93,7 +93,8 @@ class Listener:
         self.sock = sock
         self._loop = get_hub().loop
         self._watcher: Any = self._loop.io(sock.fileno(), READ)
-        self._pause: Any = self._loop.timer(ACCEPT_PAUSE_S)
+        # Repeating, since a timer of libev that does not is good for one start.
+        self._pause: Any = self._loop.timer(ACCEPT_PAUSE_S, ACCEPT_PAUSE_S)
         self._handle: Callable[[SocketConn], None] | None = None
         self._crew: Crew | None = None
 
@@ -150,6 +151,7 @@ class Listener:
             self._pause.start(self._resume)
 
     def _resume(self) -> None:
+        self._pause.stop()
         self._watcher.start(self._accept_batch)
 
     def _accept_one(self) -> SocketConn | None:

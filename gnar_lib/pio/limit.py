@@ -114,6 +114,11 @@ class Bucket:
         self._waiters: deque[_Waiter] = deque()
         self._timer: Any = None
 
+    @classmethod
+    def of(cls, rate: int | None) -> Bucket | None:
+        """Return a bucket of that rate, None when there is no limit."""
+        return None if rate is None else cls(rate)
+
     def __repr__(self) -> str:
         return f"<Bucket {self.rate} bytes/s, {len(self._waiters)} waiting>"
 

@@ -1,4 +1,4 @@
-"""What one direction of a connection counts and may use; knows no conn."""
+"""What one direction of a proxy counts and may use; knows no conn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class TakesTokens(Protocol):
 
 
 class Flow:
-    """One direction: `bytes` grows while they flow; `bucket` limits them, None does not."""
+    """One direction, of one connection or of all those of a proxy.
+
+    `bytes` grows while they flow; `bucket` limits them, None does not.
+    """
 
     __slots__ = ("bucket", "bytes")
 

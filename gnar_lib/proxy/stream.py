@@ -92,11 +92,9 @@ class _Pair:
 
 def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
     """Copy until the end of the stream, by the fastest way that the two conns allow at the time."""
-    if not isinstance(src, SocketConn):
-        copy_buffered(src, dst, flow)
-        return
-    src.keep_reading = True  # this greenlet waits on conns alone from here on
-    if not (CAN_SPLICE and isinstance(dst, SocketConn)):
+    if isinstance(src, SocketConn):
+        src.keep_reading = True  # this greenlet waits on conns alone from here on
+    if not (CAN_SPLICE and isinstance(src, SocketConn) and isinstance(dst, SocketConn)):
         copy_buffered(src, dst, flow)
         return
     while not copy_buffered(src, dst, flow, until_bulk=True):

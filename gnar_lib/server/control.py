@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import gevent
 
 from gnar_lib import auth, logger
-from gnar_lib.errors import ConnError, GnarError, PortTakenError, ProtocolError, ProxyRefusedError
-from gnar_lib.net import SocketConn, format_address, host_of, set_user_timeout
+from gnar_lib.errors import ConnError, GnarError, MuxError, PortTakenError, ProtocolError, ProxyRefusedError
+from gnar_lib.net import Conn, SocketConn, format_address, host_of, set_user_timeout
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.server.proxy import Proxy
 from gnar_lib.server.waiting import WaitingConns
+from gnar_lib.yamux import Session as Mux
 
 if TYPE_CHECKING:
     from gnar_lib.server.serve import Server
@@ -27,17 +28,24 @@ HEARTBEAT_S = 1.0
 SILENCE_S = 10.0  # our own clients send a heartbeat every second
 GO_USER_TIMEOUT_S = 30.0  # a Go client is silent by nature: it must acknowledge our heartbeats
 MAX_PROXIES = 1024  # of one client
+NO_CONN_ID = "-"  # in the Exchange of a data connection that is there already: nothing is to be claimed
 
 _log = logger.get("control")
 
 
+def limit_silence(conn: SocketConn, session: auth.Session | None) -> None:
+    """Have the kernel give up a client that no longer acknowledges what is sent to it."""
+    set_user_timeout(conn, SILENCE_S if session else GO_USER_TIMEOUT_S)
+
+
 class Control:
-    """A client that is logged in; `session` is None for a Go client."""
+    """A client that is logged in; `session` is None for a Go client, `mux` unless it multiplexes."""
 
     def __init__(
-        self, server: Server, conn: SocketConn, session: auth.Session | None, client_id: str
+        self, server: Server, conn: Conn, session: auth.Session | None, client_id: str, mux: Mux | None
     ) -> None:
         self.server = server
+        self.mux = mux
         self.conn = conn
         self.session = session
         self.client_id = client_id
@@ -50,13 +58,11 @@ class Control:
         self._heard_s = time.monotonic()
         self._is_ended = False
 
-    def run(self, first: Message | None = None) -> None:
+    def run(self, first: Message) -> None:
         """Serve the client until its control connection ends, then free all it has."""
-        set_user_timeout(self.conn, SILENCE_S if self.session else GO_USER_TIMEOUT_S)
         self.server.crew.spawn(self._tick)
         try:
-            if first is not None:
-                self._handle(first)
+            self._handle(first)
             while True:
                 self._handle(recv(self.conn))
         except ConnError as exc:
@@ -164,7 +170,7 @@ class Control:
 
     @property
     def _may_wait(self) -> bool:
-        return self.session is not None and auth.FEATURE_WAIT in self.session.features
+        return self.mux is None and self.session is not None and auth.FEATURE_WAIT in self.session.features
 
     def admit_waiting(self, conn: SocketConn, login: Login) -> None:
         """Keep a data connection for the next user, when it proves to be this session's and no replay."""
@@ -176,18 +182,29 @@ class Control:
             _log.warning("refused %s: a data connection that proves nothing", conn)
             conn.close()
 
-    def take_data_conn(self, proxy: Proxy, user: SocketConn) -> SocketConn | None:
-        """Return a waiting data connection, its Exchange already sent; None when there is none."""
-        if not self._may_wait:
-            return None
-        while (conn := self.waiting.take()) is not None:
+    def take_data_conn(self, proxy: Proxy, user: SocketConn) -> Conn | None:
+        """Return a data connection that needs no asking for, its Exchange sent; None when there is none.
+
+        Multiplexed, that is a stream that we open; otherwise one that has been waiting.
+        """
+        while (conn := self._next_data_conn()) is not None:
             try:
-                conn.sendall(proxy.frame_for("waiting", user))
+                conn.sendall(proxy.frame_for(NO_CONN_ID, user))
             except ConnError:
                 conn.close()
             else:
                 return conn
         return None
+
+    def _next_data_conn(self) -> Conn | None:
+        if self._may_wait:
+            return self.waiting.take()
+        if self.mux is None or self.session is None or auth.FEATURE_MUX not in self.session.features:
+            return None
+        try:
+            return self.mux.open()
+        except MuxError:  # the session is ending, and so is this control connection
+            return None
 
     # ---- the end -------------------------------------------------------------------------------------------
 
@@ -203,6 +220,8 @@ class Control:
         self._is_ended = True
         self._outbox.close()
         self.conn.close()
+        if self.mux is not None:
+            self.mux.close()
         for proxy in [*self._proxies.values()]:
             self._close(proxy)
         self.server.forget(self)

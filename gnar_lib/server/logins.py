@@ -6,11 +6,12 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from gnar_lib import auth
+from gnar_lib import auth, yamux
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import AuthError, ConnError
-from gnar_lib.net import SocketConn, deadline
+from gnar_lib.errors import AuthError, ConnClosed, ConnError
+from gnar_lib.net import Conn, SocketConn, deadline
 from gnar_lib.proto import Login, Message, Proof, Welcome, expect, recv, send
 
 LOGIN_DEADLINE_S = 10.0
@@ -19,28 +20,35 @@ MAX_IN_PROGRESS = 1024  # past that the oldest is closed: it has had its time, a
 LINGER_S = 2.0
 
 
+class Closable(Protocol):
+    """A connection, or a session of many."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
 class InProgress:
-    """The connections that are not logged in yet, in the order in which they came.
+    """The connections that have not said yet what they are for, in the order in which they came.
 
     One look at them each second is cheaper than a timer for each of thousands.
     """
 
     def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._began_s: dict[SocketConn, float] = {}
+        self._began_s: dict[Closable, float] = {}
         self._limit = limit
         self._clock = clock
 
     def __len__(self) -> int:
         return len(self._began_s)
 
-    def add(self, conn: SocketConn) -> None:
+    def add(self, conn: Closable) -> None:
         """Note a new one; closes the oldest when there are too many."""
         self._began_s[conn] = self._clock()
         if len(self._began_s) > self._limit:
             self._close(next(iter(self._began_s)))
 
-    def discard(self, conn: SocketConn) -> None:
-        """It is logged in, or closed."""
+    def discard(self, conn: Closable) -> None:
+        """It has said what it is for, or is closed."""
         self._began_s.pop(conn, None)
 
     def expire(self) -> None:
@@ -49,14 +57,18 @@ class InProgress:
         for conn in [conn for conn, began_s in self._began_s.items() if now - began_s > LOGIN_DEADLINE_S]:
             self._close(conn)
 
-    def _close(self, conn: SocketConn) -> None:
+    def _close(self, conn: Closable) -> None:
         del self._began_s[conn]
         conn.abort()
 
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """A connection that has logged in: a control connection of ours (`session`), or a `first` message."""
+    """A connection that has logged in: by whom, and what it is for.
+
+    `session` is None for a Go client. `first` is the message behind the login; None where none comes: on a
+    connection that waits for a user, and on one that is multiplexed.
+    """
 
     login: Login
     session: auth.Session | None = None
@@ -75,7 +87,7 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
     attempt = auth.ServerLogin(config.token, config.auth, login)
     if not attempt.is_ours:
         attempt.check()
-        return Entrance(login, first=recv(conn, MAX_LOGIN_BYTES))
+        return Entrance(login, first=_first_message(conn))
     try:
         attempt.check()
         if attempt.needs_proof:
@@ -86,7 +98,16 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
         raise
     session, welcome = attempt.welcome()
     send(conn, welcome)
-    return Entrance(login, session=session)
+    return Entrance(login, session, _first_message(conn))
+
+
+def _first_message(conn: Conn) -> Message | None:
+    """Return the message behind the login; None when a multiplexed session begins there instead."""
+    first_byte = conn.recv(1)
+    if not first_byte:
+        raise ConnClosed("the peer closed the connection behind its login")
+    conn.unread(first_byte)
+    return None if first_byte[0] == yamux.VERSION else recv(conn, MAX_LOGIN_BYTES)
 
 
 def _refuse(conn: SocketConn, reason: str) -> None:

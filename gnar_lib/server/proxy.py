@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gnar_lib import logger
-from gnar_lib.net import Listener, SocketConn, format_address
+from gnar_lib.net import Conn, Listener, SocketConn, format_address
+from gnar_lib.pio.limit import Bucket
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, to_frame
+from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.stream import stream
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ class Proxy:
         self.listener = listener
         self.port = listener.port
         self.log = logger.get(f"TCP [{name}]")
+        limit = control.server.config.max_speed
+        self._up, self._down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
+        self._meter = Meter(control.server.meter, self._up, self._down)
 
     def serve_user(self, user: SocketConn) -> None:
         """Carry one user's bytes over a waiting data connection, or have the client bring one."""
@@ -49,7 +55,15 @@ class Proxy:
         except BaseException:
             user.abort()
             raise
-        stream(user, data)
+        self.carry(user, data)
+
+    def carry(self, user: SocketConn, data: Conn) -> None:
+        """Join a user with a data connection, until both are closed."""
+        self._meter.enter()
+        try:
+            stream(user, data, self._up, self._down)
+        finally:
+            self._meter.leave()
 
     def exchange_for(self, conn_id: str, user: SocketConn) -> Exchange:
         """Return the message that tells the client of a user."""
@@ -65,4 +79,5 @@ class Proxy:
     def close(self) -> None:
         """Take no more users."""
         self.listener.close()
+        self._meter.end()
         self.control.server.connmap.drop(lambda user: user.proxy is self)

@@ -12,14 +12,16 @@ from gnar_lib import logger
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import Crew, Listener, SocketConn, host_of, listen
-from gnar_lib.proto import Exchange, Login, ProxyCancel, ProxyReq
-from gnar_lib.proxy.stream import stream
+from gnar_lib.net import Conn, Crew, Listener, SocketConn, deadline, host_of, listen
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto import Exchange, Login, Message, ProxyCancel, ProxyReq, recv
 from gnar_lib.server import logins
 from gnar_lib.server.connmap import ConnMap
-from gnar_lib.server.control import Control
+from gnar_lib.server.control import Control, limit_silence
 from gnar_lib.server.proxy import Proxy, User
 from gnar_lib.server.resources import Ports
+from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 
 EXPIRE_EVERY_S = 1.0
 
@@ -35,6 +37,7 @@ class Server:
         self.ports: Ports[Proxy] = Ports(config.bind)
         self.crew = Crew("server")  # logins and control connections
         self.users = Crew("user")  # one greenlet per user's connection
+        self.meter = Meter()  # of all proxies together
         self._in_progress = logins.InProgress()
         self._controls: set[Control] = set()
         self._sessions: dict[str, Control] = {}
@@ -71,25 +74,69 @@ class Server:
         match entrance.first:
             case None if login.waiting:
                 self._admit_waiting(conn, login)
-            case None | ProxyReq():
+            case None:
+                self._serve_multiplexed(conn, entrance)
+            case ProxyReq():
+                limit_silence(conn, entrance.session)
                 self._serve_control(conn, entrance)
             case Exchange():
-                self._serve_data(conn, login, entrance.first)
+                self._serve_data(conn, entrance.first, self._may_claim(login, entrance.first))
             case ProxyCancel():
-                self._cancel(conn, login, entrance.first)
+                self._cancel(conn, entrance)
             case _:
-                _log.warning("refused %s: %s after the login", conn, type(entrance.first).__name__)
-                conn.close()
+                _refuse(conn, entrance.first)
 
-    def _serve_control(self, conn: SocketConn, entrance: logins.Entrance) -> None:
-        control = Control(self, conn, entrance.session, entrance.login.client_id)
+    def _serve_control(self, conn: Conn, entrance: logins.Entrance, mux: Mux | None = None) -> None:
+        control = Control(self, conn, entrance.session, entrance.login.client_id, mux)
         if control.client_id:
             self._take_over_from_older(control)
         self._controls.add(control)
         if control.session is not None:
             self._sessions[control.session.id] = control
-        _log.info("client %s (%s)", control.address, _version(entrance.login))
+        how = ", multiplexed" if mux else ""
+        _log.info("client %s (%s%s)", control.address, _version(entrance.login), how)
+        assert entrance.first is not None  # noqa: S101  (a ProxyReq brought us here)
         control.run(entrance.first)
+
+    # ---- multiplexed ---------------------------------------------------------------------------------------
+
+    def _serve_multiplexed(self, conn: SocketConn, entrance: logins.Entrance) -> None:
+        """Have control and data of one client as streams of this connection, until it ends."""
+        limit_silence(conn, entrance.session)
+        mux = Mux(conn, is_client=False)
+        self._in_progress.add(mux)  # until it has said by a first stream what it is for
+        try:
+            mux.serve(self.crew, lambda stream: self._serve_stream(stream, mux, entrance))
+            mux.wait_end()
+        finally:
+            self._in_progress.discard(mux)
+            mux.close()
+
+    def _serve_stream(self, stream: Stream, mux: Mux, entrance: logins.Entrance) -> None:
+        """Do what a stream is for that the client has opened; its login is that of the session."""
+        try:
+            with deadline(logins.LOGIN_DEADLINE_S, "the first message of a stream"):
+                first = recv(stream, logins.MAX_LOGIN_BYTES)
+        except (ProtocolError, ConnError) as exc:
+            _log.debug("refused %s: %s", stream, exc)
+            stream.abort()
+            return
+        except BaseException:
+            stream.abort()
+            raise
+        self._in_progress.discard(mux)
+        entrance = replace(entrance, first=first)
+        match first:
+            case ProxyReq():
+                self._serve_control(stream, entrance, mux)
+            case Exchange():
+                self._serve_data(stream, first, lambda user: user.control.mux is mux)
+            case ProxyCancel():
+                self._cancel(stream, entrance, mux)
+            case _:
+                _refuse(stream, first)
+
+    # ---- what connections are for --------------------------------------------------------------------------
 
     def _take_over_from_older(self, control: Control) -> None:
         """A client that comes back before its end was noticed: what it had becomes free for it at once."""
@@ -104,15 +151,15 @@ class Server:
         else:
             control.admit_waiting(conn, login)
 
-    def _serve_data(self, conn: SocketConn, login: Login, message: Exchange) -> None:
+    def _serve_data(self, conn: Conn, message: Exchange, may_claim: Callable[[User], bool]) -> None:
         """Join a data connection with the user whom it claims by the `conn_id`."""
-        user = self.connmap.claim(message.conn_id, self._may_claim(login, message))
+        user = self.connmap.claim(message.conn_id, may_claim)
         if user is None:
             _log.debug("nobody waits for data connection %s", conn)
             conn.close()
             return
         user.proxy.log.debug("user %s has data connection %s", user.conn, conn)
-        self.users.spawn(stream, user.conn, conn)
+        self.users.spawn(user.proxy.carry, user.conn, conn)
 
     def _may_claim(self, login: Login, message: Exchange) -> Callable[[User], bool]:
         """Return the test whether this connection may claim a user.
@@ -123,21 +170,25 @@ class Server:
         control = self._sessions.get(login.session) if login.session else None
         if control is None or control.session is None:
             is_go = not login.session
-            return lambda user: is_go and user.control.session is None
+            return lambda user: is_go and user.control.session is None and user.control.mux is None
         is_signed = control.session.is_signed(message.conn_id, message.proof)
         return lambda user: is_signed and user.control is control
 
-    def _cancel(self, conn: SocketConn, login: Login, message: ProxyCancel) -> None:
+    def _cancel(self, conn: Conn, entrance: logins.Entrance, mux: Mux | None = None) -> None:
         """End a Go client's proxy. Our own clients cancel on their control connection."""
+        message = entrance.first
+        assert isinstance(message, ProxyCancel)  # noqa: S101  (that is what brought us here)
         proxy = self.ports.owner(message.remote_port)
         host = host_of(conn.getpeername())
         conn.close()
         if proxy is None:
             return
-        if login.session or proxy.control.session is not None or proxy.control.host != host:
+        control = proxy.control
+        is_ours = bool(entrance.login.session) or control.session is not None
+        if is_ours or control.mux is not mux or control.host != host:
             _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
-        proxy.control.cancel(message)
+        control.cancel(message)
 
     def forget(self, control: Control) -> None:
         """A control connection has ended: nobody comes to it any more."""
@@ -171,8 +222,10 @@ class Server:
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
         waiting = sum(len(control.waiting) for control in self._controls)
+        totals = self.meter.totals()
         return (
             f"clients={len(self._controls)} proxies={len(self.ports)} users={len(self.users)} "
+            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} "
             f"waiting={waiting} conn_map={len(self.connmap)} logins={len(self._in_progress)}"
         )
 
@@ -182,6 +235,11 @@ class Server:
             _log.warning("port and bind stay as they are until the next start")
         self.config = replace(config, port=self.config.port, bind=self.config.bind)
         _log.info("configuration reloaded")
+
+
+def _refuse(conn: Conn, message: Message | None) -> None:
+    _log.warning("refused %s: %s after the login", conn, type(message).__name__)
+    conn.close()
 
 
 def _version(login: Login) -> str:

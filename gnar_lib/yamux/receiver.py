@@ -39,8 +39,11 @@ class Receiver:
         self._missing = 0
         self._flags = 0
         self._touched: list[Stream] = []
-        conn.call_when_readable(self._on_readable)
-        if conn.has_unread:
+
+    def start(self) -> None:
+        """Read from now on, what was read before and put back into the conn included."""
+        self._conn.call_when_readable(self._on_readable)
+        if self._conn.has_unread:
             get_hub().loop.run_callback(self._on_unread)
 
     def _on_unread(self) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from gevent.event import Event
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
@@ -41,11 +42,11 @@ _GO_AWAY_REASONS = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an inte
 class Session:
     """Both roles of a session over a connected conn, which it owns from then on.
 
-    It receives at once. Streams of the peer wait for `serve` or `accept`, `ACCEPT_BACKLOG` of them; further
-    ones are refused.
+    It receives at once, unless `receives` is false: then from `receive` on. Streams of the peer wait for
+    `serve` or `accept`, `ACCEPT_BACKLOG` of them; further ones are refused.
     """
 
-    def __init__(self, conn: SocketConn, *, is_client: bool) -> None:
+    def __init__(self, conn: SocketConn, *, is_client: bool, receives: bool = True) -> None:
         self.closed = False
         self.error: GnarError | None = None  # why it ended; None too when we closed it
         self.path = Path()
@@ -75,6 +76,8 @@ class Session:
         self._keepalive.start(self._keep_alive)
         # Repeating, since a timer of libev that does not is good for one start.
         self._deadline = self._loop.timer(KEEPALIVE_TIMEOUT_S, KEEPALIVE_TIMEOUT_S)
+        if receives:
+            self.receive()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._streams)} streams"
@@ -101,6 +104,10 @@ class Session:
     def why_closed(self) -> str:
         """Why the session ended, in words."""
         return str(self.error).removeprefix(f"{self}: ") if self.error else "the session was closed"
+
+    def receive(self) -> None:
+        """Begin to receive: until then whoever made the session may read its conn."""
+        self._receiver.start()
 
     # ---- streams -------------------------------------------------------------------------------------------
 
@@ -197,6 +204,18 @@ class Session:
         if not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
             self._end(None)
+
+    def abort(self) -> None:
+        """End the session with all its streams, without a word."""
+        self._end(None)
+
+    def wait_end(self) -> None:
+        """Wait until the session has ended."""
+        if self.closed:
+            return
+        ended: Event = Event()
+        self.on_end(ended.set)
+        ended.wait()
 
     def _fail(self, exc: GnarError) -> None:
         """End the session for an error of the conn."""

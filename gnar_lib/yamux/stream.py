@@ -143,6 +143,20 @@ class Stream:
         self._consumed(filled)
         return filled
 
+    def borrow(self) -> memoryview | bytes:
+        """Return a chunk as it came, which may lie in the session's buffer: good until anything waits."""
+        if self._unread:
+            return self.recv(len(self._unread))
+        while not self._chunks:
+            if self._is_at_end():
+                return b""
+            self._wait_to_read()
+        chunk = self._chunks[0][self._offset :] if self._offset else self._chunks[0]
+        del self._chunks[0]
+        self._offset = 0
+        self._consumed(len(chunk))
+        return chunk
+
     def call_when_readable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` in the hub when bytes or the end have come, until `close`; None: no more.
 

@@ -1,0 +1,316 @@
+"""Joining two conns: every way of copying, under any sizes, limits, resets and readers that stop."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.hub import get_hub
+
+from gnar_lib import net
+from gnar_lib.errors import ConnClosed, ConnError
+from gnar_lib.net.conn import socket_class
+from gnar_lib.pio.limit import Bucket
+from gnar_lib.proxy import splice
+from gnar_lib.proxy import stream as stream_module
+from gnar_lib.proxy.flow import Flow
+from gnar_lib.yamux import Session
+
+MIB = 1 << 20
+BULK_BYTES = 8 * MIB
+TIMEOUT_S = 20.0
+WAYS = ["spliced", "buffered", "without a pipe", "unix", "stream behind", "stream in front"]
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    with gevent.Timeout(TIMEOUT_S):
+        yield
+
+
+def tcp_pair() -> tuple[net.SocketConn, net.SocketConn]:
+    listener = net.listen("127.0.0.1", 0)
+    near = net.dial(socket.AF_INET, ("127.0.0.1", listener.port))
+    far = listener.accept()
+    listener.close()
+    return near, far
+
+
+def unix_pair() -> tuple[net.SocketConn, net.SocketConn]:
+    near, far = (
+        net.SocketConn(socket_class(socket.AF_UNIX, socket.SOCK_STREAM, fileno=sock.detach()), "pair")
+        for sock in socket.socketpair(socket.AF_UNIX)
+    )
+    return near, far
+
+
+@dataclass
+class Joined:
+    """A user and a service, and what is between them."""
+
+    user: net.Conn
+    service: net.Conn
+    up: Flow = field(default_factory=Flow)
+    down: Flow = field(default_factory=Flow)
+    crew: net.Crew = field(default_factory=lambda: net.Crew("joined"))
+    errors: list[ConnError] = field(default_factory=list)
+
+    def start(self, a: net.Conn, b: net.Conn) -> None:
+        def run() -> None:
+            try:
+                stream_module.stream(a, b, self.up, self.down)
+            except ConnError as exc:
+                self.errors.append(exc)
+
+        self.crew.spawn(run)
+
+    def wait_end(self) -> None:
+        assert self.crew.wait_empty(TIMEOUT_S)
+
+
+@contextmanager
+def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) -> Iterator[Joined]:
+    """Join a user and a service by one way of copying; nothing is left behind."""
+    if way == "buffered":
+        monkeypatch.setattr(stream_module, "CAN_SPLICE", False)
+    if way == "without a pipe":
+        monkeypatch.setattr(splice.Pipe, "take", lambda: None)
+    make = unix_pair if way == "unix" else tcp_pair
+    sessions: list[Session] = []
+    user, a = make()
+    b, service = make()
+    ends: tuple[net.Conn, net.Conn, net.Conn, net.Conn] = (user, a, b, service)
+    if way == "stream behind":
+        sessions = [Session(b, is_client=True), Session(service, is_client=False)]
+        ends = (user, a, sessions[0].open(), sessions[1].accept())
+    if way == "stream in front":
+        sessions = [Session(user, is_client=True), Session(a, is_client=False)]
+        ends = (sessions[0].open(), sessions[1].accept(), b, service)
+    pair = Joined(ends[0], ends[3], up or Flow())
+    pair.start(ends[1], ends[2])
+    try:
+        yield pair
+    finally:
+        for conn in (pair.user, pair.service):
+            conn.close()
+        for session in sessions:
+            session.close()
+        pair.crew.kill()
+        pair.wait_end()
+        for conn in (user, a, b, service):
+            conn.close()
+
+
+def send_random(conn: net.Conn, total: int, seed: int, largest: int = 300_000) -> str:
+    """Write in pieces of random sizes, end the stream, and return the hash of all of it."""
+    sizes, digest = random.Random(seed), hashlib.sha256()  # noqa: S311  (the same every time)
+    block = sizes.randbytes(largest)
+    while total:
+        piece = block[: min(total, sizes.choice([1, 100, 4096, 65536, largest]))]
+        conn.sendall(piece)
+        digest.update(piece)
+        total -= len(piece)
+    conn.shutdown(socket.SHUT_WR)
+    return digest.hexdigest()
+
+
+def recv_random(conn: net.Conn, seed: int) -> str:
+    """Read in pieces of random sizes to the end of the stream, and return the hash of all of it."""
+    sizes, digest = random.Random(seed), hashlib.sha256()  # noqa: S311  (the same every time)
+    while data := conn.recv(sizes.choice([1, 100, 4096, 65536, MIB])):
+        digest.update(data)
+        gevent.sleep(0)
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bytes_of_any_sizes_arrive_both_ways_at_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined(way, monkeypatch) as pair:
+        sent_up = gevent.spawn(send_random, pair.user, BULK_BYTES, 1)
+        sent_down = gevent.spawn(send_random, pair.service, BULK_BYTES // 2, 3)
+        got_up = gevent.spawn(recv_random, pair.service, 2)
+        assert recv_random(pair.user, 4) == sent_down.get()
+        assert got_up.get() == sent_up.get()
+        pair.wait_end()
+        assert (pair.up.bytes, pair.down.bytes) == (BULK_BYTES, BULK_BYTES // 2)
+        assert pair.errors == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_small_messages_go_back_and_forth_after_bulk(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined(way, monkeypatch) as pair:
+        sender = gevent.spawn(pair.user.sendall, b"x" * BULK_BYTES)
+        left = BULK_BYTES
+        while left:
+            left -= len(pair.service.recv(MIB))
+        sender.get()
+        for number in range(300):  # more than it takes to leave the way of bulk again
+            question = b"%d" % number
+            pair.user.sendall(question)
+            assert pair.service.recv(100) == question
+            pair.service.sendall(question * 2)
+            assert pair.user.recv(100) == question * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", ["user", "service"])
+def test_half_close_in_either_order_keeps_the_other_direction_open(
+    way: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        ends = [pair.user, pair.service]
+        early, late = ends if first == "user" else reversed(ends)
+        early.sendall(b"last words")
+        early.shutdown(socket.SHUT_WR)
+        assert late.recv(100) == b"last words"
+        assert late.recv(100) == b""
+        sender = gevent.spawn(send_random, late, 2 * MIB, 5)
+        assert recv_random(early, 6) == sender.get()
+        pair.wait_end()
+        assert pair.errors == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("who", ["user", "service"])
+@pytest.mark.parametrize("amount", [1, 4 * MIB])
+def test_reset_in_the_middle_tears_the_other_side_down(
+    way: str, who: str, amount: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        ends = [pair.user, pair.service]
+        gone, left = ends if who == "user" else reversed(ends)
+        sender = gevent.spawn(left.sendall, b"x" * (64 * MIB))  # more than buffers and windows take
+        got = 0
+        while got < amount:
+            got += len(gone.recv(amount - got))
+        gone.abort()
+        with pytest.raises(ConnClosed):
+            sender.get()
+        pair.wait_end()
+        if way != "unix":  # there a close is no reset, and the writer's error is all there is
+            assert len(pair.errors) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reader_that_stops_holds_the_writer_up_and_nobody_else(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as slow, joined(way, monkeypatch) as other:
+        sender = gevent.spawn(send_random, slow.user, 64 * MIB, 7)
+        taken = -1
+        while taken != slow.up.bytes:  # until it stands still
+            taken = slow.up.bytes
+            gevent.sleep(0.2)
+        assert not sender.dead
+        assert taken < 48 * MIB
+        other.user.sendall(b"ping")
+        assert other.service.recv(100) == b"ping"
+        assert recv_random(slow.service, 8) == sender.get()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate, seconds = 20 * MIB, 2.0  # after which a burst has been paid back
+    with joined(way, monkeypatch, Flow(Bucket(rate))) as pair:
+        began = time.monotonic()
+        sender = gevent.spawn(pair.user.sendall, b"x" * int(rate * seconds))
+        left = int(rate * seconds)
+        while left:
+            left -= len(pair.service.recv(MIB))
+        assert time.monotonic() - began == pytest.approx(seconds, rel=0.05)
+        sender.get()
+
+
+def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not_slowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket = Bucket(4 * MIB)
+    assert bucket.take_now(4 * MIB)  # the burst: who comes first would have it
+    limited = Flow(bucket)
+    with (
+        joined("spliced", monkeypatch, limited) as one,
+        joined("stream behind", monkeypatch, limited) as two,
+        joined("spliced", monkeypatch) as free,
+    ):
+        got = {"one": 0, "two": 0}
+
+        def read(name: str, conn: net.Conn) -> None:
+            with suppress(ConnClosed):
+                while data := conn.recv(MIB):
+                    got[name] += len(data)
+
+        def write(conn: net.Conn) -> None:
+            with suppress(ConnClosed):
+                conn.sendall(b"x" * (64 * MIB))
+
+        for name, pair in (("one", one), ("two", two)):
+            gevent.spawn(write, pair.user)
+            gevent.spawn(read, name, pair.service)
+        sender = gevent.spawn(send_random, free.user, 32 * MIB, 9)
+        began = time.monotonic()
+        assert recv_random(free.service, 10) == sender.get()
+        assert time.monotonic() - began < 3
+        gevent.sleep(max(0.0, began + 3 - time.monotonic()))
+        elapsed = time.monotonic() - began
+        assert sum(got.values()) == pytest.approx((elapsed - 1) * 4 * MIB, rel=0.1)  # the burst is paid back
+        assert min(got.values()) / max(got.values()) > 0.8
+
+
+def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined("spliced", monkeypatch) as pair:
+        pair.user.sendall(b"x")
+        assert pair.service.recv(1) == b"x"
+        pair.crew.kill()
+        for conn in (pair.user, pair.service):
+            with pytest.raises(ConnClosed):
+                conn.recv(1)
+
+
+def test_bytes_put_back_into_a_conn_are_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for can_splice in (True, False):
+        monkeypatch.setattr(stream_module, "CAN_SPLICE", can_splice)
+        user, a = tcp_pair()
+        b, service = tcp_pair()
+        user.sendall(b"header, body")
+        assert a.recv(100) == b"header, body"
+        a.unread(b"body")
+        pair = Joined(user, service)
+        pair.start(a, b)
+        user.sendall(b" and more")
+        user.shutdown(socket.SHUT_WR)
+        got = b""
+        while data := service.recv(100):
+            got += data
+        assert got == b"body and more"
+        service.close()
+        pair.wait_end()
+        user.close()
+
+
+def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_files() -> int:
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    with joined("spliced", monkeypatch):
+        pass
+    gevent.sleep(0)
+    files, greenlets = open_files(), net.busy_greenlets()
+    for number in range(100):
+        with joined(WAYS[number % len(WAYS)], monkeypatch) as pair:
+            pair.user.sendall(b"x" * (200_000 if number % 3 else 1))
+            assert pair.service.recv(1) == b"x"
+            if number % 2:
+                pair.user.abort()
+        monkeypatch.undo()
+    get_hub().loop.update_now()
+    gevent.sleep(0.01)
+    assert open_files() <= files + 2 * splice.SPARE_PIPES
+    assert net.busy_greenlets() <= greenlets
