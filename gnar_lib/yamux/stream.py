@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from greenlet import getcurrent, greenlet
@@ -22,6 +21,7 @@ from gnar_lib.yamux.frame import (
     WINDOW_UPDATE,
     pack,
 )
+from gnar_lib.yamux.state import TRANSITIONS, Event, State
 from gnar_lib.yamux.window import Window
 
 if TYPE_CHECKING:
@@ -34,38 +34,6 @@ FRAME_BYTES: Final = 32 * 1024
 JOIN_BYTES: Final = 2 * 1024
 
 
-class State(Enum):
-    """What has been said about the end of a stream."""
-
-    OPEN = "open"
-    WE_ENDED = "we send no more"
-    PEER_ENDED = "the peer sends no more"
-    ENDED = "both have ended"
-    RESET = "reset"
-
-
-class Event(Enum):
-    """What can end a stream, or half of it."""
-
-    SEND_FIN = "we send FIN"
-    GET_FIN = "the peer sends FIN"
-    SEND_RST = "we send RST"
-    GET_RST = "the peer sends RST"
-
-
-# What is not here must not happen: a second FIN of the peer is an error of the protocol.
-TRANSITIONS: Final = {
-    (State.OPEN, Event.SEND_FIN): State.WE_ENDED,
-    (State.OPEN, Event.GET_FIN): State.PEER_ENDED,
-    (State.OPEN, Event.SEND_RST): State.RESET,
-    (State.OPEN, Event.GET_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_FIN): State.ENDED,
-    (State.WE_ENDED, Event.SEND_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_RST): State.RESET,
-    (State.PEER_ENDED, Event.SEND_FIN): State.ENDED,
-    (State.PEER_ENDED, Event.SEND_RST): State.RESET,
-    (State.PEER_ENDED, Event.GET_RST): State.RESET,
-}
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
 _OVER = (_ENDED, _RESET)
 
@@ -85,6 +53,7 @@ class Stream:
         "_is_pending",
         "_offset",
         "_on_readable",
+        "_passed",
         "_read_waiter",
         "_room",
         "_session",
@@ -116,6 +85,7 @@ class Stream:
         self._read_waiter: greenlet | None = None
         self._write_waiter: greenlet | None = None
         self._is_lined_up = self._has_turn = False
+        self._passed = -1  # the epoch of the sender in which we last passed those in line
 
     def __repr__(self) -> str:
         return f"<Stream {self} {'closed, ' if self.closed else ''}{self._state.value}>"
@@ -252,8 +222,12 @@ class Stream:
         while sent < total:
             self._check_sending()
             count = min(total - sent, self._room, FRAME_BYTES)
-            if not (count and (self._has_turn or sender.has_room(count))):
+            if not count:
                 break
+            if not (self._has_turn or sender.has_room()):
+                if self._passed == sender.epoch or not sender.may_pass(count):
+                    break
+                self._passed = sender.epoch
             self._has_turn = False
             if count < total:
                 view = memoryview(data)[sent : sent + count]
