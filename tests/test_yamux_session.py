@@ -138,6 +138,19 @@ def test_recv_variants_bring_what_is_there() -> None:
         assert theirs.recv_into(buffer) == 0
 
 
+def test_borrowed_chunks_are_what_came_and_what_was_put_back() -> None:
+    with stream_pair() as (ours, theirs):
+        ours.sendall(b"0123456789")
+        assert theirs.recv(4) == b"0123"
+        theirs.unread(b"23")
+        assert bytes(theirs.borrow()) == b"23"
+        assert bytes(theirs.borrow()) == b"456789"
+        ours.sendall(b"more")  # comes while it waits, so it lies in the session's buffer
+        assert bytes(theirs.borrow()) == b"more"
+        ours.shutdown(socket.SHUT_WR)
+        assert theirs.borrow() == b""
+
+
 def test_callback_takes_what_comes_and_what_was_there_before_it() -> None:
     with stream_pair() as (ours, theirs):
         seen: list[bytes | None] = []
