@@ -71,7 +71,7 @@ class Window:
             return 0
         now = monotonic()
         growth = 0
-        if not self._path.rtt_s or now - self._granted_s < FAST_ROUND_TRIPS * self._path.rtt_s:
+        if now - self._granted_s < FAST_ROUND_TRIPS * self._path.rtt_s:
             growth = min(self._size, MAX_WINDOW_BYTES - self._size, self._path.spare_bytes)
             self._size += growth
             self._path.spare_bytes -= growth
