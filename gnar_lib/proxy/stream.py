@@ -25,7 +25,7 @@ _backs = Crew("stream")  # the second greenlets; the first of each pair ends its
 
 
 def busy_pairs() -> int:
-    """Return how many pairs of conns are joined in this process."""
+    """Return how many joined pairs of this process are not idle."""
     return len(_backs)
 
 

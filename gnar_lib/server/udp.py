@@ -62,7 +62,8 @@ class UdpProxy:
         self._is_closed = False
         self._is_go = control.session is None or auth.FEATURE_UDP not in control.session.features
         self._framing: Framing = JsonFraming(with_address=True) if self._is_go else BinaryFraming()
-        self._ask_timer: Any = get_hub().loop.timer(ASK_PAUSE_S)
+        # Repeating, since a timer of libev that does not is good for one start.
+        self._ask_timer: Any = get_hub().loop.timer(ASK_PAUSE_S, ASK_PAUSE_S)
 
     @property
     def users(self) -> int:
@@ -71,6 +72,7 @@ class UdpProxy:
 
     def start(self) -> None:
         """Ask for the data connection; users are heard when it is there."""
+        self._ask_timer.stop()
         conn_id = self.control.server.connmap.put(Vacancy(self))
         name = self.name if self.control.session is not None else ""
         self.control.post(Exchange(conn_id=conn_id, proxy_type="udp", proxy_name=name))
