@@ -120,6 +120,20 @@ def test_two_connections_share_the_rate_in_real_time() -> None:
     assert min(moved) / max(moved) > 0.9
 
 
+def test_who_asks_for_little_at_a_time_gets_no_less() -> None:
+    bucket = Bucket(4_000_000)
+    drain(bucket)
+    moved = {1000: 0, 20_000: 0, 65_536: 0}
+    end = time.monotonic() + 1.0
+
+    def copy(want: int) -> None:
+        while time.monotonic() < end:
+            moved[want] += bucket.take(want)
+
+    gevent.joinall([gevent.spawn(copy, want) for want in moved], timeout=10, raise_error=True)
+    assert min(moved.values()) > 0.8 * max(moved.values())  # the last turn may be cut short
+
+
 def drain(bucket: Bucket) -> None:
     """Use up what an idle bucket has saved."""
     while bucket.take_now(1000):

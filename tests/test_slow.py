@@ -35,8 +35,8 @@ from gnar_lib.yamux.window import MAX_WINDOW_BYTES
 
 MIB = 1 << 20
 STOP_S = 10.0
-# What a user who stops reading costs, in server and client together. Multiplexed, the server holds besides what
-# the stream's window allows, and that has grown if the path seemed to want it.
+# What a user who stops reading costs, in server and client together. Multiplexed, the server holds besides
+# what the stream's window allows, and that has grown if the path seemed to want it.
 COST_KIB = {"plain": 4096, "multiplexed": 4096 + MAX_WINDOW_BYTES // 1024}
 PIECES = 64  # of 1 MiB
 BEFORE_STOP = 8 * MIB
