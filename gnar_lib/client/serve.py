@@ -162,8 +162,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {local}")
-    sys.stdout.write("\n".join([*lines, "", ""]))
-    sys.stdout.flush()
+    logger.show("\n".join([*lines, "", ""]))
 
 
 def run_client(load: Callable[[], ClientConfig]) -> int:
