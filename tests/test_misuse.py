@@ -97,3 +97,21 @@ def test_arguments_that_do_not_fit_say_why(capsys: pytest.CaptureFixture[str], l
 def test_address_to_listen_on_may_have_brackets() -> None:
     config = load_server({"bind": "[::1]", "udp-bind": "[::1]"}, {})
     assert (config.bind, config.udp_bind) == ("::1", "::1")
+
+
+def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
+    def start(*argv: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [gnar_pyz, *argv],
+            env=os.environ | {"SHIV_ROOT": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    start("--version")
+    (unpacked,) = tmp_path.glob("*/site-packages/gevent/__init__.py")
+    unpacked.write_text("raise KeyboardInterrupt")
+    assert start("server") == (0, "")

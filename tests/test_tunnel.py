@@ -410,6 +410,7 @@ def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
 def test_stop_without_users_is_quick(echo_tunnel: Tunnel) -> None:
     echo_tunnel.client.signal(signal.SIGTERM)
     assert echo_tunnel.client.wait_exit(3) == 0
+    assert "waiting up to" not in echo_tunnel.client.log
     wait_until(lambda: not is_open(echo_tunnel.port), "the proxy is cancelled")
     echo_tunnel.server.signal(signal.SIGTERM)
     assert echo_tunnel.server.wait_exit(3) == 0
