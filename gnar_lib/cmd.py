@@ -156,7 +156,7 @@ def _relay(arguments: dict[str, Any]) -> int:
     from gnar_lib.relay import run_relay
 
     grace = arguments["--grace"]
-    grace_s = DEFAULT_GRACE_S if grace is None else seconds(grace)
+    grace_s = DEFAULT_GRACE_S if grace is None else _read(seconds, grace, "--grace")
     return run_relay(arguments["<listen>"], arguments["<target>"], grace_s)
 
 
@@ -164,7 +164,14 @@ def _demo(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.values import port_or_0
     from gnar_lib.demo import run_demo
 
-    return run_demo(port_or_0(arguments["<port>"] or 0))
+    return run_demo(_read(port_or_0, arguments["<port>"] or 0, "port"))
+
+
+def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
+    try:
+        return reader(value)
+    except UsageError as exc:
+        raise UsageError(f"{where}: {exc}") from None
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
@@ -177,7 +184,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
 
 def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given, by their long names without the dashes."""
-    return {key[2:]: value for key, value in arguments.items() if key.startswith("--") and value}
+    given = {key: value for key, value in arguments.items() if key.startswith("--")}
+    return {key[2:]: value for key, value in given.items() if value not in (None, False)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -37,6 +37,16 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """Return the first of several ports in a row that were free a moment ago."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server((LOOPBACK, port)))
+            return first
+
+
 class Gnar:
     """One process of gnar.pyz; its log is a file, so that nothing waits for somebody to read it."""
 
@@ -145,10 +155,7 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((LOOPBACK, self.port))
-        listener.listen(1024)
+        listener = socket.create_server((LOOPBACK, self.port), backlog=1024)
         self._listener = listener
         self.port = int(listener.getsockname()[1])
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()

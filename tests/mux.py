@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import gevent
+import pytest
 from gevent.event import Event
+from gevent.hub import get_hub
 
 from gnar_lib import net
 from gnar_lib.net.conn import socket_class
@@ -29,6 +31,21 @@ def conn_pair() -> tuple[net.SocketConn, net.SocketConn]:
         for sock in (ours, theirs)
     ]
     return conns[0], conns[1]
+
+
+@contextmanager
+def clean(timeout_s: float) -> Iterator[None]:
+    """Fail for what hangs, for a greenlet that is left and for an error that only the hub has seen."""
+    hub = get_hub()
+    errors: list[object] = []
+    turn()
+    before = net.busy_greenlets()
+    with pytest.MonkeyPatch.context() as patch, gevent.Timeout(timeout_s):
+        patch.setattr(hub, "handle_error", lambda *error: errors.append(error))
+        yield
+        turn()
+    assert errors == []
+    assert net.busy_greenlets() <= before
 
 
 @contextmanager

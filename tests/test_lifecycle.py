@@ -57,7 +57,9 @@ say("all ended by themselves", stopper.wait_or_second(users, float(sys.argv[1]))
 RELOADING = (
     PRELUDE
     + """
+from gnar_lib import logger
 from gnar_lib.errors import ConfigError
+logger.setup()
 stopper, calls = Stopper(), []
 
 def reload():

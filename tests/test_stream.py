@@ -19,7 +19,7 @@ from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net.conn import socket_class
 from gnar_lib.pio.limit import Bucket
-from gnar_lib.proxy import buffer, splice
+from gnar_lib.proxy import splice
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.proxy.flow import Flow
 from gnar_lib.yamux import Session
@@ -314,7 +314,3 @@ def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pyte
     gevent.sleep(0.01)
     assert open_files() <= files + 2 * splice.SPARE_PIPES
     assert net.busy_greenlets() <= greenlets
-
-
-def test_buffer_is_large_enough_to_tell_bulk_from_small() -> None:
-    assert len(buffer._buffer) == buffer.BUFFER_BYTES >= 64 * 1024

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,12 +30,26 @@ from harness import (
     echo,
     exchange_both_ways,
     free_port,
+    free_ports,
     greet,
     is_open,
     read_all,
     send_reset,
     wait_until,
 )
+
+from gnar_lib.proto import (
+    Exchange,
+    Heartbeat,
+    Login,
+    Message,
+    ProxyCancel,
+    ProxyReq,
+    ProxyResp,
+    to_frame,
+)
+from gnar_lib.proto.msg import from_frame
+from gnar_lib.server.logins import MAX_IN_PROGRESS
 
 MIB = 1 << 20
 TOKEN = "a token of the tests"
@@ -505,3 +523,279 @@ def test_ipv6_users_reach_a_server_that_listens_everywhere(tunnels: Tunnels) -> 
             with dial(port, host) as user:
                 user.sendall(b"x")
                 assert user.recv(1) == b"x"
+
+
+# ---- Go clients, by hand -----------------------------------------------------------------------------------
+
+
+def go_login(token: str = TOKEN) -> bytes:
+    """Return the login of a Go client, for now."""
+    now = int(time.time())
+    md5 = hashlib.md5(f"{token}{now}".encode(), usedforsecurity=False).hexdigest()
+    return to_frame(Login(token=md5, version="v0.0.1-", timestamp=now))
+
+
+def recv_message(conn: socket.socket) -> Message:
+    """Return the next message that is no heartbeat."""
+    while True:
+        data = b""
+        while len(data) < 3 or len(data) < 3 + int.from_bytes(data[1:3], "big"):
+            part = conn.recv(1)
+            assert part, "the server hung up"
+            data += part
+        if not isinstance(message := from_frame(data), Heartbeat):
+            return message
+
+
+def go_client(server_port: int, port: int, name: str = "go") -> socket.socket:
+    """Open a proxy as a Go client does, and return its control connection."""
+    conn = dial(server_port)
+    conn.sendall(go_login() + to_frame(ProxyReq(port, name, "", "tcp")))
+    answer = recv_message(conn)
+    assert answer == ProxyResp(domain="", status="success")
+    return conn
+
+
+def test_go_client_carries_a_user_and_cancels_on_a_connection_of_its_own(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    port = free_port()
+    with go_client(server_port, port) as control:
+        with dial(port) as user:
+            exchange = recv_message(control)
+            assert isinstance(exchange, Exchange)
+            with dial(server_port) as data:
+                data.sendall(go_login() + to_frame(exchange) + b"first")
+                user.sendall(b"hello")
+                assert data.recv(100) == b"hello"
+                assert user.recv(100) == b"first"
+            assert user.recv(100) == b""
+        with dial(server_port) as cancel:
+            cancel.sendall(go_login() + to_frame(ProxyCancel("go", port)))
+            assert cancel.recv(1) == b""
+        wait_until(lambda: not is_open(port), "the proxy is cancelled")
+        server.wait_idle(clients=1, proxies=0)
+    server.wait_idle(clients=0)
+
+
+def test_cancel_of_a_port_that_another_client_holds_is_refused(echo_tunnel: Tunnel) -> None:
+    name, port = f"tcp-{echo_tunnel.service.port}", echo_tunnel.port
+    with go_client(echo_tunnel.server_port, free_port()) as control:
+        control.sendall(to_frame(ProxyCancel(name, port)))
+        with dial(echo_tunnel.server_port) as cancel:
+            cancel.sendall(go_login() + to_frame(ProxyCancel(name, port)))
+            assert cancel.recv(1) == b""
+        echo_tunnel.server.wait_log(r"refused: \S+ cancels", count=2)
+        assert ask(port) == b"ping"
+
+
+def test_cancel_without_the_token_is_refused(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    port = free_port()
+    with go_client(server_port, port):
+        with dial(server_port) as cancel:
+            cancel.sendall(go_login("wrong") + to_frame(ProxyCancel("go", port)))
+            with contextlib.suppress(ConnectionResetError):
+                assert cancel.recv(1) == b""
+        server.wait_log("wrong token")
+        assert is_open(port)
+
+
+def test_user_that_no_data_connection_claims_is_closed_after_10_s(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    port = free_port()
+    with go_client(server_port, port) as control, dial(port) as user:
+        exchange = recv_message(control)
+        began = time.monotonic()
+        assert server.status()["conn_map"] == 1
+        assert user.recv(1) == b""
+        assert 8 < time.monotonic() - began < 13
+        with dial(server_port) as late:
+            late.sendall(go_login() + to_frame(exchange))
+            assert late.recv(1) == b""
+        server.wait_idle()
+
+
+# ---- what one server and one client can hold ---------------------------------------------------------------
+
+
+def test_several_clients_each_serve_their_own_users(tunnels: Tunnels) -> None:
+    with contextlib.ExitStack() as stack:
+        server, server_port = tunnels.server()
+        services = [stack.enter_context(Service(answer_with(b"%d" % number))) for number in range(3)]
+        clients = [tunnels.client(server_port, "-l", str(service.port)) for service in services]
+        assert [ask(port) for _, port in clients] == [b"0", b"1", b"2"]
+        clients[1][0].kill()
+        wait_until(lambda: not is_open(clients[1][1]), "the killed client's port is closed")
+        assert [ask(port) for _, port in clients[::2]] == [b"0", b"2"]
+        assert server.wait_idle(clients=2, proxies=2)
+
+
+def answer_with(text: bytes) -> Callable[[socket.socket], None]:
+    def serve(conn: socket.socket) -> None:
+        read_all(conn)
+        conn.sendall(text)
+
+    return serve
+
+
+def test_range_forwards_each_port_to_its_own(tunnels: Tunnels) -> None:
+    first, remote = free_ports(3), free_ports(3)
+    services = [Service(answer_with(b"%d" % n), first + n) for n in range(3)]
+    _, server_port = tunnels.server()
+    client, _ = tunnels.client(server_port, f"{first}-{first + 2}:{remote}-{remote + 2}", wait=False)
+    client.wait_log("open at", count=3)
+    assert [ask(remote + n) for n in range(3)] == [b"0", b"1", b"2"]
+    for n in range(3):
+        assert f"{LOOPBACK}:{remote + n}  ->  {LOOPBACK}:{first + n}\n" in client.out
+    for service in services:
+        service.stop()
+
+
+def test_file_with_several_proxies_shows_them_in_one_block(tunnels: Tunnels, tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    with Service(answer_with(b"web")) as web, Service(answer_with(b"db")) as database:
+        _, server_port = tunnels.server()
+        path.write_text(
+            f'server-addr = "{LOOPBACK}:{server_port}"\n'
+            f'[[proxys]]\nproxy-name = "web"\nlocal-port = {web.port}\n'
+            f'[[proxys]]\nproxy-name = "database"\nlocal-port = {database.port}\n'
+        )
+        client = tunnels.run("client", "-c", str(path), env={"GNAR_TOKEN": TOKEN})
+        client.wait_log("open at", count=2)
+        wait_until(lambda: "database" in client.out, "the block is shown")
+        shown = dict(
+            re.findall(rf"^  (\w+) +{LOOPBACK}:(\d+)  ->  {LOOPBACK}:\d+$", client.out, re.MULTILINE)
+        )
+        assert ask(int(shown["web"])) == b"web"
+        assert ask(int(shown["database"])) == b"db"
+        assert client.out.count("->") == 2
+
+
+def test_port_that_one_client_holds_is_taken_for_another_until_it_goes(
+    echo_tunnel: Tunnel, tunnels: Tunnels
+) -> None:
+    address = ("-l", str(echo_tunnel.service.port), "-r", str(echo_tunnel.port))
+    other, _ = tunnels.client(echo_tunnel.server_port, *address, wait=False)
+    other.wait_log(f"port {echo_tunnel.port} is taken; trying again in")
+    assert ask(echo_tunnel.port) == b"ping"
+    assert echo_tunnel.client.stop() == 0
+    other.wait_log("open at")
+    assert ask(echo_tunnel.port) == b"ping"
+
+
+def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(dial(server_port))
+        others = [stack.enter_context(dial(server_port)) for _ in range(MAX_IN_PROGRESS)]
+        with contextlib.suppress(ConnectionResetError):
+            assert first.recv(1) == b""
+        assert server.status()["logins"] == MAX_IN_PROGRESS
+        with go_client(server_port, free_port()):  # an honest one comes in all the same
+            pass
+        assert len(others) == MAX_IN_PROGRESS
+    server.wait_idle(clients=0)
+
+
+def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    with dial(server_port) as attacker:
+        attacker.sendall(b"\x01" + (5000).to_bytes(2, "big") + b" " * 3000)
+        with contextlib.suppress(ConnectionResetError):
+            assert attacker.recv(1) == b""
+    server.wait_log("a frame of 5003 bytes where at most 4096 are allowed")
+    server.wait_idle()
+
+
+def test_hangup_of_the_server_changes_settings_and_touches_no_client(
+    tunnels: Tunnels, tmp_path: Path
+) -> None:
+    allowed, refused = free_port(), free_port()
+    path = tmp_path / "server.toml"
+    path.write_text(f'allow-ports = "{allowed}"\n')
+    with Service(echo) as service:
+        server, server_port = tunnels.server("-c", str(path))
+        _, port = tunnels.client(server_port, f"{service.port}:{allowed}")
+        with dial(port) as user:
+            user.sendall(b"x")
+            assert user.recv(1) == b"x"
+            path.write_text("nonsense")
+            server.signal(signal.SIGHUP)
+            server.wait_log(r"nothing is changed: \S+server.toml")
+            path.write_text(f'allow-ports = "{allowed},{refused}"\n')
+            server.signal(signal.SIGHUP)
+            server.wait_log("configuration reloaded")
+            _, second = tunnels.client(server_port, f"{service.port}:{refused}")
+            assert ask(second) == b"ping"
+            user.sendall(b"y")
+            assert user.recv(1) == b"y"
+
+
+# ---- the demo, and what a person sees ----------------------------------------------------------------------
+
+
+def test_demo_shows_the_tunnel_working_and_leaves_nothing(tunnels: Tunnels) -> None:
+    env = {"http_proxy": f"http://{LOOPBACK}:1", "GNAR_TOKEN": "of another server"}
+    demo = tunnels.run("demo", env=env)
+    wait_until(lambda: "^C ends the demo" in demo.out or demo.process.poll() is not None, "the demo works")
+    found = re.search(
+        r"fetched http://127\.0\.0\.1:(\d+)/ through the tunnel: (\d+) bytes in \d+ ms", demo.out
+    )
+    assert found, demo.out + demo.log
+    port, size = int(found[1]), int(found[2])
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=WAIT_S) as answer:
+        page = answer.read()
+    assert len(page) == size
+    assert b"It works." in page
+    assert not {b"no token", b"WARN", b"ERROR"} & {*demo.log.encode().split()}
+    listening = listening_ports(demo.pid)
+    assert port in listening
+    assert demo.stop() == 0
+    assert not [port for port in listening if is_open(port)]
+
+
+def listening_ports(pid: int) -> list[int]:
+    """Return the TCP ports that a process listens on, from /proc."""
+    links = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+def test_demo_takes_the_port_it_is_given_and_says_when_that_is_taken(tunnels: Tunnels) -> None:
+    port = free_port()
+    demo = tunnels.run("demo", str(port))
+    wait_until(lambda: f"Open http://{LOOPBACK}:{port}/ in a browser" in demo.out, "the demo works")
+    other = tunnels.run("demo", str(port))
+    other.wait_log(f"port {port} is taken")
+    other.signal(signal.SIGTERM)
+    assert other.wait_exit(3) == 0
+    demo.signal(signal.SIGINT)
+    assert demo.wait_exit(5) == 0
+
+
+def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, gnar_pyz: Path) -> None:
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        plain, port = tunnels.client(server_port, str(service.port))
+        wait_until(lambda: "->" in plain.out, "the block is shown")
+        assert "\033" not in plain.out
+        ours, theirs = pty.openpty()
+        words = ["client", f"{LOOPBACK}:{server_port}", str(service.port)]
+        terminal = subprocess.Popen(
+            [gnar_pyz, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"GNAR_TOKEN": TOKEN},
+        )
+        os.close(theirs)
+        with terminal, os.fdopen(ours, "rb", buffering=0) as screen:
+            shown = b""
+            while b"->" not in shown:
+                shown += screen.read(4096)
+            terminal.terminate()
+            assert terminal.wait(WAIT_S) == 0
+        found = re.search(rb"\033\]8;;http://(127\.0\.0\.1:\d+)\033\\\1\033\]8;;\033\\  ->  ", shown)
+        assert found, shown
+        assert int(found[1].split(b":")[1]) != port

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
 import gevent
-import pytest
-from gevent.hub import get_hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mux import Frame, Peer, conn_pair, encode, turn
+from mux import Frame, Peer, clean, conn_pair, encode, turn
 
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError
@@ -32,8 +30,6 @@ from gnar_lib.yamux.frame import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gnar_lib.yamux import Stream
 
 TIMEOUT_S = 30.0
@@ -42,20 +38,6 @@ TIMEOUT_S = 30.0
 def some_bytes(seed: int, size: int) -> bytes:
     """Return bytes that come again with the same seed."""
     return Random(seed).randbytes(size)  # noqa: S311  (made-up bytes, no secret)
-
-
-@contextmanager
-def clean() -> Iterator[None]:
-    """Fail for what hangs, for a greenlet that is left and for an error that only the hub has seen."""
-    hub, errors = get_hub(), []
-    turn()
-    before = net.busy_greenlets()
-    with pytest.MonkeyPatch.context() as patch, gevent.Timeout(TIMEOUT_S):
-        patch.setattr(hub, "handle_error", lambda *error: errors.append(error))
-        yield
-        turn()
-    assert errors == []
-    assert net.busy_greenlets() <= before
 
 
 # ---- any frames --------------------------------------------------------------------------------------------
@@ -125,7 +107,7 @@ def test_any_frames_do_to_a_session_what_the_specification_says(frames: list[Fra
     model = Model()
     allowed = all(model.get(*each) for each in frames)
     data = b"".join(encode(*each) for each in frames)
-    with clean():
+    with clean(TIMEOUT_S):
         ours, theirs = conn_pair()
         session, peer = Session(ours, is_client=False), Peer(theirs)
         sending = gevent.spawn(send_in_pieces, theirs, data, cuts)
@@ -169,7 +151,7 @@ def check(stream: Stream, expected: ModelStream) -> None:
 @settings(max_examples=100, deadline=None)
 @given(junk=st.binary(max_size=200), is_client=st.booleans())
 def test_any_bytes_end_a_session_or_leave_it_working(junk: bytes, is_client: bool) -> None:
-    with clean():
+    with clean(TIMEOUT_S):
         ours, theirs = conn_pair()
         session, crew = Session(ours, is_client=is_client), net.Crew("handlers")
         session.serve(crew, lambda stream: stream.sendall(stream.recv(10)))
@@ -271,7 +253,7 @@ def carry(source: net.SocketConn, target: net.SocketConn, rng: Random) -> None:
 @settings(max_examples=60, deadline=None)
 @given(plans=plans, seed=st.integers(0, 1 << 30))
 def test_two_sessions_over_a_bad_link_lose_and_reorder_nothing(plans: list[Plan], seed: int) -> None:
-    with clean():
+    with clean(TIMEOUT_S):
         outcomes = run_plans(plans, seed)
     for ends in outcomes:
         for mine, other in (ends, ends[::-1]):

@@ -14,6 +14,7 @@ from gevent.event import Event as Signal
 from mux import (
     Frame,
     Peer,
+    clean,
     conn_pair,
     encode,
     read_all,
@@ -54,13 +55,8 @@ GONE: Frame = (GO_AWAY, 0, 0, PROTOCOL_ERROR)
 
 @pytest.fixture(autouse=True)
 def _bounded_and_clean() -> Iterator[None]:
-    """Fail a test that hangs, or leaves a greenlet behind."""
-    turn()
-    before = net.busy_greenlets()
-    with gevent.Timeout(TIMEOUT_S):
+    with clean(TIMEOUT_S):
         yield
-        turn()
-    assert net.busy_greenlets() <= before
 
 
 def echo(stream: Stream) -> None:
@@ -88,8 +84,10 @@ def test_either_end_opens_streams_that_carry_bytes_both_ways(opener: int) -> Non
         assert [session.stream_count for session in pair] == [0, 0]
 
 
-def test_stream_names_its_peer_and_itself() -> None:
+def test_stream_is_a_conn_that_names_its_peer_and_itself() -> None:
     with stream_pair() as (ours, _):
+        conn: net.Conn = ours
+        assert conn is ours
         assert str(ours) == "192.0.2.1:4000 stream 1"
         assert ours.getpeername() == ("192.0.2.1", 4000)
         assert repr(ours) == "<Stream 192.0.2.1:4000 stream 1 open>"
@@ -454,6 +452,26 @@ def test_end_of_the_conn_ends_streams_with_an_error_unless_they_had_ended() -> N
             part.recv(100)
 
 
+@pytest.mark.parametrize("answer", [(WINDOW_UPDATE, ACK), (WINDOW_UPDATE, RST)])
+def test_no_more_streams_are_announced_than_the_backlog_of_the_peer_takes(answer: tuple[int, int]) -> None:
+    count, crew = session_module.ACCEPT_BACKLOG, net.Crew("writers")
+    with session_and_peer(is_client=True) as (session, peer):
+        streams = [session.open() for _ in range(count + 3)]
+        streams[count].abort()
+        crew.spawn(streams[count + 1].sendall, b"x")
+        assert [peer.recv() for _ in range(count)] == [
+            (WINDOW_UPDATE, SYN, stream.id, 0) for stream in streams[:count]
+        ]
+        peer.send((PING, SYN, 0, 1))
+        assert peer.recv() == (PING, ACK, 0, 1)
+        peer.send((*answer, 1, 0))
+        assert peer.recv() == (WINDOW_UPDATE, SYN, streams[count + 1].id, 0)
+        assert peer.recv() == (DATA, 0, streams[count + 1].id, b"x")
+        assert crew.wait_empty(5)
+        peer.send((*answer, 3, 0))
+        assert peer.recv() == (WINDOW_UPDATE, SYN, streams[count + 2].id, 0)
+
+
 # ---- limits ------------------------------------------------------------------------------------------------
 
 
@@ -541,6 +559,18 @@ def test_what_all_streams_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         peer.send((DATA, 0, 1, bytes(90_000)))
         peer.recv_until((WINDOW_UPDATE, RST | ACK, 3, 0))
         assert session.stored_bytes == 340_000
+
+
+def test_streams_that_ended_unread_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
+    with session_and_peer() as (session, peer):
+        for stream_id in (1, 3):
+            peer.send((DATA, SYN | FIN, stream_id, bytes(200_000)))
+            session.accept().shutdown(socket.SHUT_WR)
+        peer.send((DATA, SYN | FIN, 5, bytes(200_000)))
+        session.accept().shutdown(socket.SHUT_WR)
+        peer.send((PING, ACK, 0, 1))
+        assert "still unread" in wait_end(session)
 
 
 def test_stream_ids_run_out_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

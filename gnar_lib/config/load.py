@@ -153,7 +153,8 @@ def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
     proxies = []
     for where, rows in tables.items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ConfigError(f"{where}: expected tables, each with the line [[proxys]] above it")
+            key = where.rpartition(" ")[2]
+            raise ConfigError(f"{where}: expected tables, each with the line [[{key}]] above it")
         for number, row in enumerate(rows, 1):
             place = f"{where}[{number}]"
             proxy = _read_table(_PROXY, row, f"{place}.")

@@ -42,9 +42,10 @@ def name(value: object) -> str:
 
 def host(value: object) -> str:
     """Read a host name or an address, without a port."""
-    if not isinstance(value, str) or not re.fullmatch(r"[^\s/]+", value):
+    found = re.fullmatch(r"\[([^\s/\[\]]+)\]|([^\s/\[\]]+)", value) if isinstance(value, str) else None
+    if found is None:
         raise _wrong(value, "a host name or an IP address")
-    return value.strip("[]")
+    return found[1] or found[2]
 
 
 def bind(value: object) -> str:
@@ -59,6 +60,10 @@ def secret(value: object) -> Secret:
         raise ConfigError("expected text in quotes")
     if len(value) > MAX_TOKEN:
         raise ConfigError(f"expected at most {MAX_TOKEN} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a variable or flag of other bytes
+        raise ConfigError("expected text in UTF-8") from None
     return Secret(value)
 
 
@@ -146,24 +151,35 @@ def _speed(value: object) -> int | None:
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
     if isinstance(value, str) and not value:
         return None
-    number = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
-    if number < 1:
+    number = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
+    if not 1 <= number < math.inf:
         raise _wrong(value, _RATE_EXAMPLE)
-    return number
+    return int(number)
 
 
 def port_ranges(value: object) -> PortRanges:
     """Read ports and ranges of them, in text or in a list."""
     parts = value if isinstance(value, list) else [value]
-    joined = ",".join(str(part) for part in parts if not isinstance(part, bool))
+    joined = ",".join(map(str, parts))
     ranges = []
-    for part in joined.replace(" ", "").split(",") if joined else []:
+    for part in (
+        joined.replace(" ", "").split(",") if value != "" else []
+    ):  # no text is no limit; no list is a slip
         found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= low <= high <= MAX_PORT:
             raise _wrong(value, "ports such as 9000-9100,9200")
         ranges.append((low, high))
     return PortRanges(joined, tuple(sorted(ranges)))
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def address(default_port: int) -> Reader:
@@ -175,9 +191,9 @@ def address(default_port: int) -> Reader:
             raise _wrong(value, expected)
         found = re.fullmatch(r"\[([^\[\]\s]+)\](?::(\d+))?|([^:\s\[\]/]+)(?::(\d+))?", value)
         if found is None:
-            if re.fullmatch(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.%]*", value):
-                return Address(value, default_port)
-            raise _wrong(value, expected)
+            if not _is_ipv6(value):
+                raise _wrong(value, expected)
+            return Address(value, default_port)
         number = found[2] or found[4]
         return Address(found[1] or found[3], port(number) if number else default_port)
 

@@ -1,12 +1,13 @@
 """Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
-from gnar_lib.net.conn import Conn, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.conn import LENT_BYTES, Conn, SocketConn, set_keepalive, set_user_timeout
 from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, wait_for
 from gnar_lib.net.unix import UnixListener, listen_unix
 
 __all__ = [
+    "LENT_BYTES",
     "Conn",
     "Crew",
     "Listener",

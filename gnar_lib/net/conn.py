@@ -29,6 +29,10 @@ IOV_MAX = 1024  # buffers that one `sendmsg` takes, on every system that has it
 
 # A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
+# Large enough that a bulk transfer shows itself by a full read, and that a short send leaves little to keep.
+LENT_BYTES = 64 * 1024
+_lent = memoryview(bytearray(LENT_BYTES))
+
 _LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends a reset
 
 if sys.platform == "linux":
@@ -53,6 +57,9 @@ class Conn(Protocol):
 
     def recv_into(self, buffer: memoryview) -> int:
         """Read into `buffer`, waiting for the first byte; 0 at the end of the stream."""
+
+    def borrow(self) -> memoryview | bytes:
+        """Like `recv`, but the bytes may lie in memory that is used again as soon as anything waits."""
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what the next `recv` returns."""
@@ -160,6 +167,10 @@ class SocketConn:
                 self._drained = count < len(buffer)
                 return count
 
+    def borrow(self) -> memoryview:
+        """Read up to `LENT_BYTES` into memory that all conns share: good until anything waits."""
+        return _lent[: self.recv_into(_lent)]
+
     def recv_now(self, size: int) -> bytes | None:
         """Return what is there without waiting: None when nothing is, `b""` at the end of the stream."""
         if self._unread:
@@ -221,6 +232,7 @@ class SocketConn:
     def wait_writable(self) -> None:
         """Wait until a write would not block."""
         if self._writer is None:
+            self._refuse_closed()
             self._writer = self._hub.loop.io(self.sock.fileno(), WRITE)
         watcher = self._writer
         current = getcurrent()
@@ -327,9 +339,12 @@ class SocketConn:
 
     def _start(self, watcher: Any, waiter: greenlet) -> None:
         """Start `watcher` to wake `waiter`; on a closed conn that would never happen, so say so instead."""
+        self._refuse_closed()
+        watcher.start(waiter.switch, watcher)
+
+    def _refuse_closed(self) -> None:
         if self.sock.fileno() < 0:
             raise ConnClosed(f"{self}: closed")
-        watcher.start(waiter.switch, watcher)
 
     # ---- the rest ------------------------------------------------------------------------------------------
 
@@ -350,6 +365,7 @@ class SocketConn:
         """Return how many sent bytes the peer's kernel has not acknowledged; 0 where that cannot be asked."""
         if _OUTQ is None:
             return 0
+        self._refuse_closed()
         try:
             return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
         except OSError as exc:

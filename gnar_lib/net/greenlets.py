@@ -131,13 +131,13 @@ class Crew:
 
     def kill(self) -> None:
         """End all of them but the caller, where they wait; their `finally` blocks close what they hold."""
-        for member in [*self._members]:
-            if member is not getcurrent():
-                get_hub().loop.run_callback(self._kill_one, member)
+        # Not those of this moment: one that was spawned in this turn of the loop has yet to begin.
+        get_hub().loop.run_callback(self._kill_all_but, getcurrent())
 
-    def _kill_one(self, member: greenlet) -> None:
-        if member in self._members:  # it may have ended since
-            member.throw(GreenletExit)
+    def _kill_all_but(self, caller: greenlet) -> None:
+        for member in [*self._members]:
+            if member is not caller and member in self._members:  # it may have ended by another's end
+                member.throw(GreenletExit)
 
     def _start(self, job: _Job) -> None:
         (_spare.pop() if _spare else greenlet(_work, get_hub())).switch(job)

@@ -16,6 +16,7 @@ from gnar_lib.proto.packet import PacketType
 
 MAX_PORT = 65535
 MAX_TEXT = 1024  # of any text field but an error and a payload: longer ones only cost memory
+INT64 = range(-(1 << 63), 1 << 63)  # what the Go program's integers hold
 
 STATUS_SUCCESS, STATUS_FAILED = "success", "failed"
 
@@ -151,15 +152,24 @@ class Welcome(Message):
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and (value.isascii() or _is_unicode(value))
+
+
+def _is_unicode(value: str) -> bool:
+    """Tell whether text can be sent and hashed: JSON can spell half a surrogate pair, UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value in INT64
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(_text(item) for item in value)
 
 
 def _address(value: Any) -> bool:
@@ -171,7 +181,7 @@ def _address(value: Any) -> bool:
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a string", _text),
-    "int": ("an integer", _integer),
+    "int": ("a 64-bit integer", _integer),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[str, ...]": ("a list of strings", _texts),
     "dict[str, Any] | None": ("null or an address", _address),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from gnar_lib.errors import MessageTooLongError, ProtocolError
 
@@ -30,6 +30,13 @@ class PacketType(IntEnum):
 
 _TYPES = {int(member): member for member in PacketType}
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not in JSON (RFC 8259, 6)")
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def encode(packet_type: PacketType, fields: dict[str, Any]) -> bytes:
@@ -59,7 +66,7 @@ def decode(frame: bytes) -> tuple[PacketType, dict[str, Any]]:
     """Return the type and the JSON object of one whole frame; `ProtocolError` when it is anything else."""
     packet_type = _TYPES[frame[0]]
     try:
-        fields = json.loads(frame[HEADER.size :])
+        fields = _decode_json(frame[HEADER.size :].decode())  # json.loads would guess at UTF-16 and UTF-32
     except (ValueError, RecursionError) as exc:  # UnicodeDecodeError is a ValueError
         raise ProtocolError(f"{packet_type.name}: not JSON") from exc
     if not isinstance(fields, dict):

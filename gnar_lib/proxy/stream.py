@@ -14,7 +14,7 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, Crew, SocketConn
-from gnar_lib.proxy.buffer import copy_buffered, copy_chunks
+from gnar_lib.proxy.buffer import copy_buffered
 from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
 
@@ -94,10 +94,7 @@ def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
     """Copy until the end of the stream, by the fastest way that the two conns allow at the time."""
     if isinstance(src, SocketConn):
         src.keep_reading = True  # this greenlet waits on conns alone from here on
-    if not (isinstance(src, SocketConn) and isinstance(dst, SocketConn)):
-        copy_chunks(src, dst, flow)
-        return
-    if not CAN_SPLICE:
+    if not (CAN_SPLICE and isinstance(src, SocketConn) and isinstance(dst, SocketConn)):
         copy_buffered(src, dst, flow)
         return
     while not copy_buffered(src, dst, flow, until_bulk=True):

@@ -15,7 +15,8 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net import SocketConn
 from gnar_lib.proto import Heartbeat, to_frame
 
-MIN_WAITING = 2
+MIN_WAITING = 2  # at rest
+BUSY_WAITING = 20  # of a client that has had a user of late: browsers open six at a time
 MAX_WAITING = 64
 DEMAND_WINDOW_S = 60  # for how long a busy second is remembered
 MAX_AGE_S = 60.0  # well under the five minutes and more after which NATs forget a silent connection
@@ -123,8 +124,9 @@ class WaitingConns:
         self._announce()
 
     def _announce(self) -> None:
-        """Tell how many should wait: a few, and as many more as users came in the busiest second of late."""
-        wanted = min(MIN_WAITING + self._busiest, MAX_WAITING) if self._is_open else 0
+        """Tell how many should wait: few at rest, else what the busiest second took and a reserve."""
+        wanted = min(BUSY_WAITING + self._busiest, MAX_WAITING) if self._busiest else MIN_WAITING
+        wanted = wanted if self._is_open else 0
         if wanted != self._told:
             self._told = wanted
             self._tell(wanted)

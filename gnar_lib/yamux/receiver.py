@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
+from gnar_lib.errors import ConnClosed, GnarError
 from gnar_lib.net import SocketConn
 from gnar_lib.yamux.frame import DATA, HEADER_BYTES, PING, WINDOW_UPDATE, unpack
 
@@ -65,13 +65,15 @@ class Receiver:
             session.sender.corked = True
             _buffer[:begin] = self._header
             self._cut(begin + count)
-        except (ConnError, ProtocolError) as exc:
+        except GnarError as exc:
             session.get_error(exc)
         touched, self._touched = self._touched, []
-        session.after_frames(touched)
-        for stream in touched:
-            stream.keep()
-        session.sender.corked = False
+        try:
+            session.after_frames(touched)
+        finally:  # the buffer is about to be used again
+            for stream in touched:
+                stream.keep()
+            session.sender.corked = False
         session.sender.flush()
 
     def _cut(self, end: int) -> None:
@@ -96,7 +98,7 @@ class Receiver:
                 self._session.get_ping(flags, length)
             else:
                 self._session.get_go_away(length)
-        self._header = bytes(_buffer[at:end])
+        self._header = bytes(_buffer[at:end]) if at < end else b""
 
     def _get_payload(self, at: int, end: int) -> int:
         """Pass on what has come of a payload, and its frame's flags behind it; return where that ends."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import ConnError, MuxError
+from gnar_lib.errors import ConnError, GnarError, MuxError
 from gnar_lib.net import SocketConn
 
 UNSENT_BYTES = 128 * 1024  # what may wait in the socket itself (TCP_NOTSENT_LOWAT)
@@ -56,7 +56,7 @@ class Sender:
         "corked",
     )
 
-    def __init__(self, conn: SocketConn, fail: Callable[[Exception], None]) -> None:
+    def __init__(self, conn: SocketConn, fail: Callable[[GnarError], None]) -> None:
         conn.limit_unsent(UNSENT_BYTES)
         self.corked = False  # more frames come, and then a `flush`
         self._conn = conn
@@ -212,5 +212,5 @@ class Sender:
             self._wait_writable()
 
 
-def _ignore(_: Exception) -> None:
+def _ignore(_: GnarError) -> None:
     """Let a failure pass: the session has ended already."""

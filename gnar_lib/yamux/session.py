@@ -10,7 +10,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import DeadlineError, MuxError, ProtocolError
+from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
 from gnar_lib.net import Crew, Sockaddr, SocketConn, wait_for
 from gnar_lib.yamux.frame import (
     ACK,
@@ -31,7 +31,7 @@ from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 from gnar_lib.yamux.window import Path
 
-ACCEPT_BACKLOG = 256  # streams that nobody has accepted yet; hashicorp's number, and it counts on ours
+ACCEPT_BACKLOG = 256  # streams that nobody has accepted yet; hashicorp's number, for either end
 MAX_HANDLED = 16 * 1024  # streams of the peer whose handlers run, also those that it has reset meanwhile
 MAX_STORED_BYTES = 256 << 20  # in all streams, unread; past it, the one that holds the most is reset
 KEEPALIVE_S = 30.0
@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, conn: SocketConn, *, is_client: bool, receives: bool = True) -> None:
         self.closed = False
-        self.error: Exception | None = None  # why it ended; None too when we closed it
+        self.error: GnarError | None = None  # why it ended; None too when we closed it
         self.path = Path()
         self.stored_bytes = 0  # of all streams, received and unread
         self.sender = Sender(conn, self._fail)
@@ -62,6 +62,8 @@ class Session:
         self._crew: Crew | None = None
         self._handle: Callable[[Stream], None] | None = None
         self._handled = 0
+        self._held: deque[Stream] = deque()  # opened, and not announced: the peer's backlog could be full
+        self._announced = 0  # opened and announced, but not accepted yet
         self._backlog: deque[Stream] = deque()
         self._acceptors: deque[greenlet] = deque()
         self._arrived: list[Stream] = []
@@ -123,7 +125,8 @@ class Session:
             raise MuxError(f"{self}: all stream ids of this session are used up")
         stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN)
         self._next_id += 2
-        self.sender.say_soon(stream)
+        self._held.append(stream)
+        self._announce()
         return stream
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
@@ -214,11 +217,11 @@ class Session:
         self.on_end(ended.set)
         ended.wait()
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: GnarError) -> None:
         """End the session for an error of the conn."""
         self._end(exc)
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: GnarError | None) -> None:
         if self.closed:
             return
         self.closed, self.error = True, error
@@ -247,6 +250,20 @@ class Session:
     def forget(self, stream: Stream) -> None:
         """Forget a stream that has ended; frames that still come for it are ignored."""
         self._streams.pop(stream.id, None)
+
+    def accepted(self) -> None:
+        """Take note that a stream of ours does not wait in the peer's backlog any longer."""
+        self._announced -= 1
+        self._announce()
+
+    def _announce(self) -> None:
+        while self._held and self._announced < ACCEPT_BACKLOG:
+            stream = self._held.popleft()
+            if stream.announce():
+                self._announced += 1
+                self.sender.say_soon(stream)
+                if stream.has_writer:
+                    self.wake_soon(stream)
 
     def wake_soon(self, stream: Stream) -> None:
         """Wake whoever waits on a stream, in the hub."""
@@ -313,9 +330,18 @@ class Session:
         if self._arrived:
             self._hand_over()
         if self.stored_bytes > MAX_STORED_BYTES:
-            max(self._streams.values(), key=lambda stream: stream.stored_bytes).abort()
+            self._reset_fullest()
 
-    def get_error(self, error: Exception) -> None:
+    def _reset_fullest(self) -> None:
+        fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
+        if (
+            fullest is None or not fullest.stored_bytes
+        ):  # they hold what they do after both ends have ended them
+            self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
+        else:
+            fullest.abort()
+
+    def get_error(self, error: GnarError) -> None:
         """End the session for what the receiver came upon, and tell the peer when that is its fault."""
         if isinstance(error, ProtocolError) and not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, PROTOCOL_ERROR))

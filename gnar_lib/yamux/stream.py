@@ -11,6 +11,7 @@ from greenlet import getcurrent, greenlet
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Sockaddr, wait_for
 from gnar_lib.yamux.frame import (
+    ACK,
     DATA,
     FIN,
     INITIAL_WINDOW_BYTES,
@@ -25,7 +26,9 @@ from gnar_lib.yamux.window import Window
 if TYPE_CHECKING:
     from gnar_lib.yamux.session import Session
 
-FRAME_BYTES: Final = 64 * 1024  # what one Data frame carries at most: others wait that long for their turn
+# What one Data frame carries at most: others wait that long for their turn. With 64 KiB and a header, a write
+# is a little more than loopback carries in one packet, and costs up to twice as much per byte.
+FRAME_BYTES: Final = 32 * 1024
 # Chunks of less are joined, so that a peer that sends single bytes cannot make each of them cost fifty.
 JOIN_BYTES: Final = 2 * 1024
 
@@ -78,6 +81,7 @@ class Stream:
         "_flags",
         "_has_turn",
         "_is_lined_up",
+        "_is_pending",
         "_offset",
         "_read_waiter",
         "_room",
@@ -98,7 +102,8 @@ class Stream:
         self._session = session
         self._state = _OPEN
         self._flags = flags  # SYN or ACK, until a frame has carried it
-        self._room = INITIAL_WINDOW_BYTES  # what we may send
+        self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # what we may send
+        self._is_pending = False  # announced, and not accepted
         self._window = Window(session.path)  # what the peer may send
         self._chunks: list[bytes | memoryview] = []  # what it has sent; the first from `_offset` on
         self._offset = 0
@@ -163,6 +168,20 @@ class Stream:
             self._skip(count, len(chunk))
         self._consumed(filled)
         return filled
+
+    def borrow(self) -> memoryview | bytes:
+        """Return a chunk as it came, which may lie in the session's buffer: good until anything waits."""
+        if self._unread:
+            return self.recv(len(self._unread))
+        while not self._chunks:
+            if self._is_at_end():
+                return b""
+            self._wait_to_read()
+        chunk = self._chunks[0][self._offset :] if self._offset else self._chunks[0]
+        del self._chunks[0]
+        self._offset = 0
+        self._consumed(len(chunk))
+        return chunk
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what the next `recv` returns."""
@@ -310,6 +329,11 @@ class Stream:
             self._session.wake_soon(self)
 
     @property
+    def has_writer(self) -> bool:
+        """Whether a greenlet waits until it may send."""
+        return self._write_waiter is not None
+
+    @property
     def is_reset(self) -> bool:
         """Whether one of the ends has reset it."""
         return self._state is _RESET
@@ -340,6 +364,8 @@ class Stream:
         if state in _OVER:
             self._flags = 0
             self._session.forget(self)
+            if self._is_pending:
+                self._accepted()
             self._window.release()
 
     # ---- for the session: what frames bring ----------------------------------------------------------------
@@ -348,11 +374,24 @@ class Stream:
         """Take note of FIN and RST of the peer; ACK only says that it has accepted."""
         if self._state in _OVER:
             return
+        if self._is_pending and flags & ACK:
+            self._accepted()
         if flags & FIN:
             self._end(Event.GET_FIN)
         if flags & RST and self._state is not _ENDED:
             self._end(Event.GET_RST)
             self._forget_chunks()
+
+    def _accepted(self) -> None:
+        self._is_pending = False
+        self._session.accepted()
+
+    def announce(self) -> bool:
+        """Send from now on, SYN first; False when the stream has ended before that."""
+        if self._flags & SYN:
+            self._room = INITIAL_WINDOW_BYTES
+            self._is_pending = True
+        return self._is_pending
 
     def charge(self, count: int) -> None:
         """Count what a Data frame is about to bring; `ProtocolError` when the peer may not send that."""

@@ -1,0 +1,326 @@
+"""The command line: what can be said and what it comes to, and every wrong call answered in one line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnar_lib import __version__, cmd
+from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
+from gnar_lib.errors import ConnError
+
+A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
+COMMANDS = ["server", "client", "relay", "demo"]
+
+
+class Called:
+    """What the command line would have run."""
+
+    def __init__(self) -> None:
+        self.configs: list[Any] = []
+        self.relays: list[tuple[str, str, float]] = []
+        self.demos: list[int] = []
+
+    def run(self, load: Callable[[], object]) -> int:
+        self.configs.append(load())
+        return 0
+
+    def relay(self, listen: str, target: str, grace_s: float) -> int:
+        self.relays.append((listen, target, grace_s))
+        return 0
+
+    def demo(self, port: int) -> int:
+        self.demos.append(port)
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+    """Take the place of whatever would run."""
+    made = Called()
+    monkeypatch.setattr("gnar_lib.server.serve.run_server", made.run)
+    monkeypatch.setattr("gnar_lib.client.serve.run_client", made.run)
+    monkeypatch.setattr("gnar_lib.relay.run_relay", made.relay)
+    monkeypatch.setattr("gnar_lib.demo.run_demo", made.demo)
+    return made
+
+
+def server(called: Called, line: str) -> ServerConfig:
+    assert cmd.main(["server", *shlex.split(line)]) == 0
+    config = called.configs.pop()
+    assert isinstance(config, ServerConfig)
+    return config
+
+
+def client(called: Called, line: str) -> ClientConfig:
+    assert cmd.main(["client", *shlex.split(line)]) == 0
+    config = called.configs.pop()
+    assert isinstance(config, ClientConfig)
+    return config
+
+
+# ---- help and version --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("behind", ["", "--no-such-option", "a b c d"])
+def test_help_of_a_command_whatever_else_is_said(
+    capsys: pytest.CaptureFixture[str], name: str, flag: str, behind: str
+) -> None:
+    assert cmd.main([name, *shlex.split(behind), flag]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"gnar {name}: ")
+    assert "Usage: " in said.out
+    assert "Example" in said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("words", ["-h", "--help", "help"])
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert cmd.main([words]) == 0
+    said = capsys.readouterr().out
+    assert all(f"gnar {name}" in said for name in COMMANDS)
+
+
+def test_no_command_shows_the_help_and_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cmd.main([]) == 2
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["--version", "version"])
+def test_version(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert cmd.main([words]) == 0
+    assert capsys.readouterr().out == f"gnar {__version__}\n"
+
+
+@pytest.mark.parametrize("text", [cmd.USAGE, cmd.SERVER, cmd.CLIENT, cmd.RELAY, cmd.DEMO])
+def test_help_fits_a_terminal(text: str) -> None:
+    assert max(map(len, text.splitlines())) <= 100
+
+
+# ---- server ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "expected"),
+    [
+        ("", "port", 8910),
+        ("7000", "port", 7000),
+        ("-p 7000", "port", 7000),
+        ("--port 7000", "port", 7000),
+        ("--port=7000", "port", 7000),
+        ("-p7000", "port", 7000),
+        ("-t abc", "token", "abc"),
+        ("--token=", "token", ""),
+        ("-s srv1", "caddy_srv_name", "srv1"),
+        ("-m", "multiplex", True),
+        ("--multiplex", "multiplex", True),
+        ("-a 0", "admin_port", 0),
+        ("--auth hmac", "auth", "hmac"),
+        ("--bind ::1", "bind", "::1"),
+        ("--udp-bind 127.0.0.1", "udp_bind", "127.0.0.1"),
+        (
+            "--allow-ports 9000-9100,9200",
+            "allow_ports",
+            PortRanges("9000-9100,9200", ((9000, 9100), (9200, 9200))),
+        ),
+        ("--max-speed 1mb", "max_speed", Rate(1 << 20, 1 << 20)),
+        ("--grace 0.5", "grace_s", 0.5),
+        ("--grace 0 -mp 7000", "port", 7000),
+    ],
+)
+def test_server_line(called: Called, line: str, field: str, expected: object) -> None:
+    value = getattr(server(called, line), field)
+    assert (value.reveal() if field == "token" else value) == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["-a 8911", "--admin-port 8911", "-D example.com", "--domain example.com", "-d"]
+)
+def test_server_flag_of_the_go_program_that_does_not_work_yet_says_so(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert cmd.main(["server", *line.split()]) == 2
+    assert "is not supported yet; leave it out" in capsys.readouterr().err
+
+
+def test_an_empty_flag_wins_over_the_variable(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GNAR_TOKEN", "abc")
+    assert server(called, "").token
+    assert not server(called, "-t ''").token
+
+
+def test_server_reads_its_file_and_the_environment(
+    called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('port = 1\nbind = "::1"\n')
+    monkeypatch.setenv("GNAR_PORT", "2")
+    assert server(called, f"-c {path}").port == 2
+    assert server(called, f"--config {path} -p 3").port == 3
+    assert server(called, f"-c {path}").bind == "::1"
+
+
+# ---- client ------------------------------------------------------------------------------------------------
+
+LOCAL = Address("localhost", 8910)
+
+
+@pytest.mark.parametrize(
+    ("line", "address", "ports"),
+    [
+        ("3000", LOCAL, [(3000, 0)]),
+        ("3000:9000", LOCAL, [(3000, 9000)]),
+        ("example.com 3000:9000", Address("example.com", 8910), [(3000, 9000)]),
+        ("example.com:7000 3000:9000 3001", Address("example.com", 7000), [(3000, 9000), (3001, 0)]),
+        ("localhost:7000 3000-3001:9000-9001", Address("localhost", 7000), [(3000, 9000), (3001, 9001)]),
+        ("[::1]:7000 3000", Address("::1", 7000), [(3000, 0)]),
+        ("::1 3000", Address("::1", 8910), [(3000, 0)]),
+        ("10.0.0.1:7000 3000", Address("10.0.0.1", 7000), [(3000, 0)]),
+        ("-s example.com 3000 3001:9001", Address("example.com", 8910), [(3000, 0), (3001, 9001)]),
+        ("-l 3000 -r 9000", LOCAL, [(3000, 9000)]),
+        ("-s host:7000 -l 3000 -r 0", Address("host", 7000), [(3000, 0)]),
+        ("--server-addr=host --local-port=3000 --remote-port=9000", Address("host", 8910), [(3000, 9000)]),
+        ("host db:5432:9001", Address("host", 8910), [(5432, 9001)]),
+        ("host 1:2 -l 3 -r 4", Address("host", 8910), [(1, 2), (3, 4)]),
+    ],
+)
+def test_client_line(called: Called, line: str, address: Address, ports: list[tuple[int, int]]) -> None:
+    config = client(called, line)
+    assert config.server == address
+    assert [(proxy.local_port, proxy.remote_port) for proxy in config.proxies] == ports
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "expected"),
+    [
+        ("-n web", "proxy_name", "web"),
+        ("--proxy-name 'my web'", "proxy_name", "my web"),
+        ("-y udp", "proxy_type", "udp"),
+        ("--proxy-type tcp", "proxy_type", "tcp"),
+        ("-d www", "subdomain", "www"),
+        ("--local-host db.local", "local_host", "db.local"),
+        ("--local-host ::1", "local_host", "::1"),
+        ("--speed-limit 100kb", "speed_limit", Rate(102400, 102400)),
+        ("--udp-timeout 5", "udp_timeout_s", 5.0),
+    ],
+)
+def test_client_flag_of_a_proxy(called: Called, line: str, field: str, expected: object) -> None:
+    (proxy,) = client(called, f"-l 3000 {line}").proxies
+    assert getattr(proxy, field) == expected
+
+
+def test_client_flags_of_the_whole(called: Called) -> None:
+    config = client(called, "3000 -t abc --auth md5 --grace 1")
+    assert (config.token.reveal(), config.auth, config.grace_s) == ("abc", "md5", 1.0)
+
+
+# ---- relay and demo ----------------------------------------------------------------------------------------
+
+
+def test_relay_line(called: Called) -> None:
+    assert cmd.main(["relay", "tcp:1", "unix:/x"]) == 0
+    assert cmd.main(["relay", "TCP-LISTEN:1,fork", "TCP:h:2", "--grace", "3"]) == 0
+    assert called.relays == [("tcp:1", "unix:/x", 10.0), ("TCP-LISTEN:1,fork", "TCP:h:2", 3.0)]
+
+
+def test_demo_line(called: Called) -> None:
+    assert cmd.main(["demo"]) == 0
+    assert cmd.main(["demo", "9000"]) == 0
+    assert called.demos == [0, 9000]
+
+
+# ---- wrong calls -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("serve", "unknown command 'serve' (did you mean server?); see gnar --help"),
+        ("frobnicate", "unknown command 'frobnicate'; see gnar --help"),
+        ("-x", "unknown command '-x'; see gnar --help"),
+        ("server --prot 1", "unknown option --prot (did you mean --port?); see gnar server --help"),
+        ("server --zzz", "unknown option --zzz; see gnar server --help"),
+        ("server --port=x", "--port: 'x': expected a port from 1 to 65535"),
+        ("server x", "--port: 'x': expected a port from 1 to 65535"),
+        ("server 1 -p 2", "the port is given twice, as <port> and as --port"),
+        ("server -p ''", "--port: '': expected a port from 1 to 65535"),
+        ("server --grace never", "--grace: 'never': expected seconds from 0 to 86400"),
+        ("server -c /no/such", "/no/such: cannot read it: No such file or directory"),
+        ("client", "nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file"),
+        ("client host", "nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file"),
+        ("client -l x", "--local-port: 'x': expected a port from 1 to 65535"),
+        ("client -l 1 -y sctp", "--proxy-type: 'sctp': expected tcp or udp"),
+        ("client host 1:b", f"mapping: '1:b': expected {A_MAPPING}"),
+        ("client 1:2 -r 3", "--remote-port: goes with --local-port; a mapping names both ports"),
+        ("client --tokn a", "unknown option --tokn (did you mean --token?); see gnar client --help"),
+        ("relay tcp:1 tcp:2 --grace x", "--grace: 'x': expected seconds from 0 to 86400"),
+        ("demo x", "port: 'x': expected a port from 0 to 65535"),
+    ],
+)  # fmt: skip
+def test_wrong_call_is_one_line_and_exits_2(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert cmd.main(shlex.split(line)) == 2
+    assert capsys.readouterr() == ("", f"gnar: {said}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "server 1 2",
+        "server -p",
+        "server -q",
+        "relay",
+        "relay a",
+        "relay a b c",
+        "demo 1 2",
+        "client -z",
+        "server --m=1",
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], called: Called, line: str
+) -> None:
+    name = line.split(maxsplit=1)[0]
+    assert cmd.main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gnar: ")
+    assert said.endswith(f"; see gnar {name} --help\n")
+    assert said.count("\n") == 1
+    assert not called.configs + called.relays + called.demos
+
+
+def test_a_token_is_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (
+        "server -t s3cret --prot 1",
+        "server --token s3cret 1 2",
+        "client -t s3cret",
+        "server --tokn=s3cret",
+    ):
+        assert cmd.main(line.split()) == 2
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_control_characters_of_the_line_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cmd.main(["server", "-c", "/no\x1b[31m\nsuch"]) == 2
+    assert capsys.readouterr().err == "gnar: /no\\x1b[31m\\nsuch: cannot read it: No such file or directory\n"
+
+
+def test_failure_exits_1_and_interrupt_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_load: object) -> int:
+        raise ConnError("no way")
+
+    def interrupt(_load: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gnar_lib.server.serve.run_server", fail)
+    assert cmd.main(["server"]) == 1
+    assert capsys.readouterr().err == "gnar: no way\n"
+    monkeypatch.setattr("gnar_lib.server.serve.run_server", interrupt)
+    assert cmd.main(["server"]) == 0
