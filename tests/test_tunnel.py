@@ -469,6 +469,56 @@ def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
         assert ask(ports["stays"]) == b"ping"
 
 
+def write_proxies(config: Path, service: Service, ports: dict[str, int]) -> None:
+    """Write a client's file with these proxies of one service."""
+    config.write_text(
+        "\n".join(
+            f'[[proxys]]\nproxy-name = "{name}"\nlocal-port = {service.port}\nremote-port = {port}\n'
+            for name, port in ports.items()
+        )
+    )
+
+
+def test_hangup_that_replaces_the_only_proxy_opens_the_new_one_and_leaves_users(
+    tunnels: Tunnels, tmp_path: Path
+) -> None:
+    config, port = tmp_path / "client.toml", free_port()
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        write_proxies(config, service, {"old": port})
+        client, _ = tunnels.client(server_port, "-c", str(config))
+        with dial(port) as user:
+            user.sendall(b"x")
+            assert user.recv(1) == b"x"
+            write_proxies(config, service, {"new": port})
+            client.signal(signal.SIGHUP)
+            client.wait_log(r"\[new\] open at")
+            assert ask(port) == b"ping"
+            user.sendall(b"y")
+            assert user.recv(1) == b"y"
+
+
+def test_hangup_while_the_server_is_away_keeps_one_control_connection(
+    tunnels: Tunnels, tmp_path: Path
+) -> None:
+    config, ports = tmp_path / "client.toml", {"old": free_port()}
+    with Service(echo) as service:
+        server, server_port = tunnels.server()
+        write_proxies(config, service, ports)
+        client, _ = tunnels.client(server_port, "-c", str(config))
+        server.kill()
+        client.wait_log("lost the server")
+        ports["new"] = free_port()
+        write_proxies(config, service, ports)
+        client.signal(signal.SIGHUP)
+        client.wait_log("configuration reloaded")
+        server, _ = tunnels.server(port=server_port)
+        client.wait_log(r"\[new\] open at")
+        client.wait_log(r"\[old\] open at", count=2)
+        assert client.status()["links"] == 1
+        assert [ask(port) for port in ports.values()] == [b"ping", b"ping"]
+
+
 # ---- what a peer may do ------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from gnar_lib.client.control import Control
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import SocketConn
-from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyReq, ProxyResp, recv
+from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
 
@@ -182,7 +182,9 @@ class Link:
     def _answered(self, answer: ProxyResp) -> None:
         """A proxy is open, or is not: then for good, or to be asked for again."""
         proxy = self.proxies.get(answer.proxy_name) if self.control.session else self._only_proxy()
-        if proxy is None:  # cancelled meanwhile
+        if proxy is None:  # removed before it was open
+            if answer.status == STATUS_SUCCESS:
+                self._post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
             return
         if answer.status == STATUS_SUCCESS:
             self._backoff.reset()
@@ -266,8 +268,8 @@ class Link:
 
     @property
     def takes_more(self) -> bool:
-        """Whether further proxies can be asked for on this link."""
-        return self._outbox is not None and self.control.session is not None
+        """Whether further proxies can be asked for on this link, now or when it is connected again."""
+        return not self._is_ending and (self._outbox is None or self.control.session is not None)
 
     def add(self, proxy: ClientProxy) -> None:
         """Ask for one more proxy."""
@@ -275,10 +277,13 @@ class Link:
         self._post(proxy.request())
 
     def remove(self, proxy: ClientProxy) -> None:
-        """Cancel a proxy; its users stay. A link without proxies ends."""
+        """Cancel a proxy; its users stay."""
         del self.proxies[proxy.name]
         self._retry_at_s.pop(proxy.name, None)
         self._cancel(proxy)
+
+    def end_without_proxies(self) -> None:
+        """End when the last proxy has been removed and none has come in its place."""
         if not self.proxies:
             self.end()
 

@@ -108,6 +108,8 @@ class Client:
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.meter))
+        for link in [*self._links]:
+            link.end_without_proxies()
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
