@@ -83,6 +83,15 @@ def test_the_examples_of_proofs_are_right() -> None:
     assert auth._session(token, "id", nonces, ()).sign(auth.waiting_id(1)) in PROTOCOL
 
 
+def test_methods_that_the_internals_name_exist() -> None:
+    source = {path: path.read_text() for path in (ROOT / "gnar_lib").rglob("*.py")}
+    named = set(re.findall(r"`([A-Z]\w+)\.(\w+)`", DOCS["docs/internals.md"].read_text()))
+    for cls, member in sorted(named):
+        homes = [text for text in source.values() if re.search(rf"^class {cls}\b", text, re.MULTILINE)]
+        member_of = rf"\bdef {member}\(|\b{member}\b.*[:=] "
+        assert not homes or any(re.search(member_of, text) for text in homes), f"{cls}.{member}"
+
+
 @pytest.mark.parametrize("text", [*blocks("toml")], ids=lambda text: text.splitlines()[0])
 def test_files_shown_load(text: str, tmp_path: Path) -> None:
     file = tmp_path / "shown.toml"
