@@ -7,6 +7,7 @@ import json
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ from bench.work import USER, Figures, Lane, wrk
 FILES_EACH = 3  # a user's socket and its way on, and one for a pipe
 FILES_SPARE = 1000
 HOLD_WAIT_S = 120.0  # to open them all
+SETTLE_S = 6.0  # idle is what nobody has used for a while
 METRICS = (
     "rest_server",
     "rest_client",
@@ -57,6 +59,7 @@ def _measure(board: Board, contestant: Contestant, count: int) -> Figures:
         _, p50_empty = wrk(entrant.lane, board.seconds, 1)
         before = _memory_kib(entrant)
         with _held(entrant.lane, count) as holder:
+            time.sleep(SETTLE_S)
             after = _memory_kib(entrant)
             _, p50_idle = wrk(entrant.lane, board.seconds, 1)
             lost = _let_go(holder)

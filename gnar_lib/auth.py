@@ -27,7 +27,8 @@ _NO_TOKEN = ""  # in a Login that proves itself in another way
 # What this end can do beyond the Go program's protocol; both ends use what both have named.
 FEATURE_WAIT = "wait"  # data connections that wait for their user
 FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its users
-FEATURES = (FEATURE_WAIT, FEATURE_MUX)
+FEATURE_UDP = "udp"  # datagrams in binary
+FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP)
 
 Clock = Callable[[], float]
 

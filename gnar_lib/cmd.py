@@ -92,12 +92,13 @@ Examples:
   gnar client example.com 3000:9000 db.local:5432:9001
 """
 
-RELAY = """gnar relay: forward every connection of one address to another.
+RELAY = """gnar relay: forward every connection, or every datagram, of one address to another.
 
 Usage: gnar relay <listen> <target> [options]
 
-An address is tcp:PORT, tcp:HOST:PORT or unix:PATH; socat's spelling works, too, and means what
-it means there (one connection without `fork`).
+An address is tcp:PORT, tcp:HOST:PORT or unix:PATH, and for datagrams udp:PORT, udp:HOST:PORT or
+unix-dgram:PATH; socat's spelling works, too, and means what it means there (one connection
+without `fork`).
 
 Options:
   --grace SECONDS  how long connections may finish when the relay stops (default 10)
@@ -106,6 +107,7 @@ Options:
 Examples:
   gnar relay unix:/tmp/x.sock tcp:example.com:9299
   gnar relay TCP-LISTEN:9000,reuseaddr,fork UNIX-CONNECT:/run/x.sock
+  gnar relay udp:53 udp:192.0.2.1:53
 """
 
 DEMO = """gnar demo: a sample page, a server and a client on this machine, to see the tunnel work.

@@ -7,6 +7,7 @@ where there is none it means that the terminal has gone, and stops like the othe
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,17 @@ from gnar_lib.net import Crew, busy_greenlets
 
 KILL_TIMEOUT_S = 1.0  # how long greenlets may take to close what they hold, once they were ended
 
+# A connection is some dozens of objects that are freed by their count when it ends. The collector looks for
+# cycles only, which errors make: seldom is often enough.
+GC_THRESHOLDS = (20_000, 20, 50)
+
 _log = logger.get("gnar")
+
+
+def _spare_the_collector() -> None:
+    """Have it leave alone what stays for ever, and come seldom."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class Stopper:
@@ -75,7 +86,8 @@ class Stopper:
         self._begun.set()
 
     def wait(self) -> None:
-        """Wait for the first signal, or for `stop`."""
+        """Wait for the first signal, or for `stop`: all that the process is made of is there by now."""
+        _spare_the_collector()
         self._begun.wait()
 
     def wait_or_second(self, crew: Crew, grace_s: float) -> bool:

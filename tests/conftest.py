@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from gevent.hub import get_hub
+from harness import Tunnels
 from hypothesis import configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -36,6 +37,14 @@ def gnar_pyz() -> Path:
     if build.returncode != 0:
         pytest.fail(f"build_zipapp.sh --host failed:\n{build.stdout}{build.stderr}", pytrace=False)
     return ROOT / "gnar.pyz"
+
+
+@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
+def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
+    started = Tunnels(gnar_pyz, tmp_path / "run", request.param)
+    failures = request.session.testsfailed
+    yield started
+    started.close(failed=request.session.testsfailed > failures)
 
 
 def pytest_configure() -> None:

@@ -420,7 +420,7 @@ def test_user_of_a_go_client_is_given_to_nobody_who_has_not_logged_in() -> None:
 
 def _port_of(running: Running, name: str) -> int:
     """Return the port of a proxy at the server."""
-    (port,) = [port for port, proxy in running.server.ports._owners.items() if proxy.name == name]
+    (port,) = [port for (_, port), proxy in running.server.ports._owners.items() if proxy.name == name]
     return port
 
 

@@ -15,8 +15,8 @@ def test_totals_are_sums_over_the_proxies() -> None:
     one.enter()
     two.enter()
     two.leave()
-    assert server.totals() == Totals(up=15, down=7, users=1, users_total=2)
-    assert two.totals() == Totals(up=5, down=7, users=0, users_total=1)
+    assert server.totals() == Totals(up=15, down=7, users=1, users_total=2, dropped=0)
+    assert two.totals() == Totals(up=5, down=7, users=0, users_total=1, dropped=0)
 
 
 def test_a_flow_of_the_copy_loop_is_counted_while_it_runs() -> None:
@@ -35,7 +35,7 @@ def test_an_ended_proxy_leaves_its_counts_to_the_parent_once() -> None:
     proxy.leave()
     proxy.end()
     proxy.end()
-    assert server.totals() == Totals(up=10, down=0, users=0, users_total=1)
+    assert server.totals() == Totals(up=10, down=0, users=0, users_total=1, dropped=0)
 
 
 def test_bytes_of_users_that_outlive_their_proxy_are_not_lost() -> None:
@@ -44,9 +44,9 @@ def test_bytes_of_users_that_outlive_their_proxy_are_not_lost() -> None:
     proxy.enter()
     proxy.end()
     proxy.down.bytes += 8
-    assert server.totals() == Totals(up=0, down=8, users=1, users_total=1)
+    assert server.totals() == Totals(up=0, down=8, users=1, users_total=1, dropped=0)
     proxy.leave()
-    assert server.totals() == Totals(up=0, down=8, users=0, users_total=1)
+    assert server.totals() == Totals(up=0, down=8, users=0, users_total=1, dropped=0)
 
 
 def test_a_meter_without_a_parent_keeps_its_counts_at_the_end() -> None:

@@ -17,9 +17,9 @@ import gevent
 import pytest
 
 import gnar_lib
-from gnar_lib import net, relay
+from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, ListenError, PortTakenError, UsageError
-from gnar_lib.relay import Address, Relay, Role, parse_address, run_relay
+from gnar_lib.relay import Address, Relay, Role, parse_address, run_relay, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +68,15 @@ def _bounded() -> Iterator[None]:
         (r"UNIX-LISTEN:/run/a\,b\:c\\,fork", Address("unix", path="/run/a,b:c\\")),
         ("UNIX-LISTEN:'/run/a,b:(c',fork", Address("unix", path="/run/a,b:(c")),
         ('UNIX-LISTEN:"/run/a,b",fork', Address("unix", path="/run/a,b")),
+        ("udp:53", Address("udp", port=53)),
+        ("udp:127.0.0.1:53", Address("udp", host="127.0.0.1", port=53)),
+        ("UDP-LISTEN:53,reuseaddr,fork", Address("udp", port=53)),
+        ("UDP4-L:53,bind=127.0.0.1", Address("udp", V4, "127.0.0.1", 53, fork=False)),
+        ("UDP6-RECVFROM:53,fork", Address("udp", V6, "::", 53)),
+        ("UDP-RECV:53", Address("udp", port=53, answers=False)),
+        ("unix-dgram:/run/x.sock,mode=660", Address("unix-dgram", path="/run/x.sock", mode=0o660)),
+        ("UNIX-RECVFROM:/run/x.sock,fork", Address("unix-dgram", path="/run/x.sock")),
+        ("UNIX-RECV:/run/x.sock", Address("unix-dgram", path="/run/x.sock", answers=False)),
         ("UNIX-LISTEN:/run/{a,b}(,)[:],fork", Address("unix", path="/run/{a,b}(,)[:]")),
     ],
 )
@@ -88,6 +97,13 @@ def test_listening_address_in_both_spellings(text: str, address: Address) -> Non
         ("TCP6:host:80", Address("tcp", V6, "host", 80)),
         ("UNIX-CONNECT:/run/x.sock", Address("unix", path="/run/x.sock")),
         ("UNIX:/run/x.sock", Address("unix", path="/run/x.sock")),
+        ("udp:53", Address("udp", host="localhost", port=53)),
+        ("udp:[::1]:53", Address("udp", host="::1", port=53)),
+        ("UDP:host:domain", Address("udp", host="host", port=53)),
+        ("UDP4-SENDTO:host:53,bind=127.0.0.2", Address("udp", V4, "host", 53, source="127.0.0.2")),
+        ("UDP6-CONNECT:host:53", Address("udp", V6, "host", 53)),
+        ("unix-dgram:/run/x.sock", Address("unix-dgram", path="/run/x.sock")),
+        ("UNIX-SENDTO:/run/x.sock", Address("unix-dgram", path="/run/x.sock")),
     ],
 )
 def test_target_address_in_both_spellings(text: str, address: Address) -> None:
@@ -118,8 +134,11 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
         ("tcp:nosuchservice", Role.TARGET, "no service has that name"),
         ("tcp:\u00b2", Role.TARGET, "not a port"),
         ("unix:", Role.LISTEN, "path is missing"),
-        ("udp:53", Role.LISTEN, "UDP is not supported yet"),
-        ("UDP-LISTEN:53,fork", Role.LISTEN, "UDP is not supported yet"),
+        ("UDP-RECVFROM:53", Role.LISTEN, "without option 'fork'"),
+        ("UNIX-RECVFROM:/x", Role.LISTEN, "without option 'fork'"),
+        ("UDP-LISTEN:53,fork,broadcast", Role.LISTEN, "option 'broadcast' is not supported"),
+        ("UDP-SENDTO:h:53", Role.LISTEN, "does not listen"),
+        ("UNIX-RECV:/x", Role.TARGET, "cannot be dialled"),
         ("OPENSSL:host:443", Role.TARGET, "'OPENSSL' is not an address that gnar knows"),
         ("TCP-LISTEN:80", Role.TARGET, "cannot be dialled"),
         ("TCP-CONNECT:host:80", Role.LISTEN, "does not listen"),
@@ -411,7 +430,7 @@ def test_a_name_is_looked_up_again_when_its_addresses_fail(monkeypatch: pytest.M
     with serving() as service:
         answers = [[(V4, dead)], [(V4, ("127.0.0.1", service.listener.port))]]
         monkeypatch.setattr(net, "resolve", lambda *_: answers.pop(0))
-        monkeypatch.setattr(relay, "LOOKUP_PAUSE_S", 0.0)
+        monkeypatch.setattr(serve, "LOOKUP_PAUSE_S", 0.0)
         with relaying("tcp:127.0.0.1:0", "tcp:moved.example:80") as running:
             assert ask(running) == b"answer to question"
             assert ask(running) == b"answer to question"
@@ -427,7 +446,7 @@ def test_a_name_that_stays_down_is_not_looked_up_for_each_user(monkeypatch: pyte
         asked.append(host)
         return [(V4, dead)]
 
-    monkeypatch.setattr(relay, "LOOKUP_PAUSE_S", 1000.0)
+    monkeypatch.setattr(serve, "LOOKUP_PAUSE_S", 1000.0)
     with relaying("tcp:127.0.0.1:0", "tcp:localhost:80") as running:
         monkeypatch.setattr(net, "resolve", resolve)
         running._target._known = resolve("", 0)
@@ -568,10 +587,12 @@ def test_a_killed_relay_is_followed_by_another_on_the_same_path(tmp_path: Path) 
 
 def test_wrong_addresses_are_refused_before_anything_is_listened_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
+        run_relay(f"unix:{tmp_path}/x.sock", "tcp:nowhere", 0.0)
+    with pytest.raises(UsageError, match="one is for connections, the other for datagrams"):
         run_relay(f"unix:{tmp_path}/x.sock", "udp:53", 0.0)
     assert not (tmp_path / "x.sock").exists()
 
 
 def test_a_tcp_port_that_is_taken_is_said() -> None:
     with serving() as service, pytest.raises(PortTakenError, match="is already in use"):
-        relay._listen(parse_address(f"tcp:127.0.0.1:{service.listener.port}", Role.LISTEN))
+        serve._listen(parse_address(f"tcp:127.0.0.1:{service.listener.port}", Role.LISTEN))

@@ -20,10 +20,13 @@ from pathlib import Path
 import pytest
 from harness import (
     LOOPBACK,
+    TOKEN,
     WAIT_S,
     Forwarder,
     Gnar,
     Service,
+    Tunnel,
+    Tunnels,
     answer_at_end,
     ask,
     dial,
@@ -52,96 +55,6 @@ from gnar_lib.proto.msg import from_frame
 from gnar_lib.server.logins import MAX_IN_PROGRESS
 
 MIB = 1 << 20
-TOKEN = "a token of the tests"
-
-
-class Tunnels:
-    """Starts servers and clients of one test, and ends them with it."""
-
-    def __init__(self, pyz: Path, folder: Path, mode: tuple[str, ...]) -> None:
-        self._pyz = pyz
-        self._folder = folder
-        self._started: list[Gnar] = []
-        self.mode = mode  # what clients are told besides: how they carry what they carry
-
-    @property
-    def multiplexes(self) -> bool:
-        return "-m" in self.mode
-
-    def run(self, *args: str, env: dict[str, str] | None = None) -> Gnar:
-        process = Gnar(self._pyz, self._folder, *args, env=env)
-        self._started.append(process)
-        return process
-
-    def server(self, *args: str, port: int = 0, token: str = TOKEN) -> tuple[Gnar, int]:
-        port = port or free_port()
-        server = self.run("server", str(port), "--bind", LOOPBACK, *args, env={"GNAR_TOKEN": token})
-        server.wait_log(r"listening on")
-        return server, port
-
-    def client(self, server_port: int, *args: str, token: str = TOKEN, wait: bool = True) -> tuple[Gnar, int]:
-        """Start a client and return it with the port at which its first proxy is open."""
-        address = f"{LOOPBACK}:{server_port}"
-        client = self.run("client", "-s", address, *args, *self.mode, env={"GNAR_TOKEN": token})
-        if not wait:
-            return client, 0
-        return client, int(client.wait_log(r"open at \S+:(\d+)")[1])
-
-    def close(self, *, failed: bool) -> None:
-        for process in self._started:
-            process.kill()
-            if failed:
-                print(f"---- {' '.join(process.args)} ----\n{process.log}{process.out}")
-        for process in self._started:
-            assert "Traceback" not in process.log, process.log
-            assert "defect" not in process.log, process.log
-
-
-@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
-def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
-    started = Tunnels(gnar_pyz, tmp_path / "run", request.param)
-    failures = request.session.testsfailed
-    yield started
-    started.close(failed=request.session.testsfailed > failures)
-
-
-class Tunnel:
-    """A server, a client and the service behind it, with what they held before any user came."""
-
-    def __init__(self, tunnels: Tunnels, serve: Callable[[socket.socket], None]) -> None:
-        self.service = Service(serve)
-        self.server, self.server_port = tunnels.server()
-        self.client, self.port = tunnels.client(self.server_port, "-l", str(self.service.port), "-r", "0")
-        if not tunnels.multiplexes:
-            wait_until(lambda: self.server.status()["waiting"] >= 2, "two data connections wait")
-        self.before = [self._held(process) for process in (self.server, self.client)]
-
-    @staticmethod
-    def _held(process: Gnar) -> tuple[int, int]:
-        """Return greenlets and descriptors, less those of data connections that wait."""
-        status = process.wait_idle()
-        own_greenlets = status["waiting"] if process.args[0] == "client" else 0
-        return status["greenlets"] - own_greenlets, process.fds() - status["waiting"]
-
-    def assert_nothing_left(self) -> None:
-        for process, before in zip((self.server, self.client), self.before, strict=True):
-            self._assert_back_to(process, before)
-
-    def _assert_back_to(self, process: Gnar, before: tuple[int, int]) -> None:
-        found = before
-
-        def back() -> bool:
-            nonlocal found
-            found = self._held(process)
-            return found[0] <= before[0] and found[1] <= before[1] + SPARE_PIPE_FDS
-
-        try:
-            wait_until(back, "nothing left")
-        except AssertionError:
-            raise AssertionError(f"{process.args[0]}: {before} became {found}") from None
-
-
-SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Frames and windows: the numbers of the wire, and how much a peer may send."""
+"""Frames, states and windows: the numbers of the wire, how a stream ends, how much a peer may send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gnar_lib.errors import ProtocolError
 from gnar_lib.yamux import frame, window
-from gnar_lib.yamux.stream import TRANSITIONS, Event, State
+from gnar_lib.yamux.state import TRANSITIONS, Event, State
 
 WIRE = Path(__file__).parent / "wire"
 

@@ -6,7 +6,7 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import gevent
 import pytest
@@ -136,6 +136,41 @@ def test_recv_variants_bring_what_is_there() -> None:
         turn()
         assert theirs.recv_now(10) == theirs.recv(10) == b""
         assert theirs.recv_into(buffer) == 0
+
+
+def test_borrowed_chunks_are_what_came_and_what_was_put_back() -> None:
+    with stream_pair() as (ours, theirs):
+        ours.sendall(b"0123456789")
+        assert theirs.recv(4) == b"0123"
+        theirs.unread(b"23")
+        assert bytes(theirs.borrow()) == b"23"
+        assert bytes(theirs.borrow()) == b"456789"
+        ours.sendall(b"more")  # comes while it waits, so it lies in the session's buffer
+        assert bytes(theirs.borrow()) == b"more"
+        ours.shutdown(socket.SHUT_WR)
+        assert theirs.borrow() == b""
+
+
+def test_callback_takes_what_comes_and_what_was_there_before_it() -> None:
+    with stream_pair() as (ours, theirs):
+        seen: list[bytes | None] = []
+        ours.sendall(b"early")
+        turn()
+        theirs.call_once_readable(lambda: seen.append(theirs.recv_now(100)))
+        turn()
+        ours.sendall(b"late")
+        turn()
+        assert seen == [b"early"]
+        theirs.call_once_readable(lambda: seen.append(theirs.recv_now(100)))
+        turn()
+        theirs.call_once_readable(lambda: seen.append(theirs.recv_now(100)))
+        ours.shutdown(socket.SHUT_WR)
+        turn()
+        assert seen == [b"early", b"late", b""]
+        theirs.call_once_readable(lambda: seen.append(b"never"))
+        theirs.close()
+        turn()
+        assert seen[3:] == []
 
 
 def test_send_now_takes_no_more_than_the_window() -> None:
@@ -394,9 +429,10 @@ def send_in_background(peer: Peer, data: bytes) -> None:
     gevent.spawn(send)
 
 
-def test_session_for_a_client_takes_even_ids_only() -> None:
+@pytest.mark.parametrize("odd_or_zero", [3, 0])
+def test_session_for_a_client_takes_even_ids_only(odd_or_zero: int) -> None:
     with session_and_peer(is_client=True) as (_, peer):
-        peer.send((DATA, SYN, 2, b"fine"), (DATA, SYN, 3, b"not"))
+        peer.send((DATA, SYN, 2, b"fine"), (DATA, SYN, odd_or_zero, b"not"))
         assert peer.recv_to_end()[-1] == GONE
 
 
@@ -437,6 +473,37 @@ def test_write_that_fails_half_way_ends_the_session(monkeypatch: pytest.MonkeyPa
         assert crew.wait_empty(5)
         with pytest.raises(ConnClosed):
             stream.sendall(b"x")
+
+
+@pytest.mark.parametrize("size", [1, 30_000])
+def test_write_that_fails_ends_the_session_while_nothing_can_be_read(size: int) -> None:
+    with session_and_peer(is_client=True) as (session, peer):
+        stream = session.open()
+        turn()
+        peer.conn.sock.shutdown(socket.SHUT_RD)
+        stream.send_now(bytes(size))
+        assert session.closed
+        assert "Broken pipe" in str(session.error)
+
+
+def test_reset_frees_what_nobody_has_read() -> None:
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, bytes(1000)))
+        stream = session.accept()
+        assert session.stored_bytes == 1000
+        peer.send((WINDOW_UPDATE, RST, 1, 0))
+        turn()
+        assert session.stored_bytes == stream.stored_bytes == 0
+
+
+def test_stream_that_is_reset_at_once_gets_no_handler() -> None:
+    crew = net.Crew("handlers")
+    handled: list[Stream] = []
+    with session_and_peer() as (session, peer):
+        session.serve(crew, handled.append)
+        peer.send((DATA, SYN, 1, b"x"), (WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, SYN, 3, 0))
+        turn()
+        assert [stream.id for stream in handled] == [3]
 
 
 def test_end_of_the_conn_ends_streams_with_an_error_unless_they_had_ended() -> None:
@@ -489,6 +556,110 @@ def test_stopped_reader_holds_its_window_and_no_other_stream() -> None:
         while received < 2 * INITIAL_WINDOW_BYTES:
             received += len(far_stopped.recv(65536))
         assert crew.wait_empty(5)
+
+
+def test_small_frame_is_not_behind_megabytes_of_bulk() -> None:
+    crew = net.Crew("writers")
+    with session_and_peer(is_client=True) as (session, peer):
+        for _ in range(16):
+            crew.spawn(session.open().sendall, bytes(INITIAL_WINDOW_BYTES))
+        turn()
+        session.open().sendall(b"urgent")
+        before = sum(len(content) for _, _, _, content in data_frames_before(peer, b"urgent"))
+        assert before < peer.conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + sender.FULL_BYTES
+        left = 16 * INITIAL_WINDOW_BYTES - before
+        while left:
+            left -= len(next_data(peer)[3])
+        assert crew.wait_empty(5)
+
+
+def test_small_frames_of_others_do_not_hold_up_bulk_for_ever() -> None:
+    crew, size = net.Crew("writers"), 100_000
+
+    def write_small(stream: Stream) -> None:
+        for _ in range(INITIAL_WINDOW_BYTES // 4096):
+            stream.sendall(bytes(4096))
+
+    with session_and_peer(is_client=True) as (session, peer):
+        for _ in range(8):
+            crew.spawn(write_small, session.open())
+        bulk = session.open()
+        crew.spawn(bulk.sendall, bytes(size))
+        small = bulk_bytes = 0
+        while bulk_bytes < size:
+            _, _, stream_id, content = next_data(peer)
+            if stream_id == bulk.id:
+                bulk_bytes += len(content)
+            else:
+                small += len(content)
+        assert small < 6 * INITIAL_WINDOW_BYTES  # of 8
+        while small < 8 * INITIAL_WINDOW_BYTES:
+            small += len(next_data(peer)[3])
+        assert crew.wait_empty(5)
+
+
+class SlowConn:
+    """What a sender needs of a conn: takes as many bytes as there is `room`."""
+
+    closed = False
+    room = 0
+    on_writable: Callable[[], None] | None = None
+
+    def limit_unsent(self, limit_bytes: int) -> None:
+        assert limit_bytes == sender.UNSENT_BYTES
+
+    def send_now(self, data: bytes) -> int:
+        sent = min(self.room, len(data))
+        self.room -= sent
+        return sent
+
+    def sendmsg_now(self, buffers: list[bytes]) -> int:
+        return self.send_now(b"".join(buffers))
+
+    def call_when_writable(self, callback: Callable[[], None] | None) -> None:
+        self.on_writable = callback
+
+
+class WriterInLine:
+    """Counts its turns."""
+
+    turns = 0
+
+    def say(self) -> None:
+        pytest.fail("it has nothing to say")
+
+    def take_turn(self) -> None:
+        self.turns += 1
+
+
+def test_writer_in_line_gets_a_turn_though_the_socket_stays_full() -> None:
+    conn, writer = SlowConn(), WriterInLine()
+    ours = sender.Sender(cast("net.SocketConn", conn), lambda error: pytest.fail(str(error)))
+    ours.send_data(bytes(12), bytes(30_000))
+    assert not ours.has_room()
+    ours.line_up(writer)
+    for turns in range(1, 4):
+        epoch = ours.epoch
+        conn.room = 1000
+        assert conn.on_writable is not None
+        conn.on_writable()
+        assert (writer.turns, ours.epoch) == (turns, epoch + 1)
+        ours.line_up(writer)
+
+
+def next_data(peer: Peer) -> tuple[int, int, int, bytes]:
+    """Return the next Data frame."""
+    while each := peer.recv():
+        kind, flags, stream_id, content = each
+        if isinstance(content, bytes):
+            return kind, flags, stream_id, content
+    pytest.fail("the end, instead of data")
+
+
+def data_frames_before(peer: Peer, content: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Return the Data frames that come before one with this content."""
+    while (each := next_data(peer))[3] != content:
+        yield each
 
 
 def test_stream_past_the_backlog_is_refused() -> None:
@@ -562,13 +733,13 @@ def test_what_all_streams_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_streams_that_ended_unread_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
     with session_and_peer() as (session, peer):
-        for stream_id in (1, 3):
+        for stream_id in (1, 3, 5):
             peer.send((DATA, SYN | FIN, stream_id, bytes(200_000)))
             session.accept().shutdown(socket.SHUT_WR)
-        peer.send((DATA, SYN | FIN, 5, bytes(200_000)))
-        session.accept().shutdown(socket.SHUT_WR)
+        turn()
+        assert (session.stream_count, session.stored_bytes) == (0, 600_000)
+        monkeypatch.setattr(session_module, "MAX_STORED_BYTES", 500_000)
         peer.send((PING, ACK, 0, 1))
         assert "still unread" in wait_end(session)
 

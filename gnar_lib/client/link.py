@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from gnar_lib import logger
-from gnar_lib.client import tunnel
+from gnar_lib.client import tunnel, udp
 from gnar_lib.client.control import Control
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
@@ -164,6 +164,8 @@ class Link:
         match message:
             case Heartbeat():
                 self._want(message.waiting)
+            case Exchange(proxy_type="udp"):
+                self.client.crew.spawn(udp.bring_datagram_conn, self, message)
             case Exchange():
                 self.client.users.spawn(tunnel.bring_data_conn, self, message)
             case ProxyResp():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from gnar_lib import logger
+from gnar_lib.client.udp import UdpService
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
 from gnar_lib.net.target import Target
@@ -32,6 +33,9 @@ class ClientProxy:
         self.meter = Meter(total, self.up, self.down)
         self.target = Target(config.local_host, config.local_port)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
+        self.udp: UdpService | None = None
+        if config.proxy_type == "udp":
+            self.udp = UdpService(config, self.up, self.down, self.meter, self.log)
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port
         self.domain = ""
@@ -54,6 +58,12 @@ class ClientProxy:
     def cancellation(self) -> ProxyCancel:
         """Return the message that ends it."""
         return ProxyCancel(proxy_name=self.name, remote_port=self.remote_port)
+
+    def end(self) -> None:
+        """It is no proxy of this client any more: its users of TCP stay, those of UDP do not."""
+        self.meter.end()
+        if self.udp is not None:
+            self.udp.close()
 
     def refused(self, error: DialError) -> None:
         """The local service did not answer: say so once, not for every user of a burst."""

@@ -70,7 +70,7 @@ class Client:
     def proxy_refused(self, proxy: ClientProxy) -> None:
         """Go on without it, or end when it was the last."""
         del self._proxies[proxy.name]
-        proxy.meter.end()
+        proxy.end()
         if not self._proxies:
             _log.error("no proxy is left")
             self._fail()
@@ -99,7 +99,7 @@ class Client:
                 del wanted[name]
                 continue
             del self._proxies[name]
-            proxy.meter.end()
+            proxy.end()
             self._shown.discard(name)
             for link in [link for link in self._links if link.proxies.get(name) is proxy]:
                 link.remove(proxy)
@@ -127,6 +127,8 @@ class Client:
     def close(self) -> None:
         """End everything at once."""
         self.users.kill()
+        for proxy in self._proxies.values():
+            proxy.end()
         for link in [*self._links]:
             link.end()
         self.crew.kill()
@@ -137,7 +139,9 @@ class Client:
         totals = self.meter.totals()
         return (
             f"links={len(self._links)} proxies={len(self._proxies)} users={len(self.users) - idle} "
-            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} waiting={idle}"
+            f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} waiting={idle} "
+            f"udp_sessions={sum(proxy.udp.sessions for proxy in self._proxies.values() if proxy.udp)} "
+            f"udp_dropped={totals.dropped}"
         )
 
 

@@ -2,23 +2,30 @@
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
 from gnar_lib.net.conn import LENT_BYTES, Conn, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
-from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, wait_for
-from gnar_lib.net.unix import UnixListener, listen_unix
+from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
+from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
 __all__ = [
     "LENT_BYTES",
     "Conn",
     "Crew",
+    "Datagram",
+    "DatagramConn",
+    "DatagramSocket",
     "Listener",
     "Sockaddr",
     "SocketConn",
     "UnixListener",
+    "bind_udp",
+    "bind_unix_datagram",
     "busy_greenlets",
     "deadline",
     "dial",
     "dial_host",
     "format_address",
+    "give_way",
     "host_of",
     "listen",
     "listen_unix",

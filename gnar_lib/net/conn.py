@@ -49,8 +49,11 @@ _log = logger.get("net")
 class Conn(Protocol):
     """Anything with a socket's blocking methods: a TCP or Unix socket, a stream of a session.
 
-    One greenlet may read while another writes. Every method may raise `ConnError`.
+    One greenlet may read while another writes. Every method may raise `ConnError`. `was_read` becomes true
+    whenever a wait to read has ended, and false by the hand of whoever looks for idle conns.
     """
+
+    was_read: bool
 
     def recv(self, size: int) -> bytes:
         """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
@@ -63,6 +66,12 @@ class Conn(Protocol):
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what the next `recv` returns."""
+
+    def call_once_readable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Take as many bytes as fit without waiting, and return how many."""
@@ -104,12 +113,14 @@ class SocketConn:
         "_writer",
         "keep_reading",
         "sock",
+        "was_read",
     )
 
     def __init__(self, sock: socket.socket, peer: Sockaddr | None = None) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.keep_reading = False
+        self.was_read = False
         self._peer = peer
         self._hub: Hub = get_hub()
         self._switch = self._hub.switch
@@ -196,7 +207,7 @@ class SocketConn:
         watcher = self._reader
         self._read_waiter = current = getcurrent()
         if not watcher.active:
-            self._start(watcher, current)
+            self._start(watcher, current.switch, watcher)
         try:
             while (woken := self._switch()) is not watcher:
                 woken.stop()
@@ -205,6 +216,7 @@ class SocketConn:
             raise
         finally:
             self._read_waiter = None
+        self.was_read = True
         if not self.keep_reading:
             watcher.stop()
 
@@ -236,7 +248,7 @@ class SocketConn:
             self._writer = self._hub.loop.io(self.sock.fileno(), WRITE)
         watcher = self._writer
         current = getcurrent()
-        self._start(watcher, current)
+        self._start(watcher, current.switch, watcher)
         self._write_waiter = current
         try:
             while (woken := self._switch()) is not watcher:
@@ -246,6 +258,23 @@ class SocketConn:
             watcher.stop()
 
     # ---- for a callback of the hub in place of a greenlet that waits ---------------------------------------
+
+    def call_once_readable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+        if self._unread:
+            self._hub.loop.run_callback(callback)
+        else:
+            self._start(self._reader, self._became_readable, callback)
+
+    def _became_readable(self, callback: Callable[[], None]) -> None:
+        self._reader.stop()
+        self._drained = False
+        callback()
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
+        if self._read_waiter is not None:
+            self._read_waiter.throw(error)
 
     def call_when_readable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` in the hub whenever bytes or the end are there, until `close`; None: no more."""
@@ -337,10 +366,10 @@ class SocketConn:
         if self._write_waiter is not None:
             self._write_waiter.switch(self._writer)
 
-    def _start(self, watcher: Any, waiter: greenlet) -> None:
-        """Start `watcher` to wake `waiter`; on a closed conn that would never happen, so say so instead."""
+    def _start(self, watcher: Any, callback: Callable[..., object], argument: object) -> None:
+        """Start `watcher`; on a closed conn it would never call anybody, so say so instead."""
         self._refuse_closed()
-        watcher.start(waiter.switch, watcher)
+        watcher.start(callback, argument)
 
     def _refuse_closed(self) -> None:
         if self.sock.fileno() < 0:

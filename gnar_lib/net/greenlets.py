@@ -42,6 +42,19 @@ def wait_for(token: object) -> None:
         woken.stop()
 
 
+def give_way(seconds: float = 0.0) -> None:
+    """Let everything that is ready have its turn, or wait some seconds, and go on.
+
+    `gevent.sleep(0)` would not do: it lets callbacks run, for milliseconds, before the loop looks at sockets.
+    """
+    timer = get_hub().loop.timer(seconds)
+    timer.start(getcurrent().switch, timer)
+    try:
+        wait_for(timer)
+    finally:
+        timer.stop()
+
+
 # A fresh greenlet costs a stack of 16 KiB from the system, and gives it back at its end. Greenlets that are
 # done wait here for the next thing to run.
 SPARE_GREENLETS = 256

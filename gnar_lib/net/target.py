@@ -1,15 +1,25 @@
-"""A host and port that is dialled again and again, without a look-up each time."""
+"""Where users are joined to: dialled again and again, without a look-up each time."""
 
 from __future__ import annotations
+
+import socket
+import time
 
 from gnar_lib.errors import DialError
 from gnar_lib.net.address import Sockaddr, resolve
 from gnar_lib.net.conn import SocketConn
+from gnar_lib.net.datagram import DatagramConn, connect_udp, connect_unix_datagram, is_out_of_files
 from gnar_lib.net.endpoint import dial
+from gnar_lib.net.greenlets import Crew
+
+LOOK_UP_PAUSE_S = 1.0
 
 
 class Target:
-    """Keeps the address that answered last; looks the name up again only when that one fails."""
+    """A host and TCP port.
+
+    Keeps the address that answered last; looks the name up again only when that one fails.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -33,3 +43,78 @@ class Target:
                 self._known = (family, address)
                 return conn
         raise error or DialError(f"{self.host} has no address")
+
+
+class DatagramTarget:
+    """Opens sockets to a UDP host and port, without a look-up and without waiting.
+
+    A name's addresses are looked up by `look_up`, and again in the background, a second apart at least, when
+    none of them answers.
+    """
+
+    def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
+        self._host = host
+        self._port = port
+        self._family = family
+        self._source = source
+        self._known: list[tuple[int, Sockaddr]] = []
+        self._refusals = 0
+        self._next_look_up_s = 0.0
+        self._crew = Crew("look-up")
+
+    def look_up(self) -> None:
+        """Look the name up; raises `DialError` when it is unknown, or has no address of the wanted kind."""
+        self._next_look_up_s = time.monotonic() + LOOK_UP_PAUSE_S
+        found = resolve(self._host, self._port, socket.SOCK_DGRAM)
+        fitting = [each for each in found if self._family in (socket.AF_UNSPEC, each[0])]
+        if not fitting:
+            kind = "IPv4" if self._family == socket.AF_INET else "IPv6"
+            raise DialError(f"{self._host} has no {kind} address")
+        self._known, self._refusals = fitting, 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an address to open sockets to."""
+        return bool(self._known)
+
+    def open(self) -> DatagramConn:
+        """Return a new socket connected to the target; raises `DialError`."""
+        error: DialError | None = None
+        for family, address in self._known:
+            try:
+                return connect_udp(family, address, self._source)
+            except DialError as exc:
+                error = exc
+        if error is None or not is_out_of_files(error):
+            self.look_up_soon()
+        raise error or DialError(f"{self._host} has no address yet")
+
+    def refused(self, conn: DatagramConn) -> bool:
+        """Nobody receives where a socket is connected to: tell whether a new one is better."""
+        if len(self._known) > 1 and self._known[0][1] == conn.address:
+            self._known = [*self._known[1:], self._known[0]]
+        self._refusals += 1
+        if self._refusals >= len(self._known):
+            self.look_up_soon()
+        return bool(self._known) and self._known[0][1] != conn.address
+
+    def look_up_soon(self) -> None:
+        """Look the name up in the background, if that was not done just now."""
+        if time.monotonic() >= self._next_look_up_s and not len(self._crew):
+            self._crew.spawn(self.look_up)
+
+
+class UnixDatagramTarget:
+    """Opens sockets to a Unix path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def open(self) -> DatagramConn:
+        """Return a new socket connected to the target; raises `DialError`."""
+        return connect_unix_datagram(self._path)
+
+    @staticmethod
+    def refused(_conn: DatagramConn) -> bool:
+        """Return True: whoever comes back to the path has another socket there."""
+        return True

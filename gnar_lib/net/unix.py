@@ -1,4 +1,4 @@
-"""Listening on a Unix path: the file that comes with the socket, and nobody else's."""
+"""Listening on a Unix path, for conns or datagrams: the socket's own file, and nobody else's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from gnar_lib import logger
 from gnar_lib.errors import ListenError, PortTakenError
 from gnar_lib.net.conn import socket_class
+from gnar_lib.net.datagram import DatagramSocket, with_buffers
 from gnar_lib.net.endpoint import BACKLOG, Listener, listen_error
 
 _EVERYTHING = 0o777
@@ -19,23 +20,36 @@ _EVERYTHING = 0o777
 _log = logger.get("net")
 
 
-class UnixListener(Listener):
-    """A listener whose file goes when it closes, unless `keep_file`, or another took the path meanwhile."""
+class SocketFile:
+    """The file of a bound socket; it goes with it, unless `keep`, or another took the path meanwhile."""
 
-    def __init__(self, sock: socket.socket, path: str, *, keep_file: bool = False) -> None:
-        super().__init__(sock)
+    def __init__(self, path: str, *, keep: bool) -> None:
         self._path = os.path.abspath(path)  # the working directory may change
-        self._file = None if keep_file else _identity(path)
+        self._file = None if keep else _identity(path)
 
-    def close(self) -> None:
-        """Stop listening and remove the file; conns already accepted stay."""
-        # While the socket is open its inode is not given to another file, so look before closing.
+    def remove(self) -> None:
+        """Remove it if it is still ours; to be called before the socket is closed.
+
+        While the socket is open its inode is not given to another file.
+        """
         ours, self._file = self._file, None
         if ours is not None and _identity(self._path) == ours:
             try:
                 os.unlink(self._path)
             except OSError as exc:
                 _log.warning("cannot remove %s: %s", self._path, exc.strerror)
+
+
+class UnixListener(Listener):
+    """A listener whose file goes when it closes."""
+
+    def __init__(self, sock: socket.socket, path: str, *, keep_file: bool = False) -> None:
+        super().__init__(sock)
+        self._file = SocketFile(path, keep=keep_file)
+
+    def close(self) -> None:
+        """Stop listening and remove the file; conns already accepted stay."""
+        self._file.remove()
         super().close()
 
 
@@ -45,15 +59,30 @@ def listen_unix(path: str, mode: int | None = None, *, keep_file: bool = False) 
     The file of a socket that nobody listens on any more is replaced. Raises `PortTakenError` when somebody
     does, `ListenError` when something else has the path or it cannot be made.
     """
+    sock = _bound(path, socket.SOCK_STREAM, mode)
+    try:
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise listen_error(path, exc) from exc
+    return UnixListener(sock, path, keep_file=keep_file)
+
+
+def bind_unix_datagram(path: str, mode: int | None = None, *, keep_file: bool = False) -> DatagramSocket:
+    """Receive datagrams at a Unix path; everything else is as with `listen_unix`."""
+    sock = with_buffers(_bound(path, socket.SOCK_DGRAM, mode))
+    return DatagramSocket(sock, before_close=SocketFile(path, keep=keep_file).remove)
+
+
+def _bound(path: str, kind: int, mode: int | None) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise ListenError(f"cannot listen on {path}: this platform has no Unix sockets")
-    sock = socket_class(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket_class(socket.AF_UNIX, kind)
     try:
         _remove_stale(path)
         with _exact_mode(mode):
             sock.bind(path)
-        sock.listen(BACKLOG)
-        return UnixListener(sock, path, keep_file=keep_file)
+        return sock
     except (OSError, ValueError) as exc:
         sock.close()
         raise listen_error(path, exc) from exc

@@ -29,16 +29,17 @@ class Totals:
     down: int
     users: int
     users_total: int
+    dropped: int
 
 
 class Meter:
     """Counts of one proxy, or of those whose `parent` it is.
 
     Copy loops add to `up.bytes` (from the user) and `down.bytes` (to the user), and that is all the hot path
-    does: sums over proxies are made when somebody reads them.
+    does: sums over proxies are made when somebody reads them. `dropped` are datagrams that did not go on.
     """
 
-    __slots__ = ("_ended", "_parent", "_parts", "down", "up", "users", "users_total")
+    __slots__ = ("_ended", "_parent", "_parts", "down", "dropped", "up", "users", "users_total")
 
     def __init__(
         self, parent: Meter | None = None, up: Counter | None = None, down: Counter | None = None
@@ -47,11 +48,17 @@ class Meter:
         self.down: Counter = Count() if down is None else down
         self.users = 0
         self.users_total = 0
+        self.dropped = 0
         self._parent = parent
         self._parts: set[Meter] = set()
         self._ended = False
         if parent is not None:
             parent._parts.add(self)
+
+    @property
+    def root(self) -> Meter:
+        """The meter that all others are below of."""
+        return self if self._parent is None else self._parent.root
 
     def enter(self) -> None:
         """Count a user that came."""
@@ -78,6 +85,7 @@ class Meter:
             self.down.bytes + sum(part.down for part in parts),
             self.users + sum(part.users for part in parts),
             self.users_total + sum(part.users_total for part in parts),
+            self.dropped + sum(part.dropped for part in parts),
         )
 
     def _hand_over(self) -> None:
@@ -89,3 +97,4 @@ class Meter:
         parent.up.bytes += mine.up
         parent.down.bytes += mine.down
         parent.users_total += mine.users_total
+        parent.dropped += mine.dropped

@@ -11,6 +11,9 @@ class TakesTokens(Protocol):
     def take(self, want: int) -> int:
         """Wait until some of `want` bytes may be moved, and return how many (at least one)."""
 
+    def take_now(self, count: int) -> bool:
+        """Tell whether a datagram of `count` bytes may be moved now, and use up its tokens if so."""
+
 
 class Flow:
     """One direction, of one connection or of all those of a proxy.

@@ -18,6 +18,8 @@ from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Pro
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.server.proxy import Proxy
+from gnar_lib.server.resources import PROXY_TYPES
+from gnar_lib.server.udp import UdpProxy
 from gnar_lib.server.waiting import WaitingConns
 from gnar_lib.yamux import Session as Mux
 
@@ -54,7 +56,7 @@ class Control:
         self.waiting = WaitingConns(lambda number: self.post(Heartbeat(waiting=number)))
         self._numbers = auth.ReplayWindow()
         self._outbox = Outbox(conn, server.crew)
-        self._proxies: dict[int, Proxy] = {}
+        self._proxies: dict[tuple[str, int], Proxy | UdpProxy] = {}
         self._heard_s = time.monotonic()
         self._is_ended = False
 
@@ -109,22 +111,25 @@ class Control:
             return
         log.info("port %d is open for %s", proxy.port, self.address)
         self._answer(request, STATUS_SUCCESS, remote_port=proxy.port)
-        if self._may_wait:
+        if self._may_wait and proxy.type == "tcp":
             self.waiting.open()
-        proxy.listener.serve(self.server.users, proxy.serve_user)
+        proxy.start()
 
-    def _opened(self, request: ProxyReq) -> Proxy:
-        if request.proxy_type != "tcp":
+    def _opened(self, request: ProxyReq) -> Proxy | UdpProxy:
+        if request.proxy_type not in PROXY_TYPES:
             raise ProxyRefusedError(f"proxy type {request.proxy_type!r} is not supported by this server")
         if request.subdomain:
             raise ProxyRefusedError("this server has no domain: leave the subdomain out")
         if len(self._proxies) >= MAX_PROXIES:
             raise ProxyRefusedError(f"one client may have {MAX_PROXIES} proxies")
-        ports = self.server.ports
-        listener = ports.listen(request.remote_port, self.server.config.allow_ports)
-        proxy = Proxy(self, request.proxy_name, listener)
-        ports.hold(proxy.port, proxy)
-        self._proxies[proxy.port] = proxy
+        ports, allowed = self.server.ports, self.server.config.allow_ports
+        proxy: Proxy | UdpProxy
+        if request.proxy_type == "udp":
+            proxy = UdpProxy(self, request.proxy_name, ports.bind_udp(request.remote_port, allowed))
+        else:
+            proxy = Proxy(self, request.proxy_name, ports.listen(request.remote_port, allowed))
+        ports.hold(proxy.type, proxy.port, proxy)
+        self._proxies[proxy.type, proxy.port] = proxy
         return proxy
 
     def _answer(
@@ -146,8 +151,9 @@ class Control:
 
     def cancel(self, message: ProxyCancel) -> None:
         """Close a proxy of this client; users that are there stay. One that it does not have is refused."""
-        proxy = self._proxies.get(message.remote_port)
-        if proxy is None or proxy.name != message.proxy_name:
+        found = (self._proxies.get((kind, message.remote_port)) for kind in PROXY_TYPES)
+        proxy = next((each for each in found if each is not None and each.name == message.proxy_name), None)
+        if proxy is None:
             _log.warning(
                 "refused: %s cancels %r on port %d", self.address, message.proxy_name, message.remote_port
             )
@@ -155,12 +161,17 @@ class Control:
         self._close(proxy)
         proxy.log.info("cancelled by %s", self.address)
 
-    def _close(self, proxy: Proxy) -> None:
-        del self._proxies[proxy.port]
-        self.server.ports.release(proxy.port, proxy)
+    def _close(self, proxy: Proxy | UdpProxy) -> None:
+        del self._proxies[proxy.type, proxy.port]
+        self.server.ports.release(proxy.type, proxy.port, proxy)
         proxy.close()
         if not self._proxies:
             self.waiting.close()
+
+    @property
+    def udp_users(self) -> int:
+        """How many users of UDP proxies were heard of lately."""
+        return sum(proxy.users for proxy in self._proxies.values() if isinstance(proxy, UdpProxy))
 
     # ---- data connections ----------------------------------------------------------------------------------
 

@@ -24,6 +24,11 @@ class User:
         self.control = proxy.control
         self.conn = conn
 
+    def join(self, conn: Conn) -> None:
+        """Carry the user's bytes over the data connection that claimed them."""
+        self.proxy.log.debug("user %s has data connection %s", self.conn, conn)
+        self.control.server.users.spawn(self.proxy.carry, self.conn, conn)
+
     def expire(self) -> None:
         """No data connection came, or the client has gone."""
         self.proxy.log.debug("user %s found no data connection", self.conn)
@@ -32,6 +37,8 @@ class User:
 
 class Proxy:
     """A port that a client has; it ends with its control connection, its users' connections when they end."""
+
+    type = "tcp"
 
     def __init__(self, control: Control, name: str, listener: Listener) -> None:
         self.control = control
@@ -42,6 +49,10 @@ class Proxy:
         limit = control.server.config.max_speed
         self._up, self._down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
         self._meter = Meter(control.server.meter, self._up, self._down)
+
+    def start(self) -> None:
+        """Take users from now on."""
+        self.listener.serve(self.control.server.users, self.serve_user)
 
     def serve_user(self, user: SocketConn) -> None:
         """Carry one user's bytes over a waiting data connection, or have the client bring one."""
@@ -80,4 +91,4 @@ class Proxy:
         """Take no more users."""
         self.listener.close()
         self._meter.end()
-        self.control.server.connmap.drop(lambda user: user.proxy is self)
+        self.control.server.connmap.drop(lambda entry: entry.proxy is self)

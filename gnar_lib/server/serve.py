@@ -20,6 +20,7 @@ from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.control import Control, limit_silence
 from gnar_lib.server.proxy import Proxy, User
 from gnar_lib.server.resources import Ports
+from gnar_lib.server.udp import UdpProxy, Vacancy
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
@@ -33,8 +34,8 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.connmap: ConnMap[User] = ConnMap()
-        self.ports: Ports[Proxy] = Ports(config.bind)
+        self.connmap: ConnMap[User | Vacancy] = ConnMap()
+        self.ports: Ports[Proxy | UdpProxy] = Ports(config.bind, config.udp_bind)
         self.crew = Crew("server")  # logins and control connections
         self.users = Crew("user")  # one greenlet per user's connection
         self.meter = Meter()  # of all proxies together
@@ -130,7 +131,7 @@ class Server:
             case ProxyReq():
                 self._serve_control(stream, entrance, mux)
             case Exchange():
-                self._serve_data(stream, first, lambda user: user.control.mux is mux)
+                self._serve_data(stream, first, lambda entry: entry.control.mux is mux)
             case ProxyCancel():
                 self._cancel(stream, entrance, mux)
             case _:
@@ -151,17 +152,16 @@ class Server:
         else:
             control.admit_waiting(conn, login)
 
-    def _serve_data(self, conn: Conn, message: Exchange, may_claim: Callable[[User], bool]) -> None:
-        """Join a data connection with the user whom it claims by the `conn_id`."""
-        user = self.connmap.claim(message.conn_id, may_claim)
-        if user is None:
+    def _serve_data(self, conn: Conn, message: Exchange, may_claim: Callable[[User | Vacancy], bool]) -> None:
+        """Join a data connection with the user, or the UDP proxy, that it claims by the `conn_id`."""
+        entry = self.connmap.claim(message.conn_id, may_claim)
+        if entry is None:
             _log.debug("nobody waits for data connection %s", conn)
             conn.close()
             return
-        user.proxy.log.debug("user %s has data connection %s", user.conn, conn)
-        self.users.spawn(user.proxy.carry, user.conn, conn)
+        entry.join(conn)
 
-    def _may_claim(self, login: Login, message: Exchange) -> Callable[[User], bool]:
+    def _may_claim(self, login: Login, message: Exchange) -> Callable[[User | Vacancy], bool]:
         """Return the test whether this connection may claim a user.
 
         A client of ours claims what its own session was told of, and signs it. A Go client has logged in by
@@ -170,32 +170,30 @@ class Server:
         control = self._sessions.get(login.session) if login.session else None
         if control is None or control.session is None:
             is_go = not login.session
-            return lambda user: is_go and user.control.session is None and user.control.mux is None
+            return lambda entry: is_go and entry.control.session is None and entry.control.mux is None
         is_signed = control.session.is_signed(message.conn_id, message.proof)
-        return lambda user: is_signed and user.control is control
+        return lambda entry: is_signed and entry.control is control
 
     def _cancel(self, conn: Conn, entrance: logins.Entrance, mux: Mux | None = None) -> None:
         """End a Go client's proxy. Our own clients cancel on their control connection."""
         message = entrance.first
         assert isinstance(message, ProxyCancel)  # noqa: S101  (that is what brought us here)
-        proxy = self.ports.owner(message.remote_port)
         host = host_of(conn.getpeername())
         conn.close()
-        if proxy is None:
-            return
-        control = proxy.control
-        is_ours = bool(entrance.login.session) or control.session is not None
-        if is_ours or control.mux is not mux or control.host != host:
+        owners = {proxy.control for proxy in self.ports.owners(message.remote_port)}
+        theirs = [c for c in owners if c.session is None and c.mux is mux and c.host == host]
+        if owners and (entrance.login.session or not theirs):
             _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
-        control.cancel(message)
+        for control in theirs:
+            control.cancel(message)
 
     def forget(self, control: Control) -> None:
         """A control connection has ended: nobody comes to it any more."""
         self._controls.discard(control)
         if control.session is not None:
             self._sessions.pop(control.session.id, None)
-        self.connmap.drop(lambda user: user.control is control)
+        self.connmap.drop(lambda entry: entry.control is control)
 
     def _expire(self) -> None:
         while True:
@@ -226,14 +224,21 @@ class Server:
         return (
             f"clients={len(self._controls)} proxies={len(self.ports)} users={len(self.users)} "
             f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} "
+            f"udp_users={sum(control.udp_users for control in self._controls)} udp_dropped={totals.dropped} "
             f"waiting={waiting} conn_map={len(self.connmap)} logins={len(self._in_progress)}"
         )
 
     def reload(self, config: ServerConfig) -> None:
         """Take new settings over; clients that are there stay as they are."""
-        if (config.port, config.bind) != (self.config.port, self.config.bind):
-            _log.warning("port and bind stay as they are until the next start")
-        self.config = replace(config, port=self.config.port, bind=self.config.bind)
+        if (config.port, config.bind, config.udp_bind) != (
+            self.config.port,
+            self.config.bind,
+            self.config.udp_bind,
+        ):
+            _log.warning("port, bind and udp-bind stay as they are until the next start")
+        self.config = replace(
+            config, port=self.config.port, bind=self.config.bind, udp_bind=self.config.udp_bind
+        )
         _log.info("configuration reloaded")
 
 

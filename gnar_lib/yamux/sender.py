@@ -18,9 +18,9 @@ from gnar_lib.net import SocketConn
 
 UNSENT_BYTES = 128 * 1024  # what may wait in the socket itself (TCP_NOTSENT_LOWAT)
 COPY_BYTES = 16 * 1024  # up to here copying a payload into the queue costs less than a system call of its own
-SMALL_BYTES = 4 * 1024  # a frame of no more gets in while bulk waits
+SMALL_BYTES = 4 * 1024  # a frame of no more may pass others that wait
 FULL_BYTES = 64 * 1024  # a queue that long is sent now, whatever else the turn brings; bulk waits behind it
-SMALL_FULL_BYTES = 256 * 1024  # behind a queue that long, small frames wait as well
+SMALL_FULL_BYTES = 256 * 1024  # behind a queue that long, no frame passes
 BULK_BYTES = 128 * 1024  # of one turn; then bulk waits for the next even if the socket has room
 # Control frames always get in. A peer that makes us send so many and reads none of them is up to no good.
 MAX_QUEUE_BYTES = 1 << 20
@@ -54,11 +54,13 @@ class Sender:
         "_turn",
         "_was_lone",
         "corked",
+        "epoch",
     )
 
     def __init__(self, conn: SocketConn, fail: Callable[[GnarError], None]) -> None:
         conn.limit_unsent(UNSENT_BYTES)
         self.corked = False  # more frames come, and then a `flush`
+        self.epoch = 0  # how often the socket has had room after it had none
         self._conn = conn
         self._fail = fail
         self._send_now = conn.send_now
@@ -66,7 +68,7 @@ class Sender:
         self._queue = bytearray()
         self._is_full = False  # the socket took less than it was given
         self._scheduled = False
-        self._line: deque[Writer] = deque()  # bulk, first come first served
+        self._line: deque[Writer] = deque()  # first come first served
         self._silent: list[Writer] = []
         self._turn = 0.0  # the loop's time, which is another one in each of its turns
         self._frames = 0  # of this turn
@@ -127,13 +129,18 @@ class Sender:
             queue += memoryview(payload)[sent - waited - len(header) :]
         self._wait_writable()
 
-    def has_room(self, count: int) -> bool:
-        """Whether a Data frame with `count` bytes may be sent now, or has to wait in line."""
-        if count <= SMALL_BYTES:
-            return len(self._queue) < SMALL_FULL_BYTES
+    def has_room(self) -> bool:
+        """Whether a Data frame may be sent now, or has to wait in line."""
         if self._loop.now() != self._turn:
             self._begin_turn()
         return not (self._is_full or self._line or self._bulk >= BULK_BYTES)
+
+    def may_pass(self, count: int) -> bool:
+        """Whether a Data frame with `count` bytes is so small that it may pass those in line.
+
+        A stream does so once in an `epoch`: else bulk in small pieces would have the socket to itself.
+        """
+        return count <= SMALL_BYTES and len(self._queue) < SMALL_FULL_BYTES
 
     def line_up(self, writer: Writer) -> None:
         """Have `writer.take_turn` called when it is its turn to send a frame."""
@@ -198,10 +205,11 @@ class Sender:
     def _on_writable(self) -> None:
         """Go on where the socket was full, and then with those in line."""
         self._is_full = False
+        self.epoch += 1
         self.flush()
         if not (self._is_full or self._conn.closed):
             self._conn.call_when_writable(None)
-        # One of them gets its turn in any case: else the small frames of others could hold it up for ever.
+        # One of them gets its turn in any case: else those who pass could hold it up for ever.
         line = self._line
         self._begin_turn()
         if line and len(self._queue) < SMALL_FULL_BYTES:

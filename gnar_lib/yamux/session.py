@@ -334,9 +334,7 @@ class Session:
 
     def _reset_fullest(self) -> None:
         fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
-        if (
-            fullest is None or not fullest.stored_bytes
-        ):  # they hold what they do after both ends have ended them
+        if fullest is None or not fullest.stored_bytes:  # it is in streams that both ends have ended
             self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
         else:
             fullest.abort()

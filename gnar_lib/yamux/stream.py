@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from enum import Enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from greenlet import getcurrent, greenlet
@@ -21,6 +21,7 @@ from gnar_lib.yamux.frame import (
     WINDOW_UPDATE,
     pack,
 )
+from gnar_lib.yamux.state import TRANSITIONS, Event, State
 from gnar_lib.yamux.window import Window
 
 if TYPE_CHECKING:
@@ -33,38 +34,6 @@ FRAME_BYTES: Final = 32 * 1024
 JOIN_BYTES: Final = 2 * 1024
 
 
-class State(Enum):
-    """What has been said about the end of a stream."""
-
-    OPEN = "open"
-    WE_ENDED = "we send no more"
-    PEER_ENDED = "the peer sends no more"
-    ENDED = "both have ended"
-    RESET = "reset"
-
-
-class Event(Enum):
-    """What can end a stream, or half of it."""
-
-    SEND_FIN = "we send FIN"
-    GET_FIN = "the peer sends FIN"
-    SEND_RST = "we send RST"
-    GET_RST = "the peer sends RST"
-
-
-# What is not here must not happen: a second FIN of the peer is an error of the protocol.
-TRANSITIONS: Final = {
-    (State.OPEN, Event.SEND_FIN): State.WE_ENDED,
-    (State.OPEN, Event.GET_FIN): State.PEER_ENDED,
-    (State.OPEN, Event.SEND_RST): State.RESET,
-    (State.OPEN, Event.GET_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_FIN): State.ENDED,
-    (State.WE_ENDED, Event.SEND_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_RST): State.RESET,
-    (State.PEER_ENDED, Event.SEND_FIN): State.ENDED,
-    (State.PEER_ENDED, Event.SEND_RST): State.RESET,
-    (State.PEER_ENDED, Event.GET_RST): State.RESET,
-}
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
 _OVER = (_ENDED, _RESET)
 
@@ -83,6 +52,8 @@ class Stream:
         "_is_lined_up",
         "_is_pending",
         "_offset",
+        "_on_readable",
+        "_passed",
         "_read_waiter",
         "_room",
         "_session",
@@ -93,11 +64,13 @@ class Stream:
         "closed",
         "id",
         "is_touched",
+        "was_read",
     )
 
     def __init__(self, session: Session, stream_id: int, flags: int) -> None:
         self.id = stream_id
         self.closed = False  # by us: `close` or `abort` was called
+        self.was_read = False  # a wait to read has ended, since somebody set this to False
         self.is_touched = False  # by the frames that the session is about to go through
         self._session = session
         self._state = _OPEN
@@ -108,9 +81,11 @@ class Stream:
         self._chunks: list[bytes | memoryview] = []  # what it has sent; the first from `_offset` on
         self._offset = 0
         self._unread = b""
+        self._on_readable: Callable[[], None] | None = None
         self._read_waiter: greenlet | None = None
         self._write_waiter: greenlet | None = None
         self._is_lined_up = self._has_turn = False
+        self._passed = -1  # the epoch of the sender in which we last passed those in line
 
     def __repr__(self) -> str:
         return f"<Stream {self} {'closed, ' if self.closed else ''}{self._state.value}>"
@@ -216,6 +191,17 @@ class Stream:
             wait_for(self)
         finally:
             self._read_waiter = None
+        self.was_read = True
+
+    def call_once_readable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+        self._on_readable = callback
+        self._session.wake_soon(self)  # for what has come already
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
+        if self._read_waiter is not None:
+            self._read_waiter.throw(error)
 
     def _consumed(self, count: int) -> None:
         """Let the peer send more for what the reader took."""
@@ -236,8 +222,12 @@ class Stream:
         while sent < total:
             self._check_sending()
             count = min(total - sent, self._room, FRAME_BYTES)
-            if not (count and (self._has_turn or sender.has_room(count))):
+            if not count:
                 break
+            if not (self._has_turn or sender.has_room()):
+                if self._passed == sender.epoch or not sender.may_pass(count):
+                    break
+                self._passed = sender.epoch
             self._has_turn = False
             if count < total:
                 view = memoryview(data)[sent : sent + count]
@@ -324,6 +314,7 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
+        self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._session.wake_soon(self)
@@ -431,13 +422,20 @@ class Stream:
     def wake(self) -> None:
         """Switch to whoever can go on now, if only to an error; runs in the hub."""
         is_over = self.closed or self._session.closed
-        if self._read_waiter is not None and (
-            self._chunks or is_over or not (self._state is _OPEN or self._state is _WE_ENDED)
-        ):
-            self._read_waiter.switch(self)
+        if self._read_waiter is not None or self._on_readable is not None:
+            peer_may_send = self._state is _OPEN or self._state is _WE_ENDED
+            if self._chunks or self._unread or is_over or not peer_may_send:
+                self._wake_reader()
         if self._write_waiter is not None and (
             (self._room and not self._is_lined_up)
             or is_over
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):
             self._write_waiter.switch(self)
+
+    def _wake_reader(self) -> None:
+        callback, self._on_readable = self._on_readable, None
+        if callback is not None:
+            callback()
+        elif self._read_waiter is not None:
+            self._read_waiter.switch(self)

@@ -1,35 +1,26 @@
-"""The socat replacement: listens on one address and joins every user with another; knows no tunnel.
+"""What a relay is told: addresses in gnar's own spelling and in socat's; opens nothing.
 
-An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`) or in socat's
-(`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`, `TCP:HOST:PORT`). The latter means what it means in socat: without
-`fork` it serves one connection. What gnar does not support is refused by name, not passed over.
+An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`, and for datagrams
+`udp:PORT`, `udp:HOST:PORT`, `unix-dgram:PATH`) or in socat's (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
+`TCP:HOST:PORT`). The latter means what it means in socat: without `fork` it serves one connection, or one
+user. What gnar does not support is refused by name, not passed over.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from gnar_lib import logger, net
-from gnar_lib.errors import ConnError, DialError, UsageError
-from gnar_lib.lifecycle import Stopper
-from gnar_lib.proxy.stream import stream
+from gnar_lib import net
+from gnar_lib.errors import UsageError
 
-LOOKUP_PAUSE_S = 1.0  # the name of a target that is down is not looked up for each user anew
 MAX_PORT = 65535
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 
 _ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
 _EVERYWHERE = {_ANY: "", _V4: "0.0.0.0", _V6: "::"}
-
-_log = logger.get("relay")
-
-
-# ---- addresses ---------------------------------------------------------------------------------------------
 
 
 class Role(Enum):
@@ -48,17 +39,24 @@ class _Kind:
     family: int = _ANY
     options: frozenset[str] = frozenset()
     own: bool = False  # gnar's spelling, which always serves many users
+    answers: bool = True
+    needs_fork: bool = False
 
 
 _UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
 _TCP_OPTIONS = frozenset({"fork", "reuseaddr", "bind"})
 _BIND = frozenset({"bind"})
+_NO_FORK = frozenset({"fork"})
 
 _OWN = {
     ("tcp", Role.LISTEN): _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
     ("tcp", Role.TARGET): _Kind("tcp", Role.TARGET, options=_BIND, own=True),
     ("unix", Role.LISTEN): _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
     ("unix", Role.TARGET): _Kind("unix", Role.TARGET, own=True),
+    ("udp", Role.LISTEN): _Kind("udp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
+    ("udp", Role.TARGET): _Kind("udp", Role.TARGET, options=_BIND, own=True),
+    ("unix-dgram", Role.LISTEN): _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
+    ("unix-dgram", Role.TARGET): _Kind("unix-dgram", Role.TARGET, own=True),
 }
 _SOCAT = {
     "tcp-listen": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
@@ -75,16 +73,34 @@ _SOCAT = {
     "tcp6": _Kind("tcp", Role.TARGET, _V6, _BIND),
     "tcp6-connect": _Kind("tcp", Role.TARGET, _V6, _BIND),
     "unix-connect": _Kind("unix", Role.TARGET),
+    "unix-recvfrom": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, needs_fork=True),
+    "unix-recv": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS - _NO_FORK, answers=False),
+    "unix-sendto": _Kind("unix-dgram", Role.TARGET),
 }
+for _prefix, _family in (("udp", _ANY), ("udp4", _V4), ("udp6", _V6)):
+    _listen = _Kind("udp", Role.LISTEN, _family, _TCP_OPTIONS)
+    _target = _Kind("udp", Role.TARGET, _family, _BIND)
+    _SOCAT |= {
+        f"{_prefix}-listen": _listen,
+        f"{_prefix}-l": _listen,
+        f"{_prefix}-recvfrom": replace(_listen, needs_fork=True),
+        f"{_prefix}-recv": replace(_listen, options=_TCP_OPTIONS - _NO_FORK, answers=False),
+        _prefix: _target,
+        f"{_prefix}-connect": _target,
+        f"{_prefix}-sendto": _target,
+    }
 _EXAMPLES = {
-    Role.LISTEN: "tcp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
-    Role.TARGET: "tcp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
+    Role.LISTEN: "tcp:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
+    Role.TARGET: "tcp:localhost:3000, udp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One side of a relay. `host` or `path` is empty where the other transport is meant."""
+    """One side of a relay. `host` or `path` is empty where the other transport is meant.
+
+    `answers` is false where users are only heard.
+    """
 
     transport: str
     family: int = _ANY
@@ -95,11 +111,16 @@ class Address:
     mode: int | None = None
     source: str = ""
     keep_file: bool = False
+    answers: bool = True
 
     def __str__(self) -> str:
-        if self.transport == "unix":
-            return f"unix:{self.path}"
-        return f"tcp:{net.format_address((self.host, self.port))}" if self.host else f"tcp:{self.port}"
+        where = net.format_address((self.host, self.port)) if self.host else str(self.port)
+        return f"{self.transport}:{self.path or where}"
+
+    @property
+    def is_datagram(self) -> bool:
+        """Whether datagrams come here, not connections."""
+        return self.transport in ("udp", "unix-dgram")
 
 
 def parse_address(text: str, role: Role) -> Address:
@@ -113,9 +134,6 @@ def parse_address(text: str, role: Role) -> Address:
 
 def _kind_of(keyword: str, role: Role) -> _Kind:
     word = keyword.lower()
-    if word.startswith("udp"):
-        # The place for UDP and Unix datagrams: kinds with transport "udp", and a relay that keeps sessions.
-        raise UsageError("relaying UDP is not supported yet")
     kind = _OWN.get((word, role)) or _SOCAT.get(word)
     if kind is None:
         raise UsageError(
@@ -130,22 +148,32 @@ def _kind_of(keyword: str, role: Role) -> _Kind:
 def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) -> Address:
     """Put an address together from what stands between the colons and the commas."""
     values = _read_options(kind, options)
-    fork = kind.own or _flag(values, "fork", default=False)
-    if kind.transport == "unix":
+    fork = kind.own or not kind.answers or _flag(values, "fork", default=False)
+    if kind.needs_fork and not fork:
+        raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
+    if kind.transport.startswith("unix"):
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError("this platform has no Unix sockets")
         path = ":".join(parameters)
         if not path:
             raise UsageError("the path is missing")
         if kind.role is Role.TARGET:
-            return Address("unix", path=path)
+            return Address(kind.transport, path=path)
         keep_file = not _flag(values, "unlink-close", default=True)
-        return Address("unix", path=path, fork=fork, mode=_mode(values), keep_file=keep_file)
+        return Address(
+            kind.transport,
+            path=path,
+            fork=fork,
+            mode=_mode(values),
+            keep_file=keep_file,
+            answers=kind.answers,
+        )
     host, port = _read_host_and_port(kind, parameters)
     source = values.get("bind", "").strip("[]")
     if kind.role is Role.TARGET:
-        return Address("tcp", kind.family, host, port, source=_local_address(source))
-    return Address("tcp", kind.family, host or source or _EVERYWHERE[kind.family], port, fork=fork)
+        return Address(kind.transport, kind.family, host, port, source=_local_address(source))
+    host = host or source or _EVERYWHERE[kind.family]
+    return Address(kind.transport, kind.family, host, port, fork=fork, answers=kind.answers)
 
 
 def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
@@ -158,19 +186,19 @@ def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
     host = parameters[0].strip("[]") if len(parameters) == 2 else ""  # noqa: PLR2004
     if kind.role is Role.TARGET and not host:
         host = "localhost"
-    return host, _read_port(parameters[-1], kind.role)
+    return host, _read_port(parameters[-1], kind)
 
 
-def _read_port(text: str, role: Role) -> int:
+def _read_port(text: str, kind: _Kind) -> int:
     """Read a port's number, or the name of its service. 0, to listen on, lets the system choose."""
     if text.isascii() and text.isdigit():
         port = int(text)
     else:
         try:
-            port = socket.getservbyname(text, "tcp")
+            port = socket.getservbyname(text, kind.transport)
         except (OSError, ValueError):
             raise UsageError(f"{text!r} is not a port, and no service has that name") from None
-    if not (0 if role is Role.LISTEN else 1) <= port <= MAX_PORT:
+    if not (0 if kind.role is Role.LISTEN else 1) <= port <= MAX_PORT:
         raise UsageError(f"port {port} is out of range")
     return port
 
@@ -246,154 +274,3 @@ def _split_unquoted(text: str) -> list[list[str]]:
     if closers:
         raise UsageError(f"a closing {closers[-1]} is missing, or a backslash before what it would close")
     return fields
-
-
-# ---- relaying ----------------------------------------------------------------------------------------------
-
-
-class _Target:
-    """Where users are joined to: the addresses of a name, the one that answered last first."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._known = self._look_up()
-        self._next_lookup_s = time.monotonic() + LOOKUP_PAUSE_S
-
-    def dial(self) -> net.SocketConn:
-        """Connect to the first address that answers; a name whose addresses all fail is looked up again.
-
-        Raises `DialError`.
-        """
-        try:
-            return self._dial_known()
-        except DialError:
-            if not self._look_up_again():
-                raise
-        return self._dial_known()
-
-    def _dial_known(self) -> net.SocketConn:
-        known = self._known  # another user's greenlet may replace it
-        error: DialError | None = None
-        for family, address in known:
-            try:
-                conn = net.dial(family, address, source=self._address.source)
-            except DialError as exc:
-                error = exc
-                continue
-            if address != known[0][1]:
-                self._known = [(family, address), *(each for each in known if each[1] != address)]
-            return conn
-        raise error or DialError(f"{self._address} has no address")
-
-    def _look_up_again(self) -> bool:
-        """Tell whether there are other addresses than before."""
-        now = time.monotonic()
-        if now < self._next_lookup_s:
-            return False
-        self._next_lookup_s = now + LOOKUP_PAUSE_S
-        try:
-            found = self._look_up()
-        except DialError:
-            return False
-        changed = sorted(map(str, found)) != sorted(map(str, self._known))
-        self._known = found
-        return changed
-
-    def _look_up(self) -> list[tuple[int, net.Sockaddr]]:
-        if self._address.transport == "unix":
-            return [(socket.AF_UNIX, self._address.path)]
-        found = net.resolve(self._address.host, self._address.port)
-        return _of_family(found, self._address)
-
-
-def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[tuple[int, net.Sockaddr]]:
-    """Keep what the address's keyword and its `bind=` allow."""
-    family = address.family
-    if address.source:
-        family = _V6 if ":" in address.source else _V4
-    fitting = [each for each in found if family in (_ANY, each[0])]
-    if not fitting:
-        raise DialError(f"{address.host} has no {'IPv4' if family == _V4 else 'IPv6'} address")
-    return fitting
-
-
-def _listen(address: Address) -> net.Listener:
-    if address.transport == "unix":
-        return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
-    host = address.host
-    if host and address.family != _ANY:
-        host = str(_of_family(net.resolve(host, address.port), address)[0][1][0])
-    return net.listen(host, address.port)
-
-
-class Relay:
-    """A listener, and the greenlets of its users; each conn is closed by the greenlet that serves it.
-
-    Listens from when it is made. Without `fork` it serves one user, then calls `on_end`; `error` is what that
-    one failed with.
-    """
-
-    def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
-        self.users = net.Crew("relay")
-        self.error: ConnError | None = None
-        self._on_end = on_end
-        self._target = _Target(target)
-        self._refused = logger.Burst()
-        self.listener = _listen(listen)
-        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only)
-
-    def close(self) -> None:
-        """Stop listening; the users there stay."""
-        self.listener.close()
-
-    def _serve(self, user: net.SocketConn) -> None:
-        """Join one user with the target, until both are closed."""
-        try:
-            target = self._target.dial()
-        except DialError as exc:
-            user.abort()  # a reset, so that it does not pass for an answer that is empty
-            self._refused.warning(_log, "%s; users are turned away", exc)
-            raise
-        except BaseException:
-            user.abort()
-            raise
-        self._refused.end(_log)
-        stream(user, target)
-
-    def _serve_only(self, user: net.SocketConn) -> None:
-        """Serve the one user of a relay without `fork`."""
-        self.close()
-        try:
-            self._serve(user)
-        except ConnError as exc:
-            self.error = exc
-        finally:
-            self._on_end()
-
-
-def run_relay(listen: str, target: str, grace_s: float) -> int:
-    """Relay until a signal comes, or until the one user of an address without `fork` has gone; returns 0.
-
-    Users still there have `grace_s` seconds. Raises `UsageError` for an address that is not one, `ConnError`
-    when it cannot be listened on or looked up, or when the one user's connection failed.
-    """
-    listen_address = parse_address(listen, Role.LISTEN)
-    target_address = parse_address(target, Role.TARGET)
-    stopper = Stopper()  # before there is a socket file that a signal must not leave behind
-    try:
-        relay = Relay(listen_address, target_address, stopper.stop)
-        _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
-        stopper.wait()
-        error = relay.error
-        relay.close()
-        stopper.wait_or_second(relay.users, grace_s)
-    finally:
-        stopper.close()
-    if error is not None:
-        raise error
-    return 0
-
-
-def _where(address: Address, listener: net.Listener) -> str:
-    """Show what is listened on, with the port that the system chose."""
-    return str(replace(address, port=listener.port) if address.transport == "tcp" else address)

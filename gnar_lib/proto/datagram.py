@@ -1,0 +1,137 @@
+"""Datagrams on a data connection: in binary between our own ends, as JSON with the Go programs; no I/O.
+
+Both forms know a user by its packed address (`net.pack_address`). To the client that is only a name, which it
+sends back with the answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import socket
+import struct
+import zlib
+from typing import Protocol
+
+from gnar_lib.errors import MessageTooLongError, ProtocolError
+from gnar_lib.net.datagram import PACKED_ADDRESS_BYTES, Datagram, pack_address, unpack_address
+from gnar_lib.proto import packet
+from gnar_lib.proto.msg import UDPDatagram, from_frame, to_frame
+
+# Not one of `PacketType`: the body is no JSON, and it has no business outside of a UDP data connection.
+DATAGRAM_TYPE = 0x13
+MAX_PAYLOAD_BYTES = packet.MAX_BODY_BYTES - PACKED_ADDRESS_BYTES  # 65,513: more than UDP over IPv4 has
+
+NOBODY = b""  # the address of an answer whose sender did not say whom it is for
+
+
+class Framing(Protocol):
+    """One form of datagrams on a stream."""
+
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames, which may be in parts; raises `MessageTooLongError` when one does not fit."""
+
+    def parse(self, data: bytes) -> tuple[list[Datagram], int]:
+        """Return the datagrams of all whole frames in `data`, and how many bytes those are.
+
+        Raises `ProtocolError` when it is anything else.
+        """
+
+
+class BinaryFraming:
+    """Type, length, 22 bytes of address, payload."""
+
+    _HEADER = struct.Struct(">BH")
+    _BEGINNING = struct.Struct(f">BH{PACKED_ADDRESS_BYTES}s")
+
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames in parts; raises `MessageTooLongError` when one does not fit."""
+        parts: list[bytes] = []
+        add, begin = parts.append, self._BEGINNING.pack
+        try:
+            for packed, payload in datagrams:
+                add(begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed))
+                add(payload)
+        except struct.error as exc:
+            raise MessageTooLongError(f"a datagram is larger than {MAX_PAYLOAD_BYTES} bytes") from exc
+        return parts
+
+    def parse(self, data: bytes) -> tuple[list[Datagram], int]:
+        """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
+        datagrams = []
+        unpack, size = self._HEADER.unpack_from, len(data)
+        start, last_start = 0, size - self._HEADER.size
+        while start <= last_start:
+            kind, length = unpack(data, start)
+            if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES:
+                raise ProtocolError(f"a frame of type 0x{kind:02x} and {length} bytes in place of a datagram")
+            end = start + 3 + length
+            if end > size:
+                break
+            datagrams.append((data[start + 3 : start + 25], data[start + 25 : end]))
+            start = end
+        if start < size and data[start] != DATAGRAM_TYPE:
+            raise ProtocolError(f"a frame of type 0x{data[start]:02x} in place of a datagram")
+        return datagrams, start
+
+
+class JsonFraming:
+    """UDPDatagram messages, as the Go programs send them.
+
+    The Go client leaves the address of an answer out, and the Go server expects it so.
+    """
+
+    def __init__(self, *, with_address: bool) -> None:
+        self._with_address = with_address
+
+    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
+        """Return the frames; raises `MessageTooLongError` when one does not fit."""
+        return [
+            to_frame(UDPDatagram(base64.b64encode(payload).decode(), self._address(packed)))
+            for packed, payload in datagrams
+        ]
+
+    def _address(self, packed: bytes) -> dict[str, str | int] | None:
+        if not self._with_address:
+            return None
+        host, port, scope = unpack_address(packed)
+        return {"IP": host, "Port": port, "Zone": _zone(scope)}
+
+    def parse(self, data: bytes) -> tuple[list[Datagram], int]:
+        """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
+        datagrams: list[Datagram] = []
+        start = 0
+        while (size := packet.frame_size(data[start : start + packet.HEADER.size])) is not None:
+            if start + size > len(data):
+                break
+            datagrams.append(self._datagram(data[start : start + size]))
+            start += size
+        return datagrams, start
+
+    @staticmethod
+    def _datagram(frame: bytes) -> Datagram:
+        message = from_frame(frame)
+        if not isinstance(message, UDPDatagram):
+            raise ProtocolError(f"{type(message).__name__} in place of a datagram")
+        try:
+            payload = base64.b64decode(message.payload, validate=True)
+            return _packed(message), payload
+        except (binascii.Error, OSError, ValueError, struct.error) as exc:
+            raise ProtocolError(f"UDPDatagram: {exc}") from exc
+
+
+def _packed(message: UDPDatagram) -> bytes:
+    if message.addr is None:
+        return NOBODY
+    zone = str(message.addr.get("Zone", ""))
+    # The number of an interface of another machine means nothing here; it only tells users apart.
+    scope = zlib.crc32(zone.encode()) if zone else 0
+    return pack_address((message.addr["IP"], message.addr["Port"], 0, scope))
+
+
+def _zone(scope: int) -> str:
+    """Return the name of the interface of a link-local user."""
+    try:
+        return socket.if_indextoname(scope) if scope else ""
+    except OSError:
+        return str(scope)

@@ -1,0 +1,74 @@
+"""Relaying datagrams: each user has a session with the target, as with the tunnel's UDP proxies."""
+
+from __future__ import annotations
+
+import socket
+
+from gnar_lib import logger, net
+from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
+from gnar_lib.errors import ConnError, ListenError
+from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
+from gnar_lib.relay.address import Address
+
+_log = logger.get("relay")
+
+
+class DatagramRelay:
+    """A bound socket, and the sessions of the users who write to it; one of them alone without `fork`.
+
+    Receives from when it is made. Raises `ConnError` when it cannot, or does not find the target.
+    """
+
+    error: ConnError | None = None
+
+    def __init__(self, listen: Address, target: Address) -> None:
+        self.users = net.Crew("relay")  # none: datagrams are carried in the hub
+        self.meter = Meter()
+        self._serves_one = not listen.fork
+        self._only_user: bytes | None = None
+        self._answers = listen.answers
+        limits = Limits(timeout_s=DEFAULT_UDP_TIMEOUT_S)
+        self.sessions = Sessions(_target(target), self._on_answers, self.meter, limits, _log)
+        self.listener = _bind(listen)
+        self.listener.serve(self._on_datagrams)
+
+    def close(self) -> None:
+        """Stop receiving and end the sessions."""
+        self.listener.close()
+        self.sessions.close()
+
+    def _on_datagrams(self, datagrams: list[net.Datagram]) -> None:
+        if self._serves_one:
+            if self._only_user is None:
+                self._only_user = datagrams[0][0]
+            datagrams = [each for each in datagrams if each[0] == self._only_user]
+        self.sessions.send(datagrams)
+
+    def _on_answers(self, datagrams: list[net.Datagram]) -> None:
+        if self._answers:
+            self.meter.dropped += self.listener.send(datagrams)
+
+
+def _target(address: Address) -> OpensSockets:
+    if address.transport == "unix-dgram":
+        return UnixDatagramTarget(address.path)
+    family = address.family
+    if address.source:
+        family = socket.AF_INET6 if ":" in address.source else socket.AF_INET
+    target = DatagramTarget(address.host, address.port, family, address.source)
+    target.look_up()
+    return target
+
+
+def _bind(address: Address) -> net.DatagramSocket:
+    if address.transport == "unix-dgram":
+        return net.bind_unix_datagram(address.path, address.mode, keep_file=address.keep_file)
+    if not address.host:
+        return net.bind_udp("", address.port)
+    found = net.resolve(address.host, address.port, socket.SOCK_DGRAM)
+    fitting = [each for each in found if address.family in (socket.AF_UNSPEC, each[0])]
+    if not fitting:
+        raise ListenError(f"{address.host} has no address of that kind")
+    return net.bind_udp(str(fitting[0][1][0]), address.port)

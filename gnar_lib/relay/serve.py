@@ -1,0 +1,175 @@
+"""Relaying: listens on one address and joins every user with another; knows no spelling of addresses."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from gnar_lib import logger, net
+from gnar_lib.errors import ConnError, DialError, UsageError
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.proxy.stream import stream
+from gnar_lib.relay.address import Address, Role, parse_address
+from gnar_lib.relay.datagrams import DatagramRelay
+
+LOOKUP_PAUSE_S = 1.0  # the name of a target that is down is not looked up for each user anew
+
+_ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
+
+_log = logger.get("relay")
+
+
+class _Target:
+    """Where users are joined to: the addresses of a name, the one that answered last first."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._known = self._look_up()
+        self._next_lookup_s = time.monotonic() + LOOKUP_PAUSE_S
+
+    def dial(self) -> net.SocketConn:
+        """Connect to the first address that answers; a name whose addresses all fail is looked up again.
+
+        Raises `DialError`.
+        """
+        try:
+            return self._dial_known()
+        except DialError:
+            if not self._look_up_again():
+                raise
+        return self._dial_known()
+
+    def _dial_known(self) -> net.SocketConn:
+        known = self._known  # another user's greenlet may replace it
+        error: DialError | None = None
+        for family, address in known:
+            try:
+                conn = net.dial(family, address, source=self._address.source)
+            except DialError as exc:
+                error = exc
+                continue
+            if address != known[0][1]:
+                self._known = [(family, address), *(each for each in known if each[1] != address)]
+            return conn
+        raise error or DialError(f"{self._address} has no address")
+
+    def _look_up_again(self) -> bool:
+        """Tell whether there are other addresses than before."""
+        now = time.monotonic()
+        if now < self._next_lookup_s:
+            return False
+        self._next_lookup_s = now + LOOKUP_PAUSE_S
+        try:
+            found = self._look_up()
+        except DialError:
+            return False
+        changed = sorted(map(str, found)) != sorted(map(str, self._known))
+        self._known = found
+        return changed
+
+    def _look_up(self) -> list[tuple[int, net.Sockaddr]]:
+        if self._address.transport == "unix":
+            return [(socket.AF_UNIX, self._address.path)]
+        found = net.resolve(self._address.host, self._address.port)
+        return _of_family(found, self._address)
+
+
+def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[tuple[int, net.Sockaddr]]:
+    """Keep what the address's keyword and its `bind=` allow."""
+    family = address.family
+    if address.source:
+        family = _V6 if ":" in address.source else _V4
+    fitting = [each for each in found if family in (_ANY, each[0])]
+    if not fitting:
+        raise DialError(f"{address.host} has no {'IPv4' if family == _V4 else 'IPv6'} address")
+    return fitting
+
+
+def _listen(address: Address) -> net.Listener:
+    if address.transport == "unix":
+        return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
+    host = address.host
+    if host and address.family != _ANY:
+        host = str(_of_family(net.resolve(host, address.port), address)[0][1][0])
+    return net.listen(host, address.port)
+
+
+class Relay:
+    """A listener, and the greenlets of its users; each conn is closed by the greenlet that serves it.
+
+    Listens from when it is made. Without `fork` it serves one user, then calls `on_end`; `error` is what that
+    one failed with.
+    """
+
+    def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
+        self.users = net.Crew("relay")
+        self.error: ConnError | None = None
+        self._on_end = on_end
+        self._target = _Target(target)
+        self._refused = logger.Burst()
+        self.listener = _listen(listen)
+        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only)
+
+    def close(self) -> None:
+        """Stop listening; the users there stay."""
+        self.listener.close()
+
+    def _serve(self, user: net.SocketConn) -> None:
+        """Join one user with the target, until both are closed."""
+        try:
+            target = self._target.dial()
+        except DialError as exc:
+            user.abort()  # a reset, so that it does not pass for an answer that is empty
+            self._refused.warning(_log, "%s; users are turned away", exc)
+            raise
+        except BaseException:
+            user.abort()
+            raise
+        self._refused.end(_log)
+        stream(user, target)
+
+    def _serve_only(self, user: net.SocketConn) -> None:
+        """Serve the one user of a relay without `fork`."""
+        self.close()
+        try:
+            self._serve(user)
+        except ConnError as exc:
+            self.error = exc
+        finally:
+            self._on_end()
+
+
+def run_relay(listen: str, target: str, grace_s: float) -> int:
+    """Relay until a signal comes, or until the one user of an address without `fork` has gone; returns 0.
+
+    Users still there have `grace_s` seconds. Raises `UsageError` for an address that is not one, `ConnError`
+    when it cannot be listened on or looked up, or when the one user's connection failed.
+    """
+    listen_address = parse_address(listen, Role.LISTEN)
+    target_address = parse_address(target, Role.TARGET)
+    if listen_address.is_datagram != target_address.is_datagram:
+        raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
+    stopper = Stopper()  # before there is a socket file that a signal must not leave behind
+    try:
+        relay: Relay | DatagramRelay
+        if listen_address.is_datagram:
+            relay = DatagramRelay(listen_address, target_address)
+        else:
+            relay = Relay(listen_address, target_address, stopper.stop)
+        _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
+        stopper.wait()
+        error = relay.error
+        relay.close()
+        stopper.wait_or_second(relay.users, grace_s)
+    finally:
+        stopper.close()
+    if error is not None:
+        raise error
+    return 0
+
+
+def _where(address: Address, listener: net.Listener | net.DatagramSocket) -> str:
+    """Show what is listened on, with the port that the system chose."""
+    return str(replace(address, port=listener.port) if not address.path else address)
