@@ -15,6 +15,8 @@ from gnar_lib import cmd, logger
 from gnar_lib.config import load_server
 from gnar_lib.errors import DialError
 from gnar_lib.net import resolve
+from gnar_lib.relay import Role, parse_address
+from gnar_lib.relay.serve import is_loop
 
 ROOT = Path(__file__).resolve().parent.parent
 GNAR = [sys.executable, str(ROOT / "gnar.py")]
@@ -97,6 +99,32 @@ def test_arguments_that_do_not_fit_say_why(capsys: pytest.CaptureFixture[str], l
 def test_address_to_listen_on_may_have_brackets() -> None:
     config = load_server({"bind": "[::1]", "udp-bind": "[::1]"}, {})
     assert (config.bind, config.udp_bind) == ("::1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "loops"),
+    [
+        ("tcp:9000", "tcp:9000", True),
+        ("tcp:9000", "tcp:127.0.0.1:9000", True),
+        ("tcp:[::1]:9000", "tcp:[::1]:9000", True),
+        ("TCP4-LISTEN:9000,fork", "TCP:localhost:9000", True),
+        ("udp:9000", "udp:9000", True),
+        ("unix:/tmp/a", "unix:/tmp/../tmp/a", True),
+        ("TCP4-LISTEN:9000,fork", "TCP:[::1]:9000", False),
+        ("tcp:9000", "tcp:9001", False),
+        ("tcp:9000", "tcp:example.com:9000", False),
+        ("tcp:127.0.0.1:9000", "tcp:127.0.0.2:9000", False),
+        ("unix:/tmp/a", "unix:/tmp/b", False),
+        ("tcp:9000", "unix:/tmp/b", False),
+    ],
+)
+def test_relay_to_itself_is_seen(listen: str, target: str, loops: bool) -> None:
+    assert is_loop(parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET)) is loops
+
+
+def test_relay_to_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cmd.main(["relay", "tcp:1", "tcp:1"]) == 2
+    assert capsys.readouterr().err == "gnar: tcp:1 to tcp:1 would be a relay to itself\n"
 
 
 def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
