@@ -45,10 +45,10 @@ Options:
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
-  -D, --domain DOMAIN        give proxies names under this domain
-  -d, --domain-tunnel        make the server itself reachable under the domain
-  -s, --caddy-srv-name NAME  Caddy's name for its server (default srv0)
-  -a, --admin-port PORT      port of the admin panel (default: off)
+  -D, --domain DOMAIN        give proxies names under this domain (comes later)
+  -d, --domain-tunnel        name the server itself under the domain (comes later)
+  -s, --caddy-srv-name NAME  Caddy's name for its server (comes later)
+  -a, --admin-port PORT      port of the admin panel (comes later)
   -m, --multiplex            accepted; the server recognises multiplexing by itself
       --grace SECONDS        how long users may finish when the server stops (default 10)
   -c, --config FILE          read settings from a TOML file; flags win
@@ -75,7 +75,7 @@ Options:
       --local-host HOST    where the local service is (default 127.0.0.1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
   -y, --proxy-type TYPE    tcp (default) or udp
-  -d, --subdomain NAME     name under the server's domain
+  -d, --subdomain NAME     name under the server's domain (comes later)
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --auth KIND          hmac (default), or md5 for a Go server
   -m, --multiplex          use one connection to the server for everything
