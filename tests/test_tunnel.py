@@ -365,6 +365,7 @@ def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
 def test_stop_without_users_is_quick(echo_tunnel: Tunnel) -> None:
     echo_tunnel.client.signal(signal.SIGTERM)
     assert echo_tunnel.client.wait_exit(3) == 0
+    assert "waiting up to" not in echo_tunnel.client.log
     wait_until(lambda: not is_open(echo_tunnel.port), "the proxy is cancelled")
     echo_tunnel.server.signal(signal.SIGTERM)
     assert echo_tunnel.server.wait_exit(3) == 0
@@ -473,8 +474,8 @@ def test_hangup_while_the_server_is_away_keeps_one_control_connection(
 def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(echo_tunnel: Tunnel, sent: bytes) -> None:
     with dial(echo_tunnel.server_port) as attacker:
         attacker.sendall(sent)
-        attacker.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(OSError):  # the server may have reset it already
+            attacker.shutdown(socket.SHUT_WR)
             assert attacker.recv(100) == b""
     assert ask(echo_tunnel.port) == b"ping"
     echo_tunnel.assert_nothing_left()

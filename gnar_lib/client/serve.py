@@ -168,8 +168,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {local}")
-    sys.stdout.write("\n".join([*lines, "", ""]))
-    sys.stdout.flush()
+    logger.show("\n".join([*lines, "", ""]))
 
 
 def run_client(load: Callable[[], ClientConfig]) -> int:
@@ -187,6 +186,7 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
     if not client.failed:
         _log.info("stopping")
     client.stop_taking_users()
+    gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
     stopper.wait_or_second(client.users, 0 if client.failed else config.grace_s)
     client.close()
     gevent.sleep(0)  # the greenlets that were just ended close what they hold

@@ -25,8 +25,8 @@ from gnar_lib.errors import ConfigError
 # By key: the flag is `--key`, the variable GNAR_KEY, the dataclass's field the key or what `_FIELDS` says.
 _SERVER: dict[str, Reader] = {
     "port": values.port,
-    "bind": values.text,
-    "udp-bind": values.text,
+    "bind": values.bind,
+    "udp-bind": values.bind,
     "token": values.secret,
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
