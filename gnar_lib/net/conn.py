@@ -92,6 +92,12 @@ class Conn(Protocol):
         """Return the address of the other end."""
 
 
+class Counter(Protocol):
+    """What counts bytes."""
+
+    bytes: int
+
+
 class SocketConn:
     """A conn over a stream socket.
 
@@ -181,6 +187,43 @@ class SocketConn:
     def borrow(self) -> memoryview:
         """Read up to `LENT_BYTES` into memory that all conns share: good until anything waits."""
         return _lent[: self.recv_into(_lent)]
+
+    def pass_on(self, dst: SocketConn, counter: Counter) -> tuple[memoryview, int]:
+        """Copy to `dst` while only reading waits; return what was read last, and how much of it was sent.
+
+        That is when it is the end (nothing), all that a read may bring, or more than `dst` takes. It does
+        what `borrow` and `send_now` do in turn, with everything at hand, since most of what a busy process
+        does is this. For a conn that keeps reading.
+        """
+        recv_into, send, switch, watcher = self.sock.recv_into, dst.sock.send, self._switch, self._reader
+        conn, lent = self, self.borrow()  # also what was put back
+        counter.bytes += len(lent)
+        try:
+            while True:
+                conn, count = dst, len(lent)
+                sent = send(lent) if count else 0
+                if sent < count or not 0 < count < LENT_BYTES:
+                    return lent, sent
+                conn = self
+                self._read_waiter = me = getcurrent()
+                if not watcher.active:
+                    self._start(watcher, me.switch, watcher)
+                while (woken := switch()) is not watcher:
+                    woken.stop()
+                self.was_read = True
+                count = recv_into(_lent)
+                counter.bytes += count
+                lent = _lent[:count]
+        except BlockingIOError:
+            return (lent, 0) if conn is dst else self.pass_on(dst, counter)
+        except OSError as exc:
+            raise conn._failed(exc) from exc
+        except BaseException:
+            watcher.stop()
+            raise
+        finally:
+            self._read_waiter = None
+            self._drained = len(lent) < LENT_BYTES
 
     def recv_now(self, size: int) -> bytes | None:
         """Return what is there without waiting: None when nothing is, `b""` at the end of the stream."""

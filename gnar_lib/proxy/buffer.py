@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnar_lib.net import LENT_BYTES, Conn
+from gnar_lib.net import LENT_BYTES, Conn, SocketConn
 from gnar_lib.proxy.flow import Flow, TakesTokens
 
 
@@ -13,6 +13,8 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
     faster way for what follows.
     """
     bucket = flow.bucket
+    if bucket is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
+        return _copy_sockets(src, dst, flow, until_bulk=until_bulk)
     while lent := src.borrow():
         count = len(lent)
         flow.bytes += count
@@ -23,6 +25,18 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
         if until_bulk and count == LENT_BYTES:
             return False
     return True
+
+
+def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: bool) -> bool:
+    while True:
+        lent, sent = src.pass_on(dst, flow)
+        count = len(lent)
+        if sent < count:
+            dst.sendall(bytes(lent[sent:]))
+        if not count:
+            return True
+        if until_bulk and count == LENT_BYTES:
+            return False
 
 
 def _send_as_granted(data: bytes, dst: Conn, bucket: TakesTokens) -> None:
