@@ -12,7 +12,7 @@ from gnar_lib import auth, yamux
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnClosed, ConnError
 from gnar_lib.net import Conn, SocketConn, deadline
-from gnar_lib.proto import Login, Message, Proof, Welcome, expect, recv, send
+from gnar_lib.proto import Exchange, Login, Message, Proof, Welcome, expect, recv, send
 
 LOGIN_DEADLINE_S = 10.0
 MAX_LOGIN_BYTES = 4096
@@ -79,11 +79,12 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
     """Receive what comes first on a connection, and check it; `InProgress` sees to it that this ends.
 
     The proof of a data connection of ours is not checked here: it is signed with the key of the session that
-    `login.session` names. Raises `AuthError`, `ProtocolError` or `ConnError`.
+    `login.session` names. Until then it has proven nothing, and may be nothing else. Raises `AuthError`,
+    `ProtocolError` or `ConnError`.
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
     if login.session:
-        return Entrance(login, first=None if login.waiting else recv(conn, MAX_LOGIN_BYTES))
+        return Entrance(login, first=None if login.waiting else expect(conn, Exchange, MAX_LOGIN_BYTES))
     attempt = auth.ServerLogin(config.token, config.auth, login)
     if not attempt.is_ours:
         attempt.check()

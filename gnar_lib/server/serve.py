@@ -182,7 +182,7 @@ class Server:
         conn.close()
         owners = {proxy.control for proxy in self.ports.owners(message.remote_port)}
         theirs = [c for c in owners if c.session is None and c.mux is mux and c.host == host]
-        if owners and (entrance.login.session or not theirs):
+        if owners and not theirs:
             _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
         for control in theirs:
