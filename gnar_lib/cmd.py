@@ -191,6 +191,7 @@ def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return the exit status: 0, 1 for a failure, 2 for a wrong call."""
+    logger.open_missing_streams()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UsageError as exc:

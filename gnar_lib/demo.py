@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 import urllib.request
 
 import gevent
 from gevent.pywsgi import WSGIServer
 
+from gnar_lib import logger
 from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.errors import ConnError
@@ -99,8 +99,7 @@ def _fetch(where: str) -> None:
     if page != PAGE:
         raise ConnError(f"{url} answered with something else than the sample page")
     took_ms = (time.perf_counter() - began_s) * 1000
-    sys.stdout.write(
+    logger.show(
         f"  fetched {url} through the tunnel: {len(page)} bytes in {took_ms:.0f} ms. It works.\n"
         f"  Open {url} in a browser; ^C ends the demo.\n"
     )
-    sys.stdout.flush()

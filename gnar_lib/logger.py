@@ -82,6 +82,22 @@ class _Json(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
+def show(text: str) -> None:
+    """Write text for a person to standard output; one that cannot be written to is no reason to end."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:  # whoever read it has gone, or its disk is full: what is left of the text goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_missing_streams() -> None:
+    """Have standard streams lead nowhere that were closed before we began: Python has None there."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  (for good)
+
+
 def setup(stream: TextIO | None = None) -> None:
     """Start logging, as `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR` say."""
     stream = stream or sys.stderr

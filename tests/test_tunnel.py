@@ -711,3 +711,27 @@ def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, g
         found = re.search(rb"\033\]8;;http://(127\.0\.0\.1:\d+)\033\\\1\033\]8;;\033\\  ->  ", shown)
         assert found, shown
         assert int(found[1].split(b":")[1]) != port
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
+def test_client_serves_whatever_became_of_its_standard_streams(
+    tunnels: Tunnels, gnar_pyz: Path, streams: str
+) -> None:
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        port = free_port()
+        words = f"client {LOOPBACK}:{server_port} {service.port}:{port} --grace 0 {' '.join(tunnels.mode)}"
+        client = subprocess.Popen(
+            ["sh", "-c", f'"$0" {words} {streams}', gnar_pyz],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"GNAR_TOKEN": TOKEN},
+            start_new_session=True,
+        )
+        with client:
+            try:
+                wait_until(lambda: is_open(port), "the proxy is open")
+                assert ask(port) == b"ping"
+                assert ask(port) == b"ping"
+            finally:
+                os.killpg(client.pid, signal.SIGTERM)

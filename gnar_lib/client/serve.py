@@ -53,6 +53,9 @@ class Client:
         except (AuthError, UnsupportedError) as exc:
             _log.error("%s", exc)
             self._fail()
+        except Exception:  # a defect: better to end, and to be started again, than to be here for nothing
+            self._fail()
+            raise
         finally:
             self._links.remove(link)
 
@@ -166,8 +169,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {local}")
-    sys.stdout.write("\n".join([*lines, "", ""]))
-    sys.stdout.flush()
+    logger.show("\n".join([*lines, "", ""]))
 
 
 def run_client(load: Callable[[], ClientConfig]) -> int:
