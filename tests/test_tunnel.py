@@ -49,6 +49,7 @@ from gnar_lib.proto import (
     ProxyCancel,
     ProxyReq,
     ProxyResp,
+    Welcome,
     to_frame,
 )
 from gnar_lib.proto.msg import from_frame
@@ -379,6 +380,71 @@ def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
         client.signal(signal.SIGHUP)
         client.wait_log("client.toml")
         assert ask(ports["stays"]) == b"ping"
+
+
+def proxy_table(name: str, local_port: int, remote_port: int) -> str:
+    return f'[[proxys]]\nproxy-name = "{name}"\nlocal-port = {local_port}\nremote-port = {remote_port}\n'
+
+
+def test_hangup_changes_the_only_proxy_and_its_users_stay(tunnels: Tunnels, tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    before, after = free_port(), free_port()
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        config.write_text(proxy_table("only", service.port, before))
+        client, _ = tunnels.client(server_port, "-c", str(config))
+        with dial(before) as user:
+            user.sendall(b"x")
+            assert user.recv(1) == b"x"
+            config.write_text(proxy_table("only", service.port, after))
+            client.signal(signal.SIGHUP)
+            client.wait_log(f"open at .*:{after}")
+            assert ask(after) == b"ping"
+            user.sendall(b"y")
+            assert user.recv(1) == b"y"
+        wait_until(lambda: not is_open(before), "the port it had is closed")
+        assert client.status()["links"] == 1
+
+
+def test_hangup_while_the_server_is_away_makes_no_second_link(tunnels: Tunnels, tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    first, second, server_port = free_port(), free_port(), free_port()
+    with Service(echo) as service:
+        config.write_text(proxy_table("first", service.port, first))
+        client, _ = tunnels.client(server_port, "-c", str(config), wait=False)
+        client.wait_log("trying again")
+        config.write_text(config.read_text() + proxy_table("second", service.port, second))
+        client.signal(signal.SIGHUP)
+        client.wait_log("configuration reloaded")
+        tunnels.server(port=server_port)
+        client.wait_log("open at", count=2)
+        assert [ask(first), ask(second)] == [b"ping", b"ping"]
+        assert client.log.count("connected to") == client.status()["links"] == 1
+
+
+@pytest.mark.parametrize("port", [9001, 0])
+def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
+    tunnels: Tunnels, tmp_path: Path, port: int
+) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(proxy_table("goes", 1, port))
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address = f"{LOOPBACK}:{server.getsockname()[1]}"
+        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        with control:
+            control.settimeout(WAIT_S)
+            assert isinstance(recv_message(control), Login)
+            assert isinstance(recv_message(control), ProxyReq)
+            config.write_text(proxy_table("comes", 2, 9002))
+            client.signal(signal.SIGHUP)
+            client.wait_log("configuration reloaded")
+            opened = ProxyResp(domain="", status="success", remote_port=9001, proxy_name="goes")
+            control.sendall(to_frame(Welcome(session="x")) + to_frame(opened))
+            asked = [recv_message(control), recv_message(control)]
+        assert ProxyCancel("goes", 9001) in asked
+        assert ProxyReq(9002, "comes", "", "tcp") in asked
 
 
 # ---- what a peer may do ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from gnar_lib.client.control import Control
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import SocketConn
-from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyReq, ProxyResp, recv
+from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
 
@@ -87,7 +87,7 @@ class Link:
         return bool(self.proxies) and not self._is_ending
 
     def _connect_and_serve(self) -> None:
-        """Have one control connection, from dialling to its end; always raises in the end."""
+        """Have one control connection, from dialling to its end; raises why it ended, unless we ended it."""
         first = next(iter(self.proxies.values()))
         self.control = control = Control(self.client.config, self.client.client_id)
         ticker = None
@@ -98,6 +98,8 @@ class Link:
             self._outbox = Outbox(control.conn, self.client.crew)
             _log.info("connected to %s%s", control.conn, "" if control.session else " (a Go server)")
             self._ask_for_the_others(first)
+            if not self._goes_on():  # a reload during the login left nothing to do here
+                return
             ticker = gevent.spawn(self._tick)
             control.serve_streams(self.client.users, lambda stream: tunnel.serve_stream(self, stream))
             while True:
@@ -117,6 +119,8 @@ class Link:
             raise AuthError(f"the server hung up at the login; {control.hint}") from exc
 
     def _ask_for_the_others(self, first: ClientProxy) -> None:
+        if self.proxies.get(first.name) is not first:  # removed while the login was under way
+            self._cancel(first)
         others = [proxy for proxy in self.proxies.values() if proxy is not first]
         if self.control.session is None:
             for proxy in others:
@@ -184,8 +188,11 @@ class Link:
     def _answered(self, answer: ProxyResp) -> None:
         """A proxy is open, or is not: then for good, or to be asked for again."""
         proxy = self.proxies.get(answer.proxy_name) if self.control.session else self._only_proxy()
-        if proxy is None:  # cancelled meanwhile
+        if proxy is None:  # removed meanwhile, before anybody knew its port
+            if answer.status == STATUS_SUCCESS:
+                self._post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
             return
+        self._retry_at_s.pop(proxy.name, None)
         if answer.status == STATUS_SUCCESS:
             self._backoff.reset()
             self._port_backoff.reset()
@@ -268,8 +275,8 @@ class Link:
 
     @property
     def takes_more(self) -> bool:
-        """Whether further proxies can be asked for on this link."""
-        return self._outbox is not None and self.control.session is not None
+        """Whether further proxies can be asked for on this link: while it has no server, or one of ours."""
+        return not self._is_ending and (self._outbox is None or self.control.session is not None)
 
     def add(self, proxy: ClientProxy) -> None:
         """Ask for one more proxy."""
@@ -277,15 +284,14 @@ class Link:
         self._post(proxy.request())
 
     def remove(self, proxy: ClientProxy) -> None:
-        """Cancel a proxy; its users stay. A link without proxies ends."""
+        """Cancel a proxy; its users stay."""
         del self.proxies[proxy.name]
-        self._retry_at_s.pop(proxy.name, None)
         self._cancel(proxy)
-        if not self.proxies:
-            self.end()
+        self._retry_at_s.pop(proxy.name, None)
 
     def _cancel(self, proxy: ClientProxy) -> None:
-        if self._outbox is None or proxy.state is not ProxyState.OPEN:
+        """Cancel a proxy that is open or about to be; whose port nobody knows yet is cancelled when it is."""
+        if self._outbox is None or proxy.name in self._retry_at_s or not proxy.remote_port:
             return
         if self.control.session is not None:
             self._post(proxy.cancellation())

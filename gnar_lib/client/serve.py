@@ -111,6 +111,8 @@ class Client:
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.meter))
+        for link in [link for link in self._links if not link.proxies]:
+            link.end()
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
