@@ -274,6 +274,26 @@ def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPa
                 conn.recv(1)
 
 
+def test_pair_that_breaks_just_before_it_is_looked_at_ends() -> None:
+    user, a = tcp_pair()
+    b, service = tcp_pair()
+    pair = Joined(user, service)
+    pair.start(a, b)
+    service.sendall(b"awake")
+    assert user.recv(100) == b"awake"
+
+    def break_and_look() -> None:
+        b.was_read = False
+        a.interrupt(ConnClosed("broken"))
+        stream_module._awake._look()
+
+    get_hub().loop.run_callback(break_and_look)
+    pair.wait_end()
+    assert [str(error) for error in pair.errors] == ["broken"]
+    for conn in (user, service):
+        conn.close()
+
+
 def test_bytes_put_back_into_a_conn_are_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for can_splice in (True, False):
         monkeypatch.setattr(stream_module, "CAN_SPLICE", can_splice)

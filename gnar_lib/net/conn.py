@@ -273,7 +273,7 @@ class SocketConn:
 
     def interrupt(self, error: BaseException) -> None:
         """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
-        if self._read_waiter is not None:
+        if self._read_waiter is not None and not self.closed:  # else `close` is about to wake it
             self._read_waiter.throw(error)
 
     def call_when_readable(self, callback: Callable[[], None] | None) -> None:
