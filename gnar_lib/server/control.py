@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import gevent
 
 from gnar_lib import auth, logger
-from gnar_lib.errors import ConnError, GnarError, MuxError, PortTakenError, ProtocolError, ProxyRefusedError
+from gnar_lib.errors import (
+    ConnError,
+    GnarError,
+    ListenError,
+    MuxError,
+    ProtocolError,
+    ProxyRefusedError,
+)
 from gnar_lib.net import Conn, SocketConn, format_address, host_of, set_user_timeout
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
@@ -107,7 +114,7 @@ class Control:
             proxy = self._opened(request)
         except GnarError as exc:
             log.warning("refused to %s: %s", self.address, exc)
-            self._answer(request, STATUS_FAILED, error=str(exc), retry=isinstance(exc, PortTakenError))
+            self._answer(request, STATUS_FAILED, error=str(exc), retry=isinstance(exc, ListenError))
             return
         log.info("port %d is open for %s", proxy.port, self.address)
         self._answer(request, STATUS_SUCCESS, remote_port=proxy.port)
