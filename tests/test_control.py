@@ -1,13 +1,17 @@
-"""A control connection at a real server: what happens to its ports when things go wrong at the wrong moment."""
+"""A control connection at a real server: what becomes of its ports when things go wrong just then."""
 
 from __future__ import annotations
 
 import errno
 import os
 
+import gevent
+import gevent.event
 import pytest
-from test_auth import answer_of, serving
+from test_auth import LOOPBACK, answer_of, serving
 
+from gnar_lib.config import PortRanges
+from gnar_lib.net import Listener, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyReq, send
 
@@ -31,3 +35,34 @@ def test_port_for_which_no_descriptor_is_left_may_be_asked_for_again(
         assert (answer.status, answer.retry) == ("failed", True)
         assert "Too many open files" in answer.error
         ours.conn.close()
+
+
+def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_free() -> None:
+    with serving() as running:
+        ports = running.server.ports
+        opened: list[Listener] = []
+        go_on = gevent.event.Event()
+
+        def open_slowly(port: int, allowed: PortRanges) -> Listener:
+            """Wait with the listener in hand, as behind a look-up of the address to bind to."""
+            assert allowed.allows(port)
+            listener = listen(LOOPBACK, port)
+            opened.append(listener)
+            if len(opened) == 2:
+                go_on.wait()
+            return listener
+
+        ports.listen = open_slowly  # type: ignore[method-assign]  # for this test alone
+        before, _ = running.log_in("same")
+        send(before.conn, ProxyReq(remote_port=0, proxy_name="x", subdomain="", proxy_type="tcp"))
+        while len(opened) < 2:
+            gevent.sleep(0.001)
+        port = opened[1].port
+        after, _ = running.log_in("same")
+        go_on.set()
+        while opened[1].sock.fileno() >= 0:
+            gevent.sleep(0.001)
+        assert not ports.owners(port)
+        assert len(ports) == 1
+        before.conn.close()
+        after.conn.close()

@@ -13,6 +13,7 @@ import gevent
 
 from gnar_lib import auth, logger
 from gnar_lib.errors import (
+    ConnClosed,
     ConnError,
     GnarError,
     ListenError,
@@ -135,6 +136,9 @@ class Control:
             proxy = UdpProxy(self, request.proxy_name, ports.bind_udp(request.remote_port, allowed))
         else:
             proxy = Proxy(self, request.proxy_name, ports.listen(request.remote_port, allowed))
+        if self._is_ended:  # while the address to bind to was looked up; nobody would close it any more
+            proxy.close()
+            raise ConnClosed("the control connection has ended")
         ports.hold(proxy.type, proxy.port, proxy)
         self._proxies[proxy.type, proxy.port] = proxy
         return proxy
