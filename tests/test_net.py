@@ -514,6 +514,10 @@ for client in clients:
     client.connect(listener.getsockname())
 while not 0 < len(held) < 20 or listener._watcher.active:
     gevent.sleep(0.005)
+for _ in range(9):  # it tries again and again
+    listener._resume()
+    while listener._watcher.active:
+        gevent.sleep(0.005)
 print("waits with", len(held) < 20, flush=True)
 served = 0
 while served < 20:
@@ -535,7 +539,7 @@ def test_out_of_descriptors_makes_accepting_wait_and_then_go_on() -> None:
         check=False,
     )
     assert done.stdout == "waits with True\nserved 20\n", done.stderr
-    assert "accepting waits: Too many open files" in done.stderr
+    assert done.stderr.count("accepting waits: Too many open files") == 1
     assert "Traceback" not in done.stderr
 
 

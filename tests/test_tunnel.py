@@ -54,6 +54,7 @@ from gnar_lib.proto import (
 )
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.server.logins import MAX_IN_PROGRESS
+from gnar_lib.server.serve import REFUSALS_PER_MINUTE
 
 MIB = 1 << 20
 
@@ -673,6 +674,17 @@ def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunne
             pass
         assert len(others) == MAX_IN_PROGRESS
     server.wait_idle(clients=0)
+
+
+def test_peers_that_are_refused_cannot_fill_the_log(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    for _ in range(3 * REFUSALS_PER_MINUTE):
+        with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
+            attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert attacker.recv(1) == b""
+    server.wait_log("refused", count=REFUSALS_PER_MINUTE)
+    server.wait_idle()
+    assert server.log.count("refused") == REFUSALS_PER_MINUTE
 
 
 def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:

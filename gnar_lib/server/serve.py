@@ -25,6 +25,7 @@ from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
 EXPIRE_EVERY_S = 1.0
+REFUSALS_PER_MINUTE = 20  # logged; whoever finds the port can be refused thousands of times a second
 
 _log = logger.get("server")
 
@@ -40,6 +41,7 @@ class Server:
         self.users = Crew("user")  # one greenlet per user's connection
         self.meter = Meter()  # of all proxies together
         self._in_progress = logins.InProgress()
+        self._refusals = logger.Burst(lines=REFUSALS_PER_MINUTE)
         self._controls: set[Control] = set()
         self._sessions: dict[str, Control] = {}
         self._listener: Listener | None = None
@@ -58,9 +60,12 @@ class Server:
         self._in_progress.add(conn)
         try:
             entrance = logins.log_in(conn, self.config)
-        except (AuthError, ProtocolError, ConnError) as exc:
-            level = _log.debug if isinstance(exc, ConnError) else _log.warning
-            level("refused %s: %s", conn, exc)
+        except ConnError as exc:
+            _log.debug("refused %s: %s", conn, exc)
+            conn.close()
+            return
+        except (AuthError, ProtocolError) as exc:
+            self._refusals.warning(_log, "refused %s: %s", conn, exc)
             conn.close()
             return
         except BaseException:
