@@ -41,6 +41,10 @@ from harness import (
     wait_until,
 )
 
+from gnar_lib.client.proxies import ClientProxy
+from gnar_lib.client.serve import show
+from gnar_lib.config import Address, ProxyConfig
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import (
     Exchange,
     Heartbeat,
@@ -813,3 +817,11 @@ def test_client_serves_whatever_became_of_its_standard_streams(
                 assert ask(port) == b"ping"
             finally:
                 os.killpg(client.pid, signal.SIGTERM)
+
+
+def test_domain_that_a_server_tells_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    proxy = ClientProxy(ProxyConfig(proxy_name="x", local_port=1), Meter())
+    proxy.domain = "a.example\033[2J\033]0;title\007"
+    show(Address(LOOPBACK, 1), [proxy])
+    assert "https://a.example" in (shown := capsys.readouterr().out)
+    assert shown.replace("\n", "").isprintable()
