@@ -131,6 +131,26 @@ def recv_random(conn: net.Conn, seed: int) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.parametrize("end_first", ["service", "user"])
+@pytest.mark.parametrize("way", WAYS)
+def test_half_closed_pair_costs_nothing_while_nothing_comes(
+    way: str, end_first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        ends = (pair.service, pair.user) if end_first == "service" else (pair.user, pair.service)
+        for here, there in (ends, ends[::-1]):  # so that both directions wait for more
+            here.sendall(b"hello")
+            assert there.recv(100) == b"hello"
+        ends[0].shutdown(socket.SHUT_WR)
+        assert ends[1].recv(100) == b""
+        loop = get_hub().loop
+        before = loop.iteration
+        gevent.sleep(0.1)
+        assert loop.iteration - before < 20
+        ends[1].sendall(b"bye")
+        assert ends[0].recv(100) == b"bye"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_bytes_of_any_sizes_arrive_both_ways_at_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with joined(way, monkeypatch) as pair:

@@ -220,6 +220,11 @@ class SocketConn:
         if not self.keep_reading:
             watcher.stop()
 
+    def stop_reading(self) -> None:
+        """End the time of `keep_reading`: what is or comes in the socket wakes nobody any more."""
+        self.keep_reading = False
+        self._reader.stop()
+
     # ---- writing -------------------------------------------------------------------------------------------
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
