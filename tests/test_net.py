@@ -17,7 +17,8 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError, DeadlineError, DialError, ListenError, PortTakenError
-from gnar_lib.net import Crew, SocketConn, deadline, dial, dial_host, listen, resolve
+from gnar_lib.net import Crew, SocketConn, deadline, dial, dial_host, listen, resolve, set_keepalive
+from gnar_lib.net.conn import socket_class
 from gnar_lib.net.target import Target
 
 V4 = socket.AF_INET
@@ -527,6 +528,12 @@ while served < 20:
         held.pop().close()
 print("served", served, flush=True)
 """
+
+
+def test_keep_alive_on_a_socket_that_takes_no_options_any_more_is_no_error() -> None:
+    sock = socket_class(socket.AF_INET, socket.SOCK_STREAM)
+    sock.close()  # as macOS refuses any option once the peer has reset
+    set_keepalive(sock)
 
 
 def test_out_of_descriptors_makes_accepting_wait_and_then_go_on() -> None:
