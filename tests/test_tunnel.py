@@ -452,6 +452,26 @@ def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
         assert ProxyReq(9002, "comes", "", "tcp") in asked
 
 
+def test_refusal_for_good_ends_the_wait_to_ask_again(tunnels: Tunnels, tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(proxy_table("first", 1, 9001) + proxy_table("second", 2, 9002))
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address = f"{LOOPBACK}:{server.getsockname()[1]}"
+        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        with control:
+            control.settimeout(WAIT_S)
+            refusals = [ProxyResp("", "failed", "x", retry, 0, "first") for retry in (True, False)]
+            control.sendall(b"".join(map(to_frame, [Welcome(session="x"), *refusals])))
+            client.wait_log("the server refused")
+            client.wait_log("trying again in")
+            heard = b""
+            while heard.count(b"\x02\x00\x02{}") < 3:  # it lives past the time at which it would have asked
+                heard += control.recv(4096)
+            assert heard.count(b'"first"') == 1
+
+
 # ---- what a peer may do ------------------------------------------------------------------------------------
 
 
