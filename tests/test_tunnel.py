@@ -472,6 +472,23 @@ def test_refusal_for_good_ends_the_wait_to_ask_again(tunnels: Tunnels, tmp_path:
             assert heard.count(b'"first"') == 1
 
 
+def test_server_cannot_reach_the_tcp_port_of_a_udp_proxy(tunnels: Tunnels) -> None:
+    with Service(echo) as service, socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address, local = f"{LOOPBACK}:{server.getsockname()[1]}", str(service.port)
+        tunnels.run("client", address, "-l", local, "-y", "udp", "-n", "u", env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        opened = ProxyResp(domain="", status="success", remote_port=9001, proxy_name="u")
+        user = Exchange(conn_id="x", proxy_type="tcp", proxy_name="u")
+        with control:
+            control.sendall(b"".join(map(to_frame, [Welcome(session="x"), opened, user])))
+            data, _ = server.accept()
+            with data, contextlib.suppress(ConnectionResetError):
+                data.settimeout(WAIT_S)
+                read_all(data)
+        assert service.served == 0
+
+
 # ---- what a peer may do ------------------------------------------------------------------------------------
 
 
