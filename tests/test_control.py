@@ -1,4 +1,4 @@
-"""A control connection at a real server: what becomes of its ports when things go wrong just then."""
+"""Control connections at a real server, and logins on the way to one, when things go wrong just then."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from test_auth import LOOPBACK, answer_of, serving
 
 from gnar_lib.config import PortRanges
-from gnar_lib.net import Listener, listen
+from gnar_lib.net import Listener, Sockaddr, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyReq, send
+from gnar_lib.server.logins import InProgress
 
 
 @pytest.mark.parametrize(("kind", "module"), [("tcp", "endpoint"), ("udp", "datagram")])
@@ -66,3 +67,48 @@ def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_fre
         assert len(ports) == 1
         before.conn.close()
         after.conn.close()
+
+
+class Login:
+    """A connection that says nothing."""
+
+    def __init__(self, host: str) -> None:
+        self.address = (host, 4000, 0, 0) if ":" in host else (host, 4000)
+        self.is_open = True
+
+    def getpeername(self) -> Sockaddr:
+        return self.address
+
+    def abort(self) -> None:
+        self.is_open = False
+
+
+@pytest.mark.parametrize(
+    ("honest", "crowd"),
+    [
+        ("192.0.2.1", ["192.0.2.2"]),
+        ("::ffff:192.0.2.1", ["::ffff:192.0.2.2"]),
+        ("192.0.2.1", [f"2001:db8::{number:x}" for number in range(1, 200)]),
+        ("2001:db8:0:1::1", [f"2001:db8::{number:x}:1" for number in range(1, 200)]),
+    ],
+)
+def test_one_network_cannot_keep_others_from_logging_in(honest: str, crowd: list[str]) -> None:
+    logins = InProgress(limit=10)
+    first = Login(honest)
+    logins.add(first)
+    many = [Login(crowd[number % len(crowd)]) for number in range(200)]
+    for login in many:
+        logins.add(login)
+    assert first.is_open
+    assert [login.is_open for login in many] == [False] * 191 + [True] * 9
+    for login in (first, *many):
+        logins.discard(login)
+    assert not logins._of_network
+
+
+def test_logins_from_everywhere_make_room_from_the_oldest_on() -> None:
+    logins = InProgress(limit=10)
+    many = [Login(f"192.0.2.{number}") for number in range(30)]
+    for login in many:
+        logins.add(login)
+    assert [login.is_open for login in many] == [False] * 20 + [True] * 10
