@@ -300,9 +300,13 @@ def start():
     except KeyboardInterrupt:
         fail("stopped while unpacking")
     sys.modules.pop("zope", None)  # a .pth file of another installation may have made one
-    import gnar
+    try:
+        import gnar
 
-    sys.exit(gnar.main())
+        status = gnar.main()
+    except KeyboardInterrupt:  # before gnar takes signals itself
+        status = 0
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from docopt import DocoptExit, docopt
@@ -44,10 +45,10 @@ Options:
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
-  -D, --domain DOMAIN        give proxies names under this domain
-  -d, --domain-tunnel        make the server itself reachable under the domain
-  -s, --caddy-srv-name NAME  Caddy's name for its server (default srv0)
-  -a, --admin-port PORT      port of the admin panel (default: off)
+  -D, --domain DOMAIN        give proxies names under this domain (comes later)
+  -d, --domain-tunnel        name the server itself under the domain (comes later)
+  -s, --caddy-srv-name NAME  Caddy's name for its server (comes later)
+  -a, --admin-port PORT      port of the admin panel (comes later)
   -m, --multiplex            accepted; the server recognises multiplexing by itself
       --grace SECONDS        how long users may finish when the server stops (default 10)
   -c, --config FILE          read settings from a TOML file; flags win
@@ -74,7 +75,7 @@ Options:
       --local-host HOST    where the local service is (default 127.0.0.1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
   -y, --proxy-type TYPE    tcp (default) or udp
-  -d, --subdomain NAME     name under the server's domain
+  -d, --subdomain NAME     name under the server's domain (comes later)
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --auth KIND          hmac (default), or md5 for a Go server
   -m, --multiplex          use one connection to the server for everything
@@ -191,7 +192,7 @@ def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return the exit status: 0, 1 for a failure, 2 for a wrong call."""
-    logger.open_missing_streams()
+    logger.have_streams()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UsageError as exc:
@@ -200,30 +201,29 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(exc), 1)
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
 
 
 def _complain(text: str, status: int) -> int:
-    sys.stderr.write(f"gnar: {logger.printable(text)}\n")
+    with suppress(OSError):  # the status says it, too
+        sys.stderr.write(f"gnar: {logger.printable(text)}\n")
     return status
+
+
+def _show(text: str) -> int:
+    return 0 if logger.show(text) else 1
 
 
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE)
-        return 0 if argv else 2
+        return _show(USAGE) or (0 if argv else 2)
     if argv[0] in ("--version", "version"):
-        sys.stdout.write(f"gnar {__version__}\n")
-        return 0
+        return _show(f"gnar {__version__}\n")
     name = argv[0]
     if name not in _COMMANDS:
         raise UsageError(f"unknown command {name!r}{_meant(name, _COMMANDS)}; see gnar --help")
     text, run = _COMMANDS[name]
     if not {"-h", "--help"}.isdisjoint(argv[1:]):
-        sys.stdout.write(text)
-        return 0
+        return _show(text)
     logger.setup()
     _raise_file_limit()
     return run(_parse(name, text, argv))
@@ -255,14 +255,28 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
                 reason = f"unknown option {word}{_meant(word, known)}"
                 break
         else:
-            reason = _first_line(exc)
+            reason = _given_twice(text, argv) or _first_line(exc) or _misfit(text)
         raise UsageError(f"{reason}; see gnar {name} --help") from None
 
 
 def _first_line(exc: DocoptExit) -> str:
     """Return what docopt says in front of the usage, if it says anything."""
     line = str(exc).strip().splitlines()[0]
-    return "the arguments do not fit" if line.startswith(("Usage", "Warning")) else line
+    return "" if line.startswith(("Usage", "Warning")) else line
+
+
+def _misfit(text: str) -> str:
+    found = re.search("^Usage: (.*)$", text, re.MULTILINE)
+    return f"the arguments do not fit: {found[1]}" if found else "the arguments do not fit"
+
+
+def _given_twice(text: str, argv: list[str]) -> str:
+    """Say which option stands there twice, which docopt does not."""
+    long_of = dict(re.findall(r"(-\w), (--[\w-]+)", text))
+    words = [word for word in argv if re.match("--?[a-z]", word, re.IGNORECASE)]
+    given = [word.split("=")[0] if word.startswith("--") else long_of.get(word[:2], "") for word in words]
+    twice = next((option for option in given if option and given.count(option) > 1), "")
+    return f"{twice} is given twice" if twice else ""
 
 
 def _meant(word: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.errors import ConnError
 from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import listen
 from gnar_lib.server.serve import Server
 
 LOOPBACK = "127.0.0.1"
@@ -52,8 +53,9 @@ def _serve_page(_environ: object, start_response: object) -> list[bytes]:
 def run_demo(port: int = 0) -> int:
     """Start everything, fetch the page through the tunnel, run until a signal; returns the exit status.
 
-    `port` is where the page is reached, 0 for any free one.
+    `port` is where the page is reached, 0 for any free one. Raises `PortTakenError`.
     """
+    listen(LOOPBACK, port).close()  # the client would ask again and again for a port that is taken
     stopper = Stopper()
     service = WSGIServer((LOOPBACK, 0), _serve_page, log=None)
     service.start()

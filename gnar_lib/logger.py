@@ -1,4 +1,7 @@
-"""Logging: one line per event on standard error, with a prefix such as `TCP [demo]`, or as JSON."""
+"""Logging: one line per event on standard error, with a prefix such as `TCP [demo]`, or as JSON.
+
+Also what a person is shown on standard output, and that both exist.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,37 @@ BURST_REPORT_S = 60.0
 def printable(text: str) -> str:
     """Return text without control characters, so that what a peer sent cannot forge lines or colours."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def have_streams() -> None:
+    """Give the process the standard streams that it was started without.
+
+    Otherwise their numbers would go to the first sockets, and what is meant for a person to whoever is there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
+
+
+def show(text: str) -> bool:
+    """Show text on standard output; tells whether that went well, since whoever read it may have gone."""
+    stream = sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except UnicodeEncodeError:
+        return show(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+    except OSError:
+        # What is left in the buffer would fail again at the end of the process, with a complaint.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return False
+    return True
 
 
 if TYPE_CHECKING:
@@ -80,22 +114,6 @@ class _Json(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
-
-
-def show(text: str) -> None:
-    """Write text for a person to standard output; one that cannot be written to is no reason to end."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError:  # whoever read it has gone, or its disk is full: what is left of the text goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def open_missing_streams() -> None:
-    """Have standard streams lead nowhere that were closed before we began: Python has None there."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  (for good)
 
 
 def setup(stream: TextIO | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from gevent.hub import get_hub
 from harness import Tunnels
 from hypothesis import configuration
 
@@ -50,6 +51,12 @@ def pytest_configure() -> None:
     """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
+
+
+@pytest.fixture(autouse=True)
+def _loop_that_knows_the_time() -> None:
+    """Wind the clock of gevent's loop: it stands still while no test uses it, and deadlines start from it."""
+    get_hub().loop.update_now()
 
 
 # With CI=true a skipped test is a failed one: a machine that lacks a tool must not look green.

@@ -19,6 +19,7 @@ from types import TracebackType
 WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
 LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
+ESTABLISHED = "01"  # in /proc/net/tcp
 SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
 
 
@@ -241,6 +242,18 @@ def is_open(port: int) -> bool:
         return sock.connect_ex((LOOPBACK, port)) == 0
 
 
+def connections_to(pid: int, port: int) -> int:
+    """Return how many TCP connections a process has to a port of loopback."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(entry))
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    remote = f":{port:04X}"
+    return sum(row[2].endswith(remote) and row[3] == ESTABLISHED and row[9] in inodes for row in rows)
+
+
 def send_reset(sock: socket.socket) -> None:
     """Close with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -290,6 +303,17 @@ class Forwarder:
                 dst.sendall(data)
             if dst not in self._broken:
                 dst.shutdown(socket.SHUT_WR)
+
+    @property
+    def legs(self) -> list[tuple[socket.socket, socket.socket]]:
+        """The two legs of every connection until now, the first connection first."""
+        return [*self._pairs]
+
+    def cut(self, count: int | None = None) -> None:
+        """End the first `count` connections, or all that there are now, at both of their ends."""
+        for leg in [leg for pair in self._pairs[:count] for leg in pair]:
+            with contextlib.suppress(OSError):
+                leg.shutdown(socket.SHUT_RDWR)
 
     def drop_clients(self) -> Iterator[socket.socket]:
         """End the legs to the clients and yield the legs to the server, which stay open and silent."""

@@ -5,9 +5,7 @@ The waits here are long by nature, so all of them run at the same time, behind o
 
 from __future__ import annotations
 
-import contextlib
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,31 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import TOKEN, wait_until
+from hosts import ECHO, SERVICE, START_S, Program, long_path
 
 from bench.procs import Host
-from bench.wan import LongPath, WanError, wan
+from bench.wan import LongPath
 
 DELAY_MS = 2  # one way
 CONTROL_PORT = 8910
 OURS, GO = 9000, 9002  # proxied ports
-SERVICE = 3000
-TOKEN = "s3cret"
 OURS_FREE_S, GO_FREE_S = 15.0, 60.0  # what the server promises
-START_S = 20.0
 BACK_S = 45.0  # the client's longest pause between two tries is 36 s
 CUT_S = 20.0  # long enough for the client to notice and try in vain
-
-ECHO = f"""
-import socket, threading
-def serve(conn):
-    with conn:
-        while data := conn.recv(65536):
-            conn.sendall(data)
-listener = socket.create_server(("127.0.0.1", {SERVICE}))
-while True:
-    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-"""
 
 # The Go client of 2024: Login and ProxyReq, then it only reads.
 GO_CLIENT = r"""
@@ -67,36 +52,6 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 15) as user:
 """
 
 
-class Program:
-    """A program on one of the hosts; its output is a file."""
-
-    def __init__(self, host: Host, folder: Path, name: str, *argv: object, token: str = TOKEN) -> None:
-        self.name = name
-        self._path = folder / f"{name}.log"
-        with self._path.open("wb") as log:
-            self.process = host.popen(
-                ["env", f"GNAR_TOKEN={token}", "NO_COLOR=1", "DEBUG=1", *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._path.read_text()
-
-    def wait_log(self, text: str, timeout_s: float = START_S, count: int = 1) -> None:
-        wait_until(
-            lambda: self.log.count(text) >= count,
-            f"{text!r} in the log of {self.name}:\n{self.log}",
-            timeout_s,
-        )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(START_S)
-
-
 def listens(host: Host, port: int) -> bool:
     return bool(host.run(["ss", "-Hltn", f"sport = :{port}"]).stdout.strip())
 
@@ -117,11 +72,7 @@ def seconds_until_free(host: Host, port: int, timeout_s: float, began: float) ->
 
 @pytest.fixture
 def path() -> Iterator[LongPath]:
-    with contextlib.ExitStack() as stack:
-        try:
-            hosts = stack.enter_context(wan(DELAY_MS))
-        except WanError as exc:
-            pytest.skip(f"THE PULLED CABLE IS NOT TESTED: {exc}")
+    with long_path(DELAY_MS, "THE PULLED CABLE") as hosts:
         yield hosts
 
 

@@ -279,6 +279,13 @@ def test_flags_that_do_not_go_together_are_refused(flags: dict[str, Any], said: 
     assert str(caught.value) == said
 
 
+def test_variable_that_does_not_go_with_a_mapping_is_named_as_such() -> None:
+    with pytest.raises(ConfigError, match=r"^GNAR_REMOTE_PORT: goes with --local-port; a mapping names both"):
+        load_client({"mappings": ["1:2"]}, {"GNAR_REMOTE_PORT": "3"})
+    with pytest.raises(ConfigError, match=r"^--remote-port: goes with"):
+        load_client({"mappings": ["1:2"], "remote-port": "3"}, {"GNAR_REMOTE_PORT": "3"})
+
+
 def test_flags_for_all_go_with_every_mapping_and_a_name_with_the_only_one() -> None:
     flags = {"mappings": ["1:2", "db:3:4"], "speed-limit": "1kb", "local-host": "web"}
     one, two = load_client(flags, {}).proxies

@@ -114,9 +114,24 @@ def test_two_connections_share_the_rate_in_real_time() -> None:
             moved[index] += bucket.take(65536)
             gevent.sleep(0)
 
-    gevent.joinall([gevent.spawn(copy, 0), gevent.spawn(copy, 1)], timeout=10, raise_error=True)
+    done = gevent.joinall([gevent.spawn(copy, 0), gevent.spawn(copy, 1)], timeout=10, raise_error=True)
+    assert len(done) == 2
     assert sum(moved) == pytest.approx(rate * seconds, rel=0.1)  # the last grants end up to 50 ms late
     assert min(moved) / max(moved) > 0.9
+
+
+def test_who_asks_for_little_at_a_time_gets_no_less() -> None:
+    bucket = Bucket(4_000_000)
+    drain(bucket)
+    moved = {1000: 0, 20_000: 0, 65_536: 0}
+    end = time.monotonic() + 1.0
+
+    def copy(want: int) -> None:
+        while time.monotonic() < end:
+            moved[want] += bucket.take(want)
+
+    gevent.joinall([gevent.spawn(copy, want) for want in moved], timeout=10, raise_error=True)
+    assert min(moved.values()) > 0.8 * max(moved.values())  # the last turn may be cut short
 
 
 def drain(bucket: Bucket) -> None:

@@ -102,7 +102,7 @@ class Control:
         if self._login.proves:
             return "if it is a Go server, use --auth md5"
         hint = "wrong token?" if self._login.token else "does it want a token?"
-        return f"{hint} Or is it a Go server that runs without -m?" if self._multiplexes else hint
+        return f"{hint} Or is it a Go server without -m? Then leave -m out" if self._multiplexes else hint
 
     def close(self) -> None:
         """Close the control connection; multiplexed, the data connections go with it."""

@@ -34,6 +34,13 @@ BACKOFF_FIRST_S, BACKOFF_LAST_S, BACKOFF_JITTER = 0.5, 30.0, 0.2
 _log = logger.get("client")
 
 
+def _why_failed(proxy: ClientProxy) -> str:
+    """Say what a Go server means, which does not say why."""
+    if proxy.state is ProxyState.OPEN:
+        return f"the server closed port {proxy.remote_port}"
+    return f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"
+
+
 class Backoff:
     """How long to wait before the next try: doubling, with jitter so that clients do not come all at once."""
 
@@ -188,7 +195,7 @@ class Link:
     def _answered(self, answer: ProxyResp) -> None:
         """A proxy is open, or is not: then for good, or to be asked for again."""
         proxy = self.proxies.get(answer.proxy_name) if self.control.session else self._only_proxy()
-        if proxy is None:  # removed meanwhile, before anybody knew its port
+        if proxy is None:  # removed before it was open
             if answer.status == STATUS_SUCCESS:
                 self._post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
             return
@@ -201,9 +208,8 @@ class Link:
             proxy.domain = answer.domain
             self.client.proxy_opened(proxy)
         elif self.control.session is None:
-            raise ConnError(
-                f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"
-            )
+            if not self._is_ending:  # else it answers our cancel, and users may still be served
+                raise ConnError(_why_failed(proxy))
         elif answer.retry:
             delay_s = self._port_backoff.next()
             proxy.log.warning("%s; trying again in %.1f s", answer.error, delay_s)
@@ -275,7 +281,7 @@ class Link:
 
     @property
     def takes_more(self) -> bool:
-        """Whether further proxies can be asked for on this link: while it has no server, or one of ours."""
+        """Whether further proxies can be asked for on this link, now or when it is connected again."""
         return not self._is_ending and (self._outbox is None or self.control.session is not None)
 
     def add(self, proxy: ClientProxy) -> None:
@@ -288,6 +294,11 @@ class Link:
         del self.proxies[proxy.name]
         self._cancel(proxy)
         self._retry_at_s.pop(proxy.name, None)
+
+    def end_without_proxies(self) -> None:
+        """End when the last proxy has been removed and none has come in its place."""
+        if not self.proxies:
+            self.end()
 
     def _cancel(self, proxy: ClientProxy) -> None:
         """Cancel a proxy that is open or about to be; whose port nobody knows yet is cancelled when it is."""

@@ -111,8 +111,8 @@ class Client:
         _log.info("configuration reloaded: %d new", len(wanted))
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.meter))
-        for link in [link for link in self._links if not link.proxies]:
-            link.end()
+        for link in [*self._links]:
+            link.end_without_proxies()
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
@@ -189,6 +189,7 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
     if not client.failed:
         _log.info("stopping")
     client.stop_taking_users()
+    gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
     stopper.wait_or_second(client.users, 0 if client.failed else config.grace_s)
     client.close()
     gevent.sleep(0)  # the greenlets that were just ended close what they hold

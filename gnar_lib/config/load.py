@@ -25,8 +25,8 @@ from gnar_lib.errors import ConfigError
 # By key: the flag is `--key`, the variable GNAR_KEY, the dataclass's field the key or what `_FIELDS` says.
 _SERVER: dict[str, Reader] = {
     "port": values.port,
-    "bind": values.text,
-    "udp-bind": values.text,
+    "bind": values.bind,
+    "udp-bind": values.bind,
     "token": values.secret,
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
@@ -127,8 +127,12 @@ def _read_table(
     return {key: _read(readers[key], value, f"{where}{key}") for key, value in table.items()}
 
 
+def _variable(key: str) -> str:
+    return "GNAR_" + key.upper().replace("-", "_")
+
+
 def _read_env(readers: Mapping[str, Reader], env: Mapping[str, str]) -> dict[str, Any]:
-    names = {key: "GNAR_" + key.upper().replace("-", "_") for key in readers}
+    names = {key: _variable(key) for key in readers}
     return {key: _read(readers[key], env[name], name) for key, name in names.items() if name in env}
 
 
@@ -178,7 +182,8 @@ def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict
     elif len(proxies) == 1:
         proxies[0].update({key: one[key] for key in ("proxy-name", "subdomain") if key in one})
         if "remote-port" in one:
-            raise ConfigError("--remote-port: goes with --local-port; a mapping names both ports")
+            place = "--remote-port" if flags.get("remote-port") is not None else _variable("remote-port")
+            raise ConfigError(f"{place}: goes with --local-port; a mapping names both ports")
     else:
         for key in ("remote-port", "proxy-name", "subdomain"):
             if key in one and _read_flags(_PROXY, flags).get(key) is not None:

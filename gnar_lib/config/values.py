@@ -48,6 +48,12 @@ def host(value: object) -> str:
     return found[1] or found[2]
 
 
+def bind(value: object) -> str:
+    """Read a host or an address to listen on, IPv6 with or without brackets; nothing is every address."""
+    found = re.fullmatch(r"\[([^\[\]]+)\]", text(value))
+    return found[1] if found else text(value)
+
+
 def secret(value: object) -> Secret:
     """Read a token; what it was is in no error."""
     if not isinstance(value, str):

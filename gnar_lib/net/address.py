@@ -32,8 +32,10 @@ def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[tuple[
     Raises `DialError` when the name is unknown.
     """
     try:
+        host.encode("idna")  # as getaddrinfo does, but there, in gevent's thread, it would leave a traceback
         found = gevent.socket.getaddrinfo(host or None, port, type=kind)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: no host can have such a name
-        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
-        raise DialError(f"cannot resolve {host!r}: {reason}") from exc
+    except UnicodeError as exc:
+        raise DialError(f"cannot resolve {host!r}: no host can have such a name") from exc
+    except OSError as exc:
+        raise DialError(f"cannot resolve {host!r}: {exc.strerror or exc}") from exc
     return [(family, address) for family, _, _, _, address in found]

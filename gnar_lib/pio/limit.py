@@ -28,7 +28,7 @@ from gnar_lib.net import wait_for
 BURST_S = 1.0  # what an idle bucket saves; as in the Go original
 SLACK_S = 0.1  # of it, what needs no paying back: copying is never on time to the millisecond
 GRANT_S = 0.05  # the most at once, so that connections which share a slow bucket take turns often
-SHARED_GRANT_BYTES = 64 * 1024  # the most at once while others wait
+SHARED_GRANT_BYTES = 64 * 1024  # the most at once, and in one turn, while others wait
 MIN_WAIT_S = 0.002  # the loop's clock ticks in milliseconds; a shorter wait would only spin
 
 
@@ -111,6 +111,8 @@ class Bucket:
         self._clock = clock
         self._tokens = Tokens(rate, clock())
         self._grant = max(1, int(rate * GRANT_S))
+        self._turn = min(self._grant, SHARED_GRANT_BYTES)
+        self._left = self._turn  # of the turn of the first in the queue
         self._waiters: deque[_Waiter] = deque()
         self._timer: Any = None
 
@@ -184,22 +186,34 @@ class Bucket:
         self._timer = None
         self._advance()
         for _ in range(len(self._waiters)):  # who comes back meanwhile has its turn when others had theirs
-            count = self._next_grant()
-            if not count or self._tokens.available < count:
+            if not self._serve_turn():
                 break
-            waiter = self._waiters.popleft()
-            self._tokens.spend(count)
-            waiter.granted = count
-            waiter.greenlet.switch(waiter)
         if self._waiters:
             self._set_timer()
+
+    def _serve_turn(self) -> bool:
+        """Grant to the first in the queue; False when the tokens do not reach.
+
+        Who asks for little and comes back at once goes on: a turn is as many bytes for one as for another.
+        """
+        while (count := self._next_grant()) and self._tokens.available >= count:
+            waiter = self._waiters.popleft()
+            self._tokens.spend(count)
+            self._left -= count
+            waiter.granted = count
+            waiter.greenlet.switch(waiter)
+            is_back = bool(self._waiters) and self._waiters[-1].greenlet is waiter.greenlet
+            if self._left <= 0 or not is_back:
+                self._left = self._turn
+                return True
+            self._waiters.rotate()
+        return False
 
     def _next_grant(self) -> int:
         """Return how many bytes the first in the queue gets."""
         if not self._waiters:
             return 0
-        count = min(self._waiters[0].want, self._grant)
-        return count if len(self._waiters) == 1 else min(count, SHARED_GRANT_BYTES)
+        return min(self._waiters[0].want, self._grant if len(self._waiters) == 1 else self._left)
 
     def _set_timer(self) -> None:
         """Serve again when there is enough for the first in the queue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -141,6 +142,21 @@ class Relay:
             self._on_end()
 
 
+def is_loop(listen: Address, target: Address) -> bool:
+    """Tell, as far as one sees, whether a relay would dial itself for each user, and for each of those."""
+    if listen.transport != target.transport:
+        return False
+    if listen.path:
+        return os.path.realpath(listen.path) == os.path.realpath(target.path)
+    if listen.port != target.port:
+        return False
+    if listen.host == "0.0.0.0":
+        return target.host == "localhost" or target.host.startswith("127.")
+    return target.host == listen.host or (
+        listen.host in ("", "::") and (target.host in ("localhost", "::1") or target.host.startswith("127."))
+    )
+
+
 def run_relay(listen: str, target: str, grace_s: float) -> int:
     """Relay until a signal comes, or until the one user of an address without `fork` has gone; returns 0.
 
@@ -151,6 +167,8 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     target_address = parse_address(target, Role.TARGET)
     if listen_address.is_datagram != target_address.is_datagram:
         raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
+    if is_loop(listen_address, target_address):
+        raise UsageError(f"{listen} to {target} would be a relay to itself")
     stopper = Stopper()  # before there is a socket file that a signal must not leave behind
     try:
         relay: Relay | DatagramRelay

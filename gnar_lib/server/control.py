@@ -115,7 +115,7 @@ class Control:
             proxy = self._opened(request)
         except GnarError as exc:
             log.warning("refused to %s: %s", self.address, exc)
-            self._answer(request, STATUS_FAILED, error=str(exc), retry=isinstance(exc, ListenError))
+            self._answer(request, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
             return
         log.info("port %d is open for %s", proxy.port, self.address)
         self._answer(request, STATUS_SUCCESS, remote_port=proxy.port)
@@ -124,6 +124,8 @@ class Control:
         proxy.start()
 
     def _opened(self, request: ProxyReq) -> Proxy | UdpProxy:
+        if self.server.stopping:
+            raise ListenError("the server is stopping")
         if request.proxy_type not in PROXY_TYPES:
             raise ProxyRefusedError(f"proxy type {request.proxy_type!r} is not supported by this server")
         if request.subdomain:
@@ -171,6 +173,8 @@ class Control:
             return
         self._close(proxy)
         proxy.log.info("cancelled by %s", self.address)
+        if self.session is None:  # the Go server says so where the proxy was asked for
+            self.post(ProxyResp(domain="", status=STATUS_FAILED))
 
     def _close(self, proxy: Proxy | UdpProxy) -> None:
         del self._proxies[proxy.type, proxy.port]

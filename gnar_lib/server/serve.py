@@ -40,6 +40,7 @@ class Server:
         self.crew = Crew("server")  # logins and control connections
         self.users = Crew("user")  # one greenlet per user's connection
         self.meter = Meter()  # of all proxies together
+        self.stopping = False  # no further proxies
         self._in_progress = logins.InProgress()
         self._refusals = logger.Burst(lines=REFUSALS_PER_MINUTE)
         self._controls: set[Control] = set()
@@ -209,7 +210,8 @@ class Server:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def stop_listening(self) -> None:
-        """Take no more clients and no more users; those that are there go on."""
+        """Take no more clients, proxies and users; those that are there go on."""
+        self.stopping = True
         if self._listener is not None:
             self._listener.close()
         for control in self._controls:

@@ -184,7 +184,10 @@ func sendBytes(stream io.Writer, count uint64) []byte {
 		piece[at] = byte(at * at >> 3)
 	}
 	for count > 0 {
-		size := min(count, uint64(len(piece)))
+		size := uint64(len(piece))
+		if count < size { // Go's own min needs 1.21, and Debian 12 has 1.19
+			size = count
+		}
 		if _, err := stream.Write(piece[:size]); err != nil {
 			break
 		}

@@ -1,0 +1,132 @@
+"""What the documents say holds: links lead somewhere, options and fields are all there, commands parse."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gnar_lib import auth, cmd
+from gnar_lib.client import serve as client_serve
+from gnar_lib.config import Secret, load, load_client, load_server
+from gnar_lib.proto import msg, packet
+from gnar_lib.server import serve as server_serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+PROTOCOL, CONFIGURATION = DOCS["docs/protocol.md"].read_text(), DOCS["docs/configuration.md"].read_text()
+ELSEWHERE = {"docs/performance.md"}  # comes with the benchmark's figures; once it is there it is checked, too
+
+
+def blocks(language: str) -> Iterator[str]:
+    """Yield the text of every fenced block of a language."""
+    for path in DOCS.values():
+        for found in re.finditer(
+            rf"^ *```{language}\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            yield found[1]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", DOCS[name].read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (DOCS[name].parent / path).resolve() if path else DOCS[name]
+        if target.relative_to(ROOT).as_posix() in ELSEWHERE and not target.exists():
+            continue
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_options_of_the_commands_and_of_the_page_about_them_are_the_same() -> None:
+    options = {word for text, _ in cmd._COMMANDS.values() for word in re.findall(r"--[a-z][a-z-]+", text)}
+    assert set(re.findall(r"--[a-z][a-z-]+", CONFIGURATION)) | {"--help"} == options
+
+
+def test_every_setting_of_a_proxy_and_of_both_ends_has_its_row() -> None:
+    rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
+    reserved = {"domain", "domain-tunnel", "caddy-srv-name", "admin-port", "subdomain"}
+    assert rows - {"config"} == {*load._SERVER, *load._CLIENT, *load._PROXY} - reserved
+
+
+def test_packet_types_and_their_fields_are_in_the_protocol() -> None:
+    for packet_type in packet.PacketType:
+        assert f"0x{packet_type:02x}" in PROTOCOL
+    for message in msg._CLASSES:
+        assert re.search(rf"\b{message.__name__}\b", PROTOCOL)
+        for field in dataclasses.fields(message):
+            assert f"`{field.name}`" in PROTOCOL, f"{message.__name__}.{field.name}"
+    for feature in auth.FEATURES:
+        assert f"`{feature}`" in PROTOCOL
+
+
+def test_the_examples_of_proofs_are_right() -> None:
+    token, nonces = Secret("s3cret"), ("c" * 64, "d" * 64)
+    assert auth.md5_token(token, 1795333499) in PROTOCOL
+    for role in ("client", "server", "session"):
+        assert auth._mac(token, role, *nonces) in PROTOCOL
+    assert auth._session(token, "id", nonces, ()).sign(auth.waiting_id(1)) in PROTOCOL
+
+
+def test_methods_that_the_internals_name_exist() -> None:
+    source = {path: path.read_text() for path in (ROOT / "gnar_lib").rglob("*.py")}
+    named = set(re.findall(r"`([A-Z]\w+)\.(\w+)`", DOCS["docs/internals.md"].read_text()))
+    for cls, member in sorted(named):
+        homes = [text for text in source.values() if re.search(rf"^class {cls}\b", text, re.MULTILINE)]
+        member_of = rf"\bdef {member}\(|\b{member}\b.*[:=] "
+        assert not homes or any(re.search(member_of, text) for text in homes), f"{cls}.{member}"
+
+
+@pytest.mark.parametrize("text", [*blocks("toml")], ids=lambda text: text.splitlines()[0])
+def test_files_shown_load(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "shown.toml"
+    file.write_text(text)
+    load_it = load_client if "[[proxys]]" in text else load_server
+    load_it({"config": str(file)}, {})
+
+
+@pytest.fixture
+def shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in a folder with the files that the documents show, under the names in their first lines."""
+    monkeypatch.chdir(tmp_path)
+    for text in blocks("toml"):
+        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+
+
+def gnar_commands() -> Iterator[list[str]]:
+    """Yield the arguments of every gnar command in a block marked as shell."""
+    for text in blocks("sh"):
+        for line in text.splitlines():
+            words = shlex.split(line.split("&&")[-1])
+            for at, word in enumerate(words):
+                if word.endswith("gnar.pyz") and words[at + 1 :]:
+                    yield words[at + 1 :]
+
+
+@pytest.mark.usefixtures("shown_files")
+@pytest.mark.parametrize("argv", [*gnar_commands()], ids=shlex.join)
+def test_commands_shown_are_understood(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_load(load: Callable[[], object]) -> int:
+        assert load()
+        return 0
+
+    monkeypatch.setattr(server_serve, "run_server", only_load)
+    monkeypatch.setattr(client_serve, "run_client", only_load)
+    monkeypatch.setattr("gnar_lib.relay.run_relay", lambda *_: 0)
+    monkeypatch.setattr("gnar_lib.demo.run_demo", lambda _: 0)
+    assert cmd.main(argv) == 0
