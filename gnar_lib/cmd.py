@@ -225,7 +225,23 @@ def _run(argv: list[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(argv[1:]):
         return _show(text)
     logger.setup()
+    _raise_file_limit()
     return run(_parse(name, text, argv))
+
+
+def _raise_file_limit() -> None:
+    """Have as many descriptors as the system lets us: a user takes two, and the usual limit is 1,024."""
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+    ):  # Windows has no such limit, macOS another
+        return
 
 
 def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:

@@ -129,10 +129,14 @@ def setup(stream: TextIO | None = None) -> None:
 
 
 class Burst:
-    """A warning that many users cause is logged as it begins, each minute that it lasts, and at its end."""
+    """A warning that many users cause is logged as it begins, each minute that it lasts, and at its end.
 
-    def __init__(self, report_s: float = BURST_REPORT_S) -> None:
+    With `lines`, the first so many of each minute are logged: where each may be about somebody else.
+    """
+
+    def __init__(self, report_s: float = BURST_REPORT_S, lines: int = 1) -> None:
         self._report_s = report_s
+        self._lines = self._left = lines
         self._unreported = 0
         self._next_s = 0.0
         self._is_on = False
@@ -140,12 +144,15 @@ class Burst:
     def warning(self, log: Logger, message: str, *args: object) -> None:
         """Log, or only count while the burst lasts."""
         now = time.monotonic()
-        if self._is_on and now < self._next_s:
+        if not self._is_on or now >= self._next_s:
+            self._is_on, self._left, self._next_s = True, self._lines, now + self._report_s
+        if not self._left:
             self._unreported += 1
             return
+        self._left -= 1
         if self._unreported:
             message, args = message + " (%d more)", (*args, self._unreported)
-        self._is_on, self._unreported, self._next_s = True, 0, now + self._report_s
+            self._unreported = 0
         log.warning(message, *args)
 
     def end(self, log: Logger) -> None:

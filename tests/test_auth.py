@@ -30,6 +30,7 @@ from gnar_lib.proto import (
     Login,
     Message,
     Proof,
+    ProxyCancel,
     ProxyReq,
     ProxyResp,
     Welcome,
@@ -422,6 +423,30 @@ def _port_of(running: Running, name: str) -> int:
     """Return the port of a proxy at the server."""
     (port,) = [port for (_, port), proxy in running.server.ports._owners.items() if proxy.name == name]
     return port
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ProxyReq(remote_port=0, proxy_name="thief", subdomain="", proxy_type="tcp"),
+        ProxyReq(remote_port=0, proxy_name="thief", subdomain="", proxy_type="udp"),
+        ProxyCancel(proxy_name="ours", remote_port=1),
+    ],
+    ids=["tcp", "udp", "cancel"],
+)
+@pytest.mark.parametrize("session_id", ["no such", None], ids=["unknown", "known"])
+def test_login_that_names_a_session_is_good_for_a_data_connection_alone(
+    session_id: str | None, first: ProxyReq | ProxyCancel
+) -> None:
+    with serving("hmac") as running:
+        ours, _ = running.log_in("ours")
+        assert ours.session is not None
+        thief = running.dial()
+        send(thief, Login(token="", timestamp=0, session=session_id or ours.session.id, client_id="ours"))
+        send(thief, first)
+        assert is_closed_by_peer(thief)
+        assert len(running.server.ports) == 1
+        ours.conn.close()
 
 
 def test_waiting_connection_is_taken_once_and_only_with_the_sessions_signature() -> None:

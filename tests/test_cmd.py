@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -324,3 +325,13 @@ def test_failure_exits_1_and_interrupt_0(
     assert capsys.readouterr().err == "gnar: no way\n"
     monkeypatch.setattr("gnar_lib.server.serve.run_server", interrupt)
     assert cmd.main(["server"]) == 0
+
+
+def test_limit_of_open_files_is_raised_as_far_as_it_goes(called: Called) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        server(called, "")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -17,7 +17,8 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError, DeadlineError, DialError, ListenError, PortTakenError
-from gnar_lib.net import Crew, SocketConn, deadline, dial, dial_host, listen, resolve
+from gnar_lib.net import Crew, SocketConn, deadline, dial, dial_host, listen, resolve, set_keepalive
+from gnar_lib.net.conn import socket_class
 from gnar_lib.net.target import Target
 
 V4 = socket.AF_INET
@@ -514,6 +515,10 @@ for client in clients:
     client.connect(listener.getsockname())
 while not 0 < len(held) < 20 or listener._watcher.active:
     gevent.sleep(0.005)
+for _ in range(9):  # it tries again and again
+    listener._resume()
+    while listener._watcher.active:
+        gevent.sleep(0.005)
 print("waits with", len(held) < 20, flush=True)
 served = 0
 while served < 20:
@@ -523,6 +528,12 @@ while served < 20:
         held.pop().close()
 print("served", served, flush=True)
 """
+
+
+def test_keep_alive_on_a_socket_that_takes_no_options_any_more_is_no_error() -> None:
+    sock = socket_class(socket.AF_INET, socket.SOCK_STREAM)
+    sock.close()  # as macOS refuses any option once the peer has reset
+    set_keepalive(sock)
 
 
 def test_out_of_descriptors_makes_accepting_wait_and_then_go_on() -> None:
@@ -535,7 +546,7 @@ def test_out_of_descriptors_makes_accepting_wait_and_then_go_on() -> None:
         check=False,
     )
     assert done.stdout == "waits with True\nserved 20\n", done.stderr
-    assert "accepting waits: Too many open files" in done.stderr
+    assert done.stderr.count("accepting waits: Too many open files") == 1
     assert "Traceback" not in done.stderr
 
 

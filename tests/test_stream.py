@@ -131,6 +131,26 @@ def recv_random(conn: net.Conn, seed: int) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.parametrize("end_first", ["service", "user"])
+@pytest.mark.parametrize("way", WAYS)
+def test_half_closed_pair_costs_nothing_while_nothing_comes(
+    way: str, end_first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        ends = (pair.service, pair.user) if end_first == "service" else (pair.user, pair.service)
+        for here, there in (ends, ends[::-1]):  # so that both directions wait for more
+            here.sendall(b"hello")
+            assert there.recv(100) == b"hello"
+        ends[0].shutdown(socket.SHUT_WR)
+        assert ends[1].recv(100) == b""
+        loop = get_hub().loop
+        before = loop.iteration
+        gevent.sleep(0.1)
+        assert loop.iteration - before < 20
+        ends[1].sendall(b"bye")
+        assert ends[0].recv(100) == b"bye"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_bytes_of_any_sizes_arrive_both_ways_at_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with joined(way, monkeypatch) as pair:
@@ -272,6 +292,26 @@ def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPa
         for conn in (pair.user, pair.service):
             with pytest.raises(ConnClosed):
                 conn.recv(1)
+
+
+def test_pair_that_breaks_just_before_it_is_looked_at_ends() -> None:
+    user, a = tcp_pair()
+    b, service = tcp_pair()
+    pair = Joined(user, service)
+    pair.start(a, b)
+    service.sendall(b"awake")
+    assert user.recv(100) == b"awake"
+
+    def break_and_look() -> None:
+        b.was_read = False
+        a.interrupt(ConnClosed("broken"))
+        stream_module._awake._look()
+
+    get_hub().loop.run_callback(break_and_look)
+    pair.wait_end()
+    assert [str(error) for error in pair.errors] == ["broken"]
+    for conn in (user, service):
+        conn.close()
 
 
 def test_bytes_put_back_into_a_conn_are_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:

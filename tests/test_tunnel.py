@@ -42,8 +42,21 @@ from harness import (
 )
 from peers import go_client, go_login, own_client, recv_message
 
-from gnar_lib.proto import Exchange, Login, ProxyCancel, ProxyReq, ProxyResp, to_frame
+from gnar_lib.client.proxies import ClientProxy
+from gnar_lib.client.serve import show
+from gnar_lib.config import Address, ProxyConfig
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto import (
+    Exchange,
+    Login,
+    ProxyCancel,
+    ProxyReq,
+    ProxyResp,
+    Welcome,
+    to_frame,
+)
 from gnar_lib.server.logins import MAX_IN_PROGRESS
+from gnar_lib.server.serve import REFUSALS_PER_MINUTE
 
 MIB = 1 << 20
 OPENED = to_frame(ProxyResp(domain="", status="success"))
@@ -406,6 +419,72 @@ def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
         assert ask(ports["stays"]) == b"ping"
 
 
+def proxy_table(name: str, local_port: int, remote_port: int) -> str:
+    return f'[[proxys]]\nproxy-name = "{name}"\nlocal-port = {local_port}\nremote-port = {remote_port}\n'
+
+
+@pytest.mark.parametrize("port", [9001, 0])
+def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
+    tunnels: Tunnels, tmp_path: Path, port: int
+) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(proxy_table("goes", 1, port))
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address = f"{LOOPBACK}:{server.getsockname()[1]}"
+        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        with control:
+            control.settimeout(WAIT_S)
+            assert isinstance(recv_message(control), Login)
+            assert isinstance(recv_message(control), ProxyReq)
+            config.write_text(proxy_table("comes", 2, 9002))
+            client.signal(signal.SIGHUP)
+            client.wait_log("configuration reloaded")
+            opened = ProxyResp(domain="", status="success", remote_port=9001, proxy_name="goes")
+            control.sendall(to_frame(Welcome(session="x")) + to_frame(opened))
+            asked = [recv_message(control), recv_message(control)]
+        assert ProxyCancel("goes", 9001) in asked
+        assert ProxyReq(9002, "comes", "", "tcp") in asked
+
+
+def test_refusal_for_good_ends_the_wait_to_ask_again(tunnels: Tunnels, tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(proxy_table("first", 1, 9001) + proxy_table("second", 2, 9002))
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address = f"{LOOPBACK}:{server.getsockname()[1]}"
+        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        with control:
+            control.settimeout(WAIT_S)
+            refusals = [ProxyResp("", "failed", "x", retry, 0, "first") for retry in (True, False)]
+            control.sendall(b"".join(map(to_frame, [Welcome(session="x"), *refusals])))
+            client.wait_log("the server refused")
+            client.wait_log("trying again in")
+            heard = b""
+            while heard.count(b"\x02\x00\x02{}") < 3:  # it lives past the time at which it would have asked
+                heard += control.recv(4096)
+            assert heard.count(b'"first"') == 1
+
+
+def test_server_cannot_reach_the_tcp_port_of_a_udp_proxy(tunnels: Tunnels) -> None:
+    with Service(echo) as service, socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address, local = f"{LOOPBACK}:{server.getsockname()[1]}", str(service.port)
+        tunnels.run("client", address, "-l", local, "-y", "udp", "-n", "u", env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        opened = ProxyResp(domain="", status="success", remote_port=9001, proxy_name="u")
+        user = Exchange(conn_id="x", proxy_type="tcp", proxy_name="u")
+        with control:
+            control.sendall(b"".join(map(to_frame, [Welcome(session="x"), opened, user])))
+            data, _ = server.accept()
+            with data, contextlib.suppress(ConnectionResetError):
+                data.settimeout(WAIT_S)
+                read_all(data)
+        assert service.served == 0
+
+
 def write_proxies(config: Path, service: Service, ports: dict[str, int]) -> None:
     """Write a client's file with these proxies of one service."""
     config.write_text(
@@ -667,6 +746,17 @@ def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunne
     server.wait_idle(clients=0)
 
 
+def test_peers_that_are_refused_cannot_fill_the_log(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    for _ in range(3 * REFUSALS_PER_MINUTE):
+        with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
+            attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert attacker.recv(1) == b""
+    server.wait_log("refused", count=REFUSALS_PER_MINUTE)
+    server.wait_idle()
+    assert server.log.count("refused") == REFUSALS_PER_MINUTE
+
+
 def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:
     server, server_port = tunnels.server()
     with dial(server_port) as attacker:
@@ -770,3 +860,35 @@ def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, g
         found = re.search(rb"\033\]8;;http://(127\.0\.0\.1:\d+)\033\\\1\033\]8;;\033\\  ->  ", shown)
         assert found, shown
         assert int(found[1].split(b":")[1]) != port
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
+def test_client_serves_whatever_became_of_its_standard_streams(
+    tunnels: Tunnels, gnar_pyz: Path, streams: str
+) -> None:
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        port = free_port()
+        words = f"client {LOOPBACK}:{server_port} {service.port}:{port} --grace 0 {' '.join(tunnels.mode)}"
+        client = subprocess.Popen(
+            ["sh", "-c", f'"$0" {words} {streams}', gnar_pyz],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"GNAR_TOKEN": TOKEN},
+            start_new_session=True,
+        )
+        with client:
+            try:
+                wait_until(lambda: is_open(port), "the proxy is open")
+                assert ask(port) == b"ping"
+                assert ask(port) == b"ping"
+            finally:
+                os.killpg(client.pid, signal.SIGTERM)
+
+
+def test_domain_that_a_server_tells_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    proxy = ClientProxy(ProxyConfig(proxy_name="x", local_port=1), Meter())
+    proxy.domain = "a.example\033[2J\033]0;title\007"
+    show(Address(LOOPBACK, 1), [proxy])
+    assert "https://a.example" in (shown := capsys.readouterr().out)
+    assert shown.replace("\n", "").isprintable()

@@ -6,7 +6,7 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 import pytest
@@ -881,6 +881,14 @@ def test_peer_that_answers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             peer.send((PING, ACK, 0, number))
         assert not session.closed
         assert session.rtt_s > 0
+
+
+def test_keep_alive_that_cannot_be_written_ends_the_session_and_starts_no_timer() -> None:
+    with session_pair() as (session, other):
+        other._conn.sock.shutdown(socket.SHUT_RD)  # a write fails from here on
+        session._keep_alive()
+        assert session.closed
+        assert not cast("Any", session._deadline).active
 
 
 def test_round_trip_is_measured_when_a_window_relies_on_it_and_the_window_grows() -> None:

@@ -94,7 +94,7 @@ class Link:
         return bool(self.proxies) and not self._is_ending
 
     def _connect_and_serve(self) -> None:
-        """Have one control connection, from dialling to its end; always raises in the end."""
+        """Have one control connection, from dialling to its end; raises why it ended, unless we ended it."""
         first = next(iter(self.proxies.values()))
         self.control = control = Control(self.client.config, self.client.client_id)
         ticker = None
@@ -105,6 +105,8 @@ class Link:
             self._outbox = Outbox(control.conn, self.client.crew)
             _log.info("connected to %s%s", control.conn, "" if control.session else " (a Go server)")
             self._ask_for_the_others(first)
+            if not self._goes_on():  # a reload during the login left nothing to do here
+                return
             ticker = gevent.spawn(self._tick)
             control.serve_streams(self.client.users, lambda stream: tunnel.serve_stream(self, stream))
             while True:
@@ -124,6 +126,8 @@ class Link:
             raise AuthError(f"the server hung up at the login; {control.hint}") from exc
 
     def _ask_for_the_others(self, first: ClientProxy) -> None:
+        if self.proxies.get(first.name) is not first:  # removed while the login was under way
+            self._cancel(first)
         others = [proxy for proxy in self.proxies.values() if proxy is not first]
         if self.control.session is None:
             for proxy in others:
@@ -195,6 +199,7 @@ class Link:
             if answer.status == STATUS_SUCCESS:
                 self._post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
             return
+        self._retry_at_s.pop(proxy.name, None)
         if answer.status == STATUS_SUCCESS:
             self._backoff.reset()
             self._port_backoff.reset()
@@ -287,8 +292,8 @@ class Link:
     def remove(self, proxy: ClientProxy) -> None:
         """Cancel a proxy; its users stay."""
         del self.proxies[proxy.name]
-        self._retry_at_s.pop(proxy.name, None)
         self._cancel(proxy)
+        self._retry_at_s.pop(proxy.name, None)
 
     def end_without_proxies(self) -> None:
         """End when the last proxy has been removed and none has come in its place."""
@@ -296,7 +301,8 @@ class Link:
             self.end()
 
     def _cancel(self, proxy: ClientProxy) -> None:
-        if self._outbox is None or proxy.state is not ProxyState.OPEN:
+        """Cancel a proxy that is open or about to be; whose port nobody knows yet is cancelled when it is."""
+        if self._outbox is None or proxy.name in self._retry_at_s or not proxy.remote_port:
             return
         if self.control.session is not None:
             self._post(proxy.cancellation())

@@ -53,6 +53,9 @@ class Client:
         except (AuthError, UnsupportedError) as exc:
             _log.error("%s", exc)
             self._fail()
+        except Exception:  # a defect: better to end, and to be started again, than to be here for nothing
+            self._fail()
+            raise
         finally:
             self._links.remove(link)
 
@@ -151,7 +154,7 @@ class Client:
 def location(server: Address, proxy: ClientProxy) -> str:
     """Return where users find a proxy: its URL when it has a domain, else host:port of the server."""
     if proxy.domain:
-        return f"https://{proxy.domain}"
+        return f"https://{logger.printable(proxy.domain)}"  # what a server says goes to a terminal here
     return str(Address(server.host, proxy.remote_port))
 
 

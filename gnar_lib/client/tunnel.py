@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gnar_lib.errors import ConnError, DialError
+from gnar_lib.errors import ConnError, DialError, ProtocolError
 from gnar_lib.net import Conn, deadline
 from gnar_lib.proto import Exchange, expect, recv
 from gnar_lib.proxy.stream import stream as join
@@ -53,6 +53,9 @@ def wait_for_user(link: Link) -> None:
 
 def _serve(proxy: ClientProxy, conn: Conn) -> None:
     """Join the data connection with the local service; one that refuses ends the user's connection."""
+    if proxy.udp is not None:  # the TCP port of that number was never offered to the server
+        conn.abort()
+        raise ProtocolError(f"a user of TCP for {proxy.name!r}, which is UDP")
     try:
         local = proxy.target.dial()
     except DialError as exc:

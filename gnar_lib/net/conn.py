@@ -263,6 +263,11 @@ class SocketConn:
         if not self.keep_reading:
             watcher.stop()
 
+    def stop_reading(self) -> None:
+        """End the time of `keep_reading`: what is or comes in the socket wakes nobody any more."""
+        self.keep_reading = False
+        self._reader.stop()
+
     # ---- writing -------------------------------------------------------------------------------------------
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
@@ -316,7 +321,7 @@ class SocketConn:
 
     def interrupt(self, error: BaseException) -> None:
         """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
-        if self._read_waiter is not None:
+        if self._read_waiter is not None and not self.closed:  # else `close` is about to wake it
             self._read_waiter.throw(error)
 
     def call_when_readable(self, callback: Callable[[], None] | None) -> None:
@@ -459,14 +464,17 @@ class SocketConn:
 
 def set_keepalive(sock: socket.socket) -> None:
     """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except OSError:  # macOS: the peer has reset it already, which the next read or write tells
+        _log.debug("no keep-alive")
 
 
 def set_user_timeout(conn: SocketConn, seconds: float) -> None:

@@ -26,6 +26,7 @@ BACKLOG = 4096  # Linux cuts it to net.core.somaxconn
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _log = logger.get("net")
+_waits = logger.Burst()  # of all listeners together
 
 
 def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
@@ -146,7 +147,7 @@ class Listener:
                     return
         except OSError as exc:
             # Nothing ends because descriptors ran out: the users wait in the backlog until some are free.
-            _log.warning("accepting waits: %s", exc.strerror)
+            _waits.warning(_log, "accepting waits: %s", exc.strerror)
             self._watcher.stop()
             self._pause.start(self._resume)
 

@@ -64,14 +64,14 @@ _spare: list[greenlet] = []
 def _work(job: _Job) -> None:
     """The life of a raw greenlet: one job after the other."""
     hub, me = get_hub(), getcurrent()
-    next_job: object = job
+    next_job = job
     while True:
-        if isinstance(next_job, _Job):  # anything else is a late event of a watcher that meant an earlier job
-            next_job.run()
-            if len(_spare) >= SPARE_GREENLETS:
-                return
-            _spare.append(me)
-        next_job = hub.switch()
+        next_job.run()
+        if len(_spare) >= SPARE_GREENLETS:
+            return
+        _spare.append(me)
+        while not isinstance(next_job := hub.switch(), _Job):
+            next_job.stop()  # a late event of a watcher that meant an earlier job
 
 
 def busy_greenlets() -> int:

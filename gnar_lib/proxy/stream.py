@@ -180,10 +180,20 @@ _awake = _Sweep()
 
 
 def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
+    """Copy until the end of the stream."""
+    if not isinstance(src, SocketConn):
+        copy_buffered(src, dst, flow)
+        return
+    src.keep_reading = True  # this greenlet waits on conns alone from here on
+    try:
+        _copy_from_socket(src, dst, flow)
+    finally:  # the end of a stream can be read for ever: the loop would spin while the other way goes on
+        src.stop_reading()
+
+
+def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
     """Copy until the end of the stream, by the fastest way that the two conns allow at the time."""
-    if isinstance(src, SocketConn):
-        src.keep_reading = True  # this greenlet waits on conns alone from here on
-    if not (CAN_SPLICE and isinstance(src, SocketConn) and isinstance(dst, SocketConn)):
+    if not (CAN_SPLICE and isinstance(dst, SocketConn)):
         copy_buffered(src, dst, flow)
         return
     while not copy_buffered(src, dst, flow, until_bulk=True):

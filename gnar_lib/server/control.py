@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import gevent
 
 from gnar_lib import auth, logger
-from gnar_lib.errors import ConnError, GnarError, ListenError, MuxError, ProtocolError, ProxyRefusedError
+from gnar_lib.errors import (
+    ConnClosed,
+    ConnError,
+    GnarError,
+    ListenError,
+    MuxError,
+    ProtocolError,
+    ProxyRefusedError,
+)
 from gnar_lib.net import Conn, SocketConn, format_address, host_of, set_user_timeout
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
@@ -130,6 +138,9 @@ class Control:
             proxy = UdpProxy(self, request.proxy_name, ports.bind_udp(request.remote_port, allowed))
         else:
             proxy = Proxy(self, request.proxy_name, ports.listen(request.remote_port, allowed))
+        if self._is_ended:  # while the address to bind to was looked up; nobody would close it any more
+            proxy.close()
+            raise ConnClosed("the control connection has ended")
         ports.hold(proxy.type, proxy.port, proxy)
         self._proxies[proxy.type, proxy.port] = proxy
         return proxy

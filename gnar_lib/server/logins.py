@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,17 +12,20 @@ from typing import Protocol
 from gnar_lib import auth, yamux
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnClosed, ConnError
-from gnar_lib.net import Conn, SocketConn, deadline
-from gnar_lib.proto import Login, Message, Proof, Welcome, expect, recv, send
+from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline, host_of
+from gnar_lib.proto import Exchange, Login, Message, Proof, Welcome, expect, recv, send
 
 LOGIN_DEADLINE_S = 10.0
 MAX_LOGIN_BYTES = 4096
-MAX_IN_PROGRESS = 1024  # past that the oldest is closed: it has had its time, and a new one may be honest
+MAX_IN_PROGRESS = 1024  # past that one is closed: of those who have most, the oldest, which has had its time
 LINGER_S = 2.0
 
 
 class Closable(Protocol):
     """A connection, or a session of many."""
+
+    def getpeername(self) -> Sockaddr:
+        """Return the address of the other end."""
 
     def abort(self) -> None:
         """Close at once."""
@@ -30,36 +34,54 @@ class Closable(Protocol):
 class InProgress:
     """The connections that have not said yet what they are for, in the order in which they came.
 
-    One look at them each second is cheaper than a timer for each of thousands.
+    One look at them each second is cheaper than a timer for each of thousands. Whoever opens many makes room
+    by its own, so that one host, or one IPv6 network, cannot keep the others from logging in.
     """
 
     def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._began_s: dict[Closable, float] = {}
+        self._begun: dict[Closable, tuple[float, str]] = {}  # when, and from which network
+        self._of_network: defaultdict[str, dict[Closable, None]] = defaultdict(dict)
         self._limit = limit
         self._clock = clock
 
     def __len__(self) -> int:
-        return len(self._began_s)
+        return len(self._begun)
 
     def add(self, conn: Closable) -> None:
-        """Note a new one; closes the oldest when there are too many."""
-        self._began_s[conn] = self._clock()
-        if len(self._began_s) > self._limit:
-            self._close(next(iter(self._began_s)))
+        """Note a new one; when there are too many, closes the oldest of those who have most."""
+        network = _network_of(conn)
+        self._begun[conn] = self._clock(), network
+        self._of_network[network][conn] = None
+        if len(self._begun) > self._limit:
+            most = max(self._of_network.values(), key=len)
+            self._close(next(iter(most)))
 
     def discard(self, conn: Closable) -> None:
         """It has said what it is for, or is closed."""
-        self._began_s.pop(conn, None)
+        _, network = self._begun.pop(conn, (0.0, None))
+        if network is None:
+            return
+        del self._of_network[network][conn]
+        if not self._of_network[network]:
+            del self._of_network[network]
 
     def expire(self) -> None:
         """Close those that take too long."""
         now = self._clock()
-        for conn in [conn for conn, began_s in self._began_s.items() if now - began_s > LOGIN_DEADLINE_S]:
+        for conn in [conn for conn, (began_s, _) in self._begun.items() if now - began_s > LOGIN_DEADLINE_S]:
             self._close(conn)
 
     def _close(self, conn: Closable) -> None:
-        del self._began_s[conn]
+        self.discard(conn)
         conn.abort()
+
+
+def _network_of(conn: Closable) -> str:
+    """Return what one owner has: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    host = host_of(conn.getpeername())
+    if ":" not in host:
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])[:8].hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +101,12 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
     """Receive what comes first on a connection, and check it; `InProgress` sees to it that this ends.
 
     The proof of a data connection of ours is not checked here: it is signed with the key of the session that
-    `login.session` names. Raises `AuthError`, `ProtocolError` or `ConnError`.
+    `login.session` names. Until then it has proven nothing, and may be nothing else. Raises `AuthError`,
+    `ProtocolError` or `ConnError`.
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
     if login.session:
-        return Entrance(login, first=None if login.waiting else recv(conn, MAX_LOGIN_BYTES))
+        return Entrance(login, first=None if login.waiting else expect(conn, Exchange, MAX_LOGIN_BYTES))
     attempt = auth.ServerLogin(config.token, config.auth, login)
     if not attempt.is_ours:
         attempt.check()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from gnar_lib.config import PortRanges
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
 from gnar_lib.net import DatagramSocket, Listener, bind_udp, listen
+from gnar_lib.net.datagram import is_out_of_files
 
 TRIES_FOR_ANY_PORT = 100
 PROXY_TYPES = ("tcp", "udp")
@@ -31,7 +32,8 @@ class Ports(Generic[Owner]):
     def listen(self, port: int, allowed: PortRanges) -> Listener:
         """Return a listener on `port`, or on any free port that is allowed when it is 0.
 
-        Raises `ProxyRefusedError` when it is not allowed, `PortTakenError` when somebody has it.
+        Raises `ProxyRefusedError` when it is not allowed, `PortTakenError` when somebody has it, another
+        `ListenError` when there are too many files: later there may be fewer.
         """
         return self._open("tcp", lambda number: listen(self._bind, number), port, allowed)
 
@@ -51,6 +53,8 @@ class Ports(Generic[Owner]):
         except PortTakenError:
             raise PortTakenError(f"port {port} is taken") from None
         except ListenError as exc:
+            if is_out_of_files(exc):
+                raise
             raise ProxyRefusedError(str(exc)) from exc
 
     @staticmethod

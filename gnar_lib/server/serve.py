@@ -25,6 +25,7 @@ from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
 EXPIRE_EVERY_S = 1.0
+REFUSALS_PER_MINUTE = 20  # logged; whoever finds the port can be refused thousands of times a second
 
 _log = logger.get("server")
 
@@ -41,6 +42,7 @@ class Server:
         self.meter = Meter()  # of all proxies together
         self.stopping = False  # no further proxies
         self._in_progress = logins.InProgress()
+        self._refusals = logger.Burst(lines=REFUSALS_PER_MINUTE)
         self._controls: set[Control] = set()
         self._sessions: dict[str, Control] = {}
         self._listener: Listener | None = None
@@ -59,9 +61,12 @@ class Server:
         self._in_progress.add(conn)
         try:
             entrance = logins.log_in(conn, self.config)
-        except (AuthError, ProtocolError, ConnError) as exc:
-            level = _log.debug if isinstance(exc, ConnError) else _log.warning
-            level("refused %s: %s", conn, exc)
+        except ConnError as exc:
+            _log.debug("refused %s: %s", conn, exc)
+            conn.close()
+            return
+        except (AuthError, ProtocolError) as exc:
+            self._refusals.warning(_log, "refused %s: %s", conn, exc)
             conn.close()
             return
         except BaseException:
@@ -183,7 +188,7 @@ class Server:
         conn.close()
         owners = {proxy.control for proxy in self.ports.owners(message.remote_port)}
         theirs = [c for c in owners if c.session is None and c.mux is mux and c.host == host]
-        if owners and (entrance.login.session or not theirs):
+        if owners and not theirs:
             _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
         for control in theirs:

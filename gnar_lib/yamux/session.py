@@ -184,7 +184,8 @@ class Session:
         self._receiver.has_heard = False
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
         self._send_ping(None)
-        self._deadline.again(self._check_alive)
+        if not self.closed:  # by that very ping
+            self._deadline.again(self._check_alive)
 
     def _check_alive(self) -> None:
         self._deadline.stop()
