@@ -171,24 +171,6 @@ def test_who_is_ended_while_waiting_leaves_the_queue() -> None:
     assert "0 waiting" in repr(bucket)
 
 
-def test_the_smaller_of_two_limits_holds_and_the_larger_gets_its_tokens_back() -> None:
-    clock = Clock()
-    total = Bucket(1_000, clock=clock)
-    own = Bucket(100_000, parent=total, clock=clock)
-    assert own.take(100_000) == 50  # the parent's grant
-    assert own.take_now(950)
-    assert not own.take_now(1)  # the parent is empty
-    assert own._tokens.available == pytest.approx(99_000)
-
-
-def test_tokens_given_back_can_be_taken_again() -> None:
-    bucket = Bucket(1000, clock=Clock())
-    assert bucket.take_now(1000)
-    assert not bucket.take_now(1)
-    bucket.give_back(300)
-    assert bucket.take_now(300)
-
-
 def test_a_datagram_larger_than_the_bucket_passes_when_it_is_full_and_is_paid_off() -> None:
     clock = Clock()
     bucket = Bucket(1000, clock=clock)

@@ -1,7 +1,8 @@
 """Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
-from gnar_lib.net.conn import LENT_BYTES, Conn, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.conn import LENT_BYTES, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.contract import Conn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for

@@ -97,17 +97,13 @@ class _Waiter:
 class Bucket:
     """A limit of `rate` bytes per second, over all who take from it together; first come, first served.
 
-    `parent` is a bucket that limits this one and others together, and is asked behind it. `clock` tells
-    seconds and never goes back.
+    `clock` tells seconds and never goes back.
     """
 
-    def __init__(
-        self, rate: int, parent: Bucket | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         if rate < 1:
             raise ValueError("a rate is at least 1 byte per second")
         self.rate = rate
-        self._parent = parent
         self._clock = clock
         self._tokens = Tokens(rate, clock())
         self._grant = max(1, int(rate * GRANT_S))
@@ -124,23 +120,6 @@ class Bucket:
     def __repr__(self) -> str:
         return f"<Bucket {self.rate} bytes/s, {len(self._waiters)} waiting>"
 
-    def take(self, want: int) -> int:
-        """Wait until some of `want` bytes may be moved, and return how many (1 to `want`).
-
-        Ask when there is something to move: who holds tokens while it waits for bytes keeps them from others.
-        """
-        granted = self._take_own(want)
-        if self._parent is not None:
-            try:
-                allowed = self._parent.take(granted)
-            except BaseException:
-                self.give_back(granted)
-                raise
-            if allowed < granted:
-                self.give_back(granted - allowed)
-            return allowed
-        return granted
-
     def take_now(self, count: int) -> bool:
         """Tell whether a datagram of `count` bytes may be moved now, all of it, and use up the tokens if so.
 
@@ -149,21 +128,16 @@ class Bucket:
         self._advance()
         if self._waiters or self._tokens.available < min(count, self.rate * BURST_S):
             return False
-        if self._parent is not None and not self._parent.take_now(count):
-            return False
         self._tokens.spend(count)
         return True
 
-    def give_back(self, count: int) -> None:
-        """Put back tokens that were taken and not used."""
-        self._advance()
-        self._tokens.earned += count
-        if self._waiters:
-            self._set_timer()
-
     # ---- waiting -------------------------------------------------------------------------------------------
 
-    def _take_own(self, want: int) -> int:
+    def take(self, want: int) -> int:
+        """Wait until some of `want` bytes may be moved, and return how many (1 to `want`).
+
+        Ask when there is something to move: who holds tokens while it waits for bytes keeps them from others.
+        """
         if not self._waiters:
             self._advance()
             count = min(want, self._grant)
