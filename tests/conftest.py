@@ -41,7 +41,26 @@ def gnar_pyz() -> Path:
 
 @pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
 def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
-    started = Tunnels(gnar_pyz, tmp_path / "run", request.param)
+    """Start servers and clients; what is said of a tunnel holds either way."""
+    yield from _started(gnar_pyz, tmp_path, request, request.param)
+
+
+@pytest.fixture
+def plain_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
+    """Start servers and clients without multiplexing."""
+    yield from _started(gnar_pyz, tmp_path, request, ())
+
+
+@pytest.fixture
+def multiplexed_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
+    """Start servers and clients with multiplexing."""
+    yield from _started(gnar_pyz, tmp_path, request, ("-m",))
+
+
+def _started(
+    pyz: Path, folder: Path, request: pytest.FixtureRequest, mode: tuple[str, ...]
+) -> Iterator[Tunnels]:
+    started = Tunnels(pyz, folder / "run", mode)
     failures = request.session.testsfailed
     yield started
     started.close(failed=request.session.testsfailed > failures)

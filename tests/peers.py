@@ -13,6 +13,7 @@ from gnar_lib import auth
 from gnar_lib.config import Secret
 from gnar_lib.proto import Challenge, Heartbeat, Login, Message, Proof, ProxyReq, ProxyResp, Welcome, to_frame
 from gnar_lib.proto.msg import from_frame
+from gnar_lib.yamux import frame
 
 
 def go_login(token: str = TOKEN) -> bytes:
@@ -71,3 +72,50 @@ def own_server(conn: socket.socket, features: tuple[str, ...] = auth.FEATURES, t
     login.prove(proof)
     _, welcome = login.welcome()
     conn.sendall(to_frame(replace(welcome, features=features)))
+
+
+# ---- multiplexed -------------------------------------------------------------------------------------------
+
+
+class MuxPeer:
+    """The far end of a multiplexed session over a plain socket: sends what it is told, sorts what comes."""
+
+    def __init__(self, conn: socket.socket) -> None:
+        self._conn = conn
+        self._heard: dict[int, bytearray] = {}
+
+    def open(self, stream_id: int) -> None:
+        """Open a stream as hashicorp's library does, by a window update."""
+        self._conn.sendall(frame.pack(frame.WINDOW_UPDATE, frame.SYN, stream_id, 0))
+
+    def send(self, stream_id: int, data: bytes, flags: int = 0) -> None:
+        """Send data on a stream."""
+        self._conn.sendall(frame.pack(frame.DATA, flags, stream_id, len(data)) + data)
+
+    def recv_packet(self, stream_id: int) -> bytes:
+        """Return the next frame of gnar's own on a stream, heartbeats passed over."""
+        while True:
+            heard = self._heard.setdefault(stream_id, bytearray())
+            size = 3 + int.from_bytes(heard[1:3], "big")
+            if len(heard) < max(size, 3):
+                self._hear()
+                continue
+            packet = bytes(heard[:size])
+            del heard[:size]
+            if packet[0] != Heartbeat.TYPE:
+                return packet
+
+    def _hear(self) -> None:
+        kind, flags, stream_id, length = frame.unpack(self._recv(frame.HEADER_BYTES))
+        if kind == frame.DATA:
+            self._heard.setdefault(stream_id, bytearray()).extend(self._recv(length))
+        elif kind == frame.PING and flags & frame.SYN:
+            self._conn.sendall(frame.pack(frame.PING, frame.ACK, frame.SESSION_ID, length))
+
+    def _recv(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._conn.recv(size - len(data))
+            assert part, "the session ended"
+            data += part
+        return data

@@ -19,7 +19,7 @@ from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net.conn import socket_class
 from gnar_lib.pio.limit import Bucket
-from gnar_lib.proxy import splice
+from gnar_lib.proxy import buffer, splice
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.proxy.flow import Flow
 from gnar_lib.yamux import Session
@@ -282,6 +282,24 @@ def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not
         elapsed = time.monotonic() - began
         assert sum(got.values()) == pytest.approx((elapsed - 1) * 4 * MIB, rel=0.1)  # the burst is paid back
         assert min(got.values()) / max(got.values()) > 0.8
+
+
+@pytest.mark.parametrize("way", ["spliced", "buffered"])
+def test_bulk_gives_way_to_others_though_nothing_in_it_waits(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def give_way() -> None:
+        given.append(1)
+        net.give_way()
+
+    for module in (splice, buffer):
+        monkeypatch.setattr(module, "give_way", give_way)
+    with joined(way, monkeypatch) as pair:
+        sender = gevent.spawn(send_random, pair.user, BULK_BYTES, 1)
+        assert recv_random(pair.service, 2) == sender.get()
+    assert len(given) >= BULK_BYTES // (4 * MIB)
 
 
 def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPatch) -> None:

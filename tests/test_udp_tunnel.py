@@ -532,12 +532,15 @@ class Recording:
     def __init__(self, name: str) -> None:
         self._chunks = json.loads((WIRE / f"{name}.json").read_text())
 
-    def frames(self, conn: int, source: str) -> list[bytes]:
-        data = b"".join(
+    def bytes_of(self, conn: int, source: str) -> bytes:
+        return b"".join(
             bytes.fromhex(chunk["hex"])
             for chunk in self._chunks
             if (chunk["conn"], chunk["from"]) == (conn, source)
         )
+
+    def frames(self, conn: int, source: str) -> list[bytes]:
+        data = self.bytes_of(conn, source)
         found = []
         while data:
             size = 3 + int.from_bytes(data[1:3], "big")
@@ -585,13 +588,6 @@ def recv_exactly(conn: socket.socket, size: int) -> bytes:
     return data
 
 
-@pytest.fixture
-def go_tunnels(tunnels: Tunnels) -> Tunnels:
-    """Return tunnels without multiplexing: these recordings are."""
-    tunnels.mode = ()
-    return tunnels
-
-
 def say(port: int, *frames: bytes) -> socket.socket:
     conn = socket.create_connection((LOOPBACK, port), WAIT_S)
     conn.sendall(b"".join(frames))
@@ -599,9 +595,11 @@ def say(port: int, *frames: bytes) -> socket.socket:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_our_server_treats_a_recorded_go_client_as_the_go_server_did(go_tunnels: Tunnels, name: str) -> None:
+def test_our_server_treats_a_recorded_go_client_as_the_go_server_did(
+    plain_tunnels: Tunnels, name: str
+) -> None:
     recording = Recording(name)
-    _, server_port = go_tunnels.server(token=GO_TOKEN)
+    _, server_port = plain_tunnels.server(token=GO_TOKEN)
     port = free_port()
     login, request = recording.frames(1, "client")
     request = request.replace(RECORDED_PORT, b"%05d" % port)
@@ -638,7 +636,9 @@ def test_our_server_treats_a_recorded_go_client_as_the_go_server_did(go_tunnels:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_our_client_answers_a_recorded_go_server_as_the_go_client_did(go_tunnels: Tunnels, name: str) -> None:
+def test_our_client_answers_a_recorded_go_server_as_the_go_client_did(
+    plain_tunnels: Tunnels, name: str
+) -> None:
     recording = Recording(name)
     listener = socket.create_server((LOOPBACK, 0))
     listener.settimeout(WAIT_S)
@@ -646,7 +646,7 @@ def test_our_client_answers_a_recorded_go_server_as_the_go_client_did(go_tunnels
     with contextlib.ExitStack() as stack, UdpService(lambda data: b"echo:" + data) as service:
         stack.enter_context(listener)
         flags = ("-y", "udp", "-n", "demo", "--auth", "md5", "-l", str(service.port), "-r", str(port))
-        client, _ = go_tunnels.client(listener.getsockname()[1], *flags, token=GO_TOKEN, wait=False)
+        client, _ = plain_tunnels.client(listener.getsockname()[1], *flags, token=GO_TOKEN, wait=False)
         control = stack.enter_context(accepted(listener))
         assert recv_frame(control)[0] == LOGIN
         request = recording.frames(1, "client")[1]
@@ -673,14 +673,14 @@ def accepted(listener: socket.socket) -> socket.socket:
     return conn
 
 
-def test_datagram_too_large_for_a_go_server_is_dropped_and_told_once(go_tunnels: Tunnels) -> None:
+def test_datagram_too_large_for_a_go_server_is_dropped_and_told_once(plain_tunnels: Tunnels) -> None:
     recording = Recording(RECORDINGS[0])
     listener = socket.create_server((LOOPBACK, 0))
     listener.settimeout(WAIT_S)
     with contextlib.ExitStack() as stack, UdpService(lambda data: data * 12_000) as service:
         stack.enter_context(listener)
         flags = ("-y", "udp", "-n", "demo", "--auth", "md5", "-l", str(service.port), "-r", "19001")
-        client, _ = go_tunnels.client(listener.getsockname()[1], *flags, token=GO_TOKEN, wait=False)
+        client, _ = plain_tunnels.client(listener.getsockname()[1], *flags, token=GO_TOKEN, wait=False)
         control = stack.enter_context(accepted(listener))
         recv_frame(control)
         (exchange,) = recording.of_type(EXCHANGE, 1, "server")

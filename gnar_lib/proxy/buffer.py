@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from gnar_lib.net import LENT_BYTES, Conn, SocketConn
+from gnar_lib.net import LENT_BYTES, Conn, SocketConn, give_way
 from gnar_lib.proxy.flow import Flow, TakesTokens
+
+FULL_IN_A_ROW = 8  # after that many full reads others have their turn
 
 
 def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False) -> bool:
@@ -28,6 +30,7 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
 
 
 def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: bool) -> bool:
+    full = 0
     while True:
         lent, sent = src.pass_on(dst, flow)
         count = len(lent)
@@ -35,8 +38,12 @@ def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: b
             dst.sendall(bytes(lent[sent:]))
         if not count:
             return True
-        if until_bulk and count == LENT_BYTES:
-            return False
+        if count == LENT_BYTES:
+            if until_bulk:
+                return False
+            full += 1
+            if full % FULL_IN_A_ROW == 0:
+                give_way()  # where both ends keep up nothing here would ever wait
 
 
 def _send_as_granted(data: bytes, dst: Conn, bucket: TakesTokens) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from gnar_lib.errors import ConnClosed
-from gnar_lib.net import SocketConn
+from gnar_lib.net import SocketConn, give_way
 from gnar_lib.proxy.flow import Flow
 
 PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)
@@ -76,6 +76,8 @@ def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bo
         flow.bytes += count
         small = small + 1 if count < SMALL_BYTES else 0
         _drain(dst, flow, pipe, count)
+        if count >= SMALL_BYTES:
+            give_way()  # where both ends keep up nothing here would ever wait, and nobody else be served
     return False
 
 
