@@ -68,7 +68,7 @@ def test_our_server_treats_the_recorded_client_as_the_go_server_did(multiplexed_
         (request,) = recording.packets("client", CONTROL)
         peer.open(CONTROL)
         peer.send(CONTROL, request.replace(RECORDED_PORT, b"%05d" % port))
-        answer, recorded_exchange, failed = recording.packets("server", CONTROL)
+        answer, recorded_exchange = recording.packets("server", CONTROL)
         assert peer.recv_packet(CONTROL) == answer
         exchange = peer.recv_packet(CONTROL)
         assert exchange == with_fields(recorded_exchange, conn_id=body_of(exchange)["conn_id"])
@@ -87,7 +87,6 @@ def test_our_server_treats_the_recorded_client_as_the_go_server_did(multiplexed_
         peer.open(CANCEL)
         peer.send(CANCEL, cancel.replace(RECORDED_PORT, b"%05d" % port))
         wait_until(lambda: not is_bound(port), "the port is free")
-        assert peer.recv_packet(CONTROL) == failed
 
 
 def test_our_client_answers_the_recorded_server_as_the_go_client_did(multiplexed_tunnels: Tunnels) -> None:

@@ -173,7 +173,7 @@ class Control:
             return
         self._close(proxy)
         proxy.log.info("cancelled by %s", self.address)
-        if self.session is None:  # the Go server says so where the proxy was asked for
+        if self.session is None and proxy.type == "tcp":  # as the Go server says of a listener that it closes
             self.post(ProxyResp(domain="", status=STATUS_FAILED))
 
     def _close(self, proxy: Proxy | UdpProxy) -> None:
