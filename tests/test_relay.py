@@ -550,6 +550,33 @@ def test_a_second_signal_ends_users_at_once(tmp_path: Path) -> None:
         user.close()
 
 
+@pytest.mark.parametrize(
+    ("listen", "target", "said"),
+    [
+        ("tcp:127.0.0.1:0", "tcp:127.0.0.1:1", "users=0"),
+        ("udp:127.0.0.1:0", "udp:127.0.0.1:1", "udp_sessions=0"),
+    ],
+)
+def test_a_relay_tells_what_there_is(tmp_path: Path, listen: str, target: str, said: str) -> None:
+    log = tmp_path / "log"
+    code = "from gnar_lib import logger; logger.setup()\n" + RUN
+    with log.open("wb") as stream:
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, listen, target, "1"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=stream,
+        )
+    try:
+        wait_until(lambda: "relaying" in log.read_text())
+        running.send_signal(signal.SIGUSR1)
+        wait_until(lambda: f"status: {said}" in log.read_text())
+        running.terminate()
+        assert running.wait(TIMEOUT_S) == 0
+    finally:
+        running.kill()
+        running.wait()
+
+
 def test_a_process_without_fork_ends_with_its_user(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with serving() as service, process(f"UNIX-LISTEN:{path}", service.address) as running:

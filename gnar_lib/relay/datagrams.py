@@ -39,6 +39,10 @@ class DatagramRelay:
         self.listener.close()
         self.sessions.close()
 
+    def status(self) -> str:
+        """Return what there is at the moment, in one line."""
+        return f"udp_sessions={len(self.sessions)} udp_dropped={self.meter.dropped}"
+
     def _on_datagrams(self, datagrams: list[net.Datagram]) -> None:
         if self._serves_one:
             if self._only_user is None:

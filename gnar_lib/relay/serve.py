@@ -117,6 +117,10 @@ class Relay:
         """Stop listening; the users there stay."""
         self.listener.close()
 
+    def status(self) -> str:
+        """Return what there is at the moment, in one line."""
+        return f"users={len(self.users)}"
+
     def _serve(self, user: net.SocketConn) -> None:
         """Join one user with the target, until both are closed."""
         try:
@@ -176,6 +180,7 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
             relay = DatagramRelay(listen_address, target_address)
         else:
             relay = Relay(listen_address, target_address, stopper.stop)
+        stopper.on_status(relay.status)
         _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
         stopper.wait()
         error = relay.error
