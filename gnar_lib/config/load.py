@@ -53,7 +53,7 @@ _PROXY: dict[str, Reader] = {
     "remote-port": values.port_or_0,
     "subdomain": values.subdomain,
     "speed-limit": values.rate,
-    "udp-timeout": values.seconds,
+    "udp-timeout": values.timeout,
 }
 _FIELDS = {"grace": "grace_s", "udp-timeout": "udp_timeout_s", "server-addr": "server"}
 _PROXY_TABLES = ("proxys", "forwards")  # the second is the name of 2023

@@ -18,6 +18,7 @@ _RATE_EXAMPLE = "a speed such as 100kb, 1.5mb or 1gb/s"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 _DOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*", re.IGNORECASE)
 MAX_SECONDS = 86400.0
+MIN_TIMEOUT_S = 0.1  # a shorter one would end what it is for before an answer can come
 MAX_NAME = 100
 MAX_TOKEN = 1024
 
@@ -108,6 +109,14 @@ def seconds(value: object) -> float:
         number = math.nan
     if isinstance(value, bool) or not 0 <= number <= MAX_SECONDS:
         raise _wrong(value, f"seconds from 0 to {MAX_SECONDS:g}")
+    return number
+
+
+def timeout(value: object) -> float:
+    """Read a time in seconds after which something ends that was not ended."""
+    number = seconds(value)
+    if number < MIN_TIMEOUT_S:
+        raise _wrong(value, f"seconds from {MIN_TIMEOUT_S:g} to {MAX_SECONDS:g}")
     return number
 
 
