@@ -311,7 +311,7 @@ def test_server_that_is_not_there_is_tried_again(tunnels: Tunnels) -> None:
     server_port = free_port()
     with Service(echo) as service:
         client, _ = tunnels.client(server_port, "-l", str(service.port), wait=False)
-        client.wait_log(r"cannot connect .* trying again in")
+        client.wait_log(r"client cannot connect .* trying again in")  # nothing was lost yet
         tunnels.server(port=server_port)
         port = int(client.wait_log(r"open at \S+:(\d+)")[1])
         assert ask(port) == b"ping"

@@ -87,7 +87,8 @@ class Link:
                 if not self._goes_on():
                     return
                 delay_s = self._backoff.next()
-                _log.warning("lost the server: %s; trying again in %.1f s", exc, delay_s)
+                lost = "lost the server: " if self._was_connected else ""
+                _log.warning("%s%s; trying again in %.1f s", lost, exc, delay_s)
                 gevent.sleep(delay_s)
 
     def _goes_on(self) -> bool:
