@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gnar_lib import __version__, cmd
+from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
 
@@ -99,7 +99,7 @@ def test_version(capsys: pytest.CaptureFixture[str], words: str) -> None:
     assert capsys.readouterr().out == f"gnar {__version__}\n"
 
 
-@pytest.mark.parametrize("text", [cmd.USAGE, cmd.SERVER, cmd.CLIENT, cmd.RELAY, cmd.DEMO])
+@pytest.mark.parametrize("text", [usage.USAGE, usage.SERVER, usage.CLIENT, usage.RELAY, usage.DEMO])
 def test_help_fits_a_terminal(text: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 

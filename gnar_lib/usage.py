@@ -1,0 +1,109 @@
+"""The texts of `--help`, which are also what the command line is read by; nothing here runs."""
+
+from __future__ import annotations
+
+USAGE = """gnar: reach a service behind NAT through one small public host.
+
+Usage:
+  gnar server [<port>] [options]
+  gnar client [<server-addr>] [<mapping>...] [options]
+  gnar relay <listen> <target> [options]
+  gnar demo [<port>]
+  gnar --help | --version
+
+Commands:
+  server   on the host with the public address: takes clients and their users
+  client   beside the service: makes it reachable at the server
+  relay    forwards one address to another, instead of socat
+  demo     shows the tunnel working, on this machine alone
+
+`gnar COMMAND --help` tells more.
+"""
+
+SERVER = """gnar server: take clients, and the users of what they forward.
+
+Usage: gnar server [<port>] [options]
+
+Options:
+  -p, --port PORT            control port, where clients come (default 8910)
+  -t, --token TOKEN          let in only clients that know it; better set as GNAR_TOKEN
+      --auth KIND            hmac: no md5 logins, so no Go clients; any (default)
+      --bind ADDR            listen on this address alone (default: all, IPv4 and IPv6)
+      --udp-bind ADDR        send and receive UDP on this address
+      --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
+      --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
+  -D, --domain DOMAIN        give proxies names under this domain (comes later)
+  -d, --domain-tunnel        name the server itself under the domain (comes later)
+  -s, --caddy-srv-name NAME  Caddy's name for its server (comes later)
+  -a, --admin-port PORT      port of the admin panel (comes later)
+  -m, --multiplex            accepted; the server recognises multiplexing by itself
+      --grace SECONDS        how long users may finish when the server stops (default 10)
+  -c, --config FILE          read settings from a TOML file; flags win
+  -h, --help                 show this
+
+Every setting can be a variable, too: GNAR_PORT, GNAR_ALLOW_PORTS and so on.
+
+Examples:
+  GNAR_TOKEN=s3cret gnar server
+  gnar server 7000 --allow-ports 9000-9100 -c gnar.toml
+"""
+
+CLIENT = """gnar client: make services of this side reachable at a server.
+
+Usage: gnar client [<server-addr>] [<mapping>...] [options]
+
+A mapping is 3000:9000 (local port, port at the server), host:3000:9000, 3000 (the server
+chooses) or a range such as 3000-3010:9000-9010.
+
+Options:
+  -s, --server-addr ADDR   the server (default localhost:8910)
+  -l, --local-port PORT    port of the local service
+  -r, --remote-port PORT   port at the server (default 0: the server chooses)
+      --local-host HOST    where the local service is (default 127.0.0.1)
+  -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
+  -y, --proxy-type TYPE    tcp (default) or udp
+  -d, --subdomain NAME     name under the server's domain (comes later)
+  -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
+      --auth KIND          hmac (default), or md5 for a Go server
+  -m, --multiplex          use one connection to the server for everything
+      --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
+      --udp-timeout SECS   end of a UDP session without datagrams (default 60)
+      --grace SECONDS      how long users may finish when the client stops (default 10)
+  -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
+  -h, --help               show this
+
+Every setting can be a variable, too: GNAR_SERVER_ADDR, GNAR_LOCAL_PORT and so on.
+
+Examples:
+  gnar client -s example.com:8910 -l 3000 -r 9000
+  gnar client example.com 3000:9000 db.local:5432:9001
+"""
+
+RELAY = """gnar relay: forward every connection, or every datagram, of one address to another.
+
+Usage: gnar relay <listen> <target> [options]
+
+An address is tcp:PORT, tcp:HOST:PORT or unix:PATH, and for datagrams udp:PORT, udp:HOST:PORT or
+unix-dgram:PATH; socat's spelling works, too, and means what it means there (one connection
+without `fork`).
+
+Options:
+  --grace SECONDS  how long connections may finish when the relay stops (default 10)
+  -h, --help       show this
+
+Examples:
+  gnar relay unix:/tmp/x.sock tcp:example.com:9299
+  gnar relay TCP-LISTEN:9000,reuseaddr,fork UNIX-CONNECT:/run/x.sock
+  gnar relay udp:53 udp:192.0.2.1:53
+"""
+
+DEMO = """gnar demo: a sample page, a server and a client on this machine, to see the tunnel work.
+
+Usage: gnar demo [<port>] [options]
+
+Options:
+  -h, --help  show this
+
+Example:
+  gnar demo
+"""
