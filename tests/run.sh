@@ -7,7 +7,7 @@ usage() {
 Usage: tests/run.sh [--python PYTHON] [ARGUMENT-OF-PYTEST ...]
 
 Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
-with the tools that tests talk to. Then: ruff, mypy, build_zipapp.sh --host, pytest.
+with the tools that tests talk to. Then: build_zipapp.sh, ruff, mypy, pytest.
 The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
 With CI=true a skipped test is a failure.
 EOF
@@ -45,7 +45,7 @@ main() {
     export PYTHON PATH PIP_CACHE_DIR="$PWD/build/cache/pip" PIP_DISABLE_PIP_VERSION_CHECK=1
 
     install_tools
-    step "building gnar.pyz" ./build_zipapp.sh --host # first: it says best what a bare machine lacks
+    step "building gnar.pyz" ./build_zipapp.sh # first: it says best what a bare machine lacks
     make_environment
     PATH="$venv/bin:$PATH" # gnar.pyz starts with python3, and that has to be this one
     step "ruff check" ruff check .

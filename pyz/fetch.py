@@ -1,0 +1,106 @@
+"""Fetches the packages that go into gnar.pyz, as pinned, and takes away what never runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pyz import pins
+from pyz.targets import PLATFORMS, PYTHONS, Target
+
+Say = Callable[[str], None]
+
+# Tests, sources, loops and resolvers that gnar does not use, and what the installation notes about itself.
+_NEVER_RUN = (
+    "bin", "include", ".lock",
+    "**/tests", "**/testing", "zope/event/tests.py", "zope/interface/common",
+    "gevent/libuv", "gevent/_ffi", "gevent/libev/*cffi*", "gevent/libev/watcher.py",
+    "gevent/*ares.py", "gevent/resolver/*ares*", "gevent/resolver/dnspython.py", "gevent/backdoor.py",
+    "**/*.c", "**/*.cpp", "**/*.h", "**/*.hpp", "**/*.asm", "**/*.pyx", "**/*.pxd", "**/*.pyi", "**/py.typed",
+    "*.dist-info/RECORD", "*.dist-info/WHEEL", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED",
+    "*.dist-info/top_level.txt", "*.dist-info/sboms", "*.dist-info/direct_url.json", "**/__pycache__",
+)  # fmt: skip
+_COMPILED_MODULES = (".so", ".pyd")
+_TEXTS = (".py", ".txt", ".md", ".rst", "METADATA", "LICENSE")
+
+
+class FetchError(Exception):
+    """Packages could not be had; the text is for a person."""
+
+
+def fetch(wanted: Iterable[Target], work: Path, say: Say) -> tuple[Path, dict[str, Path]]:
+    """Return a folder of the packages that are all Python, and one of the others for each target's name.
+
+    What `work` holds of an earlier build with the same pins is not fetched again. Raises FetchError.
+    """
+    pure = [name for name in pins.names() if name not in pins.COMPILED]
+    oldest = Target(PLATFORMS[0], PYTHONS[0])  # what it can run, all others can
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        common = pool.submit(_fetch_with_uv, work / "every-host", oldest, pure, say)
+        others = {
+            str(target): pool.submit(_fetch_with_uv, work / str(target), target, pins.COMPILED, say)
+            for target in wanted
+        }
+        return common.result(), {name: folder.result() for name, folder in others.items()}
+
+
+def fetch_for_this_python(work: Path, say: Say) -> Path:
+    """Return a folder of all packages for the Python that runs this, which pip compiles if it has to.
+
+    Raises FetchError.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--prefer-binary"]
+    return _fetch(work / "this-host", command, pins.names(), say, "this host")
+
+
+def _fetch_with_uv(folder: Path, target: Target, names: Iterable[str], say: Say) -> Path:
+    platform = ["--python-platform", target.platform.uv, "--python-version", target.version]
+    wheels = ["--only-binary", ":all:", "--link-mode", "copy"]
+    command = [*pins.UV, "pip", "install", "--quiet", *wheels, *platform]
+    return _fetch(folder, command, names, say, folder.relative_to(folder.parent.parent).as_posix())
+
+
+def _fetch(folder: Path, command: list[str], names: Iterable[str], say: Say, label: str) -> Path:
+    """Fill a folder with some packages, unless it has been filled with just these."""
+    requirements = folder.with_name(f"{folder.name}.txt")
+    stamp = folder.with_name(f"{folder.name}.done")
+    text = pins.text(names)
+    fingerprint = f"{sys.version}\n{_NEVER_RUN}\n{text}"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint:
+        return folder
+    say(f"fetching the packages for {label}")
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    requirements.write_text(text, encoding="utf-8")
+    exactly = ["--no-deps", "--require-hashes", "--requirement", str(requirements), "--target", str(folder)]
+    done = subprocess.run([*command, *exactly], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise FetchError(f"the packages for {label} could not be fetched:\n{done.stderr.strip()}")
+    _prune(folder)
+    stamp.write_text(fingerprint, encoding="utf-8")
+    return folder
+
+
+def _prune(folder: Path) -> None:
+    """Take away what never runs, and what differs between two wheels of the same sources."""
+    for pattern in _NEVER_RUN:
+        for path in [*folder.glob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        package = path.relative_to(folder).parts[0]
+        if path.suffix in _COMPILED_MODULES and not package.startswith(pins.COMPILED):
+            path.unlink()
+        elif path.name.endswith(_TEXTS):  # wheels for Windows end lines in another way
+            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
+    if (folder / "zope").is_dir():
+        # A real package comes before any other package called zope that a host may have installed.
+        (folder / "zope" / "__init__.py").touch()
