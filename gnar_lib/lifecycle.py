@@ -2,7 +2,8 @@
 
 The rule is the same for server, client and relay. The first SIGINT or SIGTERM begins the end: no new users,
 and those there may finish for a while. The second ends everything at once. SIGHUP re-reads the configuration;
-where there is none it means that the terminal has gone, and stops like the other two.
+where there is none it means that the terminal has gone, and stops like the other two. A systemd that started
+the process hears of each step.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import gevent.event
 from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import GnarError
 from gnar_lib.net import Crew, busy_greenlets
+from gnar_lib.notify import Notifier
 
 KILL_TIMEOUT_S = 1.0  # how long greenlets may take to close what they hold, once they were ended
+READY_S = 10.0  # systemd waits that long at most for what `wait` is given; other units may wait with it
 
 # A connection is some dozens of objects that are freed by their count when it ends. The collector looks for
 # cycles only, which errors make: seldom is often enough.
@@ -55,6 +59,7 @@ class Stopper:
         self._reload_asked = False
         self._reloads = Crew("reload")
         self._watchers: list[Any] = []
+        self._notifier = Notifier(self._status)
         self._watch("SIGINT", self._on_stop)
         self._watch("SIGTERM", self._on_stop)
         self._hangup_stops = False
@@ -85,10 +90,19 @@ class Stopper:
         """End `wait` without a signal: the work is done, or cannot be done."""
         self._begun.set()
 
-    def wait(self) -> None:
-        """Wait for the first signal, or for `stop`: all that the process is made of is there by now."""
+    def wait(self, usable: gevent.event.Event | None = None) -> None:
+        """Wait for the first signal, or for `stop`: all that the process is made of is there by now.
+
+        systemd hears that the process is ready: at once, or when `usable` is set, `READY_S` later at most.
+        """
         _spare_the_collector()
+        self._notifier.start_watchdog()
+        if usable is not None and self._notifier.is_on:
+            gevent.wait([self._begun, usable], timeout=READY_S, count=1)
+        if not self.stopping:
+            self._notifier.ready()
         self._begun.wait()
+        self._notifier.stopping()
 
     def wait_or_second(self, crew: Crew, grace_s: float) -> bool:
         """Let the greenlets of `crew` finish for up to `grace_s` seconds; one more signal ends them at once.
@@ -100,6 +114,7 @@ class Stopper:
             if not self._at_once:
                 if len(crew):
                     _log.info("waiting up to %g s for %d to finish; ^C ends them now", grace_s, len(crew))
+                    self._notifier.extend_timeout(grace_s + KILL_TIMEOUT_S)
                 crew.wait_empty(grace_s)
             if not len(crew):
                 return not self._at_once
@@ -114,6 +129,7 @@ class Stopper:
         for watcher in self._watchers:
             watcher.stop()
         self._reloads.kill()
+        self._notifier.close()
 
     # ---- in the hub, so nothing here may wait --------------------------------------------------------------
 
@@ -133,6 +149,9 @@ class Stopper:
         if self._draining is not None:
             self._draining.kill()
 
+    def _status(self) -> str:
+        return self._describe() if self._describe is not None else ""
+
     def _on_status(self) -> None:
         if self._describe is not None:
             _log.info("status: %s greenlets=%d", self._describe(), busy_greenlets())
@@ -150,7 +169,10 @@ class Stopper:
     def _reload_as_asked(self, function: Callable[[], None]) -> None:
         while self._reload_asked:
             self._reload_asked = False
+            self._notifier.reloading()
             try:
                 function()
             except GnarError as exc:
                 _log.error("nothing is changed: %s", exc)
+            finally:
+                self._notifier.ready()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import gevent
+import gevent.event
 
 from gnar_lib import logger
 from gnar_lib.client.link import Link
@@ -31,6 +32,7 @@ class Client:
         self.crew = Crew("client")
         self.users = Crew("user")
         self.failed = False
+        self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._stop = stop
         self._links: list[Link] = []
         self.meter = Meter()  # of all proxies together
@@ -83,6 +85,7 @@ class Client:
     def _show_when_all_answered(self) -> None:
         if any(proxy.state is ProxyState.PENDING for proxy in self._proxies.values()):
             return
+        self.answered.set()
         fresh = [proxy for proxy in self._proxies.values() if proxy.name not in self._shown]
         self._shown.update(proxy.name for proxy in fresh)
         show(self.config.server, fresh)
@@ -185,7 +188,7 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
     stopper.on_reload(lambda: client.reload(load()))
     stopper.on_status(client.status)
     client.start()
-    stopper.wait()
+    stopper.wait(client.answered)
     if not client.failed:
         _log.info("stopping")
     client.stop_taking_users()
