@@ -29,6 +29,7 @@ go|golang-go|tests with the Go peers
 /usr/share/gocode/src/github.com/hashicorp/yamux|golang-github-hashicorp-yamux-dev|tests of multiplexing with Go
 dnsmasq|dnsmasq-base|tests of UDP with a real DNS server
 dig|dnsutils|tests of UDP with a real DNS server
+systemd-analyze|systemd|tests of the unit files
 '
 
 say() { printf '%s\n' "$*" >&2; }
