@@ -5,7 +5,8 @@ import sys
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    if {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:]):  # a text alone needs no gevent
+    first, anywhere = {"--version", "completion", "man"}, {"-h", "--help"}  # these need no gevent
+    if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
         from gevent import monkey
 
         monkey.patch_all()

@@ -8,13 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docopt import DocoptExit, docopt
 
 from gnar_lib import __version__, logger
 from gnar_lib.errors import GnarError, UsageError
-from gnar_lib.usage import CLIENT, DEMO, RELAY, SERVER, USAGE
+from gnar_lib.usage import CLIENT, COMPLETION, DEMO, MAN, RELAY, SERVER, USAGE
+
+if TYPE_CHECKING:
+    from gnar_lib.synopsis import Program
 
 
 def _server(arguments: dict[str, Any]) -> int:
@@ -64,6 +67,24 @@ def _demo(arguments: dict[str, Any]) -> int:
     return run_demo(_read(port_or_0, arguments["<port>"] or 0, "port"))
 
 
+def _completion(arguments: dict[str, Any]) -> int:
+    from gnar_lib.completion import SHELLS, script
+
+    return _show(script(next(shell for shell in SHELLS if arguments[shell]), _program()))
+
+
+def _man(_arguments: dict[str, Any]) -> int:
+    from gnar_lib.manpage import page
+
+    return _show(page(_program()))
+
+
+def _program() -> Program:
+    from gnar_lib import synopsis
+
+    return synopsis.read(USAGE, {name: text for name, (text, _) in _COMMANDS.items()})
+
+
 def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
     try:
         return reader(value)
@@ -76,6 +97,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
     "client": (CLIENT, _client),
     "relay": (RELAY, _relay),
     "demo": (DEMO, _demo),
+    "completion": (COMPLETION, _completion),
+    "man": (MAN, _man),
 }
 
 

@@ -1,4 +1,8 @@
-"""The texts of `--help`, which are also what the command line is read by; nothing here runs."""
+"""The texts of `--help`; the command line is read by them, completion and manual page are made from them.
+
+Nothing here runs. The form of a text is in `synopsis.py`. A value that is one of a few words stands at the
+beginning of its option's description, as `tcp|udp`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,17 @@ Usage:
   gnar client [<server-addr>] [<mapping>...] [options]
   gnar relay <listen> <target> [options]
   gnar demo [<port>]
+  gnar completion (bash | zsh | fish)
+  gnar man
   gnar --help | --version
 
 Commands:
-  server   on the host with the public address: takes clients and their users
-  client   beside the service: makes it reachable at the server
-  relay    forwards one address to another, instead of socat
-  demo     shows the tunnel working, on this machine alone
+  server      on the host with the public address: takes clients and their users
+  client      beside the service: makes it reachable at the server
+  relay       forwards one address to another, instead of socat
+  demo        shows the tunnel working, on this machine alone
+  completion  prints what makes a shell complete gnar's words
+  man         prints the manual page
 
 `gnar COMMAND --help` tells more.
 """
@@ -27,7 +35,7 @@ Usage: gnar server [<port>] [options]
 Options:
   -p, --port PORT            control port, where clients come (default 8910)
   -t, --token TOKEN          let in only clients that know it; better set as GNAR_TOKEN
-      --auth KIND            hmac: no md5 logins, so no Go clients; any (default)
+      --auth KIND            any|hmac (default any); hmac refuses md5 logins, so Go clients
       --bind ADDR            listen on this address alone (default: all, IPv4 and IPv6)
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
@@ -61,10 +69,10 @@ Options:
   -r, --remote-port PORT   port at the server (default 0: the server chooses)
       --local-host HOST    where the local service is (default 127.0.0.1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
-  -y, --proxy-type TYPE    tcp (default) or udp
+  -y, --proxy-type TYPE    tcp|udp (default tcp)
   -d, --subdomain NAME     name under the server's domain (comes later)
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
-      --auth KIND          hmac (default), or md5 for a Go server
+      --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
   -m, --multiplex          use one connection to the server for everything
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
@@ -106,4 +114,31 @@ Options:
 
 Example:
   gnar demo
+"""
+
+COMPLETION = """gnar completion: print what makes a shell complete gnar's commands and options.
+
+Usage: gnar completion (bash | zsh | fish) [options]
+
+It works for the names gnar and gnar.pyz, with or without a path in front.
+
+Options:
+  -h, --help  show this
+
+Examples:
+  eval "$(gnar completion bash)"  # in ~/.bashrc
+  eval "$(gnar completion zsh)"   # in ~/.zshrc, behind compinit
+  gnar completion fish | source   # in ~/.config/fish/config.fish
+"""
+
+MAN = """gnar man: print the manual page, gnar(1).
+
+Usage: gnar man [options]
+
+Options:
+  -h, --help  show this
+
+Examples:
+  gnar man | man -l -
+  gnar man > /usr/local/share/man/man1/gnar.1
 """

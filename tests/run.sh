@@ -30,6 +30,11 @@ go|golang-go|tests with the Go peers
 dnsmasq|dnsmasq-base|tests of UDP with a real DNS server
 dig|dnsutils|tests of UDP with a real DNS server
 systemd-analyze|systemd|tests of the unit files
+zsh|zsh|tests of completion
+fish|fish|tests of completion
+mandoc|mandoc|tests of the manual page
+groff|groff-base|tests of the manual page
+pipx|pipx|tests of installing
 '
 
 say() { printf '%s\n' "$*" >&2; }

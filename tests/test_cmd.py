@@ -15,7 +15,7 @@ from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfi
 from gnar_lib.errors import ConnError
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
-COMMANDS = ["server", "client", "relay", "demo"]
+COMMANDS = ["server", "client", "relay", "demo", "completion", "man"]
 
 
 class Called:
@@ -99,7 +99,7 @@ def test_version(capsys: pytest.CaptureFixture[str], words: str) -> None:
     assert capsys.readouterr().out == f"gnar {__version__}\n"
 
 
-@pytest.mark.parametrize("text", [usage.USAGE, usage.SERVER, usage.CLIENT, usage.RELAY, usage.DEMO])
+@pytest.mark.parametrize("text", [usage.USAGE, *(text for text, _ in cmd._COMMANDS.values())])
 def test_help_fits_a_terminal(text: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
@@ -279,6 +279,10 @@ def test_wrong_call_is_one_line_and_exits_2(capsys: pytest.CaptureFixture[str], 
         "relay a",
         "relay a b c",
         "demo 1 2",
+        "completion",
+        "completion ksh",
+        "completion bash zsh",
+        "man 1",
         "client -z",
         "server --m=1",
     ],

@@ -24,7 +24,7 @@ RANKS = (
     ("proto", "pio", "yamux"),
     ("auth", "proxy"),
     ("relay", "client", "server"),
-    ("demo", "usage", "cmd"),
+    ("demo", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
 )
 ROOMS = [room for rank in RANKS for room in rank]

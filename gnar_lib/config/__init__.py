@@ -1,6 +1,6 @@
 """What file, environment and flags say, resolved into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import load_client, load_server
+from gnar_lib.config.load import load_client, load_server, variables
 from gnar_lib.config.model import (
     Address,
     ClientConfig,
@@ -21,4 +21,5 @@ __all__ = [
     "ServerConfig",
     "load_client",
     "load_server",
+    "variables",
 ]

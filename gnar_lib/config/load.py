@@ -83,6 +83,12 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     return ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
 
 
+def variables() -> dict[str, dict[str, str]]:
+    """Return the variables that each command reads, with the option of the same meaning."""
+    keys = {"server": ["config", *_SERVER], "client": ["config", *_CLIENT, *_PROXY]}
+    return {command: {_variable(key): f"--{key}" for key in own} for command, own in keys.items()}
+
+
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {_FIELDS.get(key, key.replace("-", "_")): value for key, value in settings.items()}
 
@@ -95,7 +101,7 @@ def _layers(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of all layers, and the tables of the file as they are."""
     settings: dict[str, Any] = {}
-    path = flags.get("config") or env.get("GNAR_CONFIG")
+    path = flags.get("config") or env.get(_variable("config"))
     content = _read_file(str(path)) if path else {}
     found = {f"{path}: {key}": content.pop(key) for key in tables if key in content}
     settings.update(_read_table(readers, content, f"{path}: ", also=tables))
