@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -112,7 +113,7 @@ def gnar_commands() -> Iterator[list[str]]:
             words = shlex.split(line.split("&&")[-1])
             for at, word in enumerate(words):
                 if word.endswith("gnar.pyz") and words[at + 1 :]:
-                    yield words[at + 1 :]
+                    yield [*itertools.takewhile(lambda word: word not in {"|", ">"}, words[at + 1 :])]
 
 
 @pytest.mark.usefixtures("shown_files")

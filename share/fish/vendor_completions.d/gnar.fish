@@ -1,0 +1,75 @@
+# Completion of gnar's words for fish, made by: gnar completion fish
+
+# Prints the words between gnar and the cursor, without the one at the cursor.
+function __gnar_words
+    set -l words (commandline -opc)
+    while set -q words[1]; and string match -q '*=*' -- $words[1]
+        set -e words[1] # a variable that is set for gnar alone
+    end
+    test (count $words) -lt 2; or printf '%s\n' $words[2..-1]
+end
+
+# Tells whether these are all the words so far.
+function __gnar_is
+    set -l words (__gnar_words)
+    test "$words" = "$argv"
+end
+
+# Tells whether an option of a command (all its names) can come now: it is not there yet, or the
+# cursor is at its value.
+function __gnar_wants -a command kind
+    set -l words (__gnar_words)
+    test "$words[1]" = $command; or return 1
+    test $kind = value; and contains -- "$words[-1]" $argv[3..-1]; and return 0
+    for name in $argv[3..-1]
+        not string match -q -- "$name" $words; and not string match -q -- "$name=*" $words; or return 1
+    end
+end
+
+for name in gnar gnar.pyz
+    complete -c $name -f
+    complete -c $name -n __gnar_is -a server -d 'on the host with the public address: takes clients and their users'
+    complete -c $name -n __gnar_is -a client -d 'beside the service: makes it reachable at the server'
+    complete -c $name -n __gnar_is -a relay -d 'forwards one address to another, instead of socat'
+    complete -c $name -n __gnar_is -a demo -d 'shows the tunnel working, on this machine alone'
+    complete -c $name -n __gnar_is -a completion -d 'prints what makes a shell complete gnar\'s words'
+    complete -c $name -n __gnar_is -a man -d 'prints the manual page'
+    complete -c $name -n __gnar_is -l help
+    complete -c $name -n __gnar_is -l version
+    complete -c $name -n '__gnar_wants server value -p --port' -s p -l port -x -d 'control port, where clients come (default 8910)'
+    complete -c $name -n '__gnar_wants server value -t --token' -s t -l token -x -d 'let in only clients that know it; better set as GNAR_TOKEN'
+    complete -c $name -n '__gnar_wants server value --auth' -l auth -xa 'any hmac' -d 'any|hmac (default any); hmac refuses md5 logins, so Go clients'
+    complete -c $name -n '__gnar_wants server value --bind' -l bind -x -d 'listen on this address alone (default: all, IPv4 and IPv6)'
+    complete -c $name -n '__gnar_wants server value --udp-bind' -l udp-bind -x -d 'send and receive UDP on this address'
+    complete -c $name -n '__gnar_wants server value --allow-ports' -l allow-ports -x -d 'ports that clients may open, such as 9000-9100,9200 (default: all)'
+    complete -c $name -n '__gnar_wants server value --max-speed' -l max-speed -x -d 'limit of every proxy, such as 10mb (per second, each direction)'
+    complete -c $name -n '__gnar_wants server value -D --domain' -s D -l domain -x -d 'give proxies names under this domain (comes later)'
+    complete -c $name -n '__gnar_wants server switch -d --domain-tunnel' -s d -l domain-tunnel -d 'name the server itself under the domain (comes later)'
+    complete -c $name -n '__gnar_wants server value -s --caddy-srv-name' -s s -l caddy-srv-name -x -d 'Caddy\'s name for its server (comes later)'
+    complete -c $name -n '__gnar_wants server value -a --admin-port' -s a -l admin-port -x -d 'port of the admin panel (comes later)'
+    complete -c $name -n '__gnar_wants server switch -m --multiplex' -s m -l multiplex -d 'accepted; the server recognises multiplexing by itself'
+    complete -c $name -n '__gnar_wants server value --grace' -l grace -x -d 'how long users may finish when the server stops (default 10)'
+    complete -c $name -n '__gnar_wants server value -c --config' -s c -l config -rF -d 'read settings from a TOML file; flags win'
+    complete -c $name -n '__gnar_wants server switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_wants client value -s --server-addr' -s s -l server-addr -x -d 'the server (default localhost:8910)'
+    complete -c $name -n '__gnar_wants client value -l --local-port' -s l -l local-port -x -d 'port of the local service'
+    complete -c $name -n '__gnar_wants client value -r --remote-port' -s r -l remote-port -x -d 'port at the server (default 0: the server chooses)'
+    complete -c $name -n '__gnar_wants client value --local-host' -l local-host -x -d 'where the local service is (default 127.0.0.1)'
+    complete -c $name -n '__gnar_wants client value -n --proxy-name' -s n -l proxy-name -x -d 'name in logs and listings (default: such as tcp-3000)'
+    complete -c $name -n '__gnar_wants client value -y --proxy-type' -s y -l proxy-type -xa 'tcp udp' -d 'tcp|udp (default tcp)'
+    complete -c $name -n '__gnar_wants client value -d --subdomain' -s d -l subdomain -x -d 'name under the server\'s domain (comes later)'
+    complete -c $name -n '__gnar_wants client value -t --token' -s t -l token -x -d 'the server\'s token; better set as GNAR_TOKEN'
+    complete -c $name -n '__gnar_wants client value --auth' -l auth -xa 'hmac md5' -d 'hmac|md5 (default hmac); md5 is for a Go server'
+    complete -c $name -n '__gnar_wants client switch -m --multiplex' -s m -l multiplex -d 'use one connection to the server for everything'
+    complete -c $name -n '__gnar_wants client value --speed-limit' -l speed-limit -x -d 'limit of the proxy, such as 100kb (per second, each direction)'
+    complete -c $name -n '__gnar_wants client value --udp-timeout' -l udp-timeout -x -d 'end of a UDP session without datagrams (default 60)'
+    complete -c $name -n '__gnar_wants client value --grace' -l grace -x -d 'how long users may finish when the client stops (default 10)'
+    complete -c $name -n '__gnar_wants client value -c --config' -s c -l config -rF -d 'read settings and [[proxys]] from a TOML file; flags win'
+    complete -c $name -n '__gnar_wants client switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_wants relay value --grace' -l grace -x -d 'how long connections may finish when the relay stops (default 10)'
+    complete -c $name -n '__gnar_wants relay switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_wants demo switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_is completion' -a 'bash zsh fish'
+    complete -c $name -n '__gnar_wants completion switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_wants man switch -h --help' -s h -l help -d 'show this'
+end
