@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    first, anywhere = {"--version", "completion", "man"}, {"-h", "--help"}  # these need no gevent
+    first, anywhere = {"--version", "completion", "man", "health"}, {"-h", "--help"}  # need no gevent
     if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
         from gevent import monkey
 

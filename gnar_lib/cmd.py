@@ -14,7 +14,7 @@ from docopt import DocoptExit, docopt
 
 from gnar_lib import __version__, logger
 from gnar_lib.errors import GnarError, UsageError
-from gnar_lib.usage import CLIENT, COMPLETION, DEMO, MAN, RELAY, SERVER, USAGE
+from gnar_lib.usage import CLIENT, COMPLETION, DEMO, HEALTH, MAN, RELAY, SERVER, USAGE
 
 if TYPE_CHECKING:
     from gnar_lib.synopsis import Program
@@ -85,6 +85,29 @@ def _program() -> Program:
     return synopsis.read(USAGE, {name: text for name, (text, _) in _COMMANDS.items()})
 
 
+def _health(arguments: dict[str, Any]) -> int:
+    from gnar_lib import health
+    from gnar_lib.config import load_server
+    from gnar_lib.config.model import DEFAULT_PORT
+    from gnar_lib.config.values import address, timeout
+
+    flags = _flags(arguments)
+    timeout_s = _read(timeout, flags.pop("timeout", health.DEFAULT_TIMEOUT_S), "--timeout")
+    given = arguments["<server-addr>"]
+    if given is None:
+        where = health.own_address(load_server(flags, os.environ))
+    elif flags:
+        raise UsageError(f"<server-addr> and --{next(iter(flags))} do not go together")
+    else:
+        where = _read(address(DEFAULT_PORT), given, "server-addr")
+    try:
+        health.check(where, timeout_s)
+    except KeyboardInterrupt:
+        return 1  # nobody knows
+    logger.show(f"gnar answers at {where}\n")
+    return 0  # even when nobody is there to read it: the status is the answer
+
+
 def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
     try:
         return reader(value)
@@ -97,6 +120,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
     "client": (CLIENT, _client),
     "relay": (RELAY, _relay),
     "demo": (DEMO, _demo),
+    "health": (HEALTH, _health),
     "completion": (COMPLETION, _completion),
     "man": (MAN, _man),
 }

@@ -13,6 +13,7 @@ Usage:
   gnar client [<server-addr>] [<mapping>...] [options]
   gnar relay <listen> <target> [options]
   gnar demo [<port>]
+  gnar health [<server-addr>] [options]
   gnar completion (bash | zsh | fish)
   gnar man
   gnar --help | --version
@@ -22,6 +23,7 @@ Commands:
   client      beside the service: makes it reachable at the server
   relay       forwards one address to another, instead of socat
   demo        shows the tunnel working, on this machine alone
+  health      tells by its exit status whether a server answers
   completion  prints what makes a shell complete gnar's words
   man         prints the manual page
 
@@ -114,6 +116,27 @@ Options:
 
 Example:
   gnar demo
+"""
+
+HEALTH = """gnar health: tell by the exit status whether a server answers: 0 when it does, 1 when not.
+
+Usage: gnar health [<server-addr>] [options]
+
+Without an address: the server of this machine, found by the settings that it reads itself. A
+token is not needed.
+
+Options:
+  -p, --port PORT        control port, as the server was told (default 8910)
+      --bind ADDR        address that the server listens on, as it was told (default: all)
+  -c, --config FILE      read these two from the server's own file
+      --timeout SECONDS  how long the answer may take (default 3)
+  -h, --help             show this
+
+Both can be variables, too: GNAR_PORT and GNAR_BIND, as for the server.
+
+Examples:
+  gnar health
+  gnar health example.com:8910 --timeout 10
 """
 
 COMPLETION = """gnar completion: print what makes a shell complete gnar's commands and options.

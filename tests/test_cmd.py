@@ -15,7 +15,7 @@ from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfi
 from gnar_lib.errors import ConnError
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
-COMMANDS = ["server", "client", "relay", "demo", "completion", "man"]
+COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
 
 
 class Called:
@@ -25,6 +25,7 @@ class Called:
         self.configs: list[Any] = []
         self.relays: list[tuple[str, str, float]] = []
         self.demos: list[int] = []
+        self.checks: list[tuple[str, float]] = []
 
     def run(self, load: Callable[[], object]) -> int:
         self.configs.append(load())
@@ -38,6 +39,9 @@ class Called:
         self.demos.append(port)
         return 0
 
+    def check(self, address: Address, timeout_s: float) -> None:
+        self.checks.append((str(address), timeout_s))
+
 
 @pytest.fixture(autouse=True)
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
@@ -47,6 +51,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     monkeypatch.setattr("gnar_lib.client.serve.run_client", made.run)
     monkeypatch.setattr("gnar_lib.relay.run_relay", made.relay)
     monkeypatch.setattr("gnar_lib.demo.run_demo", made.demo)
+    monkeypatch.setattr("gnar_lib.health.check", made.check)
     return made
 
 
@@ -221,6 +226,48 @@ def test_client_flags_of_the_whole(called: Called) -> None:
     assert (config.token.reveal(), config.auth, config.grace_s) == ("abc", "md5", 1.0)
 
 
+# ---- health ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "checked"),
+    [
+        ("", ("127.0.0.1:8910", 3.0)),
+        ("-p 7000", ("127.0.0.1:7000", 3.0)),
+        ("--bind 192.0.2.1 --port 7000", ("192.0.2.1:7000", 3.0)),
+        ("--bind [::1]", ("[::1]:8910", 3.0)),
+        ("--bind 0.0.0.0", ("127.0.0.1:8910", 3.0)),
+        ("--bind ::", ("127.0.0.1:8910", 3.0)),
+        ("example.com", ("example.com:8910", 3.0)),
+        ("[::1]:7000 --timeout 0.5", ("[::1]:7000", 0.5)),
+    ],
+)
+def test_health_line(called: Called, line: str, checked: tuple[str, float]) -> None:
+    assert cmd.main(["health", *line.split()]) == 0
+    assert called.checks == [checked]
+
+
+def test_health_finds_the_server_by_the_settings_that_the_server_reads(
+    called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('port = 7000\nbind = "192.0.2.1"\ntoken = "abc"\nmax-speed = "1mb"\n')
+    monkeypatch.setenv("GNAR_CONFIG", str(path))
+    assert cmd.main(["health"]) == 0
+    monkeypatch.setenv("GNAR_PORT", "7001")
+    assert cmd.main(["health"]) == 0
+    assert cmd.main(["health", "example.com"]) == 0
+    assert [where for where, _ in called.checks] == ["192.0.2.1:7000", "192.0.2.1:7001", "example.com:8910"]
+
+
+def test_a_health_check_that_was_interrupted_has_found_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gnar_lib.health.check", interrupt)
+    assert cmd.main(["health"]) == 1
+
+
 # ---- relay and demo ----------------------------------------------------------------------------------------
 
 
@@ -262,6 +309,10 @@ def test_demo_line(called: Called) -> None:
         ("client --tokn a", "unknown option --tokn (did you mean --token?); see gnar client --help"),
         ("relay tcp:1 tcp:2 --grace x", "--grace: 'x': expected seconds from 0 to 86400"),
         ("demo x", "port: 'x': expected a port from 0 to 65535"),
+        ("health 'a b'", "server-addr: 'a b': expected an address such as example.com:8910"),
+        ("health host -p 1", "<server-addr> and --port do not go together"),
+        ("health --timeout 0", "--timeout: '0': expected seconds from 0.1 to 86400"),
+        ("health --bnd ::1", "unknown option --bnd (did you mean --bind?); see gnar health --help"),
     ],
 )  # fmt: skip
 def test_wrong_call_is_one_line_and_exits_2(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
@@ -279,6 +330,7 @@ def test_wrong_call_is_one_line_and_exits_2(capsys: pytest.CaptureFixture[str], 
         "relay a",
         "relay a b c",
         "demo 1 2",
+        "health a b",
         "completion",
         "completion ksh",
         "completion bash zsh",

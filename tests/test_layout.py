@@ -23,7 +23,7 @@ RANKS = (
     ("config", "net", "notify", "lifecycle"),
     ("proto", "pio", "yamux"),
     ("auth", "proxy"),
-    ("relay", "client", "server"),
+    ("health", "relay", "client", "server"),
     ("demo", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
 )

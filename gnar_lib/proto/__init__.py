@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gnar_lib.errors import ConnClosed, ProtocolError
-from gnar_lib.net import Conn
 from gnar_lib.proto import packet
 from gnar_lib.proto.msg import (
     Challenge,
@@ -22,6 +21,9 @@ from gnar_lib.proto.msg import (
     from_frame,
     to_frame,
 )
+
+if TYPE_CHECKING:  # `health` speaks the protocol without loading gevent
+    from gnar_lib.net import Conn
 
 __all__ = [
     "Challenge",

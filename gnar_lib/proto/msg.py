@@ -19,6 +19,7 @@ MAX_TEXT = 1024  # of any text field but an error and a payload: longer ones onl
 INT64 = range(-(1 << 63), 1 << 63)  # what the Go program's integers hold
 
 STATUS_SUCCESS, STATUS_FAILED = "success", "failed"
+AUTH_NONE = "none"  # in the Login of a health check, which only asks whether a server answers
 
 
 @dataclass(frozen=True, slots=True)

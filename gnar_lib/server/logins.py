@@ -14,6 +14,7 @@ from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnClosed, ConnError
 from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline, host_of
 from gnar_lib.proto import Exchange, Login, Message, Proof, Welcome, expect, recv, send
+from gnar_lib.proto.msg import AUTH_NONE
 
 LOGIN_DEADLINE_S = 10.0
 MAX_LOGIN_BYTES = 4096
@@ -89,7 +90,7 @@ class Entrance:
     """A connection that has logged in: by whom, and what it is for.
 
     `session` is None for a Go client. `first` is the message behind the login; None where none comes: on a
-    connection that waits for a user, and on one that is multiplexed.
+    connection that waits for a user, on one that is multiplexed, and on a health check.
     """
 
     login: Login
@@ -105,6 +106,9 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
     `ProtocolError` or `ConnError`.
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
+    if login.auth == AUTH_NONE:
+        send(conn, Welcome(features=auth.FEATURES))
+        return Entrance(login)
     if login.session:
         return Entrance(login, first=None if login.waiting else expect(conn, Exchange, MAX_LOGIN_BYTES))
     attempt = auth.ServerLogin(config.token, config.auth, login)

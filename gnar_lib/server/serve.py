@@ -15,6 +15,7 @@ from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Conn, Crew, Listener, SocketConn, deadline, host_of, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, Login, Message, ProxyCancel, ProxyReq, recv
+from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.server import logins
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.control import Control, limit_silence
@@ -79,6 +80,9 @@ class Server:
     def _dispatch(self, conn: SocketConn, entrance: logins.Entrance) -> None:
         login = entrance.login
         match entrance.first:
+            case None if login.auth == AUTH_NONE:
+                _log.debug("a health check by %s", conn)
+                conn.close()
             case None if login.waiting:
                 self._admit_waiting(conn, login)
             case None:

@@ -1,0 +1,179 @@
+"""The health check: says whether a server answers, whatever the server's settings, and costs it nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import LOOPBACK, TOKEN, WAIT_S, Service, Tunnels, dial, echo, free_port, greet, read_all
+
+from gnar_lib import health
+from gnar_lib.config import Address
+from gnar_lib.errors import ConnError, DeadlineError, ProtocolError
+from gnar_lib.proto import Heartbeat, Login, ProxyReq, Welcome, to_frame
+from gnar_lib.proto.msg import AUTH_NONE, from_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SHORT_S = 0.3  # for answers that never come
+QUESTION = Login(token="", timestamp=0, auth=AUTH_NONE, nonce="ab" * 32)
+
+
+def run_health(pyz: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `gnar health` with settings of a server in its environment."""
+    return subprocess.run(
+        [pyz, "health", *args],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_S * 3,
+    )
+
+
+# ---- with a server -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "options"), [(TOKEN, ""), (TOKEN, "--auth hmac"), ("", "")], ids=["token", "hmac", "no-token"]
+)
+def test_a_server_answers_without_the_token_and_notes_nothing(
+    plain_tunnels: Tunnels, token: str, options: str
+) -> None:
+    server, port = plain_tunnels.server(*options.split(), token=token)
+    for _ in range(3):
+        health.check(Address(LOOPBACK, port), WAIT_S)
+    assert server.wait_idle()["clients"] == 0
+    said = [line for line in server.log.splitlines() if "status:" not in line]
+    assert [line for line in said if "listening on" not in line and "no token: " not in line] == []
+
+
+def test_the_command_says_who_answers_and_finds_a_server_on_every_address(
+    plain_tunnels: Tunnels, gnar_pyz: Path
+) -> None:
+    port = str(free_port())
+    server = plain_tunnels.run("server", port, env={"GNAR_TOKEN": TOKEN})
+    server.wait_log("listening on")
+    done = run_health(gnar_pyz, GNAR_PORT=port)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gnar answers at {LOOPBACK}:{port}\n", "")
+    assert run_health(gnar_pyz, f"localhost:{port}").returncode == 0
+    server.stop()
+    done = run_health(gnar_pyz, GNAR_PORT=port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gnar: no answer from {LOOPBACK}:{port}: Connection refused\n"
+
+
+def test_a_server_that_is_stuck_does_not_pass(plain_tunnels: Tunnels) -> None:
+    server, port = plain_tunnels.server()
+    server.signal(signal.SIGSTOP)  # the kernel still accepts connections for it
+    try:
+        with pytest.raises(DeadlineError, match=rf"^no answer from {LOOPBACK}:{port} within {SHORT_S} s$"):
+            health.check(Address(LOOPBACK, port), SHORT_S)
+    finally:
+        server.signal(signal.SIGCONT)
+    health.check(Address(LOOPBACK, port), WAIT_S)
+
+
+def test_nothing_can_be_opened_behind_a_health_check(plain_tunnels: Tunnels) -> None:
+    server, port = plain_tunnels.server(token="")
+    request = ProxyReq(remote_port=0, proxy_name="x", subdomain="", proxy_type="tcp")
+    with dial(port) as sock:
+        sock.sendall(to_frame(QUESTION) + to_frame(request))
+        answer = from_frame(read_all(sock))
+    assert isinstance(answer, Welcome)
+    assert (answer.session, answer.error) == ("", "")
+    assert server.wait_idle()["proxies"] == 0
+
+
+def test_the_command_does_not_load_gevent(plain_tunnels: Tunnels) -> None:
+    _, port = plain_tunnels.server()
+    code = "import sys, gnar; status = gnar.main(); assert 'gevent' not in sys.modules; sys.exit(status)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "health", f"{LOOPBACK}:{port}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- with something else -----------------------------------------------------------------------------------
+
+
+def hang_up(conn: socket.socket) -> None:
+    conn.recv(1)
+
+
+def reset(conn: socket.socket) -> None:
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def answer_heartbeat(conn: socket.socket) -> None:
+    conn.sendall(to_frame(Heartbeat()))
+    conn.recv(4096)
+
+
+def answer_half(conn: socket.socket) -> None:
+    conn.sendall(to_frame(Welcome())[:2])
+    conn.shutdown(socket.SHUT_WR)
+    conn.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("serve", "error", "said"),
+    [
+        (echo, ProtocolError, "not a gnar server at .*: it answered Login"),
+        (greet, ProtocolError, "not a gnar server at .*: unknown packet type 0x68"),
+        (answer_heartbeat, ProtocolError, "not a gnar server at .*: it answered Heartbeat"),
+        (answer_half, ConnError, "no answer from .*: it hung up instead"),
+        (hang_up, ConnError, "no answer from .*: (it hung up instead|Connection reset by peer)"),
+        (reset, ConnError, "no answer from .*: "),
+    ],
+)
+def test_what_is_no_server_does_not_pass(
+    serve: Callable[[socket.socket], None], error: type[Exception], said: str
+) -> None:
+    with Service(serve) as service, pytest.raises(error, match=said):
+        health.check(Address(LOOPBACK, service.port), WAIT_S)
+
+
+def test_an_answer_that_comes_byte_by_byte_has_no_more_time_than_another() -> None:
+    def trickle(conn: socket.socket) -> None:
+        for byte in b"\x12\xff\xff" + b" " * 1000:
+            conn.sendall(bytes([byte]))
+            time.sleep(SHORT_S / 10)  # each byte is well in time
+
+    began_s = time.monotonic()
+    with Service(trickle) as service, pytest.raises(DeadlineError):
+        health.check(Address(LOOPBACK, service.port), SHORT_S)
+    assert time.monotonic() - began_s < SHORT_S * 50  # of the 100 that the whole answer takes
+
+
+def test_a_name_that_leads_nowhere_is_no_answer() -> None:
+    with pytest.raises(ConnError, match=r"no answer from a\.\.b:1: "):
+        health.check(Address("a..b", 1), SHORT_S)
+
+
+def test_the_addresses_of_a_name_are_tried_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def welcome(conn: socket.socket) -> None:
+        conn.sendall(to_frame(Welcome()))
+        read_all(conn)
+
+    with Service(welcome) as service:
+        shut = free_port()
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (LOOPBACK, at)) for at in (shut, service.port)]
+        with monkeypatch.context() as patch:
+            lookup = socket.getaddrinfo
+            patch.setattr(
+                socket, "getaddrinfo", lambda host, *a, **k: found if host == "two" else lookup(host, *a, **k)
+            )
+            health.check(Address("two", 1), WAIT_S)
