@@ -35,6 +35,9 @@ fish|fish|tests of completion
 mandoc|mandoc|tests of the manual page
 groff|groff-base|tests of the manual page
 pipx|pipx|tests of installing
+setpriv|util-linux|tests as another user
+buildah|buildah|tests that build the image (with --all)
+mmdebstrap|mmdebstrap|tests that build the image (with --all)
 '
 
 say() { printf '%s\n' "$*" >&2; }

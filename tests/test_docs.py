@@ -111,6 +111,10 @@ def gnar_commands() -> Iterator[list[str]]:
     for text in blocks("sh"):
         for line in text.splitlines():
             words = shlex.split(line.split("&&")[-1])
+            if words[:2] == ["docker", "run"]:
+                behind_image = words[words.index("gnar") + 1 :]
+                yield behind_image if "--entrypoint" in words else ["server", *behind_image]
+                continue
             for at, word in enumerate(words):
                 if word.endswith("gnar.pyz") and words[at + 1 :]:
                     yield [*itertools.takewhile(lambda word: word not in {"|", ">"}, words[at + 1 :])]
