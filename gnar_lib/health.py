@@ -52,8 +52,8 @@ def _connect(addresses: list[tuple[str, int]], until_s: float) -> socket.socket:
     for each in others:
         try:
             return socket.create_connection(each, _left_s(until_s))
-        except ConnectionError:
-            continue
+        except OSError:
+            continue  # such as ::1 where there is no IPv6
     return socket.create_connection(last, _left_s(until_s))
 
 

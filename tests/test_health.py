@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import LOOPBACK, TOKEN, WAIT_S, Service, Tunnels, dial, echo, free_port, greet, read_all
@@ -57,12 +57,11 @@ def test_a_server_answers_without_the_token_and_notes_nothing(
     assert [line for line in said if "listening on" not in line and "no token: " not in line] == []
 
 
-def test_the_command_says_who_answers_and_finds_a_server_on_every_address(
+def test_the_command_finds_the_server_by_its_settings_or_by_an_address(
     plain_tunnels: Tunnels, gnar_pyz: Path
 ) -> None:
-    port = str(free_port())
-    server = plain_tunnels.run("server", port, env={"GNAR_TOKEN": TOKEN})
-    server.wait_log("listening on")
+    server, number = plain_tunnels.server()
+    port = str(number)
     done = run_health(gnar_pyz, GNAR_PORT=port)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"gnar answers at {LOOPBACK}:{port}\n", "")
     assert run_health(gnar_pyz, f"localhost:{port}").returncode == 0
@@ -169,11 +168,17 @@ def test_the_addresses_of_a_name_are_tried_one_after_the_other(monkeypatch: pyte
         read_all(conn)
 
     with Service(welcome) as service:
-        shut = free_port()
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (LOOPBACK, at)) for at in (shut, service.port)]
-        with monkeypatch.context() as patch:
-            lookup = socket.getaddrinfo
-            patch.setattr(
-                socket, "getaddrinfo", lambda host, *a, **k: found if host == "two" else lookup(host, *a, **k)
-            )
-            health.check(Address("two", 1), WAIT_S)
+        unreachable, shut = ("255.255.255.255", 1), (LOOPBACK, free_port())
+        addresses = [unreachable, shut, (LOOPBACK, service.port)]
+        lookup = socket.getaddrinfo
+
+        def look_up(host: str, *args: Any, **options: Any) -> list[tuple[Any, ...]]:
+            if host == "three":
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+            return [*lookup(host, *args, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        health.check(Address("three", 1), WAIT_S)
+        addresses.pop()
+        with pytest.raises(ConnError, match=r"^no answer from three:1: Connection refused$"):
+            health.check(Address("three", 1), WAIT_S)
