@@ -7,10 +7,8 @@ WORKDIR /src
 # .dockerignore lets in what the build needs.
 COPY . .
 # Unpacked here, by root and for every user to read: a container has nothing to unpack, and no folder to write to.
-# The times of files may change on the way into the image, so the bytecode is of the kind that does not look at them.
 RUN ./build_zipapp.sh --host && \
     SHIV_ROOT=/opt/gnar ./gnar.pyz --version && \
-    python3 -m compileall -q -f --invalidation-mode unchecked-hash /opt/gnar && \
     chmod -R a+rX,a-w gnar.pyz /opt/gnar && \
     echo "gnar:x:8910:8910:gnar:/:/sbin/nologin" >>/etc/passwd && \
     echo "gnar:x:8910:" >>/etc/group

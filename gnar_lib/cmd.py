@@ -158,6 +158,10 @@ def _show(text: str) -> int:
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _show(USAGE) or (0 if argv else 2)
+    if argv in (["--version", "--verbose"], ["version", "--verbose"]):
+        from gnar_lib import about
+
+        return _show(about.text())
     if argv[0] in ("--version", "version"):
         return _show(f"gnar {__version__}\n")
     name = argv[0]

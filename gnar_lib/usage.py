@@ -16,7 +16,7 @@ Usage:
   gnar health [<server-addr>] [options]
   gnar completion (bash | zsh | fish)
   gnar man
-  gnar --help | --version
+  gnar --help | --version [--verbose]
 
 Commands:
   server      on the host with the public address: takes clients and their users

@@ -24,7 +24,7 @@ RANKS = (
     ("proto", "pio", "yamux"),
     ("auth", "proxy"),
     ("health", "relay", "client", "server"),
-    ("demo", "usage", "synopsis", "completion", "manpage", "cmd"),
+    ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
 )
 ROOMS = [room for rank in RANKS for room in rank]

@@ -138,6 +138,23 @@ def test_unpacked_by_root_it_starts_for_any_user_who_can_write_nowhere(moved: Pa
     assert files_below(tmp_path / "root") == files
 
 
+def test_verbose_version_tells_what_the_file_holds_and_where_it_runs(moved: Path, tmp_path: Path) -> None:
+    shown = start(moved, "--version", "--verbose", SHIV_ROOT=tmp_path / "root").stdout
+    (home,) = unpacked(tmp_path / "root")
+    assert shown.startswith(VERSION_LINE)
+    for text in (
+        f"CPython {sys.version.split()[0]}",
+        f"started   {moved}\n",
+        f"unpacked  {home}/site-packages (",
+        "docopt-ng 0",
+        "gevent 2",
+        "greenlet 3",
+        "zope.interface 8",
+        f"holds     CPython 3.10 3.11 3.12 3.13 3.14 on {', '.join(NAMES.values())}\n",
+    ):
+        assert text in shown
+
+
 def test_version_needs_no_gevent(gnar_pyz: Path) -> None:
     done = start(gnar_pyz, "--version", SHIV_ROOT=os.environ["SHIV_ROOT"], PYTHONPROFILEIMPORTTIME="1")
     assert done.stdout == VERSION_LINE

@@ -32,10 +32,12 @@ for name in gnar gnar.pyz
     complete -c $name -n __gnar_is -a client -d 'beside the service: makes it reachable at the server'
     complete -c $name -n __gnar_is -a relay -d 'forwards one address to another, instead of socat'
     complete -c $name -n __gnar_is -a demo -d 'shows the tunnel working, on this machine alone'
+    complete -c $name -n __gnar_is -a health -d 'tells by its exit status whether a server answers'
     complete -c $name -n __gnar_is -a completion -d 'prints what makes a shell complete gnar\'s words'
     complete -c $name -n __gnar_is -a man -d 'prints the manual page'
     complete -c $name -n __gnar_is -l help
     complete -c $name -n __gnar_is -l version
+    complete -c $name -n '__gnar_is --version' -l verbose
     complete -c $name -n '__gnar_wants server value -p --port' -s p -l port -x -d 'control port, where clients come (default 8910)'
     complete -c $name -n '__gnar_wants server value -t --token' -s t -l token -x -d 'let in only clients that know it; better set as GNAR_TOKEN'
     complete -c $name -n '__gnar_wants server value --auth' -l auth -xa 'any hmac' -d 'any|hmac (default any); hmac refuses md5 logins, so Go clients'
@@ -69,6 +71,11 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants relay value --grace' -l grace -x -d 'how long connections may finish when the relay stops (default 10)'
     complete -c $name -n '__gnar_wants relay switch -h --help' -s h -l help -d 'show this'
     complete -c $name -n '__gnar_wants demo switch -h --help' -s h -l help -d 'show this'
+    complete -c $name -n '__gnar_wants health value -p --port' -s p -l port -x -d 'control port, as the server was told (default 8910)'
+    complete -c $name -n '__gnar_wants health value --bind' -l bind -x -d 'address that the server listens on, as it was told (default: all)'
+    complete -c $name -n '__gnar_wants health value -c --config' -s c -l config -rF -d 'read these two from the server\'s own file'
+    complete -c $name -n '__gnar_wants health value --timeout' -l timeout -x -d 'how long the answer may take (default 3)'
+    complete -c $name -n '__gnar_wants health switch -h --help' -s h -l help -d 'show this'
     complete -c $name -n '__gnar_is completion' -a 'bash zsh fish'
     complete -c $name -n '__gnar_wants completion switch -h --help' -s h -l help -d 'show this'
     complete -c $name -n '__gnar_wants man switch -h --help' -s h -l help -d 'show this'
