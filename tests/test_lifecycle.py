@@ -214,3 +214,31 @@ def test_one_signal_ends_at_once_what_stopped_without_one(start: Callable[..., C
     child.signal(signal.SIGINT)
     child.expect("user closed")
     child.expect("all ended by themselves False")
+
+
+# A signal that comes as soon as the server listens, before anything else of it has run.
+SIGNALLED_AT_ONCE = (
+    PRELUDE
+    + """
+import os, signal, socket
+from gnar_lib.config import load_server
+from gnar_lib.server.serve import Server, run_server
+
+start = Server.start
+
+def start_and_be_signalled(server):
+    port = start(server)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return port
+
+Server.start = start_and_be_signalled
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+say(run_server(lambda: load_server({"port": str(port), "bind": "127.0.0.1"}, {})))
+"""
+)
+
+
+def test_a_signal_as_soon_as_the_server_listens_is_heeded(start: Callable[..., Child]) -> None:
+    assert start(SIGNALLED_AT_ONCE).finish() == (0, "0\n")

@@ -274,19 +274,20 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
     """Run until a signal; `load` gives the configuration now and on SIGHUP. Returns the exit status."""
     config = load()
     server = Server(config)
-    port = server.start()
-    _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
-    if not config.token and not is_loopback(config.bind):
-        _log.warning("no token: whoever reaches port %d may open ports here; set --token", port)
-
-    stopper = Stopper()
+    stopper = Stopper()  # before anybody can hear that the server listens, and send a signal
     stopper.on_reload(lambda: server.reload(load()))
     stopper.on_status(server.status)
-    stopper.wait()
-    _log.info("stopping")
-    server.stop_listening()
-    stopper.wait_or_second(server.users, config.grace_s)
-    server.close()
-    gevent.sleep(0)  # the greenlets that were just ended close what they hold
-    stopper.close()
+    try:
+        port = server.start()
+        _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
+        if not config.token and not is_loopback(config.bind):
+            _log.warning("no token: whoever reaches port %d may open ports here; set --token", port)
+        stopper.wait()
+        _log.info("stopping")
+        server.stop_listening()
+        stopper.wait_or_second(server.users, config.grace_s)
+        server.close()
+        gevent.sleep(0)  # the greenlets that were just ended close what they hold
+    finally:
+        stopper.close()
     return 0
