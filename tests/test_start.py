@@ -62,12 +62,18 @@ def moved(gnar_pyz: Path, tmp_path: Path) -> Path:
 
 
 def other_version(pyz: Path, folder: Path, build_id: str) -> Path:
-    """Return a copy of the file that takes itself for another version."""
+    """Return a copy of the file that takes itself for another version, without what other hosts need."""
     copy = folder / f"{build_id}.pyz"
     with zipfile.ZipFile(pyz) as old, copy.open("wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
+        holds: dict[str, dict[str, list[str]]] = {}
+        exec(old.read("pyz/inside/holds.py"), holds)  # noqa: S102  (ours)
+        platform, _, version = host.name(NAMES).partition("/")
+        needed = holds["TARGETS"][f"{platform}/{version}"] + holds["TARGETS"][f"{platform}-musl/{version}"]
         with zipfile.ZipFile(file, "w") as new:
             for entry in old.infolist():
+                if entry.filename.startswith("blocks/") and entry.filename not in needed:
+                    continue
                 data = old.read(entry)
                 if entry.filename == "pyz/inside/holds.py":
                     data = re.sub(rb"BUILD_ID = '\w+'", f"BUILD_ID = '{build_id}'".encode(), data)
@@ -186,7 +192,7 @@ def test_folder_that_others_can_write_to_is_not_run_from(moved: Path, tmp_path: 
     shared.mkdir()
     shared.chmod(0o777)
     (tmp_path / "next").mkdir()
-    done = start(moved, "--version", HOME="/proc", TMPDIR=tmp_path, TEMP=tmp_path / "next")
+    done = start(moved, "--version", XDG_CACHE_HOME=shared, HOME=tmp_path / "next")
     assert done.stdout == VERSION_LINE
     assert files_below(shared) == set()
     assert files_below(tmp_path / "next") != set()
@@ -354,6 +360,41 @@ def test_closed_standard_streams_get_no_number_of_ours(gnar_pyz: Path, closed: i
     finally:
         process.kill()
         process.wait(WAIT_S)
+
+
+# What Windows lacks of what the start-up uses, taken away.
+AS_ON_WINDOWS = """
+import os, runpy, sys
+sys.modules["fcntl"] = None
+for name in ("geteuid", "getuid", "statvfs", "ST_NOEXEC", "confstr", "fork"):
+    delattr(os, name)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
+    gnar_pyz: Path, tmp_path: Path
+) -> None:
+    local = tmp_path / "AppData" / "Local"
+    local.mkdir(parents=True)
+    with zipfile.ZipFile(
+        gnar_pyz
+    ) as archive:  # a host without confstr has no glibc, so it seems to have musl
+        assert b"'linux-x86_64-musl/" in archive.read("pyz/inside/holds.py")
+    for number in range(5):
+        pyz = other_version(gnar_pyz, tmp_path, f"{number:016d}")
+        for _ in ("unpacks", "is unpacked"):
+            done = subprocess.run(
+                [sys.executable, "-c", AS_ON_WINDOWS, pyz, "--version"],
+                env={"LOCALAPPDATA": str(local), "HOME": "/proc"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+    assert [path.name.split("-")[1] for path in unpacked(local / "gnar")] == [f"{n:016d}" for n in (2, 3, 4)]
 
 
 # ---- where it cannot run -----------------------------------------------------------------------------------

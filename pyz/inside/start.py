@@ -49,10 +49,12 @@ def folders() -> Iterator[str]:
     for cache in (variable("XDG_CACHE_HOME"), variable("LOCALAPPDATA"), os.path.expanduser("~/.cache")):
         if cache and os.path.isabs(cache):
             yield os.path.join(cache, "gnar")
-    user = os.geteuid() if hasattr(os, "geteuid") else 0
-    for temporary in (variable("TMPDIR"), variable("TEMP"), "/tmp", "/var/tmp", "/dev/shm"):
+    if not hasattr(os, "geteuid"):  # Windows has a temporary folder for each user, and no other
+        yield os.path.join(variable("TEMP", ""), "gnar")
+        return
+    for temporary in (variable("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):
         if temporary and os.path.isabs(temporary):
-            yield os.path.join(temporary, f"gnar-{user}")
+            yield os.path.join(temporary, f"gnar-{os.geteuid()}")
 
 
 def find(name: str) -> str:
