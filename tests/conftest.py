@@ -10,30 +10,38 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from gevent.hub import get_hub
-from harness import Tunnels
+from harness import Tunnels, first_of_workers
 from hypothesis import configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
+LEFT_OUT = pytest.StashKey[int]()  # slow tests
+
 configuration.set_hypothesis_home_dir(BUILD / "cache" / "hypothesis")
 
 
 @pytest.fixture(scope="session")
-def gnar_pyz() -> Path:
+def gnar_pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of gnar.pyz, built now from the present sources for every host."""
+    with first_of_workers(tmp_path_factory, "gnar.pyz") as is_first:
+        if is_first:
+            _build()
+    return ROOT / "gnar.pyz"
+
+
+def _build() -> None:
     env = os.environ | {"PYTHON": sys.executable}
     build = subprocess.run(
         [ROOT / "build_zipapp.sh"], env=env, capture_output=True, text=True, check=False, timeout=600
     )
     if build.returncode != 0:
         pytest.fail(f"build_zipapp.sh failed:\n{build.stdout}{build.stderr}", pytrace=False)
-    return ROOT / "gnar.pyz"
 
 
 @pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
@@ -67,6 +75,25 @@ def pytest_configure() -> None:
     """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, let those that wait begin first: the others fill the time."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note how many of the slow tests are left out."""
+    if items:
+        slow = sum(item.get_closest_marker("slow") is not None for item in items)
+        items[0].config.stash[LEFT_OUT] = slow + items[0].config.stash.get(LEFT_OUT, 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many of the slow tests were left out, and how to run them."""
+    if count := terminalreporter.config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} slow tests were left out; tests/run.sh --all runs them")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -16,10 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
+from bench import procs
+
 WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
+SOON_S = 8.0  # for what comes before the 10 s of the grace, or of a silence, are over
 LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
 ESTABLISHED = "01"  # in /proc/net/tcp
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that run tests at the same time
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # the number of this one
+PORTS_IN_A_ROW = 8  # belong to the same worker
 SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
 
 
@@ -33,17 +42,31 @@ def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -
     return time.monotonic() - began
 
 
+@contextlib.contextmanager
+def first_of_workers(folders: pytest.TempPathFactory, what: str) -> Iterator[bool]:
+    """Tell whether `what` is yet to be made; other workers of this run wait here until it is."""
+    if WORKERS == 1:
+        yield True
+        return
+    with (folders.getbasetemp().parent / f"{what}.made").open("ab") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        yield not os.fstat(made.fileno()).st_size
+        made.write(b"yes")
+
+
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind((LOOPBACK, 0))
-        return int(sock.getsockname()[1])
+    """Return a port, TCP and UDP, that is given to no other test, not to one in another worker either."""
+    while (port := procs.free_port()) // PORTS_IN_A_ROW % WORKERS != WORKER:
+        pass
+    return port
 
 
 def free_ports(count: int) -> int:
     """Return the first of several ports in a row that were free a moment ago."""
     while True:
         first = free_port()
+        if first % PORTS_IN_A_ROW + count > PORTS_IN_A_ROW:
+            continue
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
             for port in range(first, first + count):
                 stack.enter_context(socket.create_server((LOOPBACK, port)))
@@ -341,6 +364,10 @@ class Tunnels:
     def multiplexes(self) -> bool:
         return "-m" in self.mode
 
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._started]
+
     def run(self, *args: str, env: dict[str, str] | None = None) -> Gnar:
         process = Gnar(self._pyz, self._folder, *args, env=env)
         self._started.append(process)
@@ -374,7 +401,7 @@ class Tunnel:
     """A server, a client and the service behind it, with what they held before any user came."""
 
     def __init__(self, tunnels: Tunnels, serve: Callable[[socket.socket], None]) -> None:
-        self.service = Service(serve)
+        self.service = Service(serve, free_port())  # nobody else's while it does not listen
         self.server, self.server_port = tunnels.server()
         self.client, self.port = tunnels.client(self.server_port, "-l", str(self.service.port), "-r", "0")
         if not tunnels.multiplexes:

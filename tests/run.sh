@@ -4,11 +4,14 @@ set -eu
 
 usage() {
     cat <<'EOF'
-Usage: tests/run.sh [--python PYTHON] [ARGUMENT-OF-PYTEST ...]
+Usage: tests/run.sh [--python PYTHON] [--all] [ARGUMENT-OF-PYTEST ...]
 
 Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
-with the tools that tests talk to. Then: build_zipapp.sh, ruff, mypy, pytest.
+with the tools that tests talk to. Then: build_zipapp.sh, shellcheck, ruff, mypy, pytest.
+pytest runs twice: first the tests that measure time, with nothing beside them, then the others, four at
+once. With arguments of pytest it runs once, and the tests one after the other.
 The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
+--all runs the tests that take minutes (marked slow) too.
 With CI=true a skipped test is a failure.
 EOF
 }
@@ -38,16 +41,22 @@ pipx|pipx|tests of installing
 setpriv|util-linux|tests as another user
 buildah|buildah|tests that build the image (with --all)
 mmdebstrap|mmdebstrap|tests that build the image (with --all)
+shellcheck|shellcheck|what is wrong in shell scripts
 '
 
 say() { printf '%s\n' "$*" >&2; }
 
 main() {
-    case "${1-}" in
-        -h | --help) usage && exit ;;
-        --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
-        --python=*) PYTHON=${1#*=} && shift ;;
-    esac
+    unless_slow="not slow"
+    while true; do
+        case "${1-}" in
+            -h | --help) usage && exit ;;
+            --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
+            --python=*) PYTHON=${1#*=} && shift ;;
+            --all) unless_slow="" && shift ;;
+            *) break ;;
+        esac
+    done
     cd "$(dirname "$0")/.."
     PATH="$PATH:/usr/sbin:/sbin" # where Debian keeps ip, haproxy and nginx, for people who are not root
     PYTHON=$(PYTHON="${PYTHON:-}" ./build_zipapp.sh --which-python)
@@ -57,11 +66,28 @@ main() {
     step "building gnar.pyz" ./build_zipapp.sh # first: it says best what a bare machine lacks
     make_environment
     PATH="$venv/bin:$PATH" # gnar.pyz starts with python3, and that has to be this one
+    step "shellcheck" lint_shell
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
     step "mypy" mypy
-    say "== pytest"
-    exec python -m pytest "$@"
+    if [ $# = 0 ]; then
+        run_all_tests
+    else
+        step "pytest" python -m pytest -m "$unless_slow" "$@"
+    fi
+}
+
+# Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time:
+# those that wait for long come first in the list, and what follows fills the gaps (tests/conftest.py).
+run_all_tests() {
+    and_not_slow=${unless_slow:+ and $unless_slow}
+    failed=""
+    step "pytest: what measures time, alone" python -m pytest -m "alone$and_not_slow" || failed=$?
+    [ "$failed" != 2 ] || return 2 # interrupted
+    step "pytest: all else" python -m pytest -m "not alone$and_not_slow" \
+        -n 4 --dist load --maxschedchunk 1 || return
+    [ -z "$failed" ] || say "!! tests that measure time failed: see further above"
+    return ${failed:-0}
 }
 
 step() {
@@ -70,11 +96,21 @@ step() {
     "$@"
 }
 
+# SC2015: in `a && b || c`, c is meant for the failure of either.
+lint_shell() {
+    if [ "${CI:-}" != true ] && ! present shellcheck; then
+        return # complain() has told
+    fi
+    # shellcheck disable=SC2046 # no name of a script has a space in it
+    shellcheck --exclude=SC2015 .ci/run $(git ls-files '*.sh' 2>/dev/null || printf '%s\n' *.sh tests/*.sh)
+}
+
 install_tools() {
     missing=$(missing_packages)
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "== installing Debian packages:" $missing
+        say "== installing Debian packages: $missing"
+        # shellcheck disable=SC2086 # one word for each package
         apt_get update && apt_get install $missing || one_by_one $missing
         missing=$(missing_packages)
     fi
@@ -92,7 +128,7 @@ one_by_one() {
 
 missing_packages() {
     printf '%s' "$tools" | while IFS='|' read -r what package _; do
-        [ -z "$what" ] || present "$what" || printf '%s\n' "$package"
+        [ -z "$what" ] || present "$what" || printf '%s ' "$package"
     done
 }
 
@@ -109,7 +145,7 @@ complain() {
     printf '%s' "$tools" | while IFS='|' read -r what package purpose; do
         [ -z "$what" ] || present "$what" || say "!!   $package: $purpose"
     done
-    say "!! To install them: sudo apt-get install" $missing
+    say "!! To install them: sudo apt-get install $missing"
 }
 
 # Makes $venv with gnar's packages and those of its tests; again only when the lists or the Python changed.

@@ -117,6 +117,7 @@ def scene(gnar_pyz: Path, path: LongPath, tmp_path: Path, request: pytest.Fixtur
     made.close(failed=request.session.testsfailed > failures)
 
 
+@pytest.mark.waits
 def test_ports_are_freed_after_the_cable_was_pulled_and_come_back_when_it_is_mended(
     path: LongPath, scene: Scene
 ) -> None:
@@ -156,6 +157,7 @@ def forget(host: Host, port: int) -> None:
         pytest.skip("DEAD WAITING CONNECTIONS ARE NOT TESTED: this kernel has no INET_DIAG_DESTROY")
 
 
+@pytest.mark.waits
 def test_waiting_connections_that_died_unnoticed_are_given_to_no_user(path: LongPath, scene: Scene) -> None:
     controls = {int(port) for port in re.findall(r"client [\d.]+:(\d+) \(", scene.server.log)}
     assert len(controls) == 2

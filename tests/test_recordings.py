@@ -23,6 +23,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from harness import free_port
 from mux import Frame, Peer, encode
 
 from gnar_lib import auth
@@ -82,20 +83,6 @@ def frame_like(frame: bytes, **changed: object) -> bytes:
     """Return a frame with some fields set, in the spelling of the wire."""
     body = json.dumps(body_of(frame) | changed, separators=(",", ":")).encode()
     return packet.HEADER.pack(frame[0], len(body)) + body
-
-
-def free_port_of_5_digits() -> int:
-    for port in range(20011, 65000, 7):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if not probe.connect_ex((LOOPBACK, port)):
-                continue
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 def recv_exactly(conn: SocketConn, size: int) -> bytes:
@@ -224,7 +211,7 @@ def time_of(chunks: list[Chunk]) -> float:
 def test_our_server_answers_a_recorded_go_client_as_the_go_server_did(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    chunks, proxy_port = load(name), free_port_of_5_digits()
+    chunks, proxy_port = load(name), free_port()
     with our_server(monkeypatch, time_of(chunks)) as (server, port):
         client = RecordedClient(chunks, port, proxy_port)
         client.replay()
@@ -335,7 +322,7 @@ def test_our_client_says_to_a_recorded_go_server_what_the_go_client_said(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("gnar"), "handlers", [caplog.handler])
     listener, service, ends = listen(LOOPBACK, 0), listen(LOOPBACK, 0), list[int]()
-    proxy = ProxyConfig(proxy_name="demo", local_port=service.port, remote_port=free_port_of_5_digits())
+    proxy = ProxyConfig(proxy_name="demo", local_port=service.port, remote_port=free_port())
     address = Address(LOOPBACK, listener.port)
     config = ClientConfig(server=address, proxies=(proxy,), token=TOKEN, auth="md5")
     client = Client(config, lambda: ends.append(1))
@@ -520,7 +507,7 @@ class RecordedMuxClient:
 def test_our_server_answers_a_recorded_multiplexing_go_client_as_the_go_server_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chunks, proxy_port = load(MULTIPLEXED), free_port_of_5_digits()
+    chunks, proxy_port = load(MULTIPLEXED), free_port()
     with our_server(monkeypatch, time_of(chunks)) as (server, port):
         client = RecordedMuxClient(chunks, port, proxy_port)
         client.replay()
@@ -585,7 +572,7 @@ def test_our_client_says_to_a_recorded_multiplexing_go_server_what_the_go_client
 ) -> None:
     monkeypatch.setattr(logging.getLogger("gnar"), "handlers", [caplog.handler])
     listener, service = listen(LOOPBACK, 0), listen(LOOPBACK, 0)
-    proxy = ProxyConfig(proxy_name="demo", local_port=service.port, remote_port=free_port_of_5_digits())
+    proxy = ProxyConfig(proxy_name="demo", local_port=service.port, remote_port=free_port())
     address = Address(LOOPBACK, listener.port)
     config = ClientConfig(server=address, proxies=(proxy,), token=TOKEN, auth="md5", multiplex=True)
     client = Client(config, lambda: None)
