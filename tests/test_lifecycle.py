@@ -18,7 +18,7 @@ import gnar_lib
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 20.0
 ROOT = Path(gnar_lib.__file__).parent.parent
 
 PRELUDE = """

@@ -1,7 +1,9 @@
 """Speed limits end to end: rates as users and services see them, all of them in one window of ten seconds.
 
 A limit lends its first second's bytes and takes them back in the next two (pio/limit.py), so a transfer is
-measured from its first byte on.
+measured from its first byte on. Whether it is too fast is counted from the first byte sent: on a busy machine
+the reader comes late, and finds more than its share. Whether it is too slow is counted from the first byte
+received, and again when it is: that may be the machine's fault, and is if others used much of it each time.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,8 @@ KB, MB = 1024, 1024 * 1024
 WINDOW_S = 10.0
 LEVEL_S = 2.0  # until the burst is paid back
 END_S = 20.0  # by then every window is over
+TRIES = 3  # of what a busy machine slows down
+BUSY_CORES = 0.4  # what others may use of the machine; all loads together take more than one core
 OFF = 0.03
 SHARING = 4  # connections of one proxy
 UNFAIR = 0.35  # what the pytest process makes of it as well; a turn itself is fair (test_limit.py)
@@ -47,26 +52,26 @@ CAP, CAP_RATE = "300kb", 300 * KB
 
 @dataclass
 class Received:
-    """What one end received in the window that begins with the first byte."""
+    """What one end received, read by read, from its first byte to the end of its window."""
 
-    in_window: int = 0
-    when_level: int = 0  # of that, until the burst was paid back
-    longest_gap_s: float = 0.0
+    began_at: float  # when this end began to send and to wait for bytes
+    reads: list[tuple[float, int]] = field(default_factory=list)  # when, and how many bytes
     is_cut: bool = False
 
     def receive(self, conn: socket.socket) -> None:
         buffer = bytearray(READ_BYTES)
-        began = before = 0.0
         while count := conn.recv_into(buffer):
-            now = time.monotonic()
-            began, before = began or now, before or now
-            if now > began + WINDOW_S:
+            self.reads.append((time.monotonic(), count))
+            if self.reads[-1][0] > self.reads[0][0] + WINDOW_S:
                 return
-            self.in_window += count
-            self.longest_gap_s, before = max(self.longest_gap_s, now - before), now
-            if now < began + LEVEL_S:
-                self.when_level = self.in_window
         self.is_cut = True
+
+    def count(self, start: float, end: float) -> int:
+        return sum(count for at, count in self.reads if start <= at <= end)
+
+    @property
+    def longest_gap_s(self) -> float:
+        return max((after[0] - before[0] for before, after in pairwise(self.reads)), default=0.0)
 
 
 def send_without_end(conn: socket.socket) -> None:
@@ -93,7 +98,7 @@ class Load:
             self._exchange(user, "down")
 
     def _exchange(self, conn: socket.socket, direction: str) -> None:
-        received = Received()
+        received = Received(time.monotonic())
         self.received[direction].append(received)
         sender = threading.Thread(target=send_without_end, args=(conn,))
         sender.start()
@@ -102,7 +107,8 @@ class Load:
         finally:
             self._ended.release()
             self._over.wait(END_S)
-            conn.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the other end's reset may be here already
+                conn.shutdown(socket.SHUT_RDWR)
             sender.join()
             send_reset(conn)
 
@@ -113,18 +119,31 @@ class Load:
         self._over.set()
         self.service.stop()
 
-    def complaints(self) -> Iterator[str]:
-        for direction, rate in self.rates.items():
+    def defects(self) -> Iterator[str]:
+        """Tell what no machine excuses: bytes past the limit, and a connection that was cut."""
+        for direction, sender in (("up", "down"), ("down", "up")):
+            sent_at = min(part.began_at for part in self.received[sender])
             parts = self.received[direction]
-            ratio = sum(part.in_window for part in parts) / (rate * WINDOW_S)
-            if abs(ratio - 1) > OFF:
+            moved = sum(part.count(sent_at, sent_at + WINDOW_S) for part in parts)
+            ratio = moved / (self.rates[direction] * WINDOW_S)
+            if ratio > 1 + OFF:
                 yield f"{self.name} {direction}: {ratio:.3f} of the rate"
             if any(part.is_cut for part in parts):
                 yield f"{self.name} {direction}: cut"
+
+    def shortfalls(self) -> Iterator[str]:
+        """Tell where too little came, or not evenly."""
+        for direction, rate in self.rates.items():
+            parts = self.received[direction]
+            began_at = min(part.reads[0][0] for part in parts)
+            end = began_at + WINDOW_S
+            ratio = sum(part.count(began_at, end) for part in parts) / (rate * WINDOW_S)
+            if ratio < 1 - OFF:
+                yield f"{self.name} {direction}: {ratio:.3f} of the rate"
             gap_s = max(part.longest_gap_s for part in parts)
             if gap_s > LONGEST_GAP_S:
                 yield f"{self.name} {direction}: nothing for {gap_s:.2f} s"
-            shares = [part.in_window - part.when_level for part in parts]
+            shares = [part.count(began_at + LEVEL_S, end) for part in parts]
             if min(shares) < (1 - UNFAIR) * max(shares):
                 yield f"{self.name} {direction}: shared as {shares}"
 
@@ -145,9 +164,30 @@ def table(name: str, local_port: int, remote_port: int, limit: str) -> str:
     )
 
 
-def test_rates_hold_over_ten_seconds_and_whole_connections_get_through(
-    tunnels: Tunnels, tmp_path: Path
-) -> None:
+class Machine:
+    """What others use of the machine from here on: all but this process and those of the tunnels."""
+
+    def __init__(self, tunnels: Tunnels) -> None:
+        self._tunnels = tunnels
+        self._began = (time.monotonic(), self._used_s())
+
+    @property
+    def is_busy(self) -> bool:
+        at, used_s = self._began
+        return self._used_s() - used_s > BUSY_CORES * (time.monotonic() - at)
+
+    def _used_s(self) -> float:
+        machine = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        user, nice, system, steal = (int(machine[column]) for column in (1, 2, 3, 8))
+        own = 0
+        for pid in (os.getpid(), *self._tunnels.pids):
+            of_process = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            own += int(of_process[11]) + int(of_process[12])
+        return float(user + nice + system + steal - own) / os.sysconf("SC_CLK_TCK")
+
+
+def run_loads(tunnels: Tunnels, folder: Path) -> list[Load]:
+    """Run every load for one window, all at once, beside a connection that has an end; return them."""
     _, server_port = tunnels.server()
     _, capped_port = tunnels.server("--max-speed", CAP)
     loads: list[tuple[Load, int]] = []
@@ -162,7 +202,7 @@ def test_rates_hold_over_ten_seconds_and_whole_connections_get_through(
                 tables.append(table(name, load.service.port, port, limit))
             wholes.append(free_port())
             tables.append(table("whole", reader.port, wholes[-1], '"10kb"'))
-            path = tmp_path / f"{mode}.toml"
+            path = folder / f"{mode}.toml"
             path.write_text("\n".join(tables))
             client, _ = tunnels.client(server_port, "-c", str(path), *flags)
             client.wait_log("open at", count=len(tables))
@@ -180,7 +220,23 @@ def test_rates_hold_over_ten_seconds_and_whole_connections_get_through(
                 user.result()
             expected = f"{len(WHOLE)} {hashlib.sha256(WHOLE).hexdigest()}\n".encode()
             assert [answer.result() for answer in answers] == [expected] * len(MODES)
-    assert [complaint for load, _ in loads for complaint in load.complaints()] == []
+    return [load for load, _ in loads]
+
+
+@pytest.mark.alone
+def test_rates_hold_over_ten_seconds_and_whole_connections_get_through(
+    tunnels: Tunnels, tmp_path: Path
+) -> None:
+    found: list[str] = []
+    for _ in range(TRIES):
+        machine = Machine(tunnels)
+        loads = run_loads(tunnels, tmp_path)
+        assert [defect for load in loads for defect in load.defects()] == []
+        shortfalls = [shortfall for load in loads for shortfall in load.shortfalls()]
+        if not shortfalls:
+            return
+        found += [] if machine.is_busy else shortfalls
+    assert found == []
 
 
 def send_bulk(conn: socket.socket) -> None:
@@ -200,6 +256,7 @@ def seconds_of_bulk(port: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("flags", MODES.values(), ids=MODES)
 def test_unlimited_proxy_beside_a_limited_one_is_not_slowed(
     tunnels: Tunnels, tmp_path: Path, flags: tuple[str, ...]
@@ -211,9 +268,12 @@ def test_unlimited_proxy_beside_a_limited_one_is_not_slowed(
         _, server_port = tunnels.server()
         client, _ = tunnels.client(server_port, "-c", str(path), *flags)
         client.wait_log("open at", count=2)
-        alone_s = min(seconds_of_bulk(free) for _ in range(3))
-        with contextlib.ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(dial(limited)).sendall(b"x")
-            beside_s = min(seconds_of_bulk(free) for _ in range(3))
-    assert beside_s < 2 * alone_s  # what is limited would take hours
+        ratios: list[float] = []
+        while len(ratios) < TRIES and min(ratios, default=2.0) >= 2:
+            alone_s = min(seconds_of_bulk(free) for _ in range(3))
+            with contextlib.ExitStack() as stack:
+                for _ in range(8):
+                    stack.enter_context(dial(limited)).sendall(b"x")
+                beside_s = min(seconds_of_bulk(free) for _ in range(3))
+            ratios.append(beside_s / alone_s)
+    assert min(ratios) < 2, ratios  # what is limited would take hours

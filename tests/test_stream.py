@@ -27,6 +27,7 @@ from gnar_lib.yamux import Session
 MIB = 1 << 20
 BULK_BYTES = 8 * MIB
 TIMEOUT_S = 20.0
+TRIES = 3  # of what a busy machine slows down
 WAYS = ["spliced", "buffered", "without a pipe", "unix", "stream behind", "stream in front"]
 
 
@@ -239,14 +240,21 @@ def test_reader_that_stops_holds_the_writer_up_and_nobody_else(
 @pytest.mark.parametrize("way", WAYS)
 def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rate, seconds = 20 * MIB, 2.0  # after which a burst has been paid back
-    with joined(way, monkeypatch, Flow(Bucket(rate))) as pair:
-        began = time.monotonic()
-        sender = gevent.spawn(pair.user.sendall, b"x" * int(rate * seconds))
-        left = int(rate * seconds)
-        while left:
-            left -= len(pair.service.recv(MIB))
-        assert time.monotonic() - began == pytest.approx(seconds, rel=0.05)
-        sender.get()
+
+    def seconds_taken() -> float:
+        with joined(way, monkeypatch, Flow(Bucket(rate))) as pair:
+            began = time.monotonic()
+            sender = gevent.spawn(pair.user.sendall, b"x" * int(rate * seconds))
+            left = int(rate * seconds)
+            while left:
+                left -= len(pair.service.recv(MIB))
+            sender.get()
+            return time.monotonic() - began
+
+    took_s = [seconds_taken()]
+    while took_s[-1] > 1.05 * seconds and len(took_s) < TRIES:
+        took_s.append(seconds_taken())
+    assert seconds * 0.95 <= min(took_s) <= seconds * 1.05, took_s
 
 
 def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not_slowed(

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from harness import (
     LOOPBACK,
+    SOON_S,
     TOKEN,
     WAIT_S,
     Forwarder,
@@ -292,13 +293,14 @@ def test_client_that_comes_back_takes_over_its_proxies_at_once(tunnels: Tunnels)
         path = Forwarder(server_port)
         client, port = tunnels.client(path.port, "-l", str(service.port), "-r", str(free_port()))
         held = list(path.drop_clients())  # the server does not notice: its legs stay open
-        client.wait_log("open at", count=2, timeout_s=5)
+        client.wait_log("open at", count=2, timeout_s=SOON_S)
         assert ask(port) == b"ping"
         server.wait_log("is back as")
         for leg in held:
             leg.close()
 
 
+@pytest.mark.waits
 def test_silent_client_is_noticed_within_15_s(echo_tunnel: Tunnel) -> None:
     echo_tunnel.client.signal(signal.SIGSTOP)
     try:
@@ -331,7 +333,7 @@ def test_first_signal_lets_users_finish(echo_tunnel: Tunnel, end: str) -> None:
         wait_until(lambda: not is_open(echo_tunnel.port), "no more users")
         user.sendall(b"after")
         assert user.recv(100) == b"after"
-    assert process.wait_exit(5) == 0
+    assert process.wait_exit(SOON_S) == 0
 
 
 def test_server_that_stops_opens_no_more_proxies_and_says_to_come_back(echo_tunnel: Tunnel) -> None:
@@ -350,7 +352,7 @@ def test_server_that_stops_opens_no_more_proxies_and_says_to_come_back(echo_tunn
         assert isinstance(answer, ProxyResp)
         assert (answer.status, answer.error, answer.retry) == ("failed", "the server is stopping", True)
         assert not is_open(late)
-    assert echo_tunnel.server.wait_exit(5) == 0
+    assert echo_tunnel.server.wait_exit(SOON_S) == 0
 
 
 @pytest.mark.parametrize("end", ["server", "client"])
@@ -362,7 +364,7 @@ def test_second_signal_ends_at_once(echo_tunnel: Tunnel, end: str) -> None:
         process.signal(signal.SIGINT)
         process.wait_log("waiting up to")
         process.signal(signal.SIGINT)
-        assert process.wait_exit(3) == 0
+        assert process.wait_exit(SOON_S) == 0
 
 
 def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
@@ -377,11 +379,11 @@ def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
 
 def test_stop_without_users_is_quick(echo_tunnel: Tunnel) -> None:
     echo_tunnel.client.signal(signal.SIGTERM)
-    assert echo_tunnel.client.wait_exit(3) == 0
+    assert echo_tunnel.client.wait_exit(SOON_S) == 0
     assert "waiting up to" not in echo_tunnel.client.log
     wait_until(lambda: not is_open(echo_tunnel.port), "the proxy is cancelled")
     echo_tunnel.server.signal(signal.SIGTERM)
-    assert echo_tunnel.server.wait_exit(3) == 0
+    assert echo_tunnel.server.wait_exit(SOON_S) == 0
 
 
 def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
@@ -560,6 +562,7 @@ def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(echo_tunnel: Tu
     echo_tunnel.assert_nothing_left()
 
 
+@pytest.mark.waits
 def test_login_slower_than_10_s_is_closed(echo_tunnel: Tunnel) -> None:
     with dial(echo_tunnel.server_port) as attacker:
         attacker.sendall(b"\x01\x00")
@@ -649,6 +652,7 @@ def test_cancel_without_the_token_is_refused(tunnels: Tunnels) -> None:
         assert is_open(port)
 
 
+@pytest.mark.waits
 def test_user_that_no_data_connection_claims_is_closed_after_10_s(tunnels: Tunnels) -> None:
     server, server_port = tunnels.server()
     port = free_port()
@@ -832,7 +836,7 @@ def test_demo_takes_the_port_it_is_given_and_says_at_once_when_that_is_taken(tun
     assert time.monotonic() - began < 5
     assert other.log == f"gnar: {LOOPBACK}:{port} is already in use\n"
     demo.signal(signal.SIGINT)
-    assert demo.wait_exit(5) == 0
+    assert demo.wait_exit(SOON_S) == 0
 
 
 def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, gnar_pyz: Path) -> None:

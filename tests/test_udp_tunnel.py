@@ -17,7 +17,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import LOOPBACK, TOKEN, WAIT_S, Gnar, Service, Tunnels, ask, echo, free_port, is_open, wait_until
+from harness import (
+    LOOPBACK,
+    SOON_S,
+    TOKEN,
+    WAIT_S,
+    Gnar,
+    Service,
+    Tunnels,
+    ask,
+    echo,
+    free_port,
+    is_open,
+    wait_until,
+)
 
 WIRE = Path(__file__).with_name("wire")
 USERS, ROUNDS = 64, 1000
@@ -255,7 +268,7 @@ def test_at_most_4096_sessions_and_no_descriptor_is_missing_for_the_next_user(
 
 
 def test_local_service_that_is_down_costs_nothing_but_answers(tunnels: Tunnels) -> None:
-    with UdpService() as service:
+    with UdpService(port=free_port()) as service:
         tunnel = UdpTunnel(tunnels, service.port)
     with user_of(tunnel.port, timeout_s=0.05) as user:
         for _ in range(5):
@@ -308,10 +321,10 @@ def test_client_killed_and_restarted_carries_on(tunnels: Tunnels, echo_service: 
 def test_stopping_waits_for_no_datagram(tunnels: Tunnels, echo_service: UdpService) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
     tunnel.client.signal(signal.SIGTERM)
-    assert tunnel.client.wait_exit(3) == 0
+    assert tunnel.client.wait_exit(SOON_S) == 0
     wait_until(lambda: not is_bound(tunnel.port), "the proxy is cancelled")
     tunnel.server.signal(signal.SIGTERM)
-    assert tunnel.server.wait_exit(3) == 0
+    assert tunnel.server.wait_exit(SOON_S) == 0
 
 
 # ---- too much ----------------------------------------------------------------------------------------------
@@ -411,6 +424,7 @@ def web_server(tmp_path: Path) -> Iterator[int]:
         process.wait(WAIT_S)
 
 
+@pytest.mark.alone
 def test_tcp_proxy_beside_a_flood_of_datagrams_keeps_half_of_its_requests(
     tunnels: Tunnels, udpecho: Path, web_server: int, tmp_path: Path
 ) -> None:
@@ -442,7 +456,7 @@ def test_tcp_proxy_beside_a_flood_of_datagrams_keeps_half_of_its_requests(
         client.wait_log("open at", count=2)
         assert ask_udp(ports["udp"])
         # The generator takes its part of the machine wherever the flood goes: so compare with one that goes
-        # past gnar. The best of a few, since other tests may run at the same time.
+        # past gnar. The best of a few, since other programs may run at the same time.
         ratios = []
         for _ in range(5):
             past = requests_beside_flood(nobody.getsockname()[1])
