@@ -25,7 +25,7 @@ WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
 SOON_S = 8.0  # for what comes before the 10 s of the grace, or of a silence, are over
 LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
-ESTABLISHED = "01"  # in /proc/net/tcp
+ESTABLISHED, LISTENING = "01", "0A"  # in /proc/net/tcp
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that run tests at the same time
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # the number of this one
 PORTS_IN_A_ROW = 8  # belong to the same worker
@@ -267,14 +267,24 @@ def is_open(port: int) -> bool:
 
 def connections_to(pid: int, port: int) -> int:
     """Return how many TCP connections a process has to a port of loopback."""
+    remote = f":{port:04X}"
+    return sum(row[2].endswith(remote) and row[3] == ESTABLISHED for row in tcp_sockets(pid))
+
+
+def listening_ports(pid: int) -> list[int]:
+    """Return the TCP ports that a process listens on."""
+    return [int(row[1].split(":")[1], 16) for row in tcp_sockets(pid) if row[3] == LISTENING]
+
+
+def tcp_sockets(pid: int) -> Iterator[list[str]]:
+    """Yield the rows of /proc/net/tcp for the sockets of a process."""
     links = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # it was closed just now
             links.append(os.readlink(entry))
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    remote = f":{port:04X}"
-    return sum(row[2].endswith(remote) and row[3] == ESTABLISHED and row[9] in inodes for row in rows)
+    yield from (row for row in rows if row[9] in inodes)
 
 
 def send_reset(sock: socket.socket) -> None:

@@ -37,6 +37,7 @@ from harness import (
     free_ports,
     greet,
     is_open,
+    listening_ports,
     read_all,
     send_reset,
     wait_until,
@@ -816,14 +817,6 @@ def test_demo_shows_the_tunnel_working_and_leaves_nothing(tunnels: Tunnels) -> N
     assert port in listening
     assert demo.stop() == 0
     assert not [port for port in listening if is_open(port)]
-
-
-def listening_ports(pid: int) -> list[int]:
-    """Return the TCP ports that a process listens on, from /proc."""
-    links = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
-    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
 
 
 def test_demo_takes_the_port_it_is_given_and_says_at_once_when_that_is_taken(tunnels: Tunnels) -> None:
