@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pyz import pins
+from pyz import elf, pins
 from pyz.targets import PLATFORMS, PYTHONS, Target
 
 Say = Callable[[str], None]
@@ -21,6 +21,9 @@ _NEVER_RUN = (
     "**/tests", "**/testing", "zope/event/tests.py", "zope/interface/common",
     "gevent/libuv", "gevent/_ffi", "gevent/libev/*cffi*", "gevent/libev/watcher.py",
     "gevent/*ares.py", "gevent/resolver/*ares*", "gevent/resolver/dnspython.py", "gevent/backdoor.py",
+    "gevent/_gevent_c_imap.*", "gevent/_gevent_c_tracer.*", "gevent/monkey/__main__.py",
+    "zope/interface/adapter.py", "zope/interface/registry.py", "zope/interface/verify.py",
+    "zope/interface/document.py",
     "**/*.c", "**/*.cpp", "**/*.h", "**/*.hpp", "**/*.asm", "**/*.pyx", "**/*.pxd", "**/*.pyi", "**/py.typed",
     "*.dist-info/RECORD", "*.dist-info/WHEEL", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED",
     "*.dist-info/top_level.txt", "*.dist-info/sboms", "*.dist-info/direct_url.json", "**/__pycache__",
@@ -70,7 +73,8 @@ def _fetch(folder: Path, command: list[str], names: Iterable[str], say: Say, lab
     requirements = folder.with_name(f"{folder.name}.txt")
     stamp = folder.with_name(f"{folder.name}.done")
     text = pins.text(names)
-    fingerprint = f"{sys.version}\n{_NEVER_RUN}\n{text}"
+    pruning = Path(__file__).read_text(encoding="utf-8") + Path(elf.__file__).read_text(encoding="utf-8")
+    fingerprint = f"{sys.version}\n{text}\n{pruning}"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint:
         return folder
     say(f"fetching the packages for {label}")
@@ -101,6 +105,8 @@ def _prune(folder: Path) -> None:
             path.unlink()
         elif path.name.endswith(_TEXTS):  # wheels for Windows end lines in another way
             path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
+        elif ".so" in path.name:
+            path.write_bytes(elf.without_symbols(path.read_bytes()))
     if (folder / "zope").is_dir():
         # A real package comes before any other package called zope that a host may have installed.
         (folder / "zope" / "__init__.py").touch()

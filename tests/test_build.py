@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import io
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gnar_lib import __version__
-from pyz import pins
+from pyz import elf, pins
 from pyz.targets import PLATFORMS, PYTHONS, Target, targets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,22 @@ def test_file_is_small_and_starts_with_any_python3(gnar_pyz: Path) -> None:
     assert gnar_pyz.read_bytes().startswith(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(gnar_pyz) as archive:
         assert archive.testzip() is None
+
+
+def test_symbols_are_cut_off_and_what_is_loaded_stays(tmp_path: Path) -> None:
+    source = tmp_path / "answer.c"
+    source.write_text("int answer(void) { return 42; }")
+    library = tmp_path / "answer.so"
+    subprocess.run(["gcc", "-g", "-shared", "-fPIC", "-o", library, source], check=True)
+    whole = library.read_bytes()
+    cut = elf.without_symbols(whole)
+    assert b".debug_info" in whole
+    assert b".debug_info" not in cut
+    assert len(cut) < len(whole)
+    library.write_bytes(cut)
+    assert ctypes.CDLL(str(library)).answer() == 42
+    assert elf.without_symbols(cut) == cut
+    assert elf.without_symbols(b"MZ another format") == b"MZ another format"
 
 
 # ---- pins --------------------------------------------------------------------------------------------------
