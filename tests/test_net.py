@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -400,6 +402,28 @@ def test_name_that_does_not_resolve_is_a_dial_error(host: str) -> None:
 # ---- targets -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "dial_one", [lambda port: Target("127.0.0.1", port).dial(), lambda port: dial_host("127.0.0.1", port)]
+)
+def test_a_dial_that_failed_leaves_nothing_to_the_collector(dial_one: Callable[[int], object]) -> None:
+    def held() -> int:
+        return sum(isinstance(thing, SocketConn) for thing in gc.get_objects())
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        for _ in range(10):
+            with pytest.raises(DialError):
+                dial_one(port)
+        assert held() <= before + 1
+    finally:
+        gc.enable()
+
+
 def test_target_is_looked_up_again_only_when_its_address_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -643,6 +667,12 @@ def test_greenlets_are_used_again_and_keep_nothing_of_the_job_before() -> None:
     crew.kill()
     assert crew.wait_empty(TIMEOUT_S)
     assert net.busy_greenlets() == before
+    thing = Crew("held by nobody else")
+    crew.spawn(lambda _: None, thing)
+    assert crew.wait_empty(TIMEOUT_S)
+    gone = weakref.ref(thing)
+    del thing
+    assert gone() is None
 
 
 # ---- addresses ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
 import socket
@@ -380,3 +381,32 @@ def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pyte
     gevent.sleep(0.01)
     assert open_files() <= files + 2 * splice.SPARE_PIPES
     assert net.busy_greenlets() <= greenlets
+
+
+def test_conns_that_ended_with_an_error_are_freed_without_the_collector() -> None:
+    def held() -> int:
+        return sum(isinstance(thing, net.SocketConn) for thing in gc.get_objects())
+
+    def reset_one() -> None:
+        user, a = tcp_pair()
+        b, service = tcp_pair()
+        crew.spawn(stream_module.stream, a, b)
+        user.sendall(b"x")
+        assert service.recv(1) == b"x"
+        user.abort()
+        with suppress(ConnError):
+            assert service.recv(1) == b""
+        service.close()
+        assert crew.wait_empty(TIMEOUT_S)
+
+    crew = net.Crew("reset")
+    gc.collect()
+    gc.disable()
+    try:
+        reset_one()
+        before = held()
+        for _ in range(20):
+            reset_one()
+        assert held() <= before + 4  # those of the last one may still be at hand
+    finally:
+        gc.enable()

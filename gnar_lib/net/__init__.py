@@ -4,7 +4,7 @@ from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
 from gnar_lib.net.conn import LENT_BYTES, SocketConn, set_keepalive, set_user_timeout
 from gnar_lib.net.contract import Conn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
-from gnar_lib.net.endpoint import Listener, dial, dial_host, listen
+from gnar_lib.net.endpoint import Listener, dial, dial_host, first_that_opens, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
@@ -25,6 +25,7 @@ __all__ = [
     "deadline",
     "dial",
     "dial_host",
+    "first_that_opens",
     "format_address",
     "give_way",
     "host_of",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import gevent
 from gevent.hub import get_hub
@@ -24,6 +24,8 @@ ACCEPT_PAUSE_S = 0.2  # before accepting again when descriptors or memory ran ou
 BACKLOG_PAUSE_S = 0.01  # before dialling a Unix path again whose backlog is full
 BACKLOG = 4096  # Linux cuts it to net.core.somaxconn
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+Opened = TypeVar("Opened")
 
 _log = logger.get("net")
 _waits = logger.Burst()  # of all listeners together
@@ -77,13 +79,28 @@ def _finish_dial(conn: SocketConn, family: int, address: Sockaddr) -> int:
 
 def dial_host(host: str, port: int, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
     """Resolve a host and connect to the first of its addresses that answers; raises the last `DialError`."""
+    return first_that_opens(
+        resolve(host, port), lambda family, address: dial(family, address, timeout_s, source), host
+    )
+
+
+def first_that_opens(
+    addresses: Iterable[tuple[int, Sockaddr]], open_one: Callable[[int, Sockaddr], Opened], name: object
+) -> Opened:
+    """Return what `open_one` made of the first address that it did not raise `DialError` for.
+
+    Raises the last of those errors, or one that says that `name` has no address.
+    """
     error: DialError | None = None
-    for family, address in resolve(host, port):
-        try:
-            return dial(family, address, timeout_s, source)
-        except DialError as exc:
-            error = exc
-    raise error or DialError(f"{host} has no address")
+    try:
+        for family, address in addresses:
+            try:
+                return open_one(family, address)
+            except DialError as exc:
+                error = exc
+        raise error or DialError(f"{name} has no address")
+    finally:
+        error = None  # the error refers to this call: with both ways, its socket would wait for the collector
 
 
 class Listener:

@@ -92,10 +92,11 @@ class _Job:
 
     def run(self) -> None:
         """Run it; what it raises ends here."""
-        crew, me = self._crew, getcurrent()
+        crew, me, args = self._crew, getcurrent(), self._args
+        self._args = ()  # the greenlet keeps the job until its next one, and must not keep what it was about
         crew.began(me)
         try:
-            self._function(*self._args)
+            self._function(*args)
         except GnarError as exc:
             _log.debug("%s: %s", crew.name, exc)
         except GreenletExit:

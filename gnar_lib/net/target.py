@@ -9,7 +9,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net.address import Sockaddr, resolve
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import DatagramConn, connect_udp, connect_unix_datagram, is_out_of_files
-from gnar_lib.net.endpoint import dial
+from gnar_lib.net.endpoint import dial, first_that_opens
 from gnar_lib.net.greenlets import Crew
 
 LOOK_UP_PAUSE_S = 1.0
@@ -33,16 +33,12 @@ class Target:
                 return dial(*self._known)
             except DialError:
                 self._known = None
-        error: DialError | None = None
-        for family, address in resolve(self.host, self.port):
-            try:
-                conn = dial(family, address)
-            except DialError as exc:
-                error = exc
-            else:
-                self._known = (family, address)
-                return conn
-        raise error or DialError(f"{self.host} has no address")
+        return first_that_opens(resolve(self.host, self.port), self._dial_and_remember, self.host)
+
+    def _dial_and_remember(self, family: int, address: Sockaddr) -> SocketConn:
+        conn = dial(family, address)
+        self._known = (family, address)
+        return conn
 
 
 class DatagramTarget:
@@ -79,15 +75,14 @@ class DatagramTarget:
 
     def open(self) -> DatagramConn:
         """Return a new socket connected to the target; raises `DialError`."""
-        error: DialError | None = None
-        for family, address in self._known:
-            try:
-                return connect_udp(family, address, self._source)
-            except DialError as exc:
-                error = exc
-        if error is None or not is_out_of_files(error):
-            self.look_up_soon()
-        raise error or DialError(f"{self._host} has no address yet")
+        try:
+            return first_that_opens(
+                self._known, lambda family, address: connect_udp(family, address, self._source), self._host
+            )
+        except DialError as exc:
+            if not is_out_of_files(exc):
+                self.look_up_soon()
+            raise
 
     def refused(self, conn: DatagramConn) -> bool:
         """Nobody receives where a socket is connected to: tell whether a new one is better."""

@@ -75,7 +75,11 @@ class _Pair:
             self._a.close()
             self._b.close()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                # The error refers to us: with both ways, the conns would wait for the collector.
+                self._error = None
 
     def _wait_for_other(self) -> None:
         """Wait until the other direction has ended; a read watcher of ours may still be started."""

@@ -44,17 +44,14 @@ class _Target:
 
     def _dial_known(self) -> net.SocketConn:
         known = self._known  # another user's greenlet may replace it
-        error: DialError | None = None
-        for family, address in known:
-            try:
-                conn = net.dial(family, address, source=self._address.source)
-            except DialError as exc:
-                error = exc
-                continue
+
+        def dial(family: int, address: net.Sockaddr) -> net.SocketConn:
+            conn = net.dial(family, address, source=self._address.source)
             if address != known[0][1]:
                 self._known = [(family, address), *(each for each in known if each[1] != address)]
             return conn
-        raise error or DialError(f"{self._address} has no address")
+
+        return net.first_that_opens(known, dial, self._address)
 
     def _look_up_again(self) -> bool:
         """Tell whether there are other addresses than before."""
