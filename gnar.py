@@ -7,8 +7,9 @@ def main() -> int:
     """Run the command line of this process and return its exit status."""
     first, anywhere = {"--version", "completion", "man", "health"}, {"-h", "--help"}  # need no gevent
     if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
-        from gevent import monkey
+        from gevent import config, monkey
 
+        config.loop = "libev-cext"  # on Windows gevent prefers libuv, whose watchers are not what net/ needs
         monkey.patch_all()
     from gnar_lib import cmd
 

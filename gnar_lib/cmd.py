@@ -19,6 +19,8 @@ from gnar_lib.usage import CLIENT, COMPLETION, DEMO, HEALTH, MAN, RELAY, SERVER,
 if TYPE_CHECKING:
     from gnar_lib.synopsis import Program
 
+MACOS_OPEN_MAX = 10_240  # descriptors that any macOS lets a process have
+
 
 def _server(arguments: dict[str, Any]) -> int:
     from gnar_lib.config import load_server
@@ -177,17 +179,14 @@ def _run(argv: list[str]) -> int:
 
 def _raise_file_limit() -> None:
     """Have as many descriptors as the system lets us: a user takes two, and the usual limit is 1,024."""
-    try:
+    if sys.platform != "win32":  # which has no such limit
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-    ):  # Windows has no such limit, macOS another
-        return
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for limit in (hard, max(soft, MACOS_OPEN_MAX)):  # macOS says "unlimited", and takes only a number
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                return
 
 
 def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:

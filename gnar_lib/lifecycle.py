@@ -60,8 +60,9 @@ class Stopper:
         self._reloads = Crew("reload")
         self._watchers: list[Any] = []
         self._notifier = Notifier(self._status)
-        self._watch("SIGINT", self._on_stop)
-        self._watch("SIGTERM", self._on_stop)
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is ^Break, which Windows alone has
+            if hasattr(signal, name):
+                self._watch(name, self._on_stop)
         self._hangup_stops = False
         if hasattr(signal, "SIGHUP"):  # Windows has none
             # Whoever was started by nohup does not want to hear of a terminal that has gone.

@@ -46,6 +46,11 @@ def have_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
 
 
+def takes_escapes(stream: TextIO) -> bool:
+    """Tell whether a terminal shows the stream, one that knows colours and links; Windows' may not."""
+    return stream.isatty() and sys.platform != "win32"
+
+
 def show(text: str) -> bool:
     """Show text on standard output; tells whether that went well, since whoever read it may have gone."""
     stream = sys.stdout
@@ -121,7 +126,7 @@ def setup(stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
-    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    colour = takes_escapes(stream) and not os.environ.get("NO_COLOR")
     handler.setFormatter(_Json() if is_json else _Lines(colour=colour))
     logging.addLevelName(logging.WARNING, "WARN")
     _root.handlers = [handler]

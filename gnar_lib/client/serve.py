@@ -169,7 +169,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     lines = [""]
     for proxy in proxies:
         where = location(server, proxy)
-        if sys.stdout.isatty() and proxy.config.proxy_type == "tcp":
+        if logger.takes_escapes(sys.stdout) and proxy.config.proxy_type == "tcp":
             url = where if "://" in where else f"http://{where}"
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)

@@ -112,7 +112,7 @@ def _layers(
 
 def _read_file(path: str) -> dict[str, Any]:
     try:
-        return tomli.loads(Path(path).read_bytes().decode())
+        return tomli.loads(Path(path).read_bytes().decode("utf-8-sig"))  # editors of Windows mark UTF-8
     except tomli.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     except UnicodeDecodeError as exc:

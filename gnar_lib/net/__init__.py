@@ -1,11 +1,12 @@
 """Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
 
-from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve
-from gnar_lib.net.conn import LENT_BYTES, SocketConn, set_keepalive, set_user_timeout
+from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
+from gnar_lib.net.conn import LENT_BYTES, SocketConn
 from gnar_lib.net.contract import Conn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, first_that_opens, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
+from gnar_lib.net.options import set_keepalive, set_user_timeout
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "resolve",
     "set_keepalive",
     "set_user_timeout",
+    "unix_family",
     "wait_for",
 ]

@@ -7,10 +7,24 @@ from typing import Any
 
 import gevent.socket
 
-from gnar_lib.errors import DialError
+from gnar_lib.errors import DialError, UsageError
 
 Sockaddr = tuple[Any, ...] | str
 """What the socket module calls an address: `(host, port, ...)`, or the path of a Unix socket."""
+
+_AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)  # Windows has none that Python could open
+
+
+def unix_family() -> int:
+    """Return the family of Unix sockets; raises `UsageError` where there are none."""
+    if _AF_UNIX is None:
+        raise UsageError("this platform has no Unix sockets")
+    return _AF_UNIX
+
+
+def is_unix(family: int) -> bool:
+    """Tell whether addresses of this family are paths."""
+    return family == _AF_UNIX
 
 
 def format_address(address: Sockaddr | None) -> str:

@@ -27,24 +27,35 @@ socket_class: type[socket.socket] = monkey.get_original("socket", "socket")
 
 READ, WRITE = 1, 2  # the event bits of gevent's `loop.io`
 IOV_MAX = 1024  # buffers that one `sendmsg` takes, on every system that has it
+CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK})  # what a closed socket answers; ENOTSOCK on Windows
 
-# A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
-KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
 # Large enough that a bulk transfer shows itself by a full read, and that a short send leaves little to keep.
 LENT_BYTES = 64 * 1024
 _lent = memoryview(bytearray(LENT_BYTES))
 
-_LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends a reset
+# SO_LINGER with no time: close sends a reset. Its two numbers are short ones on Windows.
+_LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-    _OUTQ: int | None = termios.TIOCOUTQ  # of a socket: SIOCOUTQ, tcp(7)
-else:
-    _OUTQ = None
+    _OUTQ = termios.TIOCOUTQ  # of a socket: SIOCOUTQ, tcp(7)
 
 _log = logger.get("net")
+
+
+def read_watcher(loop: Any, sock: socket.socket) -> Any:
+    """Return what tells when `sock` can be read.
+
+    When the loop can watch no more of them (on Windows, 1,024), closes the socket and raises `OSError` with
+    the number that says the same of descriptors.
+    """
+    try:
+        return loop.io(sock.fileno(), READ)
+    except OSError as exc:
+        sock.close()
+        raise OSError(errno.EMFILE, str(exc)) from exc
 
 
 class SocketConn:
@@ -79,7 +90,7 @@ class SocketConn:
         self._peer = peer
         self._hub: Hub = get_hub()
         self._switch = self._hub.switch
-        self._reader: Any = self._hub.loop.io(sock.fileno(), READ)
+        self._reader: Any = read_watcher(self._hub.loop, sock)
         self._writer: Any = None  # made when a write first has to wait: most conns never do
         self._read_waiter: greenlet | None = None
         self._write_waiter: greenlet | None = None
@@ -305,9 +316,11 @@ class SocketConn:
     def sendmsg_now(self, buffers: list[bytes | bytearray | memoryview]) -> int:
         """Take as many bytes of `buffers` as fit without waiting, in one system call; return how many."""
         try:
-            if hasattr(self.sock, "sendmsg"):
-                return self.sock.sendmsg(buffers[:IOV_MAX])
-            return self.sock.send(b"".join(buffers))
+            if sys.platform == "win32":  # which has no sendmsg
+                sent = self.sock.send(b"".join(buffers))
+            else:
+                sent = self.sock.sendmsg(buffers[:IOV_MAX])
+            return sent
         except BlockingIOError:
             return 0
         except OSError as exc:
@@ -328,7 +341,7 @@ class SocketConn:
         try:
             self.sock.shutdown(how)
         except OSError as exc:
-            if exc.errno not in (errno.ENOTCONN, errno.EBADF):
+            if exc.errno != errno.ENOTCONN and exc.errno not in CLOSED:
                 raise self._failed(exc) from exc
 
     def abort(self) -> None:
@@ -389,13 +402,14 @@ class SocketConn:
 
     def unacknowledged(self) -> int:
         """Return how many sent bytes the peer's kernel has not acknowledged; 0 where that cannot be asked."""
-        if _OUTQ is None:
-            return 0
-        self._refuse_closed()
-        try:
-            return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
-        except OSError as exc:
-            raise self._failed(exc) from exc
+        count = 0
+        if sys.platform == "linux":
+            self._refuse_closed()
+            try:
+                count = int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
+            except OSError as exc:
+                raise self._failed(exc) from exc
+        return count
 
     def getsockname(self) -> Sockaddr:
         """Return the address of this end."""
@@ -407,32 +421,5 @@ class SocketConn:
 
     def _failed(self, exc: OSError) -> ConnError:
         """Translate an error of the socket into one of ours."""
-        reason = "closed" if exc.errno == errno.EBADF else (exc.strerror or str(exc))
+        reason = "closed" if exc.errno in CLOSED else (exc.strerror or str(exc))
         return ConnClosed(f"{self}: {reason}")
-
-
-def set_keepalive(sock: socket.socket) -> None:
-    """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    except OSError:  # macOS: the peer has reset it already, which the next read or write tells
-        _log.debug("no keep-alive")
-
-
-def set_user_timeout(conn: SocketConn, seconds: float) -> None:
-    """Give up a conn whose sent bytes stay unacknowledged that long (RFC 5482; Linux alone has it).
-
-    Only for conns whose peer always reads: Linux counts a window that stays closed as well.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        try:
-            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
-        except OSError:
-            _log.debug("%r: no user timeout", conn)

@@ -19,8 +19,8 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, ListenError
-from gnar_lib.net.address import Sockaddr, format_address, resolve
-from gnar_lib.net.conn import READ, socket_class
+from gnar_lib.net.address import Sockaddr, format_address, resolve, unix_family
+from gnar_lib.net.conn import read_watcher, socket_class
 from gnar_lib.net.endpoint import listen_error
 
 BATCH = 64  # datagrams per turn of the loop, so that a flood of them does not starve the others
@@ -39,6 +39,13 @@ _IN6_PKTINFO = struct.Struct("=16si")  # local address, interface (RFC 3542, 6)
 _CONTROL_BYTES = 64  # room for either
 _SO_MEMINFO = 55  # of Linux since 4.12; the socket module lacks it
 _MEMINFO = struct.Struct("=9I")  # the last is what was dropped
+# How "port unreachable" is told: Windows says that the connection was reset.
+_REFUSED = (ConnectionRefusedError, ConnectionResetError)
+_EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows: nobody else may share a port
+# macOS sends no datagram larger than this buffer, and gives 9 KiB.
+_SEND_BUFFER_BYTES = 128 * 1024 if sys.platform == "darwin" else None
+# The empty name has Linux choose one, unix(7); elsewhere a socket without a name can only send.
+_CHOSEN_NAME = "" if _IS_LINUX else None
 
 _log = logger.get("net")
 
@@ -93,7 +100,7 @@ class _Reader:
     __slots__ = ("_pause", "_read", "_watcher")
 
     def __init__(self, sock: socket.socket) -> None:
-        self._watcher: Any = get_hub().loop.io(sock.fileno(), READ)
+        self._watcher: Any = read_watcher(get_hub().loop, sock)
         self._pause: Any = None
         self._read: Callable[[], None] | None = None
 
@@ -138,6 +145,8 @@ class DatagramSocket:
         self.began_s = 0.0  # when the turn under way did
         self._before_close = before_close
         self._control = _ask_for_local_address(sock)
+        self._sendmsg: Any = getattr(sock, "sendmsg", None)  # only used with the former; Windows has neither
+        self._recvmsg: Any = getattr(sock, "recvmsg", None)
 
     @property
     def port(self) -> int:
@@ -185,7 +194,7 @@ class DatagramSocket:
                 if peer.control is None:
                     sendto(payload, peer.address)
                 else:
-                    self.sock.sendmsg((payload,), peer.control, 0, peer.address)
+                    self._sendmsg((payload,), peer.control, 0, peer.address)
             except OSError as exc:
                 _log.debug("nothing sent to %s: %s", format_address(peer.address), exc.strerror)
                 failed += 1
@@ -233,7 +242,7 @@ class DatagramSocket:
     def _receive_with_local_address(
         self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], tuple[int, int, bytes]]
     ) -> None:
-        recvmsg, find, add = self.sock.recvmsg, self._peers.get, received.append
+        recvmsg, find, add = self._recvmsg, self._peers.get, received.append
         for _ in range(self._budget):
             payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, _CONTROL_BYTES)
             peer = find(address) or self._meet(address)
@@ -259,14 +268,13 @@ class DatagramSocket:
 
 def _ask_for_local_address(sock: socket.socket) -> Callable[[bytes], tuple[int, int, bytes]] | None:
     """Have a wildcard socket tell the local address of each datagram; return what makes a source of that."""
-    if not _IS_LINUX:
-        return None
-    if sock.family == socket.AF_INET6 and sock.getsockname()[0] == "::":
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        return _source_v6
-    if sock.family == socket.AF_INET and sock.getsockname()[0] == "0.0.0.0":
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        return _source_v4
+    if sys.platform == "linux":
+        if sock.family == socket.AF_INET6 and sock.getsockname()[0] == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            return _source_v6
+        if sock.family == socket.AF_INET and sock.getsockname()[0] == "0.0.0.0":
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            return _source_v4
     return None
 
 
@@ -312,6 +320,8 @@ def _bind(family: int, address: Sockaddr) -> DatagramSocket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         # No SO_REUSEADDR: on Linux two UDP sockets with it share a port, and one gets nothing.
+        if _EXCLUSIVE is not None:
+            sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE, 1)
         sock.bind(address)
         return DatagramSocket(with_buffers(sock))
     except (OSError, OverflowError) as exc:
@@ -361,7 +371,7 @@ class DatagramConn:
         """Send one datagram, and tell whether the kernel took it."""
         try:
             self.sock.send(payload)
-        except ConnectionRefusedError:  # of an earlier datagram, on UDP: this one was not tried
+        except _REFUSED:  # of an earlier datagram, on UDP: this one was not tried
             self.is_refused = True
             return self._send_again(payload)
         except OSError as exc:
@@ -392,7 +402,7 @@ class DatagramConn:
             self._budget = min(2 * self._budget, BATCH)
         except BlockingIOError:
             self._budget = len(received) or 1
-        except ConnectionRefusedError:
+        except _REFUSED:
             self.is_refused = True
         except OSError as exc:
             _log.debug("reading datagrams: %s", exc.strerror)
@@ -414,21 +424,24 @@ def _connect(family: int, address: Sockaddr, source: Sockaddr | None) -> Datagra
         sock = socket_class(family, socket.SOCK_DGRAM)
         if source is not None:
             sock.bind(source)
+        if _SEND_BUFFER_BYTES is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         sock.setblocking(False)
         sock.connect(address)
+        return DatagramConn(sock, address)
     except OSError as exc:
         if sock is not None:
             sock.close()
         raise DialError(f"cannot connect to {format_address(address)}: {exc.strerror or exc}") from exc
-    return DatagramConn(sock, address)
 
 
 def connect_unix_datagram(path: str) -> DatagramConn:
-    """Return a datagram socket connected to a Unix path, with a name of its own so that it can be answered.
+    """Return a datagram socket connected to a Unix path.
 
-    Raises `DialError`.
+    On Linux it has a name of its own, so that it can be answered. Raises `DialError`, or `UsageError` where
+    there are no Unix sockets.
     """
-    return _connect(socket.AF_UNIX, path, "")  # the empty name has Linux choose one, unix(7)
+    return _connect(unix_family(), path, _CHOSEN_NAME)
 
 
 def is_out_of_files(error: ConnError) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import gevent
@@ -14,9 +16,10 @@ from greenlet import getcurrent
 
 from gnar_lib import logger
 from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenError
-from gnar_lib.net.address import Sockaddr, format_address, resolve
-from gnar_lib.net.conn import READ, SocketConn, set_keepalive, socket_class
+from gnar_lib.net.address import Sockaddr, format_address, is_unix, resolve
+from gnar_lib.net.conn import CLOSED, SocketConn, read_watcher, socket_class
 from gnar_lib.net.greenlets import Crew, deadline
+from gnar_lib.net.options import set_common_options
 
 DIAL_TIMEOUT_S = 10.0
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
@@ -24,6 +27,12 @@ ACCEPT_PAUSE_S = 0.2  # before accepting again when descriptors or memory ran ou
 BACKLOG_PAUSE_S = 0.01  # before dialling a Unix path again whose backlog is full
 BACKLOG = 4096  # Linux cuts it to net.core.somaxconn
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Windows' own error numbers, of which `os.strerror` knows nothing, have their texts here.
+_REASONS: dict[int, str] = getattr(socket, "errorTab", {})
+# Has a port taken by one listener alone. SO_REUSEADDR, which elsewhere does no more than let a server listen
+# again soon after its end, would let anybody share the port on Windows.
+_OWN_PORT: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+_INHERITS = sys.platform != "win32"  # whether accepted sockets have the options of the listening one
 
 Opened = TypeVar("Opened")
 
@@ -38,11 +47,11 @@ def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, sour
     """
     try:
         sock = socket_class(family, socket.SOCK_STREAM)
+        conn = SocketConn(sock, address)
     except OSError as exc:
         raise _dial_error(address, exc) from exc
-    conn = SocketConn(sock, address)
     try:
-        if family != getattr(socket, "AF_UNIX", None):
+        if not is_unix(family):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if source:
             sock.bind((source, 0))
@@ -51,7 +60,7 @@ def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, sour
             with deadline(timeout_s, f"connecting to {format_address(address)}"):
                 status = _finish_dial(conn, family, address)
         if status:
-            raise OSError(status, os.strerror(status))
+            raise OSError(status, _REASONS.get(status) or os.strerror(status))
     except (OSError, DeadlineError) as exc:
         conn.close()
         raise _dial_error(address, exc) from exc
@@ -68,7 +77,7 @@ def _dial_error(address: Sockaddr, exc: Exception) -> DialError:
 
 def _finish_dial(conn: SocketConn, family: int, address: Sockaddr) -> int:
     """Wait for a connect under way, and return how it ended: 0, or an error number."""
-    if family != getattr(socket, "AF_UNIX", None):
+    if not is_unix(family):
         conn.wait_writable()
         return conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     # On a Unix path nothing is under way: the listener's backlog is full, and no event tells when it is not.
@@ -110,7 +119,7 @@ class Listener:
         sock.setblocking(False)
         self.sock = sock
         self._loop = get_hub().loop
-        self._watcher: Any = self._loop.io(sock.fileno(), READ)
+        self._watcher: Any = read_watcher(self._loop, sock)
         # Repeating, since a timer of libev that does not is good for one start.
         self._pause: Any = self._loop.timer(ACCEPT_PAUSE_S, ACCEPT_PAUSE_S)
         self._handle: Callable[[SocketConn], None] | None = None
@@ -183,10 +192,13 @@ class Listener:
             except OSError as exc:
                 if exc.errno in _OUT_OF_RESOURCES:
                     raise
-                if exc.errno == errno.EBADF:
+                if exc.errno in CLOSED:
                     return None
                 continue  # this one conn failed before it was accepted (ECONNABORTED and its like): the next
             sock = socket_class(self.sock.family, self.sock.type, self.sock.proto, fileno=fd)
+            if not _INHERITS:
+                with suppress(OSError):  # it has gone already, which its first read tells
+                    set_common_options(sock)
             return SocketConn(sock, peer)
 
 
@@ -210,20 +222,17 @@ def _listen_on(family: int, address: Sockaddr) -> Listener:
     sock = None
     try:
         sock = socket_class(family, socket.SOCK_STREAM)
-        if os.name != "nt":  # on Windows it would allow two listeners on one port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _OWN_PORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
-        # Accepted sockets inherit both, which saves two system calls per conn.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        set_keepalive(sock)
+        set_common_options(sock)  # accepted sockets inherit them, which saves system calls per conn
         sock.bind(address)
         sock.listen(BACKLOG)
+        return Listener(sock)
     except (OSError, OverflowError) as exc:
         if sock is not None:
             sock.close()
         raise listen_error(address, exc) from exc
-    return Listener(sock)
 
 
 def listen_error(address: Sockaddr, exc: Exception) -> ListenError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from gnar_lib import logger
 from gnar_lib.errors import ListenError, PortTakenError
+from gnar_lib.net.address import unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.datagram import DatagramSocket, with_buffers
 from gnar_lib.net.endpoint import BACKLOG, Listener, listen_error
@@ -57,7 +58,8 @@ def listen_unix(path: str, mode: int | None = None, *, keep_file: bool = False) 
     """Listen on a Unix path, with the permissions `mode` from the first moment; None: as the umask has it.
 
     The file of a socket that nobody listens on any more is replaced. Raises `PortTakenError` when somebody
-    does, `ListenError` when something else has the path or it cannot be made.
+    does, `ListenError` when something else has the path or it cannot be made, `UsageError` where there are no
+    Unix sockets.
     """
     sock = _bound(path, socket.SOCK_STREAM, mode)
     try:
@@ -75,9 +77,7 @@ def bind_unix_datagram(path: str, mode: int | None = None, *, keep_file: bool = 
 
 
 def _bound(path: str, kind: int, mode: int | None) -> socket.socket:
-    if not hasattr(socket, "AF_UNIX"):
-        raise ListenError(f"cannot listen on {path}: this platform has no Unix sockets")
-    sock = socket_class(socket.AF_UNIX, kind)
+    sock = socket_class(unix_family(), kind)
     try:
         _remove_stale(path)
         with _exact_mode(mode):
@@ -99,7 +99,7 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(f"cannot listen on {path}: it exists and is not a socket")
-    with socket_class(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket_class(unix_family(), socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         status = probe.connect_ex(path)
     if status == errno.ECONNREFUSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from gnar_lib.errors import ConnClosed
 from gnar_lib.net import SocketConn, give_way
@@ -15,6 +16,8 @@ MIN_PIPE_BYTES = (
 SPARE_PIPES = 16  # kept for the next bulk transfer
 SMALL_BYTES = 16 * 1024
 SMALL_IN_A_ROW = 64  # after that many small moves the bulk is over, and the pipe is better used elsewhere
+
+assert sys.platform == "linux"  # noqa: S101  (type checkers know by this what is at hand below)
 
 if CAN_SPLICE := hasattr(os, "splice"):
     import fcntl

@@ -8,6 +8,7 @@ back when the bulk is over.
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 from gevent.hub import get_hub
@@ -17,7 +18,9 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, Crew, SocketConn, wait_for
 from gnar_lib.proxy.buffer import copy_buffered
 from gnar_lib.proxy.flow import Flow
-from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
+
+if sys.platform == "linux":
+    from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
 
 IDLE_CHECK_S = 0.5  # how often those directions are looked for in which nothing comes
 
@@ -197,19 +200,25 @@ def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
     """Copy until the end of the stream, by the fastest way that the two conns allow at the time."""
-    if not (CAN_SPLICE and isinstance(dst, SocketConn)):
+    if sys.platform == "linux" and CAN_SPLICE and isinstance(dst, SocketConn):
+        _copy_between_sockets(src, dst, flow)
+    else:
         copy_buffered(src, dst, flow)
-        return
-    while not copy_buffered(src, dst, flow, until_bulk=True):
-        pipe = Pipe.take()
-        if pipe is None:
-            copy_buffered(src, dst, flow)
-            return
-        try:
-            ended = copy_spliced(src, dst, flow, pipe)
-        except BaseException:
-            pipe.discard()
-            raise
-        pipe.keep()
-        if ended:
-            return
+
+
+if sys.platform == "linux":
+
+    def _copy_between_sockets(src: SocketConn, dst: SocketConn, flow: Flow) -> None:
+        while not copy_buffered(src, dst, flow, until_bulk=True):
+            pipe = Pipe.take()
+            if pipe is None:
+                copy_buffered(src, dst, flow)
+                return
+            try:
+                ended = copy_spliced(src, dst, flow, pipe)
+            except BaseException:
+                pipe.discard()
+                raise
+            pipe.keep()
+            if ended:
+                return

@@ -152,8 +152,7 @@ def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) 
     if kind.needs_fork and not fork:
         raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
     if kind.transport.startswith("unix"):
-        if not hasattr(socket, "AF_UNIX"):
-            raise UsageError("this platform has no Unix sockets")
+        net.unix_family()  # refuses them where there are none
         path = ":".join(parameters)
         if not path:
             raise UsageError("the path is missing")

@@ -69,7 +69,7 @@ class _Target:
 
     def _look_up(self) -> list[tuple[int, net.Sockaddr]]:
         if self._address.transport == "unix":
-            return [(socket.AF_UNIX, self._address.path)]
+            return [(net.unix_family(), self._address.path)]
         found = net.resolve(self._address.host, self._address.port)
         return _of_family(found, self._address)
 

@@ -1,0 +1,48 @@
+"""What TCP is asked to do beyond carrying bytes: options of sockets, as far as the platform has them."""
+
+from __future__ import annotations
+
+import socket
+
+from gnar_lib import logger
+from gnar_lib.net.conn import SocketConn
+
+# A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
+# How long a connection is silent before the first probe; macOS has its own name for that.
+_KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+
+_log = logger.get("net")
+
+
+def set_common_options(sock: socket.socket) -> None:
+    """Have small messages sent at once, and a peer noticed that vanished."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_keepalive(sock)
+
+
+def set_keepalive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            (_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except OSError:  # macOS: the peer has reset it already, which the next read or write tells
+        _log.debug("no keep-alive")
+
+
+def set_user_timeout(conn: SocketConn, seconds: float) -> None:
+    """Give up a conn whose sent bytes stay unacknowledged that long (RFC 5482; Linux alone has it).
+
+    Only for conns whose peer always reads: Linux counts a window that stays closed as well.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        try:
+            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        except OSError:
+            _log.debug("%r: no user timeout", conn)
