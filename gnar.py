@@ -5,9 +5,10 @@ import sys
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    first, anywhere = {"--version", "completion", "man", "health"}, {"-h", "--help"}  # need no gevent
-    if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
-        from gevent import config, monkey
+    if not (
+        {"--version", "completion", "man", "health"} & {*sys.argv[1:2]} or {"-h", "--help"} & {*sys.argv}
+    ):
+        from gevent import config, monkey  # which these do without, and start faster
 
         config.loop = "libev-cext"  # on Windows gevent prefers libuv, whose watchers are not what net/ needs
         monkey.patch_all()

@@ -114,6 +114,26 @@ def test_every_module_is_compiled_once_and_for_all(moved: Path, tmp_path: Path) 
     assert all([*(path.parent / "__pycache__").glob(f"{path.stem}.*.pyc")] for path in sources)
 
 
+IMPORT_ALL = """
+import importlib, os, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+for module in pkgutil.walk_packages([sys.argv[1]]):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except Exception as exc:
+            print(module.name, repr(exc))
+"""
+
+
+def test_every_module_that_is_unpacked_can_be_imported(moved: Path, tmp_path: Path) -> None:
+    start(moved, "--version", SHIV_ROOT=tmp_path / "root")
+    (home,) = unpacked(tmp_path / "root")
+    command = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(home / "site-packages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_file_starts_with_home_unset(moved: Path, tmp_path: Path) -> None:
     assert start(moved, "--version", XDG_CACHE_HOME=tmp_path).stdout == VERSION_LINE
     assert "HOME" not in start(moved, "--help", XDG_CACHE_HOME=tmp_path).stderr
