@@ -5,13 +5,11 @@ import sys
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    if not (
-        {"--version", "completion", "man", "health"} & {*sys.argv[1:2]} or {"-h", "--help"} & {*sys.argv}
-    ):
-        from gevent import config, monkey  # which these do without, and start faster
+    first, anywhere = {"--version", "completion", "man", "health"}, {"-h", "--help"}  # need no gevent
+    if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
+        from gnar_lib import patch
 
-        config.loop = "libev-cext"  # on Windows gevent prefers libuv, whose watchers are not what net/ needs
-        monkey.patch_all()
+        patch.patch_all()
     from gnar_lib import cmd
 
     return cmd.main(sys.argv[1:])
