@@ -11,4 +11,4 @@ def patch_all() -> None:
     On Windows gevent prefers libuv's, and an installed gevent has it; but libuv wants watchers to be closed.
     """
     config.loop = "libev-cext"
-    monkey.patch_all()
+    monkey.patch_all(ssl=False)  # gnar speaks no TLS, and some Pythons lack it

@@ -91,7 +91,11 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many of the slow tests were left out, and how to run them."""
+    """Say under which Pythons gnar worked, how many of the slow tests were left out, and how to run them."""
+    reports: list[pytest.TestReport] = terminalreporter.getreports("passed")
+    properties = [each for report in reports for each in report.user_properties]
+    if pythons := sorted({str(value) for name, value in properties if name == "gnar worked under"}):
+        terminalreporter.write_line(f"gnar worked under {', '.join(pythons)}")
     if count := terminalreporter.config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(f"{count} slow tests were left out; tests/run.sh --all runs them")
 

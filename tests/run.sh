@@ -40,8 +40,10 @@ groff|groff-base|tests of the manual page
 pipx|pipx|tests of installing
 setpriv|util-linux|tests as another user
 buildah|buildah|tests that build the image (with --all)
-mmdebstrap|mmdebstrap|tests that build the image (with --all)
 shellcheck|shellcheck|what is wrong in shell scripts
+mmdebstrap|mmdebstrap|tests on other systems than this one
+qemu-aarch64-static|qemu-user-static|tests on another processor (with --all)
+make|make|tests on musl (with --all)
 '
 
 say() { printf '%s\n' "$*" >&2; }
