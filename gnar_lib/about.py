@@ -28,7 +28,8 @@ def text() -> str:
 
 
 def _host() -> str:
-    library = " ".join(platform.libc_ver()).strip()
+    name, release = platform.libc_ver()
+    library = f"{name} {release}" if release else ""  # musl does not tell
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     python = f"{platform.python_implementation()} {platform.python_version()} ({sys.executable or 'no path'})"
     return ", ".join(part for part in (python, system, library) if part)

@@ -24,7 +24,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pyz.targets import NAMES
+from pyz.targets import MUSL, NAMES
 
 INSIDE = Path(__file__).resolve().parent / "inside"
 ROOT = INSIDE.parent.parent
@@ -127,7 +127,13 @@ def _write(
     output: Path,
 ) -> None:
     digest = hashlib.sha256(repr((needs, sorted(common.items()))).encode()).hexdigest()
-    holds = {"BUILD_ID": digest[:ID_DIGITS], "TARGETS": needs, "PLATFORMS": NAMES, "GLIBC": glibc}
+    holds = {
+        "BUILD_ID": digest[:ID_DIGITS],
+        "TARGETS": needs,
+        "PLATFORMS": NAMES,
+        "GLIBC": glibc,
+        "MUSL": MUSL,
+    }
     sources = [INSIDE.parent / "__init__.py", *sorted(INSIDE.glob("*.py"))]
     start = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sources}
     start["__main__.py"] = start.pop("pyz/inside/__main__.py")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
 GLIBC = (2, 28)  # the oldest that the wheels for manylinux_2_28 run with
+MUSL = (1, 2, 4)  # the first that loads the libstdc++ of greenlet's wheels; older ones crash (DT_RELR)
 
 
 @dataclass(frozen=True, slots=True)

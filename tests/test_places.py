@@ -158,7 +158,6 @@ def test_spaces_in_the_name_and_another_gevent_do_not_matter(bare: Path, pyz: Pa
         assert_serves(place, tmp_path / "run")
 
 
-@pytest.mark.xfail(reason="the start-up does not look for the library that greenlet needs")
 def test_a_missing_libstdcxx_is_named_in_one_line(newer: Path, pyz: Path, tmp_path: Path) -> None:
     with chroot(newer / "python3", pyz, tmp_path, mounts={TMP: ENOUGH}) as place:
         done = place.run("relay", f"tcp:{LOOPBACK}:0", "tcp:1")

@@ -19,7 +19,7 @@ from harness import WAIT_S, Gnar, free_port, wait_until
 
 from gnar_lib import __version__
 from pyz.inside import host
-from pyz.targets import GLIBC, NAMES
+from pyz.targets import GLIBC, MUSL, NAMES
 
 VERSION_LINE = f"gnar {__version__}\n"
 MAX_UNPACKED_BYTES = 12_000_000
@@ -490,6 +490,28 @@ def test_musl_is_told_from_glibc_by_a_python_that_marks_both_alike(monkeypatch: 
     monkeypatch.setattr(os, "confstr", no_glibc)
     assert host.name(NAMES) == "linux-x86_64-musl/3.10"
     assert host.find_obstacle(HOLDS) == ""
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [("1.2.3", True), ("1.2.4", False), ("1.2.5", False)])
+def test_old_musl_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, is_refused: bool
+) -> None:
+    loader, python = tmp_path / "ld-musl-x86_64.so.1", tmp_path / "python3"
+    loader.write_text(f"#!/bin/sh\nprintf 'musl libc (x86_64)\\nVersion {version}\\n' >&2; exit 1\n")
+    loader.chmod(0o755)
+    python.write_bytes(b"\x7fELF..." + os.fsencode(loader) + b"\0...")
+    holds = types.ModuleType("holds")
+    holds.__dict__.update(MUSL=MUSL)
+    monkeypatch.setitem(sys.modules, "pyz.inside.holds", holds)
+    from pyz.inside import unpack
+
+    monkeypatch.setattr(unpack, "holds", holds)
+    monkeypatch.setattr(unpack, "folders", lambda: iter(()))
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(SystemExit) as end:
+        unpack.unpack("name", "linux-x86_64-musl/3.12")
+    told = f"this host has musl {version}, and gnar needs 1.2.4" in str(end.value)
+    assert told is is_refused
 
 
 def test_old_glibc_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

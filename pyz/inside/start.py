@@ -31,6 +31,11 @@ def start(host: str) -> None:
         status = gnar.main()
     except KeyboardInterrupt:  # before gnar takes signals itself
         status = 0
+    except ImportError as exc:
+        if not str(exc.path).endswith(".so"):
+            raise
+        # The system found no library that a compiled module needs; greenlet needs that of C++.
+        sys.exit(f"gnar.pyz: {exc}: install it (on Debian: apt-get install libstdc++6)")
     sys.exit(status)
 
 

@@ -6,7 +6,9 @@ import compileall
 import io
 import os
 import py_compile
+import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,6 +23,7 @@ from pyz.inside.start import LIST, danger, folders, use
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
 LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy one takes less than a second
+ELF_HEAD_BYTES = 65_536  # in which a program names its loader
 STALE_S = 3600.0  # age of an unfinished folder whose process has ended, where there are no locks
 
 
@@ -29,6 +32,9 @@ def unpack(name: str, host: str) -> str:
 
     Ends the process with one line where none will do.
     """
+    if "-musl/" in host and () < (musl := _musl_version()) < holds.MUSL:
+        found, needed = (".".join(map(str, version)) for version in (musl, holds.MUSL))
+        sys.exit(f"gnar.pyz: this host has musl {found}, and gnar needs {needed}: use a newer system")
     problems = []
     for folder in folders():
         try:
@@ -48,6 +54,20 @@ def unpack(name: str, host: str) -> str:
         f"gnar.pyz: there is no place to unpack into ({'; '.join(problems)}): "
         "name a folder in SHIV_ROOT that only you can write to, with 12 MB to spare"
     )
+
+
+def _musl_version() -> tuple[int, ...]:
+    """Ask musl, which is also the program that loads Python, for its version; empty if that is not found."""
+    with suppress(OSError, subprocess.SubprocessError):
+        with open(sys.executable, "rb") as file:
+            loader = re.search(rb"/[\w./-]*ld-musl-[\w-]+\.so\.1", file.read(ELF_HEAD_BYTES))
+        if loader:
+            said = subprocess.run(
+                [loader[0]], stderr=subprocess.PIPE, check=False, timeout=LOCK_WAIT_S
+            ).stderr
+            version = re.search(rb"Version (\d+)\.(\d+)\.(\d+)", said)
+            return tuple(map(int, version.groups())) if version else ()
+    return ()
 
 
 def _make(folder: str) -> str:
