@@ -59,14 +59,10 @@ MACOS_OPEN_MAX = 10240
 
 def preload() -> None:
     """Import what gnar needs, and let gevent patch, for the platform that there is."""
-    from gevent import config, monkey
-
-    config.loop = "libev-cext"
-    monkey.patch_all()
-    before = {*sys.modules}
+    importlib.import_module("gnar_lib.patch").patch_all()
     for module in pkgutil.walk_packages([str(ROOT / "gnar_lib")], "gnar_lib."):
         importlib.import_module(module.name)
-    for name in {*sys.modules} - before:
+    for name in [*sys.modules]:
         if name.partition(".")[0] == "gnar_lib":
             del sys.modules[name]
 
