@@ -80,7 +80,7 @@ set_surroundings() {
     unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_USER PIP_ROOT SHIV_ROOT
     export TMPDIR="$PWD/build/tmp" XDG_CACHE_HOME="$PWD/build/cache"
     export PIP_CACHE_DIR="$PWD/build/cache/pip" UV_CACHE_DIR="$PWD/build/cache/uv"
-    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 UV_NO_CONFIG=1 PYTHONDONTWRITEBYTECODE=1
+    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never PYTHONDONTWRITEBYTECODE=1
 }
 
 # Puts a tool of pyz/pins/ into $venv, where it is not there yet.

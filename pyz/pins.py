@@ -52,7 +52,8 @@ def renew(say: Callable[[str], None]) -> None:
     _write(PACKAGES, lines, "--no-deps")
     for tool in _TOOLS:
         _write(PINS / f"{tool}.txt", [tool])
-    say(f"renewed {PINS.relative_to(ROOT)}: {', '.join(sorted(lines))}")
+    made = _PIN.finditer(PACKAGES.read_text(encoding="utf-8"))
+    say(f"{PINS.relative_to(ROOT)}/ has now {', '.join(f'{pin[1]} {pin[2]}' for pin in made)}")
 
 
 def _versions_for(target: Target) -> dict[str, str]:
