@@ -37,13 +37,16 @@ zsh|zsh|tests of completion
 fish|fish|tests of completion
 mandoc|mandoc|tests of the manual page
 groff|groff-base|tests of the manual page
-pipx|pipx|tests of installing
 setpriv|util-linux|tests as another user
-buildah|buildah|tests that build the image (with --all)
 shellcheck|shellcheck|what is wrong in shell scripts
 mmdebstrap|mmdebstrap|tests on other systems than this one
-qemu-aarch64-static|qemu-user-static|tests on another processor (with --all)
-make|make|tests on musl (with --all)
+'
+# The same of what slow tests alone need.
+slow_tools='
+pipx|pipx|tests of installing
+buildah|buildah|tests that build the image
+qemu-aarch64-static|qemu-user-static|tests on another processor
+make|make|tests on musl
 '
 
 say() { printf '%s\n' "$*" >&2; }
@@ -55,7 +58,7 @@ main() {
             -h | --help) usage && exit ;;
             --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
             --python=*) PYTHON=${1#*=} && shift ;;
-            --all) unless_slow="" && shift ;;
+            --all) unless_slow="" && tools="$tools$slow_tools" && shift ;;
             *) break ;;
         esac
     done
