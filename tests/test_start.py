@@ -24,6 +24,7 @@ from pyz.targets import GLIBC, MUSL, NAMES
 VERSION_LINE = f"gnar {__version__}\n"
 MAX_UNPACKED_BYTES = 12_000_000
 NOBODY = 12345  # a user that no machine has
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, or give files away")
 SYSTEM_PYTHON = "/usr/bin/python3"  # which any user may start; that of the tests may be root's own
 
 
@@ -148,6 +149,7 @@ def test_nowhere_to_unpack_is_one_line(moved: Path) -> None:
     assert_one_line(start(moved, "--version", SHIV_ROOT="/proc/gnar"), "/proc/gnar", "SHIV_ROOT")
 
 
+@needs_root
 def test_unpacked_by_root_it_starts_for_any_user_who_can_write_nowhere(moved: Path, tmp_path: Path) -> None:
     for folder in [tmp_path, *tmp_path.parents]:
         if folder.stat().st_mode & 0o005 != 0o005:  # pytest's folders are private, a container's are not
@@ -228,6 +230,7 @@ def test_folder_below_one_that_others_can_rename_it_in_is_not_run_from(moved: Pa
     assert start(moved, "--version", SHIV_ROOT=tmp_path / "open" / "mine").stdout == VERSION_LINE
 
 
+@needs_root
 @pytest.mark.parametrize("planted", ["the folder", "a link to it"])
 def test_what_somebody_else_has_unpacked_is_not_run(moved: Path, tmp_path: Path, planted: str) -> None:
     theirs = tmp_path / "theirs"
@@ -246,6 +249,7 @@ def test_what_somebody_else_has_unpacked_is_not_run(moved: Path, tmp_path: Path,
     assert "planted" not in done.stderr
 
 
+@needs_root
 def test_home_of_somebody_else_is_not_run_from(moved: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
