@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -56,13 +57,6 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
         assert part in done.stderr
 
 
-@pytest.fixture
-def moved(gnar_pyz: Path, tmp_path: Path) -> Path:
-    """Return a copy of the built file under another name with a space in it, in a folder of its own."""
-    (tmp_path / "my bin").mkdir()
-    return Path(shutil.copy(gnar_pyz, tmp_path / "my bin" / "my tunnel"))
-
-
 def other_version(pyz: Path, folder: Path, build_id: str) -> Path:
     """Return a copy of the file that takes itself for another version, without what other hosts need."""
     copy = folder / f"{build_id}.pyz"
@@ -82,6 +76,14 @@ def other_version(pyz: Path, folder: Path, build_id: str) -> Path:
                 new.writestr(entry, data)
     copy.chmod(0o755)
     return copy
+
+
+@pytest.fixture
+def moved(gnar_pyz: Path, tmp_path: Path) -> Path:
+    """Return a copy under another name with a space in it, as a version that this host has never unpacked."""
+    (tmp_path / "my bin").mkdir()
+    fresh = other_version(gnar_pyz, tmp_path, secrets.token_hex(8))
+    return fresh.rename(tmp_path / "my bin" / "my tunnel")
 
 
 # ---- where it unpacks --------------------------------------------------------------------------------------
