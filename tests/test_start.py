@@ -78,6 +78,14 @@ def other_version(pyz: Path, folder: Path, build_id: str) -> Path:
     return copy
 
 
+@pytest.fixture(autouse=True)
+def _holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for the module that is written when gnar.pyz is packed."""
+    holds = types.ModuleType("holds")
+    holds.__dict__.update(MUSL=MUSL)
+    monkeypatch.setitem(sys.modules, "pyz.inside.holds", holds)
+
+
 @pytest.fixture
 def moved(gnar_pyz: Path, tmp_path: Path) -> Path:
     """Return a copy under another name with a space in it, as a version that this host has never unpacked."""
@@ -251,6 +259,18 @@ def test_what_somebody_else_has_unpacked_is_not_run(moved: Path, tmp_path: Path,
     assert "planted" not in done.stderr
 
 
+def test_folder_that_somebody_swaps_between_the_looks_is_not_trusted(tmp_path: Path) -> None:
+    from pyz.inside import start
+
+    (tmp_path / "good").mkdir()
+    (tmp_path / "swapped").symlink_to(tmp_path / "good")  # it was a folder when the path was resolved
+    assert start.danger(str(tmp_path / "good")) == ""
+    assert start.danger(str(tmp_path / "swapped")) == f"others can write to {tmp_path / 'swapped'}"
+    assert start.danger(str(tmp_path / "swapped" / "later"), is_there=False) != ""
+    assert start.danger(str(tmp_path / "good" / "gone")) == f"{tmp_path / 'good' / 'gone'} has gone"
+    assert start.danger(str(tmp_path / "good" / "to come"), is_there=False) == ""
+
+
 @needs_root
 def test_home_of_somebody_else_is_not_run_from(moved: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
@@ -354,7 +374,6 @@ def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Pa
 def test_process_that_was_stopped_while_unpacking_does_not_hold_up_others_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pyz.inside.holds", types.ModuleType("holds"))
     from pyz.inside import unpack
 
     monkeypatch.setattr(unpack, "LOCK_WAIT_S", 0.1)
@@ -506,12 +525,8 @@ def test_old_musl_is_told_so(
     loader.write_text(f"#!/bin/sh\nprintf 'musl libc (x86_64)\\nVersion {version}\\n' >&2; exit 1\n")
     loader.chmod(0o755)
     python.write_bytes(b"\x7fELF..." + os.fsencode(loader) + b"\0...")
-    holds = types.ModuleType("holds")
-    holds.__dict__.update(MUSL=MUSL)
-    monkeypatch.setitem(sys.modules, "pyz.inside.holds", holds)
     from pyz.inside import unpack
 
-    monkeypatch.setattr(unpack, "holds", holds)
     monkeypatch.setattr(unpack, "folders", lambda: iter(()))
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(SystemExit) as end:

@@ -72,17 +72,21 @@ def find(name: str) -> str:
     return ""
 
 
-def danger(path: str) -> str:
+def danger(path: str, is_there: bool = True) -> str:
     """Say why somebody else could put code into a folder that it is going to be run from; or nothing.
 
     The folder and all above it have to belong to this user or to root. Others may write to none of them, but
-    to those above in which only its owner can remove or rename a file, as in /tmp. `path` is resolved; what
-    does not exist of it is left out.
+    to those above in which only its owner can remove or rename a file, as in /tmp. `path` is resolved: a link
+    in it was put there meanwhile. Unless it `is_there`, what does not exist of it is left out.
     """
     folder, above = path, os.path.dirname(path)
     while hasattr(os, "geteuid"):
-        with suppress(FileNotFoundError):
-            info = os.stat(folder)
+        try:
+            info = os.lstat(folder)
+        except FileNotFoundError:
+            if is_there:
+                return f"{folder} has gone"
+        else:
             if info.st_uid not in (os.geteuid(), 0):
                 return f"{folder} belongs to user {info.st_uid}"
             if info.st_mode & 0o022 and (folder == path or not info.st_mode & stat.S_ISVTX):

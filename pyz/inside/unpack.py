@@ -39,7 +39,7 @@ def unpack(name: str, host: str) -> str:
     for folder in folders():
         try:
             resolved = os.path.realpath(folder)
-            problem = danger(resolved) or _make(resolved) or danger(resolved)
+            problem = danger(resolved, is_there=False) or _make(resolved) or danger(resolved)
             if not problem:
                 return _unpack_into(resolved, name, host)
         except OSError as exc:
