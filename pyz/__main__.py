@@ -20,7 +20,8 @@ _began = time.monotonic()
 
 def main() -> int:
     """Make what the arguments ask for, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="pyz", allow_abbrev=False)
+    usage = "./build_zipapp.sh [--host | --platform NAME ... | --renew-pins] [--output FILE]"
+    parser = argparse.ArgumentParser(prog="build_zipapp.sh", usage=usage, allow_abbrev=False)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--host", action="store_true")
     kind.add_argument("--platform", action="append")
@@ -30,6 +31,8 @@ def main() -> int:
     wanted = parser.parse_args()
     output = wanted.started_in / wanted.output if wanted.output else pins.ROOT / "gnar.pyz"
     try:
+        if output.is_dir() or not output.parent.is_dir():
+            raise ValueError(f"--output: {output} is a folder, or there is none to put it into")
         if wanted.renew_pins:
             pins.renew(say)
             return 0

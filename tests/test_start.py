@@ -356,6 +356,33 @@ def test_versions_side_by_side_work_and_old_ones_do_not_pile_up(gnar_pyz: Path, 
     assert files_below(root) == files  # three versions by turns unpack nothing anew
 
 
+def test_only_what_gnar_has_unpacked_is_removed(gnar_pyz: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    mine = [
+        root / name for name in ("gnar-site", "gnar-docs", "gnar-data.tmp", "gnar-" + "0" * 16 + "-x-3.12")
+    ]
+    for folder in mine:
+        folder.mkdir(parents=True)
+    for number in range(5):
+        start(other_version(gnar_pyz, tmp_path, f"{number:016d}"), "--version", SHIV_ROOT=root)
+    assert all(folder.is_dir() for folder in mine)
+    assert len(unpacked(root)) == len(mine) + 3
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o277])
+def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int) -> None:
+    root = tmp_path / "a" / "b"
+    before = os.umask(umask)
+    try:
+        done = start(moved, "--version", XDG_CACHE_HOME=root)
+    finally:
+        os.umask(before)
+    assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+    for path in [tmp_path / "a", *files_below(tmp_path / "a")]:
+        assert path.stat().st_mode & 0o022 == 0, path
+    assert (root / "gnar").stat().st_mode & 0o777 == 0o700
+
+
 def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(5)]

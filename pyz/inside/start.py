@@ -5,6 +5,7 @@ Python compiles this file at every start, so only what every start needs stands 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -34,8 +35,8 @@ def start(host: str) -> None:
     except ImportError as exc:
         if not str(exc.path).endswith(".so"):
             raise
-        # The system found no library that a compiled module needs; greenlet needs that of C++.
-        sys.exit(f"gnar.pyz: {exc}: install it (on Debian: apt-get install libstdc++6)")
+        # Most likely the system has no library of C++, which greenlet needs.
+        sys.exit(f"gnar.pyz: {exc} (libstdc++ is in Debian's package libstdc++6)")
     sys.exit(status)
 
 
@@ -65,11 +66,21 @@ def folders() -> Iterator[str]:
 def find(name: str) -> str:
     """Return the folder of that name in which everything lies, in use from now on, or an empty text."""
     for folder in folders():
-        # Resolved once and for all: a link that is changed later leads nowhere else.
-        home = os.path.realpath(os.path.join(folder, name))
-        if os.path.isdir(home) and not danger(home) and use(home):
-            return home
+        with suppress(OSError):  # then the next one may do
+            home = os.path.join(resolve(folder), name)
+            if os.path.isdir(home) and not danger(home) and use(home):
+                return home
     return ""
+
+
+def resolve(folder: str) -> str:
+    """Return where a folder really is, once and for all: a link that is changed later leads nowhere else.
+
+    Raises OSError for a link that is neither this user's nor root's.
+    """
+    if os.path.islink(folder) and hasattr(os, "geteuid") and os.lstat(folder).st_uid not in (os.geteuid(), 0):
+        raise PermissionError(errno.EPERM, "it is a link of somebody else")
+    return os.path.realpath(folder)
 
 
 def danger(path: str, is_there: bool = True) -> str:

@@ -19,11 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pyz.inside import holds
-from pyz.inside.start import LIST, danger, folders, use
+from pyz.inside.start import LIST, danger, folders, resolve, use
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
 LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy one takes less than a second
 ELF_HEAD_BYTES = 65_536  # in which a program names its loader
+MADE_HERE = re.compile(
+    r"gnar-[0-9a-f]{16}-[\w.-]+?-3\.\d+(?P<unfinished>\.\w+\.tmp(\.old)?)?"
+)  # nothing else is removed
 STALE_S = 3600.0  # age of an unfinished folder whose process has ended, where there are no locks
 
 
@@ -35,10 +38,18 @@ def unpack(name: str, host: str) -> str:
     if "-musl/" in host and () < (musl := _musl_version()) < holds.MUSL:
         found, needed = (".".join(map(str, version)) for version in (musl, holds.MUSL))
         sys.exit(f"gnar.pyz: this host has musl {found}, and gnar needs {needed}: use a newer system")
+    before = os.umask(0o022)  # nobody else may write to what is made here
+    try:
+        return _unpack_somewhere(name, host)
+    finally:
+        os.umask(before)
+
+
+def _unpack_somewhere(name: str, host: str) -> str:
     problems = []
     for folder in folders():
         try:
-            resolved = os.path.realpath(folder)
+            resolved = resolve(folder)
             problem = danger(resolved, is_there=False) or _make(resolved) or danger(resolved)
             if not problem:
                 return _unpack_into(resolved, name, host)
@@ -72,7 +83,7 @@ def _musl_version() -> tuple[int, ...]:
 
 def _make(folder: str) -> str:
     """Make a folder unless it is there, and say why compiled modules cannot be loaded from it; or nothing."""
-    os.makedirs(folder, 0o755, exist_ok=True)
+    os.makedirs(folder, 0o755 if os.environ.get("SHIV_ROOT") else 0o700, exist_ok=True)
     no_exec = getattr(os, "ST_NOEXEC", 0)
     return f"{folder} is mounted noexec" if no_exec and os.statvfs(folder).f_flag & no_exec else ""
 
@@ -105,7 +116,9 @@ def _lock(folder: str) -> Iterator[bool]:
     except ImportError:
         yield False
         return
-    with open(os.path.join(folder, ".lock"), "ab") as file:
+    with open(
+        os.path.join(folder, ".lock"), "ab", opener=lambda path, how: os.open(path, how, 0o600)
+    ) as file:
         give_up = time.monotonic() + LOCK_WAIT_S
         locked = False
         while not locked and time.monotonic() < give_up:
@@ -122,7 +135,6 @@ def _lock(folder: str) -> Iterator[bool]:
 def _write_files(home: str, host: str) -> None:
     """Write the packages for a host, the same compiled, and the list of them all."""
     site = os.path.join(home, "site-packages")
-    before = os.umask(0o022)
     prefix, sys.pycache_prefix = sys.pycache_prefix, None
     try:
         os.chmod(home, 0o755)  # noqa: S103  (a container can be run by any user; what lies there is no secret)
@@ -138,7 +150,6 @@ def _write_files(home: str, host: str) -> None:
         with open(os.path.join(home, LIST), "w", encoding="utf-8") as file:
             file.write("".join([*lines, "end"]))
     finally:
-        os.umask(before)
         sys.pycache_prefix = prefix
 
 
@@ -177,12 +188,13 @@ def _remove_old(folder: str, home: str, locked: bool) -> None:
     own_version = os.path.basename(home).split("-")[:2]
     others = []
     for entry in os.scandir(folder):
-        if not entry.name.startswith("gnar-") or not entry.is_dir(follow_symlinks=False):
+        made_here = MADE_HERE.fullmatch(entry.name)
+        if not made_here or not entry.is_dir(follow_symlinks=False):
             continue
-        if ".tmp" in entry.name:
+        if made_here["unfinished"]:
             if locked or time.time() - entry.stat().st_mtime > STALE_S:
                 shutil.rmtree(entry.path, ignore_errors=True)
-        elif entry.name.split("-")[:2] != own_version:
+        elif entry.name.split("-")[:2] != own_version and os.path.exists(os.path.join(entry.path, LIST)):
             others.append((_last_use(entry.path), entry.path))
     for _, path in sorted(others, reverse=True)[OTHER_VERSIONS_KEPT:]:
         _remove_unused(path)
