@@ -96,6 +96,9 @@ def _unpack_into(folder: str, name: str, host: str) -> str:
         fresh = tempfile.mkdtemp(".tmp", name + ".", folder)
         try:
             _write_files(fresh, host)
+            if use(home):  # where there are no locks: others may run from the first one's files by now
+                shutil.rmtree(fresh, ignore_errors=True)
+                return home
             _replace(home, fresh)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
