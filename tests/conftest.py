@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from gevent.hub import get_hub
-from harness import Tunnels, first_of_workers
 from hypothesis import configuration
+
+from tests.helpers.harness import Tunnels, first_of_workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

@@ -107,7 +107,7 @@ lint_shell() {
         return # complain() has told
     fi
     # shellcheck disable=SC2046 # no name of a script has a space in it
-    shellcheck --exclude=SC2015 .ci/run $(git ls-files '*.sh' 2>/dev/null || printf '%s\n' *.sh tests/*.sh)
+    shellcheck --exclude=SC2015 .ci/run $(git ls-files '*.sh' 2>/dev/null || printf '%s\n' *.sh tests/*.sh tests/*/*.sh)
 }
 
 install_tools() {

@@ -12,13 +12,24 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import LOOPBACK, TOKEN, WAIT_S, Service, Tunnels, dial, echo, free_port, greet, read_all
 
 from gnar_lib import health
 from gnar_lib.config import Address
 from gnar_lib.errors import ConnError, DeadlineError, ProtocolError
 from gnar_lib.proto import Heartbeat, Login, ProxyReq, Welcome, to_frame
 from gnar_lib.proto.msg import AUTH_NONE, from_frame
+from tests.helpers.harness import (
+    LOOPBACK,
+    TOKEN,
+    WAIT_S,
+    Service,
+    Tunnels,
+    dial,
+    echo,
+    free_port,
+    greet,
+    read_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import gevent
 import pytest
-from harness import LOOPBACK, TOKEN, WAIT_S, Gnar, Service, dial, echo, free_port, is_open
 
 from gnar_lib import logger, notify
 from gnar_lib.notify import STOP_MARGIN_S, Notifier
+from tests.helpers.harness import LOOPBACK, TOKEN, WAIT_S, Gnar, Service, dial, echo, free_port, is_open
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCHDOG_S = 0.2

@@ -1,0 +1,1 @@
+"""The tests, in folders like those of gnar_lib; `tests/run.sh` runs them."""

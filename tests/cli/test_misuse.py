@@ -1,0 +1,147 @@
+"""What a person meets who gets it wrong, or whose surroundings are odd: one line, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gnar_lib import cmd, logger
+from gnar_lib.config import load_server
+from gnar_lib.errors import DialError
+from gnar_lib.net import resolve
+from gnar_lib.relay import Role, parse_address
+from gnar_lib.relay.serve import is_loop
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GNAR = [sys.executable, str(ROOT / "gnar.py")]
+DEADLINE_S = 30
+
+
+def run(redirections: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run gnar with a shell's redirections."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", *GNAR, *argv],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("redirections", [">&-", "<&- >&-", "2>&-"])
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_texts_with_closed_streams_are_no_error(redirections: str, word: str) -> None:
+    done = run(redirections, word)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has /dev/full")
+def test_text_that_cannot_be_written_exits_1_without_a_word_more() -> None:
+    done = run(">/dev/full", "--version")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("redirections", [">&- 2>&-", "2>&-", "2>/dev/null >&-"])
+def test_wrong_call_exits_2_with_closed_streams(redirections: str) -> None:
+    done = run(redirections, "server", "--port", "x")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_demo_works_when_nobody_reads_its_output() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen([*GNAR, "demo"], stdout=writer, stderr=subprocess.PIPE, text=True) as demo:
+        os.close(writer)
+        assert demo.stderr is not None
+        lines: list[str] = []
+        while "open at" not in (line := demo.stderr.readline()):
+            assert line, lines
+            lines.append(line)
+        demo.send_signal(signal.SIGINT)
+        lines.append(demo.stderr.read())
+        assert demo.wait(DEADLINE_S) == 0, lines
+    assert "Traceback" not in "".join(lines)
+
+
+def test_name_that_the_terminal_cannot_show_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert logger.show("☃\n")
+    assert raw.getvalue() == b"\\u2603\n"
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300, "ü..☃"])
+def test_impossible_host_name_is_one_error(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DialError, match="no host can have such a name"):
+        resolve(host, 1)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("server -c a.toml -c b.toml", "--config is given twice; see gnar server --help"),
+        ("server --port=1 -p2", "--port is given twice; see gnar server --help"),
+        ("demo 1 2", "the arguments do not fit: gnar demo [<port>] [options]; see gnar demo --help"),
+    ],
+)
+def test_arguments_that_do_not_fit_say_why(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert cmd.main(line.split()) == 2
+    assert capsys.readouterr() == ("", f"gnar: {said}\n")
+
+
+def test_address_to_listen_on_may_have_brackets() -> None:
+    config = load_server({"bind": "[::1]", "udp-bind": "[::1]"}, {})
+    assert (config.bind, config.udp_bind) == ("::1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "loops"),
+    [
+        ("tcp:9000", "tcp:9000", True),
+        ("tcp:9000", "tcp:127.0.0.1:9000", True),
+        ("tcp:[::1]:9000", "tcp:[::1]:9000", True),
+        ("TCP4-LISTEN:9000,fork", "TCP:localhost:9000", True),
+        ("udp:9000", "udp:9000", True),
+        ("unix:/tmp/a", "unix:/tmp/../tmp/a", True),
+        ("TCP4-LISTEN:9000,fork", "TCP:[::1]:9000", False),
+        ("tcp:9000", "tcp:9001", False),
+        ("tcp:9000", "tcp:example.com:9000", False),
+        ("tcp:127.0.0.1:9000", "tcp:127.0.0.2:9000", False),
+        ("unix:/tmp/a", "unix:/tmp/b", False),
+        ("tcp:9000", "unix:/tmp/b", False),
+    ],
+)
+def test_relay_to_itself_is_seen(listen: str, target: str, loops: bool) -> None:
+    assert is_loop(parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET)) is loops
+
+
+def test_relay_to_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cmd.main(["relay", "tcp:1", "tcp:1"]) == 2
+    assert capsys.readouterr().err == "gnar: tcp:1 to tcp:1 would be a relay to itself\n"
+
+
+def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'gevent':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    done = subprocess.run(
+        [gnar_pyz, "server"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,402 @@
+"""Settings: every file in tests/config, the layers and which wins, and the small languages of values.
+
+The first line of a file says for whom it is. In a valid one each line `#: path = value` names a setting and
+what it must come to; in an invalid one the first line goes on with the whole message, FILE for the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnar_lib import cmd
+from gnar_lib.config import ClientConfig, ServerConfig, load_client, load_server, values
+from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
+from gnar_lib.errors import ConfigError
+
+FILES = Path(__file__).parent
+VALID = sorted((FILES / "valid").glob("*.toml"))
+INVALID = sorted((FILES / "invalid").glob("*.toml"))
+LOADERS: dict[str, Callable[..., ServerConfig | ClientConfig]] = {
+    "server": load_server,
+    "client": load_client,
+}
+ALL_SERVER = [
+    "port",
+    "bind",
+    "udp-bind",
+    "token",
+    "auth",
+    "allow-ports",
+    "max-speed",
+    "domain",
+    "domain-tunnel",
+    "caddy-srv-name",
+    "admin-port",
+    "multiplex",
+    "grace",
+]
+ALL_CLIENT = ["server-addr", "token", "auth", "multiplex", "grace"]
+ALL_PROXY = [
+    "proxy-name",
+    "proxy-type",
+    "local-host",
+    "local-port",
+    "remote-port",
+    "subdomain",
+    "speed-limit",
+    "udp-timeout",
+]
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+def first_line(path: Path) -> str:
+    return path.read_text().splitlines()[0].removeprefix("# ")
+
+
+def lookup(thing: object, path: str) -> object:
+    """Follow `proxies.0.local_port`."""
+    for name in path.split("."):
+        thing = thing[int(name)] if isinstance(thing, tuple) else attrgetter(name)(thing)
+    return thing
+
+
+def load_and_end(load: Callable[[], object]) -> int:
+    """Take the place of a server or client that would run."""
+    load()
+    return 0
+
+
+@pytest.mark.parametrize("path", VALID, ids=stem)
+def test_valid_file_comes_to_what_it_says(path: Path) -> None:
+    config = LOADERS[first_line(path)]({"config": str(path)}, {})
+    expected = dict(re.findall(r"^#: (\S+) = (.*)$", path.read_text(), re.MULTILINE))
+    assert expected
+    assert {key: repr(lookup(config, key)) for key in expected} == expected
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("path", INVALID, ids=stem)
+def test_invalid_file_is_refused_in_these_words_and_one_line(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, _, message = first_line(path).partition(": ")
+    monkeypatch.setattr(f"gnar_lib.{kind}.serve.run_{kind}", load_and_end)
+    assert cmd.main([kind, "-c", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"gnar: {message.replace('FILE', str(path))}\n"
+    assert said.out == ""
+    assert "s3cret" not in said.err
+
+
+@pytest.mark.parametrize("name", ["server-unknown-key", "client-unknown-key-of-a-proxy"])
+def test_the_one_file_refuses_it_with_one_line_and_status_2(gnar_pyz: Path, name: str) -> None:
+    path = FILES / "invalid" / f"{name}.toml"
+    kind, _, message = first_line(path).partition(": ")
+    done = subprocess.run(
+        [gnar_pyz, kind, "-c", path], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"gnar: {message.replace('FILE', str(path))}\n"
+
+
+def test_files_name_every_key() -> None:
+    for kind, paths in (("server", ALL_SERVER), ("client", ALL_CLIENT + ALL_PROXY)):
+        for files in (VALID, INVALID):
+            text = "\n".join(path.read_text() for path in files if path.stem.startswith(kind))
+            keys = set(re.findall(r"^([a-z-]+) = ", text, re.MULTILINE))
+            missing = set(paths) - keys
+            assert missing <= ({"grace", "multiplex"} if (kind, files) == ("client", INVALID) else set())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'token = "\xff"', "FILE: not UTF-8"),
+        (None, "FILE: cannot read it: No such file or directory"),
+        (b"a = " + b"[" * 3000, "FILE: "),
+    ],
+)
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "gnar.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_server({"config": str(path)}, {})
+    assert str(caught.value).startswith(said.replace("FILE", str(path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read it: Is a directory"):
+        load_server({"config": str(tmp_path)}, {})
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ('domain = "example.com"', "domain is not supported yet; leave it out"),
+        ("admin-port = 8911", "admin-port is not supported yet; leave it out"),
+        ("domain-tunnel = true", "domain-tunnel is not supported yet; leave it out"),
+    ],
+)
+def test_what_does_not_work_yet_is_said_and_not_passed_over(tmp_path: Path, toml: str, said: str) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text(toml)
+    with pytest.raises(ConfigError, match=said):
+        load_server({"config": str(path)}, {})
+
+
+# ---- layers ------------------------------------------------------------------------------------------------
+
+# Of each key: its text, and what the settings hold then.
+LAYERED: dict[str, dict[str, list[tuple[str, object]]]] = {
+    "server": {
+        "port": [("1", 1), ("2", 2), ("3", 3)],
+        "bind": [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "localhost")],
+        "udp-bind": [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "localhost")],
+        "token": [("a", "a"), ("b", "b"), ("c", "c")],
+        "auth": [("hmac", "hmac"), ("any", "any"), ("hmac", "hmac")],
+        "allow-ports": [(text, PortRanges(text, ((int(text),) * 2,))) for text in ("1", "2", "3")],
+        "max-speed": [("1b", Rate(1, 1)), ("2b", Rate(2, 2)), ("3b", Rate(3, 3))],
+        "caddy-srv-name": [("a", "a"), ("b", "b"), ("c", "c")],
+        "grace": [("1", 1.0), ("2", 2.0), ("3.5", 3.5)],
+    },
+    "client": {
+        "server-addr": [("a", Address("a", 8910)), ("b:1", Address("b", 1)), ("[::1]:2", Address("::1", 2))],
+        "token": [("a", "a"), ("b", "b"), ("c", "c")],
+        "auth": [("md5", "md5"), ("hmac", "hmac"), ("md5", "md5")],
+        "grace": [("1", 1.0), ("2", 2.0), ("3.5", 3.5)],
+    },
+}
+FIELDS = {"grace": "grace_s", "server-addr": "server"}
+
+
+def setting(config: object, key: str) -> Any:
+    value: Any = getattr(config, FIELDS.get(key, key.replace("-", "_")))
+    return value.reveal() if key == "token" else value
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [(kind, key) for kind, keys in LAYERED.items() for key in keys], ids=lambda text: text
+)
+def test_default_gives_way_to_file_to_variable_to_flag(tmp_path: Path, kind: str, key: str) -> None:
+    in_file, in_env, in_flag = LAYERED[kind][key]
+    path = tmp_path / "gnar.toml"
+    path.write_text(f'{key} = "{in_file[0]}"\n')
+    load, common = LOADERS[kind], {"mappings": ["1"]} if kind == "client" else {}
+    env = {"GNAR_" + key.upper().replace("-", "_"): in_env[0]}
+    file, flag = {"config": str(path)}, {key: in_flag[0]}
+    default = setting(load(common, {}), key)
+    assert default not in {value for _, value in (in_file,)}
+    assert setting(load({**common, **file}, {}), key) == in_file[1]
+    assert setting(load({**common, **file}, env), key) == in_env[1]
+    assert setting(load({**common, **file, **flag}, env), key) == in_flag[1]
+    assert setting(load(common, env), key) == in_env[1]
+    assert setting(load({**common, **flag}, {}), key) == in_flag[1]
+
+
+def test_path_of_the_file_can_be_a_variable_and_the_flag_wins(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.toml", tmp_path / "2.toml"
+    one.write_text("port = 1")
+    two.write_text("port = 2")
+    assert load_server({}, {"GNAR_CONFIG": str(one)}).port == 1
+    assert load_server({"config": str(two)}, {"GNAR_CONFIG": str(one)}).port == 2
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"GNAR_PORT": "x"}, "GNAR_PORT: 'x': expected a port from 1 to 65535"),
+        ({"GNAR_MULTIPLEX": "maybe"}, "GNAR_MULTIPLEX: 'maybe': expected true or false"),
+        ({"GNAR_ALLOW_PORTS": "0"}, "GNAR_ALLOW_PORTS: '0': expected ports such as 9000-9100,9200"),
+        ({"GNAR_TOKEN": "s3cret\udcff"}, "GNAR_TOKEN: expected text in UTF-8"),
+    ],
+)
+def test_wrong_variable_is_named(env: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_server({}, env)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("text", ["1", "true", "Yes", " on "])
+def test_variable_says_yes_in_these_words(text: str) -> None:
+    assert load_server({}, {"GNAR_MULTIPLEX": text}).multiplex
+
+
+@pytest.mark.parametrize("text", ["0", "false", "No", "off", ""])
+def test_variable_says_no_in_these_words(text: str) -> None:
+    assert not load_server({}, {"GNAR_MULTIPLEX": text}).multiplex
+
+
+def test_one_proxy_can_come_from_variables_alone() -> None:
+    env = {"GNAR_LOCAL_PORT": "3000", "GNAR_REMOTE_PORT": "9000", "GNAR_PROXY_NAME": "web"}
+    (proxy,) = load_client({}, env).proxies
+    assert (proxy.local_port, proxy.remote_port, proxy.proxy_name) == (3000, 9000, "web")
+    (proxy,) = load_client({"remote-port": "9001"}, env).proxies
+    assert proxy.remote_port == 9001
+
+
+def test_proxies_of_file_and_command_line_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text("[[proxys]]\nlocal-port = 1\n")
+    flags = {"config": str(path), "mappings": ["2:20", "3-4:30-31"], "local-port": "5", "remote-port": "50"}
+    config = load_client(flags, {})
+    ports = [(proxy.local_port, proxy.remote_port) for proxy in config.proxies]
+    assert ports == [(1, 0), (2, 20), (3, 30), (4, 31), (5, 50)]
+    assert len({proxy.proxy_name for proxy in config.proxies}) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"remote-port": "1"}, "--remote-port: goes with --local-port, which is missing"),
+        ({"proxy-name": "a"}, "--proxy-name: goes with --local-port, which is missing"),
+        (
+            {"mappings": ["1:2"], "remote-port": "3"},
+            "--remote-port: goes with --local-port; a mapping names both ports",
+        ),
+        ({"mappings": ["1", "2"], "subdomain": "a"}, "--subdomain: goes with --local-port, which is missing"),
+        ({"mappings": ["1:9", "2:9"]}, "remote-port 9 is given twice; each proxy needs its own"),
+        ({}, "nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_client(flags, {})
+    assert str(caught.value) == said
+
+
+def test_variable_that_does_not_go_with_a_mapping_is_named_as_such() -> None:
+    with pytest.raises(ConfigError, match=r"^GNAR_REMOTE_PORT: goes with --local-port; a mapping names both"):
+        load_client({"mappings": ["1:2"]}, {"GNAR_REMOTE_PORT": "3"})
+    with pytest.raises(ConfigError, match=r"^--remote-port: goes with"):
+        load_client({"mappings": ["1:2"], "remote-port": "3"}, {"GNAR_REMOTE_PORT": "3"})
+
+
+def test_flags_for_all_go_with_every_mapping_and_a_name_with_the_only_one() -> None:
+    flags = {"mappings": ["1:2", "db:3:4"], "speed-limit": "1kb", "local-host": "web"}
+    one, two = load_client(flags, {}).proxies
+    assert (one.local_host, two.local_host) == ("web", "db")
+    assert one.speed_limit == two.speed_limit == Rate(1024, 1024)
+    (alone,) = load_client({"mappings": ["1:2"], "proxy-name": "web", "subdomain": "www"}, {}).proxies
+    assert (alone.proxy_name, alone.subdomain) == ("web", "www")
+
+
+# ---- values ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3000:9000", [("", 3000, 9000)]),
+        ("3000", [("", 3000, 0)]),
+        ("3000:0", [("", 3000, 0)]),
+        ("host:3000:9000", [("host", 3000, 9000)]),
+        ("10.0.0.1:3000:9000", [("10.0.0.1", 3000, 9000)]),
+        ("[::1]:3000:9000", [("::1", 3000, 9000)]),
+        ("3000-3002:9000-9002", [("", 3000, 9000), ("", 3001, 9001), ("", 3002, 9002)]),
+        ("db.local:1-2:65534-65535", [("db.local", 1, 65534), ("db.local", 2, 65535)]),
+        ("5-5:6", [("", 5, 6)]),
+    ],
+)
+def test_mapping(text: str, expected: list[tuple[str, int, int]]) -> None:
+    assert values.mapping(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ":", "0:1", "1:65536", "65536:1", "3000:9000:", ":3000:9000", "a:b", "3000-3001", "::1:3000:9000",
+        "3000-3010:9000-9009", "3010-3000:9000-9010", "3000-3010:9010-9000", "3000:9000-9001", "-1:2", "1 :2",
+        "3000:9000/udp", "host:3000", "[::1:3000:9000", "٣:٤", "1:2:3:4", "1\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected "):
+        values.mapping(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "shown"),
+    [
+        ("example.com", Address("example.com", 8910), "example.com:8910"),
+        ("example.com:1", Address("example.com", 1), "example.com:1"),
+        ("127.0.0.1:65535", Address("127.0.0.1", 65535), "127.0.0.1:65535"),
+        ("[::1]:7000", Address("::1", 7000), "[::1]:7000"),
+        ("[::1]", Address("::1", 8910), "[::1]:8910"),
+        ("::1", Address("::1", 8910), "[::1]:8910"),
+        ("::ffff:127.0.0.1", Address("::ffff:127.0.0.1", 8910), "[::ffff:127.0.0.1]:8910"),
+        ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1), "[fe80::1%eth0]:1"),
+    ],
+)
+def test_address(text: str, expected: Address, shown: str) -> None:
+    assert values.address(8910)(text) == expected
+    assert str(expected) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":", ":1", "a:", "a:b", "a:0", "a:65536", "[::1", "::1]", "[]:1", "a b:1", "[::1]:", "a/b", "a:1:2"],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected "):
+        values.address(8910)(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_second"),
+    [
+        ("1b", 1),
+        ("100kb", 102400),
+        ("1MB", 1 << 20),
+        ("1.5mb/s", 3 << 19),
+        ("1 Gb/S", 1 << 30),
+        (" 2kb ", 2048),
+    ],
+)
+def test_rate(text: str, bytes_per_second: int) -> None:
+    assert values.rate(text) == Rate(bytes_per_second, bytes_per_second)
+
+
+@given(
+    st.text(max_size=30) | st.integers() | st.floats() | st.booleans() | st.none() | st.lists(st.booleans())
+)
+def test_any_value_is_read_or_refused(value: object) -> None:
+    readers = [
+        values.text, values.name, values.host, values.secret, values.port, values.port_or_0, values.flag,
+        values.seconds, values.domain, values.subdomain, values.rate, values.port_ranges, values.address(1),
+        values.one_of("a", "b"),
+    ]  # fmt: skip
+    if isinstance(value, str):
+        readers.append(values.mapping)
+    for reader in readers:
+        with contextlib.suppress(ConfigError):
+            reader(value)
+
+
+@given(st.lists(st.tuples(st.integers(1, MAX_PORT), st.integers(1, MAX_PORT)), min_size=1, max_size=4))
+def test_port_ranges_allow_what_they_say(pairs: list[tuple[int, int]]) -> None:
+    ranges = [(min(pair), max(pair)) for pair in pairs]
+    allowed = values.port_ranges(",".join(f"{low}-{high}" for low, high in ranges))
+    for port in {1, MAX_PORT, *(edge + by for pair in ranges for edge in pair for by in (-1, 0, 1))}:
+        assert allowed.allows(port) == any(low <= port <= high for low, high in ranges)
+    assert next(iter(allowed)) == min(low for low, _ in ranges)
+
+
+def test_no_port_ranges_allow_all() -> None:
+    assert not values.port_ranges("")
+    assert values.port_ranges("").allows(MAX_PORT)
+    assert str(values.port_ranges("")) == "1-65535"

@@ -1,0 +1,1 @@
+"""Real processes, services and hosts that the tests use."""

@@ -1,0 +1,362 @@
+"""Places where gnar.pyz is put to use: every Python of this machine, and systems made for it by places.sh."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gnar_lib import __version__
+from pyz.targets import PYTHONS
+from tests.helpers.harness import (
+    LOOPBACK,
+    TOKEN,
+    WAIT_S,
+    Gnar,
+    Service,
+    Tunnels,
+    dial,
+    echo,
+    free_port,
+    read_all,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MADE = ROOT / "build" / "places"
+SCRIPT = Path(__file__).with_name("places.sh")
+TOOLS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+TMP, VAR_TMP = "/tmp", "/var/tmp"  # noqa: S108  (of systems that nobody else uses)
+STRANGER = 61_234  # a user and a group without a name
+HOLDER_WAIT_S = 10.0  # a few mounts
+
+# Of a Python without lzma nobody can say that gnar.pyz starts there: it says in one line that it cannot.
+PROBE = """
+import json, lzma, os, sys, zlib
+kind = sys.implementation.name + sys.abiflags
+print(json.dumps([kind, sys.version_info[:3], os.path.realpath(sys.executable)]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A Python somewhere with gnar.pyz beside it.
+
+    `launcher` starts gnar.pyz there with the arguments that it gets, and with no variable but GNAR_TOKEN and
+    those of the place. `sockets` is a folder as gnar sees it there; this process sees it as `sockets_here`.
+    """
+
+    launcher: Path
+    sockets: str
+    sockets_here: Path
+    patience_s: float = WAIT_S
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run gnar.pyz to its end."""
+        return subprocess.run(
+            [self.launcher, *args],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=self.patience_s,
+        )
+
+
+# ---- the Pythons of this machine ---------------------------------------------------------------------------
+
+
+def find_pythons() -> dict[str, Path]:
+    """Return every CPython on this machine that gnar.pyz is made for, by version and place."""
+    found: set[tuple[tuple[int, ...], Path]] = set()
+    for candidate in {*_candidates()}:
+        probe = subprocess.run([candidate, "-I", "-c", PROBE], capture_output=True, text=True, check=False)
+        if probe.returncode != 0:
+            continue
+        kind, version, executable = json.loads(probe.stdout)
+        if kind == "cpython" and tuple(version[:2]) in PYTHONS:
+            found.add((tuple(version), Path(executable)))
+    return {
+        f"{'.'.join(map(str, version))} in {python.parent.parent.name}": python
+        for version, python in sorted(found)
+    }
+
+
+def _candidates() -> Iterator[Path]:
+    """Yield what may be a Python, resolved, so that one with several names is found once."""
+    names = ["python3", *("python{}.{}".format(*python) for python in PYTHONS)]
+    folders = [Path(folder) for folder in [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]]
+    if shutil.which("pyenv"):
+        asked = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True)
+        root = Path(asked.stdout.strip())
+        folders = [folder for folder in folders if folder != root / "shims"]  # they start the same Pythons
+        folders += [version / "bin" for version in (root / "versions").iterdir()]
+    for folder in folders:
+        for name in names:
+            if os.access(folder / name, os.X_OK):
+                yield (folder / name).resolve()
+
+
+def on_this_system(python: Path, pyz: Path, folder: Path) -> Place:
+    """Return the place of a Python that starts here as it is, with a home of its own below `folder`."""
+    home = folder / "home"
+    home.mkdir()
+    command = [str(python), str(pyz)]
+    return Place(_write_launcher(folder, command, {"HOME": str(home)}), str(home), home)
+
+
+# ---- systems of their own ----------------------------------------------------------------------------------
+
+
+def make(*args: str, limit_s: float) -> Path:
+    """Make a place by places.sh, unless it is there already, and return its folder in build/."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another system")
+    folder = MADE / "-".join(args)
+    done = subprocess.run(
+        [
+            "timeout",
+            f"{limit_s}",
+            ROOT / "tests" / "helpers" / "places.sh",
+            *args,
+            folder,
+        ],  # ends its children too
+        env={**os.environ, "PATH": TOOLS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"places.sh {' '.join(args)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return folder
+
+
+def this_debian_architecture() -> str:
+    """Return Debian's name for this machine's processor."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+
+
+@contextmanager
+def chroot(
+    root: Path,
+    pyz: Path,
+    folder: Path,
+    *,
+    mounts: Mapping[str, str],
+    variables: Mapping[str, str] | None = None,
+    patience_s: float = WAIT_S,
+) -> Iterator[Place]:
+    """Make the place of a Python in a root that cannot be written to, under a user without a name.
+
+    `pyz` appears as /app/NAME, with what lies beside it. `mounts` says where a tmpfs is, and with which
+    options; nothing else can be written to. No other process sees these mounts, and they end with the last
+    process that does.
+    """
+    commands = [
+        ["mount", "-o", "bind,ro", str(root), str(root)],
+        ["mount", "-o", "bind,ro", str(pyz.parent), f"{root}/app"],
+        *(
+            ["mount", "-t", "tmpfs", "-o", f"mode=1777,{options}", "gnar", f"{root}{at}"]
+            for at, options in mounts.items()
+        ),
+    ]
+    script = [
+        *map(shlex.join, commands),
+        "echo ready",
+        "exec cat",  # ends with its standard input
+    ]
+    with subprocess.Popen(
+        [_tool("unshare"), "--mount", "sh", "-ec", "\n".join(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            if holder.stdout.readline() != "ready\n":
+                _, problem = holder.communicate(timeout=HOLDER_WAIT_S)
+                pytest.skip(f"nothing can be mounted here: {problem}")
+            yield Place(
+                _write_launcher(folder, _enter(holder.pid, root, f"/app/{pyz.name}"), variables or {}),
+                TMP,
+                Path(f"/proc/{holder.pid}/root{root}{TMP}"),
+                patience_s,
+            )
+        finally:
+            holder.kill()
+
+
+def _enter(holder: int, root: Path, pyz: str) -> list[str]:
+    user = f"+{STRANGER}:+{STRANGER}"  # with the sign nobody looks for a name
+    emulator = ["/emulator"] if (root / "emulator").exists() else []
+    return [
+        *(_tool("nsenter"), f"--target={holder}", "--mount"),
+        *(_tool("chroot"), f"--userspec={user}", "--groups=", str(root)),
+        *(*emulator, "/usr/bin/python", pyz),
+    ]
+
+
+def _write_launcher(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -> Path:
+    """Write the script that becomes gnar, in the same process, so that signals arrive."""
+    launcher = folder / "start-gnar"
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    token = '${GNAR_TOKEN+"GNAR_TOKEN=$GNAR_TOKEN"}'
+    launcher.write_text(f'#!/bin/sh\nexec env -i {token} {shlex.join([*settings, *command])} "$@"\n')
+    launcher.chmod(0o755)
+    return launcher
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name, path=TOOLS)
+    if path is None:
+        pytest.skip(f"{name} is missing")
+    return path
+
+
+# ---- use ---------------------------------------------------------------------------------------------------
+
+
+def use(place: Place, folder: Path) -> None:
+    """Use gnar in a place as a person would: texts, both kinds of tunnel, UDP, the relay, and the end."""
+    assert_texts(place)
+    tunnels = Tunnels(place.launcher, folder, ())
+    failed = True
+    try:
+        with Service(echo) as service:
+            _use_all(place, tunnels, service.port)
+        failed = False
+    finally:
+        tunnels.close(failed=failed)
+
+
+def assert_texts(place: Place) -> None:
+    """Check what gnar says to those who only ask, and to those who ask for the wrong thing."""
+    version = place.run("--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"gnar {__version__}\n", "")
+    assert "Usage" in place.run("--help").stdout
+    wrong = place.run("server", "--no-such-option")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert one_line(wrong.stderr)
+
+
+def python_of(place: Place) -> str:
+    """Return what gnar itself says of where it runs: the Python, the processor and the C library."""
+    verbose = place.run("--version", "--verbose").stdout
+    found = re.search(r"^runs on +(CPython \S+) \(.*\), \S+ \S+ (\w+.*)$", verbose, re.MULTILINE)
+    assert found is not None, verbose
+    return f"{found[1]} ({found[2]})"
+
+
+def one_line(text: str) -> bool:
+    """Tell whether a text is what a person should see: one line, and no traceback."""
+    return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
+
+
+def _use_all(place: Place, tunnels: Tunnels, service: int) -> None:
+    token = {"GNAR_TOKEN": TOKEN}
+    server_port, relay_port = free_port(), free_port()
+    server = tunnels.run("server", str(server_port), "--bind", LOOPBACK, env=token)
+    relays = [
+        tunnels.run("relay", f"tcp:{LOOPBACK}:{relay_port}", f"tcp:{LOOPBACK}:{service}"),
+        tunnels.run("relay", f"unix:{place.sockets}/x.sock", f"tcp:{LOOPBACK}:{service}"),
+    ]
+    server.wait_log("listening on", place.patience_s)
+    to_server = ("client", "-s", f"{LOOPBACK}:{server_port}", "--local-port")
+    with closing(_udp_echo()) as datagrams:
+        plain = tunnels.run(*to_server, str(service), env=token)
+        multiplexed = tunnels.run(*to_server, str(service), "-m", env=token)
+        udp = tunnels.run(*to_server, str(datagrams.getsockname()[1]), "-y", "udp", env=token)
+        for client in (plain, multiplexed):
+            with dial(_open_at(client, place)) as sock:
+                assert_echoes(sock)
+        assert_answers(_open_at(udp, place))
+    for relay in relays:
+        relay.wait_log("relaying", place.patience_s)
+    with dial(relay_port) as sock:
+        assert_echoes(sock)
+    with dial_unix(place.sockets_here / "x.sock") as sock:
+        assert_echoes(sock)
+    assert_end_on_sigterm(place, plain, multiplexed, udp, *relays, server)
+
+
+def _open_at(client: Gnar, place: Place) -> int:
+    return int(client.wait_log(r"open at \S+:(\d+)", place.patience_s)[1])
+
+
+def assert_echoes(sock: socket.socket) -> None:
+    """Send through a connection and end it; the service behind gnar sends everything back and ends it too."""
+    data = bytes(range(256)) * 1024
+
+    def send() -> None:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert read_all(sock) == data
+    sender.join()
+
+
+def assert_answers(port: int) -> None:
+    """Send a datagram to a port of loopback; the service behind gnar sends it back."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(WAIT_S)
+        sock.sendto(b"ping", (LOOPBACK, port))
+        assert sock.recv(100) == b"ping"
+
+
+def assert_end_on_sigterm(place: Place, *processes: Gnar) -> None:
+    """End processes as a person does; that is no failure."""
+    for process in processes:
+        process.process.terminate()
+    for process in processes:
+        assert process.wait_exit(place.patience_s) == 0, process.log
+
+
+def dial_unix(path: Path) -> socket.socket:
+    """Connect to a Unix socket whose path may be longer than the system allows for one."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(WAIT_S)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/{path.name}")
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    finally:
+        os.close(folder)
+
+
+def _udp_echo() -> socket.socket:
+    """Return a socket on loopback that sends every datagram back, until it is closed."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((LOOPBACK, 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                data, user = sock.recvfrom(65536)
+                sock.sendto(data, user)
+            except OSError:
+                return
+
+    threading.Thread(target=serve, daemon=True).start()
+    return sock

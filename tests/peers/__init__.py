@@ -1,0 +1,1 @@
+"""Peers played by hand, which say what a gnar would not."""

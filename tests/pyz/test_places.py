@@ -1,0 +1,167 @@
+"""The built gnar.pyz, put to use in every place that this machine has or can make."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers import places
+from tests.helpers.harness import LOOPBACK, Gnar, Service, dial, echo, free_port
+from tests.helpers.places import STRANGER, TMP, VAR_TMP, Place, chroot, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PYTHONS = places.find_pythons()
+
+BARE_LIMIT_S = 120.0  # it takes 4 s, and most of that is the network
+EMULATED_LIMIT_S = 300.0
+EMULATED_PATIENCE_S = 240.0  # a start takes 5 s there, the first one 30 s
+MUSL_LIMIT_S = 1500.0  # it takes 2 minutes, and 5 on a busy machine
+
+ENOUGH = "size=32m"  # for what is unpacked
+
+
+@pytest.fixture
+def pyz(gnar_pyz: Path, tmp_path: Path) -> Path:
+    """Return gnar.pyz in a folder of its own."""
+    (tmp_path / "app").mkdir()
+    return Path(shutil.copy(gnar_pyz, tmp_path / "app" / "gnar.pyz"))
+
+
+@pytest.fixture(scope="session")
+def newer() -> Path:
+    """Return the folder of two systems that have a newer Python and next to nothing else."""
+    return places.make("debian", places.this_debian_architecture(), limit_s=BARE_LIMIT_S)
+
+
+@pytest.fixture
+def bare(newer: Path) -> Path:
+    """Return the root of a system without a shell, without /etc, /dev and /proc."""
+    return newer / "libstdc++"
+
+
+@pytest.fixture
+def use(tmp_path: Path, record_property: Callable[[str, object], None]) -> Callable[[Place], None]:
+    """Return what uses gnar in a place, and has the summary of all tests say under which Python."""
+
+    def use_and_report(place: Place) -> None:
+        places.use(place, tmp_path / "run")
+        record_property("gnar worked under", places.python_of(place))
+
+    return use_and_report
+
+
+def test_this_machine_has_pythons_to_try() -> None:
+    assert PYTHONS
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_gnar_works_under_every_python_of_this_machine(
+    version: str, pyz: Path, tmp_path: Path, use: Callable[[Place], None]
+) -> None:
+    use(places.on_this_system(PYTHONS[version], pyz, tmp_path))
+
+
+def test_gnar_works_for_a_nameless_user_of_a_bare_read_only_system(
+    bare: Path, pyz: Path, tmp_path: Path, use: Callable[[Place], None]
+) -> None:
+    with chroot(bare, pyz, tmp_path, mounts={TMP: ENOUGH}) as place:
+        use(place)
+        (unpacked, *_) = (entry for entry in place.sockets_here.iterdir() if entry.is_dir())
+        assert unpacked.stat().st_uid == STRANGER
+
+
+@pytest.mark.slow
+def test_gnar_works_on_musl(pyz: Path, tmp_path: Path, use: Callable[[Place], None]) -> None:
+    python = places.make("musl", limit_s=MUSL_LIMIT_S) / "python"
+    use(places.on_this_system(python, pyz, tmp_path))
+
+
+@pytest.mark.slow
+def test_gnar_works_on_another_processor(pyz: Path, tmp_path: Path, use: Callable[[Place], None]) -> None:
+    if places.this_debian_architecture() == "arm64":
+        pytest.skip("this machine is one of that processor")
+    root = places.make("debian", "arm64", limit_s=EMULATED_LIMIT_S) / "libstdc++"
+    with chroot(root, pyz, tmp_path, mounts={TMP: ENOUGH}, patience_s=EMULATED_PATIENCE_S) as place:
+        use(place)
+
+
+# ---- places that are not as they should be -----------------------------------------------------------------
+
+
+def assert_serves(place: Place, folder: Path) -> None:
+    """Check that gnar starts in a place and moves bytes there."""
+    port = free_port()
+    with (
+        Service(echo) as service,
+        Gnar(
+            place.launcher, folder, "relay", f"tcp:{LOOPBACK}:{port}", f"tcp:{LOOPBACK}:{service.port}"
+        ) as relay,
+    ):
+        relay.wait_log("relaying")
+        with dial(port) as sock:
+            places.assert_echoes(sock)
+        assert relay.stop() == 0
+
+
+def refusal(place: Place) -> str:
+    """Return the one line with which gnar.pyz says that it cannot start."""
+    done = place.run("--version")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr), done.stderr
+    return done.stderr
+
+
+def test_a_system_that_cannot_be_written_to_is_refused_in_one_line(
+    bare: Path, pyz: Path, tmp_path: Path
+) -> None:
+    with chroot(bare, pyz, tmp_path, mounts={}) as place:
+        line = refusal(place)
+    assert "SHIV_ROOT" in line
+    assert "Read-only" in line
+
+
+def test_a_full_disk_is_refused_in_one_line_and_nothing_is_left_on_it(
+    bare: Path, pyz: Path, tmp_path: Path
+) -> None:
+    with chroot(bare, pyz, tmp_path, mounts={TMP: "size=2m"}) as place:
+        assert "No space left" in refusal(place)
+        left = [entry for entry in place.sockets_here.rglob("*") if entry.is_file() and entry.stat().st_size]
+        assert left == []
+
+
+def test_a_folder_mounted_noexec_is_passed_over(bare: Path, pyz: Path, tmp_path: Path) -> None:
+    with chroot(bare, pyz, tmp_path, mounts={TMP: f"noexec,{ENOUGH}", VAR_TMP: ENOUGH}) as place:
+        assert_serves(place, tmp_path / "run")
+
+
+def test_noexec_everywhere_is_refused_in_one_line(bare: Path, pyz: Path, tmp_path: Path) -> None:
+    with chroot(bare, pyz, tmp_path, mounts={TMP: f"noexec,{ENOUGH}"}) as place:
+        assert "noexec" in refusal(place)
+
+
+def test_a_home_that_is_missing_is_passed_over(bare: Path, pyz: Path, tmp_path: Path) -> None:
+    variables = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent/cache"}
+    with chroot(bare, pyz, tmp_path, mounts={TMP: ENOUGH}, variables=variables) as place:
+        assert_serves(place, tmp_path / "run")
+
+
+def test_spaces_in_the_name_and_another_gevent_do_not_matter(bare: Path, pyz: Path, tmp_path: Path) -> None:
+    for name in ("gevent", "greenlet", "zope", "gnar_lib"):
+        (pyz.parent / name).mkdir()
+        (pyz.parent / name / "__init__.py").write_text("raise SystemExit('this is another one')\n")
+    spaced = pyz.rename(pyz.with_name("my gnar (1).pyz"))
+    with chroot(bare, spaced, tmp_path, mounts={TMP: ENOUGH}, variables={"PYTHONPATH": "/app"}) as place:
+        assert_serves(place, tmp_path / "run")
+
+
+def test_a_missing_libstdcxx_is_named_in_one_line(newer: Path, pyz: Path, tmp_path: Path) -> None:
+    with chroot(newer / "python3", pyz, tmp_path, mounts={TMP: ENOUGH}) as place:
+        done = place.run("relay", f"tcp:{LOOPBACK}:0", "tcp:1")
+    assert done.returncode == 1
+    assert one_line(done.stderr), done.stderr
+    assert "libstdc++" in done.stderr

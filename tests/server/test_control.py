@@ -1,0 +1,114 @@
+"""Control connections at a real server, and logins on the way to one, when things go wrong just then."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import gevent
+import gevent.event
+import pytest
+
+from gnar_lib.config import PortRanges
+from gnar_lib.net import Listener, Sockaddr, listen
+from gnar_lib.net.conn import socket_class
+from gnar_lib.proto import ProxyReq, send
+from gnar_lib.server.logins import InProgress
+from tests.auth.test_auth import LOOPBACK, answer_of, serving
+
+
+@pytest.mark.parametrize(("kind", "module"), [("tcp", "endpoint"), ("udp", "datagram")])
+def test_port_for_which_no_descriptor_is_left_may_be_asked_for_again(
+    kind: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoDescriptorLeft(socket_class):  # type: ignore[valid-type,misc]  # which class is known when it runs
+        def __init__(self, *_: object) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        def __del__(self) -> None:
+            """There is no socket that could be left open."""
+
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        monkeypatch.setattr(f"gnar_lib.net.{module}.socket_class", NoDescriptorLeft)
+        send(ours.conn, ProxyReq(remote_port=9001, proxy_name="x", subdomain="", proxy_type=kind))
+        answer = answer_of(ours.conn)
+        assert (answer.status, answer.retry) == ("failed", True)
+        assert "Too many open files" in answer.error
+        ours.conn.close()
+
+
+def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_free() -> None:
+    with serving() as running:
+        ports = running.server.ports
+        opened: list[Listener] = []
+        go_on = gevent.event.Event()
+
+        def open_slowly(port: int, allowed: PortRanges) -> Listener:
+            """Wait with the listener in hand, as behind a look-up of the address to bind to."""
+            assert allowed.allows(port)
+            listener = listen(LOOPBACK, port)
+            opened.append(listener)
+            if len(opened) == 2:
+                go_on.wait()
+            return listener
+
+        ports.listen = open_slowly  # type: ignore[method-assign]  # for this test alone
+        before, _ = running.log_in("same")
+        send(before.conn, ProxyReq(remote_port=0, proxy_name="x", subdomain="", proxy_type="tcp"))
+        while len(opened) < 2:
+            gevent.sleep(0.001)
+        port = opened[1].port
+        after, _ = running.log_in("same")
+        go_on.set()
+        while opened[1].sock.fileno() >= 0:
+            gevent.sleep(0.001)
+        assert not ports.owners(port)
+        assert len(ports) == 1
+        before.conn.close()
+        after.conn.close()
+
+
+class Login:
+    """A connection that says nothing."""
+
+    def __init__(self, host: str) -> None:
+        self.address = (host, 4000, 0, 0) if ":" in host else (host, 4000)
+        self.is_open = True
+
+    def getpeername(self) -> Sockaddr:
+        return self.address
+
+    def abort(self) -> None:
+        self.is_open = False
+
+
+@pytest.mark.parametrize(
+    ("honest", "crowd"),
+    [
+        ("192.0.2.1", ["192.0.2.2"]),
+        ("::ffff:192.0.2.1", ["::ffff:192.0.2.2"]),
+        ("192.0.2.1", [f"2001:db8::{number:x}" for number in range(1, 200)]),
+        ("2001:db8:0:1::1", [f"2001:db8::{number:x}:1" for number in range(1, 200)]),
+    ],
+)
+def test_one_network_cannot_keep_others_from_logging_in(honest: str, crowd: list[str]) -> None:
+    logins = InProgress(limit=10)
+    first = Login(honest)
+    logins.add(first)
+    many = [Login(crowd[number % len(crowd)]) for number in range(200)]
+    for login in many:
+        logins.add(login)
+    assert first.is_open
+    assert [login.is_open for login in many] == [False] * 191 + [True] * 9
+    for login in (first, *many):
+        logins.discard(login)
+    assert not logins._of_network
+
+
+def test_logins_from_everywhere_make_room_from_the_oldest_on() -> None:
+    logins = InProgress(limit=10)
+    many = [Login(f"192.0.2.{number}") for number in range(30)]
+    for login in many:
+        logins.add(login)
+    assert [login.is_open for login in many] == [False] * 20 + [True] * 10

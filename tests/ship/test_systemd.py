@@ -1,0 +1,148 @@
+"""The unit files: systemd understands them, they are hardened, and what stands in them is what gnar knows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gnar_lib import cmd, lifecycle
+from gnar_lib.config import load
+from gnar_lib.config.model import DEFAULT_GRACE_S
+from tests.helpers.harness import LOOPBACK, Gnar
+from tests.test_docs import blocks
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UNITS = {path.name: path.read_text() for path in sorted((ROOT / "systemd").iterdir())}
+INSTALLED_AT = "/usr/local/bin/gnar.pyz"
+MOST_EXPOSURE = 2.0  # of 10; a service without any limits has 9.6
+
+
+def shown_files() -> dict[str, str]:
+    """Return by path the files for systemd that the page about it shows."""
+    shown = {}
+    for text in blocks("ini"):
+        first, _, rest = text.partition("\n")
+        if first.startswith("# /etc/systemd/system/"):
+            shown[first[2:]] = rest
+    return shown
+
+
+DROP_INS = shown_files()
+
+
+def with_drop_ins(path: str) -> tuple[str, str]:
+    """Return name and text of a unit with a drop-in behind it, which is what systemd makes of the two."""
+    unit = re.sub(r"@\w+\.", "@.", Path(path).parent.name.removesuffix(".d"))
+    return unit, f"{UNITS[unit]}\n{DROP_INS[path]}"
+
+
+def values_of(text: str, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+
+
+def analyze(folder: Path, name: str, text: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Have systemd-analyze look at a unit."""
+    file = folder / name
+    file.write_text(text)
+    return subprocess.run(
+        ["systemd-analyze", *args, file],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+
+
+@pytest.mark.parametrize(("name", "text"), [*UNITS.items(), *map(with_drop_ins, DROP_INS)])
+def test_systemd_finds_nothing_wrong(name: str, text: str, gnar_pyz: Path, tmp_path: Path) -> None:
+    if "notify-reload" in text:
+        text = text.replace("notify-reload", "notify")  # new in 253
+    text = text.replace(INSTALLED_AT, str(gnar_pyz))
+    verified = analyze(tmp_path, name, text, "verify", "--man=no")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "text"), [*UNITS.items(), *map(with_drop_ins, DROP_INS)])
+def test_exposure_is_low(name: str, text: str, tmp_path: Path) -> None:
+    threshold = f"--threshold={MOST_EXPOSURE * 10:.0f}"
+    judged = analyze(tmp_path, name, text, "security", "--offline=yes", "--no-pager", threshold)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    found = re.search(r"exposure level for .*: ([\d.]+)", judged.stdout)
+    assert found
+    assert float(found[1]) < MOST_EXPOSURE
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_starts_a_command_that_gnar_knows(name: str) -> None:
+    [line] = values_of(UNITS[name], "ExecStart")
+    program, command, *arguments = shlex.split(line)
+    assert program == INSTALLED_AT
+    assert name.startswith(f"gnar-{command}")
+    text, _ = cmd._COMMANDS[command]
+    parsed = cmd._parse(command, text, [command, *arguments])
+    assert command == "relay" or parsed["--config"].startswith("/etc/gnar/")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_variables_are_those_that_something_reads(name: str) -> None:
+    unpacks = "".join(path.read_text() for path in [ROOT / "build_zipapp.sh", *ROOT.glob("pyz/**/*.py")])
+    set_here = dict(value.split("=") for value in values_of(UNITS[name], "Environment"))
+    assert set_here.pop("PYTHONFAULTHANDLER") == "1"
+    assert set_here == {"SHIV_ROOT": f"%C/{values_of(UNITS[name], 'CacheDirectory')[0]}"}
+    assert "SHIV_ROOT" in unpacks
+    for variable in re.findall(r"\bGNAR_[A-Z_]+", UNITS[name]):
+        assert variable in map(load._variable, [*load._SERVER, *load._CLIENT])
+    for variable in re.findall(r"\$\{(\w+)\}", UNITS[name]):
+        assert re.search(rf"^{variable}=", "".join(blocks("ini")), re.MULTILINE)
+
+
+def test_units_differ_in_nothing_but_their_job() -> None:
+    def hardening(text: str) -> str:
+        return text[text.index("# What gnar does not need") :]
+
+    assert {hardening(text) for text in UNITS.values()} == {hardening(UNITS["gnar-server.service"])}
+    for key in ("Type", "Restart", "RestartSec", "RestartPreventExitStatus", "StartLimitIntervalSec"):
+        assert {tuple(values_of(text, key)) for text in UNITS.values()} == {
+            tuple(values_of(UNITS["gnar-server.service"], key))
+        }
+
+
+@pytest.mark.parametrize("text", UNITS.values(), ids=UNITS)
+def test_systemd_waits_for_longer_than_gnar_takes(text: str) -> None:
+    [timeout_s] = values_of(text, "TimeoutStopSec")
+    assert float(timeout_s) > DEFAULT_GRACE_S + lifecycle.KILL_TIMEOUT_S
+    assert not values_of(text, "TimeoutStartSec")  # the usual 90 seconds
+    assert lifecycle.READY_S < 60
+    # what reloads at SIGHUP may be sent it; a relay would end
+    assert bool(values_of(text, "ExecReload")) == ("gnar.pyz relay" not in text)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_page_about_it_tells_of_every_file_and_setting(name: str) -> None:
+    page = (ROOT / "docs" / "systemd.md").read_text()
+    assert f"systemd/{name}" in page
+    used = " ".join(values_of(UNITS[name], "ExecStart") + values_of(UNITS[name], "EnvironmentFile"))
+    for path in re.findall(r"/etc/gnar/[\w%.-]+", used):
+        instance = "web" if "relay" in path else "home"
+        assert path.replace("%i", instance) in page
+    for setting in set(re.findall(r"`([A-Z]\w*[a-z]\w*)`", page)):
+        assert setting in UNITS[name] or setting in ("Status", "SupplementaryGroups"), setting
+
+
+def test_it_unpacks_into_the_folder_that_systemd_gives_it(gnar_pyz: Path, tmp_path: Path) -> None:
+    """The folder of a dynamic user is a link into one that root alone can enter from outside."""
+    private = tmp_path / "private" / "gnar" / "server"
+    private.mkdir(parents=True)
+    (tmp_path / "gnar").mkdir()
+    given = tmp_path / "gnar" / "server"
+    given.symlink_to("../private/gnar/server")
+    args = ("relay", f"tcp:{LOOPBACK}:0", f"tcp:{LOOPBACK}:1")
+    with Gnar(gnar_pyz, tmp_path / "run", *args, env={"SHIV_ROOT": str(given)}) as relay:
+        relay.wait_log("relaying")
+        assert [*private.iterdir()]
+        assert f"{private}/" in Path(f"/proc/{relay.pid}/maps").read_text()
+        assert "gnar.pyz:" not in relay.log

@@ -1,0 +1,1 @@
+"""Tests of the tunnel as a whole, from the built gnar.pyz."""

@@ -1,0 +1,178 @@
+"""A pulled cable: two hosts, a link that loses every packet and tells nobody, and what the ends make of it.
+
+The waits here are long by nature, so all of them run at the same time, behind one cut.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.procs import Host
+from bench.wan import LongPath
+from tests.helpers.harness import TOKEN, wait_until
+from tests.helpers.hosts import ECHO, SERVICE, START_S, Program, long_path
+
+DELAY_MS = 2  # one way
+CONTROL_PORT = 8910
+OURS, GO = 9000, 9002  # proxied ports
+OURS_FREE_S, GO_FREE_S = 15.0, 60.0  # what the server promises
+BACK_S = 45.0  # the client's longest pause between two tries is 36 s
+CUT_S = 20.0  # long enough for the client to notice and try in vain
+
+# The Go client of 2024: Login and ProxyReq, then it only reads.
+GO_CLIENT = r"""
+import hashlib, json, socket, struct, sys, time
+host, port, remote_port, token = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+def frame(kind, **fields):
+    body = json.dumps(fields, separators=(",", ":")).encode()
+    return struct.pack(">BH", kind, len(body)) + body
+now = int(time.time())
+md5 = hashlib.md5(f"{token}{now}".encode()).hexdigest()
+conn = socket.create_connection((host, port))
+conn.sendall(frame(1, token=md5, version="v0.0.1-", timestamp=now)
+             + frame(3, remote_port=remote_port, proxy_name="go", subdomain="", proxy_type="tcp"))
+while data := conn.recv(4096):
+    print(data, flush=True)
+"""
+
+# A user at the server's host: connects, says a word, and tells what came back.
+USER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 15) as user:
+    user.sendall(b"ping")
+    user.shutdown(socket.SHUT_WR)
+    print(user.makefile("rb").read().decode())
+"""
+
+
+def listens(host: Host, port: int) -> bool:
+    return bool(host.run(["ss", "-Hltn", f"sport = :{port}"]).stdout.strip())
+
+
+def connections(host: Host, port: int) -> int:
+    """Return how many connections to a port are open there."""
+    return len(host.run(["ss", "-Htn", "state", "established", f"sport = :{port}"]).stdout.splitlines())
+
+
+def ask(host: Host, port: int) -> str:
+    return host.run([sys.executable, "-c", USER, port], check=False, timeout=40).stdout.strip()
+
+
+def seconds_until_free(host: Host, port: int, timeout_s: float, began: float) -> float:
+    wait_until(lambda: not listens(host, port), f"port {port} is free", timeout_s)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def path() -> Iterator[LongPath]:
+    with long_path(DELAY_MS, "THE PULLED CABLE") as hosts:
+        yield hosts
+
+
+class Scene:
+    """A server on one host; on the other a client of ours, a Go client, and a service."""
+
+    def __init__(self, pyz: Path, path: LongPath, folder: Path) -> None:
+        self.near, self.far = path.a, path.b
+        self._folder = folder
+        self._programs: list[Program] = []
+        self.server = self.start(self.far, "server", pyz, "server", CONTROL_PORT)
+        self.server.wait_log("listening on")
+        self.start(self.near, "service", sys.executable, "-c", ECHO)
+        address = f"{self.far.ip}:{CONTROL_PORT}"
+        self.client = self.start(self.near, "client", pyz, "client", address, f"{SERVICE}:{OURS}")
+        self.go = self.start(
+            self.near, "go", sys.executable, "-c", GO_CLIENT, self.far.ip, CONTROL_PORT, GO, TOKEN
+        )
+        self.client.wait_log("open at")
+        self.go.wait_log("success")
+        wait_until(lambda: connections(self.far, CONTROL_PORT) >= 4, "two data connections wait", START_S)
+
+    def start(self, host: Host, name: str, *argv: object) -> Program:
+        program = Program(host, self._folder, name, *argv)
+        self._programs.append(program)
+        return program
+
+    def close(self, *, failed: bool) -> None:
+        for program in self._programs:
+            program.kill()
+            if failed:
+                print(f"---- {program.name} ----\n{program.log}")
+        for program in self._programs:
+            assert "Traceback" not in program.log, program.log
+
+
+@pytest.fixture
+def scene(gnar_pyz: Path, path: LongPath, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    failures = request.session.testsfailed
+    made = Scene(gnar_pyz, path, tmp_path)
+    yield made
+    made.close(failed=request.session.testsfailed > failures)
+
+
+@pytest.mark.waits
+def test_ports_are_freed_after_the_cable_was_pulled_and_come_back_when_it_is_mended(
+    path: LongPath, scene: Scene
+) -> None:
+    far = scene.far
+    assert ask(far, OURS) == "ping"
+    path.cut()
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        ours = pool.submit(seconds_until_free, far, OURS, OURS_FREE_S, began)
+        go = pool.submit(seconds_until_free, far, GO, GO_FREE_S, began)
+        noticed = pool.submit(scene.client.wait_log, "lost the server", CUT_S)
+        users = [pool.submit(ask, far, OURS) for _ in range(2)]  # come while nobody knows of it yet
+        assert ours.result() < OURS_FREE_S
+        assert go.result() < GO_FREE_S
+        noticed.result()
+        assert [user.result() for user in users] == ["", ""]
+    assert connections(far, CONTROL_PORT) == 0
+    path.mend()
+    scene.client.wait_log("open at", BACK_S, count=2)
+    assert ask(far, OURS) == "ping"
+
+
+def local_ports(host: Host) -> set[int]:
+    """Return from which ports connections to the server's control port come."""
+    rows = host.run(["ss", "-Htn", "state", "established", f"dport = :{CONTROL_PORT}"]).stdout.splitlines()
+    return {int(row.split()[2].rpartition(":")[2]) for row in rows}
+
+
+def server_has(host: Host, port: int) -> bool:
+    return bool(host.run(["ss", "-Htn", f"sport = :{CONTROL_PORT} and dport = :{port}"]).stdout.strip())
+
+
+def forget(host: Host, port: int) -> None:
+    """Have the kernel drop a connection; with the cable out its reset reaches nobody."""
+    host.run(["ss", "-K", "-tn", f"sport = :{port}"])
+    if port in local_ports(host):
+        pytest.skip("DEAD WAITING CONNECTIONS ARE NOT TESTED: this kernel has no INET_DIAG_DESTROY")
+
+
+@pytest.mark.waits
+def test_waiting_connections_that_died_unnoticed_are_given_to_no_user(path: LongPath, scene: Scene) -> None:
+    controls = {int(port) for port in re.findall(r"client [\d.]+:(\d+) \(", scene.server.log)}
+    assert len(controls) == 2
+    dead = local_ports(scene.near) - controls
+    assert len(dead) >= 2
+    path.cut()
+    for port in dead:
+        forget(scene.near, port)
+    path.mend()
+    wait_until(lambda: len(local_ports(scene.near) - controls) >= 2, "the client has replaced them", START_S)
+    fresh = local_ports(scene.near) - controls
+    wait_until(
+        lambda: all(server_has(scene.far, port) for port in fresh), "the server has the new ones", START_S
+    )
+    assert [ask(scene.far, OURS) for _ in range(6)] == ["ping"] * 6
+    wait_until(lambda: not any(server_has(scene.far, port) for port in dead), "the dead are closed", START_S)
+    assert [ask(scene.far, OURS) for _ in range(6)] == ["ping"] * 6
+    assert "lost the server" not in scene.client.log
