@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gnar_lib.auth import FEATURE_MUX, ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
-from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, dial_host, set_keepalive, set_user_timeout
+from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, dial_host, set_keepalive
 from gnar_lib.proto import (
     Challenge,
     Exchange,
@@ -45,7 +45,7 @@ class Control:
         self.conn: Conn = self._sock_conn
         self._family, self._address = self._sock_conn.sock.family, self._sock_conn.getpeername()
         set_keepalive(self._sock_conn.sock)
-        set_user_timeout(self._sock_conn, USER_TIMEOUT_S)
+        self._sock_conn.set_user_timeout(USER_TIMEOUT_S)
 
     def log_in(self, request: ProxyReq) -> None:
         """Log in and ask for a first proxy.

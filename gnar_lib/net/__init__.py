@@ -2,11 +2,11 @@
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
 from gnar_lib.net.conn import LENT_BYTES, SocketConn
-from gnar_lib.net.contract import Conn
+from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, first_that_opens, listen
 from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
-from gnar_lib.net.options import set_keepalive, set_user_timeout
+from gnar_lib.net.options import set_keepalive
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Datagram",
     "DatagramConn",
     "DatagramSocket",
+    "EventedConn",
     "Listener",
     "Sockaddr",
     "SocketConn",
@@ -34,7 +35,6 @@ __all__ = [
     "listen_unix",
     "resolve",
     "set_keepalive",
-    "set_user_timeout",
     "unix_family",
     "wait_for",
 ]

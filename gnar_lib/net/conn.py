@@ -21,6 +21,7 @@ from gnar_lib import logger
 from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
+from gnar_lib.net.options import set_user_timeout
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
 socket_class: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -333,6 +334,10 @@ class SocketConn:
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
             except OSError:
                 _log.debug("%r: no limit on unsent bytes", self)
+
+    def set_user_timeout(self, seconds: float) -> None:
+        """Give this conn up when sent bytes stay unacknowledged for so long (Linux, TCP alone)."""
+        set_user_timeout(self.sock, seconds)
 
     # ---- ending --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,9 @@
-"""What a conn is: the methods that everything above this room relies on; no code."""
+"""What a conn is: the methods on which all rooms above this one rely; no code.
+
+There are two contracts. `Conn` is what carrying bytes needs: copy loops, messages and logins ask for no more.
+`EventedConn` is what a multiplexed session and a pool of waiting connections need on top: the hub tells them
+when a conn can be read or written, so that no greenlet has to wait.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +14,88 @@ from gnar_lib.net.address import Sockaddr
 
 
 class Conn(Protocol):
-    """Anything with a socket's blocking methods: a TCP or Unix socket, a stream of a session.
+    """Anything with a socket's blocking methods: a TCP or Unix socket, a stream, a conn wrapped in another.
 
-    One greenlet may read while another writes. Every method may raise `ConnError`. `was_read` becomes true
-    whenever a wait to read has ended, and false by the hand of whoever looks for idle conns.
+    One greenlet may read while another greenlet writes. Every method may raise `ConnError`.
     """
 
     was_read: bool
+    """True once a wait to read has ended; whoever looks for idle conns sets it back to False."""
 
     def recv(self, size: int) -> bytes:
         """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Read into `buffer`, waiting for the first byte; 0 at the end of the stream."""
+        """Read into `buffer`, waiting for the first byte; return the count, 0 at the end of the stream."""
 
     def borrow(self) -> memoryview | bytes:
-        """Like `recv`, but the bytes may lie in memory that is used again as soon as anything waits."""
+        """Wait for bytes and return them; the memory is reused as soon as any greenlet waits."""
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back in front of what the next `recv` returns."""
+        """Put bytes back: the next read returns them first."""
 
     def call_once_readable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+        """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
 
     def interrupt(self, error: BaseException) -> None:
-        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
+        """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
 
     def send_now(self, data: bytes | memoryview) -> int:
-        """Take as many bytes as fit without waiting, and return how many."""
+        """Send as many bytes as fit without waiting, and return how many that were."""
 
     def sendall(self, data: bytes | memoryview) -> None:
-        """Send everything, waiting for room as often as it takes."""
+        """Send all bytes, waiting for room as often as necessary."""
 
     def shutdown(self, how: int) -> None:
-        """End one direction: `SHUT_WR` tells the peer that no more bytes come."""
+        """End one direction (half-close): after `SHUT_WR` the peer reads the end of the stream."""
 
     def abort(self) -> None:
-        """Close with a reset, so that the peer does not take what it has for the whole."""
+        """Close with a reset, so that the peer does not take what it received for the whole."""
 
     def close(self) -> None:
-        """Close, in any state and more than once; whoever waits on this conn gets `ConnClosed`."""
+        """Close, in any state and more than once; a greenlet that waits on this conn gets `ConnClosed`."""
 
     def getpeername(self) -> Sockaddr:
         """Return the address of the other end."""
 
 
+class EventedConn(Conn, Protocol):
+    """A conn that calls back from the hub when it can be read or written. The callbacks must not wait."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end has called `close` or `abort`."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether `unread` has put bytes back that no read has returned yet: no event tells of those."""
+
+    def call_when_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` whenever bytes or the end can be read, until `close`; None ends that."""
+
+    def call_when_writable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` whenever a write would not wait, until `close`; None ends that."""
+
+    def recv_now(self, size: int) -> bytes | None:
+        """Return at most `size` bytes without waiting: None if there are none, `b""` at the end."""
+
+    def recv_into_now(self, buffer: memoryview) -> int | None:
+        """Read into `buffer` without waiting: None if there is nothing, 0 at the end of the stream."""
+
+    def sendmsg_now(self, buffers: list[bytes | bytearray | memoryview]) -> int:
+        """Send as many bytes of all `buffers`, in order, as fit without waiting; return how many."""
+
+    def limit_unsent(self, limit_bytes: int) -> None:
+        """Let at most about `limit_bytes` wait unsent below this conn, where the platform can do that."""
+
+    def set_user_timeout(self, seconds: float) -> None:
+        """Give the conn up when sent bytes stay unacknowledged for so long, where that can be told."""
+
+    def unacknowledged(self) -> int:
+        """Return how many sent bytes the peer has not acknowledged; 0 where nobody can tell."""
+
+
 class Counter(Protocol):
-    """What counts bytes."""
+    """Counts the bytes of one direction."""
 
     bytes: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 
 from gnar_lib import logger
-from gnar_lib.net.conn import SocketConn
 
 # A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
@@ -36,13 +35,13 @@ def set_keepalive(sock: socket.socket) -> None:
         _log.debug("no keep-alive")
 
 
-def set_user_timeout(conn: SocketConn, seconds: float) -> None:
-    """Give up a conn whose sent bytes stay unacknowledged that long (RFC 5482; Linux alone has it).
+def set_user_timeout(sock: socket.socket, seconds: float) -> None:
+    """Give up a socket whose sent bytes stay unacknowledged for so long (RFC 5482; Linux alone can do that).
 
-    Only for conns whose peer always reads: Linux counts a window that stays closed as well.
+    Only for a socket whose peer reads all the time: Linux counts the time of a closed window as well.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         try:
-            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
         except OSError:
-            _log.debug("%r: no user timeout", conn)
+            _log.debug("no user timeout")

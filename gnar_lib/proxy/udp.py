@@ -16,7 +16,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, MessageTooLongError
-from gnar_lib.net import Conn, Crew, Datagram, DatagramConn, SocketConn, give_way, set_user_timeout
+from gnar_lib.net import Conn, Crew, Datagram, DatagramConn, SocketConn, give_way
 from gnar_lib.net.datagram import BATCH, is_out_of_files
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import Framing
@@ -208,7 +208,7 @@ class Carrier:
         if isinstance(conn, SocketConn):  # a stream of a session has its own limits
             conn.keep_reading = True  # `run` waits on it alone
             conn.limit_unsent(MAX_UNSENT_BYTES)
-            set_user_timeout(conn, DEAD_AFTER_S)
+            conn.set_user_timeout(DEAD_AFTER_S)
 
     def post(self, datagrams: list[Datagram]) -> None:
         """Queue datagrams, for `flush` or `flush_soon`; never waits."""

@@ -21,7 +21,7 @@ from gnar_lib.errors import (
     ProtocolError,
     ProxyRefusedError,
 )
-from gnar_lib.net import Conn, SocketConn, format_address, host_of, set_user_timeout
+from gnar_lib.net import Conn, SocketConn, format_address, host_of
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
@@ -45,7 +45,7 @@ _log = logger.get("control")
 
 def limit_silence(conn: SocketConn, session: auth.Session | None) -> None:
     """Have the kernel give up a client that no longer acknowledges what is sent to it."""
-    set_user_timeout(conn, SILENCE_S if session else GO_USER_TIMEOUT_S)
+    conn.set_user_timeout(SILENCE_S if session else GO_USER_TIMEOUT_S)
 
 
 class Control:
