@@ -26,6 +26,7 @@ def _server(arguments: dict[str, Any]) -> int:
     from gnar_lib.config import load_server
     from gnar_lib.server.serve import run_server
 
+    _log_events()
     flags = _flags(arguments)
     if arguments["<port>"] is not None:
         if "port" in flags:
@@ -38,6 +39,7 @@ def _client(arguments: dict[str, Any]) -> int:
     from gnar_lib.client.serve import run_client
     from gnar_lib.config import load_client
 
+    _log_events()
     flags = _flags(arguments)
     positional = [arguments["<server-addr>"], *arguments["<mapping>"]]
     words = [word for word in positional if word is not None]
@@ -57,6 +59,7 @@ def _relay(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.values import seconds
     from gnar_lib.relay import run_relay
 
+    _log_events()
     grace = arguments["--grace"]
     grace_s = DEFAULT_GRACE_S if grace is None else _read(seconds, grace, "--grace")
     return run_relay(arguments["<listen>"], arguments["<target>"], grace_s)
@@ -66,7 +69,15 @@ def _demo(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.values import port_or_0
     from gnar_lib.demo import run_demo
 
+    _log_events()
     return run_demo(_read(port_or_0, arguments["<port>"] or 0, "port"))
+
+
+def _log_events() -> None:
+    """Have the log tell what happens; loads gevent, which not every command needs."""
+    from gnar_lib import eventlog
+
+    eventlog.start()
 
 
 def _completion(arguments: dict[str, Any]) -> int:

@@ -9,10 +9,8 @@ from gnar_lib.client.udp import UdpService
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
 from gnar_lib.net.target import Target
-from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
-from gnar_lib.proxy.flow import Flow
 
 
 class ProxyState(Enum):
@@ -28,14 +26,12 @@ class ClientProxy:
 
     def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
-        limit = config.speed_limit
-        self.up, self.down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
-        self.meter = Meter(total, self.up, self.down)
+        self.meter = Meter(total, config.speed_limit)
         self.target = Target(config.local_host, config.local_port)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.udp: UdpService | None = None
         if config.proxy_type == "udp":
-            self.udp = UdpService(config, self.up, self.down, self.meter, self.log)
+            self.udp = UdpService(config, self.meter, self.log)
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port
         self.domain = ""

@@ -66,10 +66,8 @@ def _serve(proxy: ClientProxy, conn: Conn) -> None:
         conn.abort()
         raise
     proxy.reached()
-    proxy.meter.enter()
-    try:
-        join(conn, local, proxy.up, proxy.down)
-    except ConnError as exc:
-        proxy.log.debug("a user's connection broke: %s", exc)
-    finally:
-        proxy.meter.leave()
+    with proxy.meter.connection("", conn.abort) as live:
+        try:
+            join(conn, local, live.up, live.down)
+        except ConnError as exc:
+            proxy.log.debug("a user's connection broke: %s", exc)

@@ -12,7 +12,6 @@ from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.udp import Carrier, Limits, Sessions, admit
 
 if TYPE_CHECKING:
@@ -39,10 +38,9 @@ class UdpService:
     Sessions outlive the data connection: a user does not notice that another has taken its place.
     """
 
-    def __init__(self, config: ProxyConfig, up: Flow, down: Flow, meter: Meter, log: logger.Logger) -> None:
+    def __init__(self, config: ProxyConfig, meter: Meter, log: logger.Logger) -> None:
         self._log = log
         self._meter = meter
-        self._up, self._down = up, down
         self._target = DatagramTarget(config.local_host, config.local_port)
         limits = Limits(timeout_s=config.udp_timeout_s)
         self._sessions = Sessions(self._target, self._on_answers, meter, limits, log)
@@ -78,14 +76,14 @@ class UdpService:
 
     def _deliver(self, datagrams: list[Datagram]) -> None:
         """Send users' datagrams to the service."""
-        self._sessions.send(admit(datagrams, self._up, self._meter))
+        self._sessions.send(admit(datagrams, self._meter.up, self._meter))
 
     def _on_answers(self, answers: list[Datagram]) -> None:
         """Send on what the service answered to one user; what comes in one turn of the loop goes together."""
         if self._carrier is None:
             self._meter.dropped += len(answers)
             return
-        self._carrier.post(admit(answers, self._down, self._meter))
+        self._carrier.post(admit(answers, self._meter.down, self._meter))
         self._carrier.flush_soon()
 
     def close(self) -> None:

@@ -1,29 +1,22 @@
-"""Byte and user counts of a proxy, and of all proxies together; knows nobody who counts or reads."""
+"""Counts of bytes and users: of one connection, of a proxy, of all proxies; knows nobody who reads them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from gnar_lib.config import Rate
+from gnar_lib.net import Sockaddr
+from gnar_lib.pio.flow import Flow
+from gnar_lib.pio.limit import Bucket
 
-class Counter(Protocol):
-    """What a copy loop adds to: one direction."""
-
-    bytes: int
-
-
-class Count:
-    """A counter and nothing else."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(self) -> None:
-        self.bytes = 0
+NO_LIMIT = Rate()
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a meter and those below it counted until now."""
+    """What a meter and all meters below it have counted until now."""
 
     up: int
     down: int
@@ -32,68 +25,118 @@ class Totals:
     dropped: int
 
 
-class Meter:
-    """Counts of one proxy, or of those whose `parent` it is.
+class LiveConnection:
+    """One user's connection while it is carried: what it has moved, since when, and how to end it.
 
-    Copy loops add to `up.bytes` (from the user) and `down.bytes` (to the user), and that is all the hot path
-    does: sums over proxies are made when somebody reads them. `dropped` are datagrams that did not go on.
+    A context: `with meter.connection(user, conn.abort) as live`. Copy loops count into `up` and `down`.
     """
 
-    __slots__ = ("_ended", "_parent", "_parts", "down", "dropped", "up", "users", "users_total")
+    __slots__ = ("_end", "_meter", "began_s", "down", "up", "user")
 
-    def __init__(
-        self, parent: Meter | None = None, up: Counter | None = None, down: Counter | None = None
-    ) -> None:
-        self.up: Counter = Count() if up is None else up
-        self.down: Counter = Count() if down is None else down
-        self.users = 0
-        self.users_total = 0
-        self.dropped = 0
+    def __init__(self, meter: Meter, user: Sockaddr, end: Callable[[], None]) -> None:
+        self.user = user
+        self.began_s = time.monotonic()
+        self.up = Flow(parent=meter.up)
+        self.down = Flow(parent=meter.down)
+        self._meter = meter
+        self._end = end
+
+    def __enter__(self) -> LiveConnection:
+        self._meter.users_total += 1
+        self._meter.connections.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.leave(self)
+
+    def end(self) -> None:
+        """End the connection at once, whatever is under way."""
+        self._end()
+
+
+class Meter:
+    """Counts of one proxy, or of all the meters whose `parent` this one is.
+
+    Adding to the `bytes` of a flow is all that the hot path does; sums are made when somebody reads them.
+    """
+
+    __slots__ = (
+        "_is_ended",
+        "_parent",
+        "_parts",
+        "connections",
+        "down",
+        "dropped",
+        "sessions",
+        "up",
+        "users_total",
+    )
+
+    def __init__(self, parent: Meter | None = None, limit: Rate = NO_LIMIT) -> None:
+        self.up = Flow(Bucket.of(limit.up))  # from users: bytes of datagrams, and of connections that ended
+        self.down = Flow(Bucket.of(limit.down))  # to users: the same
+        self.connections: set[LiveConnection] = set()  # users of TCP who are there
+        self.sessions = 0  # users of UDP who are there
+        self.users_total = 0  # of both kinds, since the beginning
+        self.dropped = 0  # datagrams that were not passed on
         self._parent = parent
-        self._parts: set[Meter] = set()
-        self._ended = False
+        self._parts: set[Meter] = set()  # the meters whose parent this one is
+        self._is_ended = False
         if parent is not None:
             parent._parts.add(self)
 
     @property
     def root(self) -> Meter:
-        """The meter that all others are below of."""
+        """The meter that counts everything: the parent of the parent, and so on."""
         return self if self._parent is None else self._parent.root
 
-    def enter(self) -> None:
-        """Count a user that came."""
-        self.users += 1
+    def connection(self, user: Sockaddr, end: Callable[[], None]) -> LiveConnection:
+        """Return the context that counts the connection of `user`; `end` has to end that connection."""
+        return LiveConnection(self, user, end)
+
+    def leave(self, connection: LiveConnection) -> None:
+        """Take the counts of a connection over, which has ended."""
+        self.connections.discard(connection)
+        self.up.bytes += connection.up.bytes
+        self.down.bytes += connection.down.bytes
+        self._hand_over_if_over()
+
+    def begin_session(self) -> None:
+        """Count a user of UDP that came."""
+        self.sessions += 1
         self.users_total += 1
 
-    def leave(self) -> None:
-        """Count a user that left."""
-        self.users -= 1
-        if self._ended and not self.users:
-            self._hand_over()
+    def end_session(self) -> None:
+        """Count a user of UDP that left."""
+        self.sessions -= 1
+        self._hand_over_if_over()
 
     def end(self) -> None:
-        """Leave the counts to the parent, when the last user has left: the proxy is gone."""
-        self._ended = True
-        if not self.users:
-            self._hand_over()
+        """The proxy is gone: hand the counts over to the parent, once the last user has left."""
+        self._is_ended = True
+        self._hand_over_if_over()
 
     def totals(self) -> Totals:
-        """Return the counts of this meter and all below it."""
-        parts = [part.totals() for part in self._parts]
-        return Totals(
-            self.up.bytes + sum(part.up for part in parts),
-            self.down.bytes + sum(part.down for part in parts),
-            self.users + sum(part.users for part in parts),
-            self.users_total + sum(part.users_total for part in parts),
-            self.dropped + sum(part.dropped for part in parts),
-        )
+        """Return the counts of this meter and of all below it."""
+        up, down, dropped = self.up.bytes, self.down.bytes, self.dropped
+        users, users_total = len(self.connections) + self.sessions, self.users_total
+        for connection in self.connections:
+            up += connection.up.bytes
+            down += connection.down.bytes
+        for part in self._parts:
+            totals = part.totals()
+            up, down, dropped = up + totals.up, down + totals.down, dropped + totals.dropped
+            users, users_total = users + totals.users, users_total + totals.users_total
+        return Totals(up, down, users, users_total, dropped)
 
-    def _hand_over(self) -> None:
+    def _hand_over_if_over(self) -> None:
         parent = self._parent
+        if not self._is_ended or self.connections or self.sessions:
+            return
         if parent is None or self not in parent._parts:
             return
-        mine = self.totals()
         parent._parts.discard(self)
+        mine = self.totals()
         parent.up.bytes += mine.up
         parent.down.bytes += mine.down
         parent.users_total += mine.users_total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gnar_lib.net import LENT_BYTES, Conn, SocketConn, give_way
-from gnar_lib.proxy.flow import Flow, TakesTokens
+from gnar_lib.pio.flow import Flow, Limit
 
 FULL_IN_A_ROW = 8  # after that many full reads others have their turn
 
@@ -14,14 +14,14 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
     With `until_bulk` return False as soon as a read brought all that it may (its bytes were sent): there is a
     faster way for what follows.
     """
-    bucket = flow.bucket
-    if bucket is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
+    limit = flow.limit
+    if limit is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
         return _copy_sockets(src, dst, flow, until_bulk=until_bulk)
     while lent := src.borrow():
         count = len(lent)
         flow.bytes += count
-        if bucket is not None:
-            _send_as_granted(bytes(lent), dst, bucket)
+        if limit is not None:
+            _send_as_granted(bytes(lent), dst, limit)
         elif (sent := dst.send_now(lent)) < count:
             dst.sendall(bytes(lent[sent:]))
         if until_bulk and count == LENT_BYTES:
@@ -46,10 +46,10 @@ def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: b
                 give_way()  # where both ends keep up nothing here would ever wait
 
 
-def _send_as_granted(data: bytes, dst: Conn, bucket: TakesTokens) -> None:
+def _send_as_granted(data: bytes, dst: Conn, limit: Limit) -> None:
     """Send everything, as fast as the limit allows."""
     rest = memoryview(data)
     while rest:
-        granted = bucket.take(len(rest))
+        granted = limit.take(len(rest))
         dst.sendall(rest[:granted])
         rest = rest[granted:]

@@ -1,4 +1,4 @@
-"""How datagrams share the process with streams: a flood must not starve users of TCP; touches no socket."""
+"""How datagrams share the process with TCP, which a flood must not starve; touches no socket."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ import time
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.stream import busy_pairs
 
-SHARE = 0.15  # of the time, for all datagrams of a process, while users of TCP are busy
-MAX_CREDIT_S = 0.002  # a burst; timers are no more exact than half of that
+SHARE = 0.15  # of the time, for all datagrams of the process, while users of TCP are busy
+MAX_CREDIT_S = 0.002  # the longest burst without a pause; timers are no more exact than half of that
 MAX_PAUSE_S = 0.02
-BUSY_FOR_S = 0.05  # after the last byte
+BUSY_FOR_S = 0.05  # after their last byte, users of TCP still count as busy for so long
+LOOK_EVERY_S = 0.01  # between two looks at what users of TCP have moved: a look costs time for each of them
 
 
 class Share:
-    """How much of the process datagrams may take: all of it, or a part while users of TCP are busy.
+    """How much of the process datagrams may use: all of it, or a part while users of TCP are busy.
 
-    Work is done on credit, which comes back as time goes by; who is in debt has to pause.
+    Time spent on datagrams is taken from a credit, which grows as time goes by. Whoever has no credit left
+    has to pause.
     """
 
     def __init__(self) -> None:
-        self.bytes = 0  # of datagrams: what the meters counted besides was TCP
+        self.bytes = 0  # of datagrams: the rest of what the meters have counted is TCP
         self._credit_s = MAX_CREDIT_S
-        self._seen_s = self._busy_s = time.monotonic()
-        self._tcp_bytes = 0
+        self._seen_s = time.monotonic()  # when `pause_after` was last called
+        self._looked_s = 0.0  # when the meters were last read
+        self._busy_s = self._seen_s  # when users of TCP were last seen to move bytes
+        self._tcp_bytes = 0  # what they had moved until then
 
     def pause_after(self, began_s: float, meter: Meter) -> float:
-        """Return for how many seconds to take no more datagrams, after work that began at a time."""
+        """Return for how many seconds to take no more datagrams, after work on datagrams since `began_s`."""
         now_s = time.monotonic()
         earned_s = SHARE * (now_s - self._seen_s)
         self._credit_s = min(self._credit_s + earned_s, MAX_CREDIT_S) - (now_s - began_s)
@@ -39,11 +43,13 @@ class Share:
         return min(-self._credit_s / SHARE, MAX_PAUSE_S)
 
     def _tcp_is_busy(self, meter: Meter, now_s: float) -> bool:
-        totals = meter.root.totals()
-        tcp_bytes = totals.up + totals.down - self.bytes
-        if tcp_bytes != self._tcp_bytes:
-            self._tcp_bytes, self._busy_s = tcp_bytes, now_s
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            totals = meter.root.totals()
+            tcp_bytes = totals.up + totals.down - self.bytes
+            if tcp_bytes != self._tcp_bytes:
+                self._tcp_bytes, self._busy_s = tcp_bytes, now_s
         return now_s - self._busy_s < BUSY_FOR_S
 
 
-share = Share()  # one loop, one share
+share = Share()  # the process has one loop, so there is one share

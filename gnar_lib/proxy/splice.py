@@ -7,7 +7,7 @@ import sys
 
 from gnar_lib.errors import ConnClosed
 from gnar_lib.net import SocketConn, give_way
-from gnar_lib.proxy.flow import Flow
+from gnar_lib.pio.flow import Flow
 
 PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)
 MIN_PIPE_BYTES = (
@@ -97,9 +97,9 @@ def _fill(src: SocketConn, pipe: Pipe) -> int:
 
 def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
     """Move the `count` bytes that the pipe holds into the socket, as fast as socket and limit allow."""
-    bucket = flow.bucket
+    limit = flow.limit
     while count:
-        granted = count if bucket is None else bucket.take(count)
+        granted = count if limit is None else limit.take(count)
         count -= granted
         while granted:
             try:

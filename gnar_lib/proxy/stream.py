@@ -16,8 +16,8 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, Crew, SocketConn, wait_for
+from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy.buffer import copy_buffered
-from gnar_lib.proxy.flow import Flow
 
 if sys.platform == "linux":
     from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced

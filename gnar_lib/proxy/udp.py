@@ -18,9 +18,9 @@ from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, MessageTooLongError
 from gnar_lib.net import Conn, Crew, Datagram, DatagramConn, SocketConn, give_way
 from gnar_lib.net.datagram import BATCH, is_out_of_files
+from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import Framing
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.share import share
 
 MAX_SESSIONS = 4096  # of one proxy; past that the one that was idle longest ends
@@ -35,10 +35,10 @@ _writers = Crew("udp")
 
 def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]:
     """Return those that the limit of a direction lets pass, counted; the others are dropped."""
-    bucket = flow.bucket
-    if bucket is not None:
+    limit = flow.limit
+    if limit is not None:
         before = len(datagrams)
-        datagrams = [datagram for datagram in datagrams if bucket.take_now(len(datagram[1]))]
+        datagrams = [datagram for datagram in datagrams if limit.take_now(len(datagram[1]))]
         meter.dropped += before - len(datagrams)
     size = sum([len(payload) for _, payload in datagrams])
     flow.bytes += size
@@ -136,7 +136,7 @@ class Sessions:
         self._failures.end(self._log)
         self._conns[user] = conn
         conn.serve(self._on_answers, user)
-        self._meter.enter()
+        self._meter.begin_session()
         if self._sweeper is None:
             self._sweep_in(self._limits.timeout_s)
         return conn
@@ -164,7 +164,7 @@ class Sessions:
 
     def _end(self, user: bytes) -> None:
         self._conns.pop(user).close()
-        self._meter.leave()
+        self._meter.end_session()
         if not self._conns and self._sweeper is not None:
             self._sweeper.stop()
             self._sweeper = None

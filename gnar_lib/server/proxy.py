@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 from gnar_lib import logger
 from gnar_lib.net import Conn, Listener, SocketConn, format_address
-from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, to_frame
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.stream import stream
 
 if TYPE_CHECKING:
@@ -46,9 +44,7 @@ class Proxy:
         self.listener = listener
         self.port = listener.port
         self.log = logger.get(f"TCP [{name}]")
-        limit = control.server.config.max_speed
-        self._up, self._down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
-        self._meter = Meter(control.server.meter, self._up, self._down)
+        self._meter = Meter(control.server.meter, control.server.config.max_speed)
 
     def start(self) -> None:
         """Take users from now on."""
@@ -70,11 +66,8 @@ class Proxy:
 
     def carry(self, user: SocketConn, data: Conn) -> None:
         """Join a user with a data connection, until both are closed."""
-        self._meter.enter()
-        try:
-            stream(user, data, self._up, self._down)
-        finally:
-            self._meter.leave()
+        with self._meter.connection(user.getpeername(), user.abort) as live:
+            stream(user, data, live.up, live.down)
 
     def exchange_for(self, conn_id: str, user: SocketConn) -> Exchange:
         """Return the message that tells the client of a user."""

@@ -9,11 +9,9 @@ from gevent.hub import get_hub
 from gnar_lib import auth, logger
 from gnar_lib.net import Conn, Datagram, DatagramSocket
 from gnar_lib.net.datagram import BATCH
-from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.share import share
 from gnar_lib.proxy.udp import Carrier, admit
 
@@ -53,9 +51,7 @@ class UdpProxy:
         self.name = name
         self.port = sock.port
         self.log = logger.get(f"UDP [{name}]")
-        limit = control.server.config.max_speed
-        self._up, self._down = Flow(Bucket.of(limit.up)), Flow(Bucket.of(limit.down))
-        self._meter = Meter(control.server.meter, self._up, self._down)
+        self._meter = Meter(control.server.meter, control.server.config.max_speed)
         self._socket = sock
         self._carrier: Carrier | None = None
         self._last_speaker = NOBODY
@@ -126,7 +122,7 @@ class UdpProxy:
             self._meter.dropped += len(received)
             return
         self._last_speaker = received[-1][0]
-        carrier.post(admit(received, self._up, self._meter))
+        carrier.post(admit(received, self._meter.up, self._meter))
         carrier.flush()
         if len(received) == BATCH:  # a flood: more may have come than there was room for
             self._meter.dropped += self._socket.take_overflow()
@@ -135,7 +131,7 @@ class UdpProxy:
 
     def _deliver(self, answers: list[Datagram]) -> None:
         """Give each answer to the user whom it is for."""
-        answers = admit(answers, self._down, self._meter)
+        answers = admit(answers, self._meter.down, self._meter)
         if self._is_go:  # a Go client does not say whom, and means who spoke last
             answers = [(user or self._last_speaker, payload) for user, payload in answers]
         self._meter.dropped += self._socket.send(answers)

@@ -1,51 +1,98 @@
-"""What a meter counts, and what its parent knows of it."""
+"""What a meter counts, while connections go on and after they have ended, and what its parent learns."""
 
 from __future__ import annotations
 
-from gnar_lib.pio.meter import Count, Meter, Totals
-from gnar_lib.proxy.flow import Flow
+import pytest
+
+from gnar_lib.config import Rate
+from gnar_lib.pio.meter import LiveConnection, Meter, Totals
+
+USER = ("192.0.2.1", 40000)
+
+
+def connection(meter: Meter) -> LiveConnection:
+    """Return the connection of a user whom nothing can end."""
+    return meter.connection(USER, lambda: None)
 
 
 def test_totals_are_sums_over_the_proxies() -> None:
     server = Meter()
     one, two = Meter(server), Meter(server)
-    one.up.bytes += 10
-    two.up.bytes += 5
-    two.down.bytes += 7
-    one.enter()
-    two.enter()
-    two.leave()
-    assert server.totals() == Totals(up=15, down=7, users=1, users_total=2, dropped=0)
+    with connection(one) as live:
+        live.up.bytes += 10
+        with connection(two) as other:
+            other.up.bytes += 5
+            other.down.bytes += 7
+        assert server.totals() == Totals(up=15, down=7, users=1, users_total=2, dropped=0)
     assert two.totals() == Totals(up=5, down=7, users=0, users_total=1, dropped=0)
 
 
-def test_a_flow_of_the_copy_loop_is_counted_while_it_runs() -> None:
-    up, down = Flow(), Count()
-    meter = Meter(up=up, down=down)
-    up.bytes += 3
-    down.bytes += 4
-    assert (meter.totals().up, meter.totals().down) == (3, 4)
+def test_a_connection_is_counted_while_it_goes_on_and_once_after_its_end() -> None:
+    meter = Meter()
+    with connection(meter) as live:
+        live.up.bytes += 3
+        live.down.bytes += 4
+        assert meter.totals() == Totals(up=3, down=4, users=1, users_total=1, dropped=0)
+    assert meter.totals() == Totals(up=3, down=4, users=0, users_total=1, dropped=0)
 
 
-def test_an_ended_proxy_leaves_its_counts_to_the_parent_once() -> None:
+def test_connections_of_a_proxy_are_listed_and_each_can_be_ended_alone() -> None:
+    meter, ended = Meter(), []
+    with (
+        meter.connection(USER, lambda: ended.append("first")) as first,
+        meter.connection(USER, lambda: ended.append("second")),
+    ):
+        assert len(meter.connections) == 2
+        first.end()
+    assert ended == ["first"]
+    assert not meter.connections
+
+
+def test_a_connection_that_breaks_is_counted_as_one_that_ends() -> None:
+    meter = Meter()
+
+    def carry() -> None:
+        with connection(meter) as live:
+            live.up.bytes += 1
+            raise OSError("broke")
+
+    with pytest.raises(OSError, match="broke"):
+        carry()
+    assert meter.totals() == Totals(up=1, down=0, users=0, users_total=1, dropped=0)
+
+
+def test_connections_of_a_proxy_share_the_limit_of_each_direction() -> None:
+    meter = Meter(limit=Rate(up=1000))
+    first, second = connection(meter), connection(meter)
+    assert first.up.limit is second.up.limit is meter.up.limit is not None
+    assert first.down.limit is None
+
+
+def test_sessions_of_udp_are_users() -> None:
+    meter = Meter()
+    meter.begin_session()
+    meter.begin_session()
+    meter.end_session()
+    assert meter.totals() == Totals(up=0, down=0, users=1, users_total=2, dropped=0)
+
+
+def test_an_ended_proxy_hands_its_counts_to_the_parent_once() -> None:
     server = Meter()
     proxy = Meter(server)
-    proxy.enter()
-    proxy.up.bytes += 10
-    proxy.leave()
+    with connection(proxy) as live:
+        live.up.bytes += 10
     proxy.end()
     proxy.end()
     assert server.totals() == Totals(up=10, down=0, users=0, users_total=1, dropped=0)
 
 
-def test_bytes_of_users_that_outlive_their_proxy_are_not_lost() -> None:
+def test_bytes_of_users_who_outlive_their_proxy_are_not_lost() -> None:
     server = Meter()
     proxy = Meter(server)
-    proxy.enter()
-    proxy.end()
-    proxy.down.bytes += 8
-    assert server.totals() == Totals(up=0, down=8, users=1, users_total=1, dropped=0)
-    proxy.leave()
+    with connection(proxy) as live:
+        proxy.end()
+        live.down.bytes += 8
+        assert server.totals() == Totals(up=0, down=8, users=1, users_total=1, dropped=0)
     assert server.totals() == Totals(up=0, down=8, users=0, users_total=1, dropped=0)
 
 

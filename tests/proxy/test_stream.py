@@ -19,10 +19,10 @@ from gevent.hub import get_hub
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net.conn import socket_class
+from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import buffer, splice
 from gnar_lib.proxy import stream as stream_module
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.yamux import Session
 
 MIB = 1 << 20

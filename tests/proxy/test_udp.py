@@ -22,6 +22,7 @@ from gnar_lib.errors import ConnError, DialError, MessageTooLongError, PortTaken
 from gnar_lib.net import Datagram, DatagramConn, DatagramSocket, datagram
 from gnar_lib.net.datagram import connect_udp, pack_address, unpack_address
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
+from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import (
@@ -31,7 +32,6 @@ from gnar_lib.proto.datagram import (
     Framing,
     JsonFraming,
 )
-from gnar_lib.proxy.flow import Flow
 from gnar_lib.proxy.share import Share
 from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier, Limits, OpensSockets, Sessions, admit
 from gnar_lib.relay import DatagramRelay, Role, parse_address
@@ -222,7 +222,7 @@ def answering(timeout_s: float = 60.0, most: int = 4096) -> Iterator[tuple[EchoS
         answers = Answers(target_at(service.port), timeout_s, most)
         with closing(answers.sessions):
             yield service, answers
-        assert answers.meter.users == 0
+        assert answers.meter.sessions == 0
 
 
 def test_service_sees_users_apart_and_answers_come_back_to_each() -> None:
@@ -231,7 +231,7 @@ def test_service_sees_users_apart_and_answers_come_back_to_each() -> None:
             for user in users(50):
                 answers.ask(user, user + os.urandom(8))
         assert len({port for _, port in service.heard}) == 50
-        assert len(answers.sessions) == answers.meter.users == answers.meter.users_total == 50
+        assert len(answers.sessions) == answers.meter.sessions == answers.meter.users_total == 50
         assert answers.meter.dropped == 0
 
 
@@ -469,6 +469,7 @@ def test_datagrams_pause_for_users_of_tcp_that_are_busy_and_for_nobody_else(
 ) -> None:
     pairs = [0]
     monkeypatch.setattr("gnar_lib.proxy.share.busy_pairs", lambda: pairs[0])
+    monkeypatch.setattr("gnar_lib.proxy.share.LOOK_EVERY_S", 0.0)
     meter, share = Meter(Meter()), Share()
 
     def work() -> float:

@@ -1,0 +1,189 @@
+"""Writes a log line for each event: the first listener of `events`; decides nothing else.
+
+`start` has to be called once, after `logger.setup`. Events of debug level are not even made unless DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from gnar_lib import events, logger
+from gnar_lib.events import Side
+from gnar_lib.net.address import format_address
+
+REFUSALS_PER_MINUTE = 20  # that are logged: whoever finds the port can be refused thousands of times a second
+
+_control = logger.get("control")
+_server = logger.get("server")
+_client = logger.get("client")
+_net = logger.get("net")
+_of_side = {side: logger.get(side.value) for side in Side}
+
+
+class _Bursts:
+    """The warnings that many users can cause, each of which is logged once in a while only."""
+
+    def __init__(self) -> None:
+        self.logins = logger.Burst(lines=REFUSALS_PER_MINUTE)
+        self.descriptors = logger.Burst()
+        self.services: defaultdict[str, logger.Burst] = defaultdict(logger.Burst)  # by the proxy's name
+
+
+_bursts = _Bursts()
+
+
+def start() -> None:
+    """Log events from now on; more than once does no harm."""
+    for kind, (level, tell) in _TOLD.items():
+        events.unsubscribe(kind, tell)
+        if _server.isEnabledFor(level):
+            events.subscribe(kind, tell)
+
+
+def _proxy(kind: str, name: str) -> logger.Logger:
+    return logger.get(f"{kind.upper()} [{name}]")
+
+
+# ---- clients and the server --------------------------------------------------------------------------------
+
+
+def _login_refused(event: events.LoginRefused) -> None:
+    peer = format_address(event.peer)
+    if event.hung_up:
+        _server.debug("refused %s: %s", peer, event.reason)
+    else:
+        _bursts.logins.warning(_server, "refused %s: %s", peer, event.reason)
+
+
+def _client_came(event: events.ClientCame) -> None:
+    how = ", multiplexed" if event.multiplexed else ""
+    _server.info("client %s (%s%s)", format_address(event.client), logger.printable(event.version), how)
+
+
+def _client_returned(event: events.ClientReturned) -> None:
+    _server.info("client %s is back as %s", format_address(event.before), format_address(event.client))
+
+
+def _client_left(event: events.ClientLeft) -> None:
+    client = format_address(event.client)
+    if event.broke_protocol:
+        _control.warning("client %s broke the protocol: %s", client, event.reason)
+    else:
+        _control.info("client %s has gone: %s", client, event.reason)
+
+
+def _connected(event: events.Connected) -> None:
+    _client.info("connected to %s%s", format_address(event.server), " (a Go server)" if event.is_go else "")
+
+
+def _connect_failed(event: events.ConnectFailed) -> None:
+    lost = "lost the server: " if event.was_connected else ""
+    _client.warning("%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
+
+
+# ---- proxies -----------------------------------------------------------------------------------------------
+
+
+def _proxy_opened(event: events.ProxyOpened) -> None:
+    log = _proxy(event.kind, event.name)
+    if event.side is Side.SERVER:
+        log.info("port %d is open for %s", event.port, format_address(event.peer))
+    else:
+        log.info("open at %s", event.where)
+
+
+def _proxy_refused(event: events.ProxyRefused) -> None:
+    log = _proxy(event.kind, event.name)
+    if event.side is Side.SERVER:
+        log.warning("refused to %s: %s", format_address(event.peer), event.reason)
+    elif event.retry_s is not None:
+        log.warning("%s; trying again in %.1f s", event.reason, event.retry_s)
+    else:
+        log.error("the server refused: %s", event.reason)
+
+
+def _proxy_closed(event: events.ProxyClosed) -> None:
+    if event.side is Side.SERVER and event.reason is events.CloseReason.CANCELLED:
+        _proxy(event.kind, event.name).info("cancelled by %s", format_address(event.peer))
+
+
+# ---- users -------------------------------------------------------------------------------------------------
+
+
+def _user_came(event: events.UserCame) -> None:
+    _proxy("tcp", event.proxy).debug("user %s has come", format_address(event.user))
+
+
+def _user_connected(event: events.UserConnected) -> None:
+    log = _proxy("tcp", event.proxy)
+    log.debug("user %s has a data connection after %.3f s", format_address(event.user), event.after_s)
+
+
+def _user_left(event: events.UserLeft) -> None:
+    _proxy("tcp", event.proxy).debug(
+        "user %s has left after %.3f s, with %d bytes up and %d down%s",
+        format_address(event.user),
+        event.lasted_s,
+        event.up,
+        event.down,
+        f": {event.reason}" if event.reason else "",
+    )
+
+
+def _datagrams_dropped(event: events.DatagramsDropped) -> None:
+    _proxy("udp", event.proxy).debug("%d datagrams were dropped", event.count)
+
+
+def _service_unreachable(event: events.ServiceUnreachable) -> None:
+    log = _proxy(event.kind, event.proxy)
+    _bursts.services[event.proxy].warning(log, "the local service does not answer: %s", event.reason)
+
+
+def _service_reached(event: events.ServiceReached) -> None:
+    if (burst := _bursts.services.pop(event.proxy, None)) is not None:
+        burst.end(_proxy(event.kind, event.proxy))
+
+
+# ---- the process -------------------------------------------------------------------------------------------
+
+
+def _descriptors_short(event: events.DescriptorsShort) -> None:
+    _bursts.descriptors.warning(_net, "accepting waits: %s", event.reason)
+
+
+def _reloaded(event: events.Reloaded) -> None:
+    log = _of_side[event.side]
+    if event.unchanged:
+        log.warning("%s stay as they are until the next start", event.unchanged)
+    log.info("configuration reloaded%s", f": {event.new} new" if event.side is Side.CLIENT else "")
+
+
+def _stopping(event: events.Stopping) -> None:
+    _of_side[event.side].info("stopping")
+
+
+_Told = dict[Any, tuple[int, Callable[[Any], None]]]
+
+_TOLD: _Told = {
+    events.LoginRefused: (logging.WARNING, _login_refused),
+    events.ClientCame: (logging.INFO, _client_came),
+    events.ClientReturned: (logging.INFO, _client_returned),
+    events.ClientLeft: (logging.INFO, _client_left),
+    events.Connected: (logging.INFO, _connected),
+    events.ConnectFailed: (logging.WARNING, _connect_failed),
+    events.ProxyOpened: (logging.INFO, _proxy_opened),
+    events.ProxyRefused: (logging.WARNING, _proxy_refused),
+    events.ProxyClosed: (logging.INFO, _proxy_closed),
+    events.UserCame: (logging.DEBUG, _user_came),
+    events.UserConnected: (logging.DEBUG, _user_connected),
+    events.UserLeft: (logging.DEBUG, _user_left),
+    events.DatagramsDropped: (logging.DEBUG, _datagrams_dropped),
+    events.ServiceUnreachable: (logging.WARNING, _service_unreachable),
+    events.ServiceReached: (logging.INFO, _service_reached),
+    events.DescriptorsShort: (logging.WARNING, _descriptors_short),
+    events.Reloaded: (logging.INFO, _reloaded),
+    events.Stopping: (logging.INFO, _stopping),
+}

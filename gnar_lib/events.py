@@ -1,0 +1,268 @@
+"""What happens in this process, as typed events to which others listen; knows nobody who listens.
+
+A room says in one call what happened: `emit(ProxyOpened, name, kind, port, client)`. The event is only made
+when somebody has subscribed to its type, so that an event to which nobody listens costs one look-up. The
+first listener is `eventlog`, which writes the log lines.
+
+Listeners run where the event happens, mostly in a user's greenlet or in the hub: they must not wait. An error
+in a listener is logged and stops neither the others nor whoever emitted the event.
+
+`net.format_address` shows an address to people. Bytes `up` are from
+the user to the local service, bytes `down` from the local service to the user. `kind` is "tcp" or "udp".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ParamSpec, TypeVar
+
+from gnar_lib import logger
+
+Address = tuple[Any, ...] | str
+"""What the socket module calls an address."""
+
+
+class Side(Enum):
+    """Which part of gnar an event is about: one process may be several, as `gnar demo` is."""
+
+    SERVER = "server"
+    CLIENT = "client"
+    RELAY = "relay"
+
+
+_log = logger.get("events")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+# ---- at the server: clients --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRefused(Event):
+    """A connection to the control port did not log in; `hung_up`: the peer left without being refused."""
+
+    peer: Address
+    reason: str
+    hung_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCame(Event):
+    """A client has logged in; `version` is what the client calls itself."""
+
+    client: Address
+    version: str
+    multiplexed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClientReturned(Event):
+    """A client came back before the end of its older control connection, from `before`, was noticed."""
+
+    client: Address
+    before: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft(Event):
+    """A client's control connection has ended; `broke_protocol`: the server ended it for that."""
+
+    client: Address
+    reason: str
+    broke_protocol: bool
+
+
+# ---- at the client: the server -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Event):
+    """The client has logged in to the server; `is_go`: to one that is the Go program."""
+
+    server: Address
+    is_go: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed(Event):
+    """The server cannot be reached, or was lost (`was_connected`); the next try is in `retry_s` seconds."""
+
+    reason: str
+    was_connected: bool
+    retry_s: float
+
+
+# ---- proxies -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOpened(Event):
+    """The server has opened a proxy on `port`; at the client, `where` is what users have to know."""
+
+    side: Side
+    name: str
+    kind: str
+    port: int
+    peer: Address
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRefused(Event):
+    """The server refused a proxy. The client asks again in `retry_s` seconds; None: never."""
+
+    side: Side
+    name: str
+    kind: str
+    peer: Address
+    reason: str
+    retry_s: float | None = None
+
+
+class CloseReason(Enum):
+    """Why a proxy was closed."""
+
+    CANCELLED = "cancelled"
+    CLIENT_LEFT = "the client left"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyClosed(Event):
+    """A proxy takes no more users."""
+
+    side: Side
+    name: str
+    kind: str
+    port: int
+    peer: Address
+    reason: CloseReason
+
+
+# ---- users -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UserCame(Event):
+    """A user has come to a proxy of TCP, or to a relay, whose name is then its address."""
+
+    side: Side
+    proxy: str
+    user: Address
+
+
+@dataclass(frozen=True, slots=True)
+class UserConnected(Event):
+    """A user has got a data connection, `after_s` seconds after it came."""
+
+    side: Side
+    proxy: str
+    user: Address
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserLeft(Event):
+    """A user's connection has ended, `lasted_s` seconds after it came; `reason` is empty for a normal end."""
+
+    side: Side
+    proxy: str
+    user: Address
+    up: int
+    down: int
+    lasted_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramsDropped(Event):
+    """So many datagrams of a UDP proxy were not passed on since the last such event, a second ago or more."""
+
+    side: Side
+    proxy: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceUnreachable(Event):
+    """The local service of a proxy did not answer for one user."""
+
+    proxy: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReached(Event):
+    """The local service of a proxy answers again, after at least one `ServiceUnreachable`."""
+
+    proxy: str
+    kind: str
+
+
+# ---- the process -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorsShort(Event):
+    """A socket could not be opened or accepted because the process or the system has too many files."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Event):
+    """The configuration was read again: the client asks for `new` proxies.
+
+    `unchanged` names settings that differ and that only a restart changes; empty if there are none.
+    """
+
+    side: Side
+    new: int
+    unchanged: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """The process takes no more users, and lets those that are there finish."""
+
+    side: Side
+
+
+# ---- who listens -------------------------------------------------------------------------------------------
+
+P = ParamSpec("P")
+E = TypeVar("E", bound=Event)
+
+_listeners: dict[object, list[Callable[[Any], None]]] = {}
+
+
+def subscribe(kind: type[E], listener: Callable[[E], None]) -> None:
+    """Have `listener` called with each event of exactly this type from now on."""
+    _listeners.setdefault(kind, []).append(listener)
+
+
+def unsubscribe(kind: type[E], listener: Callable[[E], None]) -> None:
+    """End what `subscribe` began; a listener that has not subscribed is ignored."""
+    listeners = _listeners.get(kind, [])
+    if listener in listeners:
+        _listeners[kind] = [each for each in listeners if each != listener]
+
+
+def emit(kind: Callable[P, Event], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Tell those who listen that an event of type `kind` has happened, which is made of the arguments."""
+    listeners = _listeners.get(kind)
+    if not listeners:
+        return
+    event = kind(*args, **kwargs)
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:  # noqa: BLE001  (a defect of a listener must not end what it is told of)
+            _log.exception("a listener of %s failed", type(event).__name__)

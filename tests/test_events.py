@@ -1,0 +1,206 @@
+"""Events reach those who have subscribed, and become lines of the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from gnar_lib import eventlog, events
+from gnar_lib.events import CloseReason, Side, Stopping, UserCame, emit
+
+USER = ("192.0.2.1", 4000)
+CLIENT = ("::ffff:192.0.2.2", 50)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_listeners", {})
+
+
+class Lines(logging.Handler):
+    """Keeps `LEVEL prefix text` of each line that is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {getattr(record, 'prefix', '')} {record.getMessage()}")
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Return the lines that are logged, at every level; the log of events has been started."""
+    monkeypatch.setattr(eventlog, "_bursts", eventlog._Bursts())
+    root, handler = logging.getLogger("gnar"), Lines()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    eventlog.start()
+    yield handler.lines
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def test_a_listener_gets_the_events_of_its_type_alone() -> None:
+    got: list[events.Event] = []
+    events.subscribe(UserCame, got.append)
+    emit(UserCame, Side.SERVER, "blog", USER)
+    emit(Stopping, Side.SERVER)
+    assert got == [UserCame(Side.SERVER, "blog", USER)]
+
+
+def test_no_event_is_made_when_nobody_listens() -> None:
+    made = []
+
+    def kind() -> events.Event:
+        made.append("an event")
+        return events.Event()
+
+    emit(kind)
+    assert not made
+
+
+def test_a_listener_that_has_left_gets_nothing_more() -> None:
+    got: list[events.Event] = []
+    events.subscribe(UserCame, got.append)
+    events.unsubscribe(UserCame, got.append)
+    events.unsubscribe(UserCame, got.append)
+    emit(UserCame, Side.SERVER, "blog", USER)
+    assert not got
+
+
+def test_a_listener_may_leave_while_it_is_told() -> None:
+    got: list[str] = []
+
+    def once(_: UserCame) -> None:
+        got.append("once")
+        events.unsubscribe(UserCame, once)
+
+    events.subscribe(UserCame, once)
+    events.subscribe(UserCame, lambda _: got.append("always"))
+    for _ in range(2):
+        emit(UserCame, Side.SERVER, "blog", USER)
+    assert got == ["once", "always", "always"]
+
+
+def test_a_listener_that_fails_is_logged_and_holds_nobody_up(lines: list[str]) -> None:
+    got: list[events.Event] = []
+
+    def broken(_: UserCame) -> None:
+        raise ValueError
+
+    events.subscribe(UserCame, broken)
+    events.subscribe(UserCame, got.append)
+    emit(UserCame, Side.SERVER, "blog", USER)
+    assert len(got) == 1
+    assert lines[-1] == "ERROR events a listener of UserCame failed"
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            events.LoginRefused(USER, "wrong token", hung_up=False),
+            "WARNING server refused 192.0.2.1:4000: wrong token",
+        ),
+        (events.LoginRefused(USER, "it left", hung_up=True), "DEBUG server refused 192.0.2.1:4000: it left"),
+        (
+            events.ClientCame(CLIENT, "gnar-py/1\x1b[31m", multiplexed=True),
+            "INFO server client 192.0.2.2:50 (gnar-py/1\\x1b[31m, multiplexed)",
+        ),
+        (
+            events.ClientReturned(CLIENT, USER),
+            "INFO server client 192.0.2.1:4000 is back as 192.0.2.2:50",
+        ),
+        (
+            events.ClientLeft(CLIENT, "it hung up", broke_protocol=False),
+            "INFO control client 192.0.2.2:50 has gone: it hung up",
+        ),
+        (
+            events.ClientLeft(CLIENT, "nonsense", broke_protocol=True),
+            "WARNING control client 192.0.2.2:50 broke the protocol: nonsense",
+        ),
+        (events.Connected(USER, is_go=True), "INFO client connected to 192.0.2.1:4000 (a Go server)"),
+        (
+            events.ConnectFailed("reset", was_connected=True, retry_s=0.52),
+            "WARNING client lost the server: reset; trying again in 0.5 s",
+        ),
+        (
+            events.ProxyOpened(Side.SERVER, "blog", "tcp", 9000, CLIENT),
+            "INFO TCP [blog] port 9000 is open for 192.0.2.2:50",
+        ),
+        (events.ProxyOpened(Side.CLIENT, "dns", "udp", 53, USER, "h:53"), "INFO UDP [dns] open at h:53"),
+        (
+            events.ProxyRefused(Side.SERVER, "blog", "tcp", CLIENT, "port 1 is taken"),
+            "WARNING TCP [blog] refused to 192.0.2.2:50: port 1 is taken",
+        ),
+        (
+            events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is taken", 2.0),
+            "WARNING TCP [blog] port 1 is taken; trying again in 2.0 s",
+        ),
+        (
+            events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is not allowed"),
+            "ERROR TCP [blog] the server refused: port 1 is not allowed",
+        ),
+        (
+            events.ProxyClosed(Side.SERVER, "blog", "tcp", 9000, CLIENT, CloseReason.CANCELLED),
+            "INFO TCP [blog] cancelled by 192.0.2.2:50",
+        ),
+        (UserCame(Side.SERVER, "blog", USER), "DEBUG TCP [blog] user 192.0.2.1:4000 has come"),
+        (
+            events.UserConnected(Side.SERVER, "blog", USER, 0.0301),
+            "DEBUG TCP [blog] user 192.0.2.1:4000 has a data connection after 0.030 s",
+        ),
+        (
+            events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "reset"),
+            "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: reset",
+        ),
+        (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
+        (
+            events.ServiceUnreachable("blog", "tcp", "refused"),
+            "WARNING TCP [blog] the local service does not answer: refused",
+        ),
+        (events.DescriptorsShort("Too many open files"), "WARNING net accepting waits: Too many open files"),
+        (events.Reloaded(Side.SERVER, 0, ""), "INFO server configuration reloaded"),
+        (events.Reloaded(Side.CLIENT, 2, ""), "INFO client configuration reloaded: 2 new"),
+        (Stopping(Side.SERVER), "INFO server stopping"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, events.Event) else "",
+)
+def test_an_event_becomes_one_line(event: events.Event, line: str, lines: list[str]) -> None:
+    emit(lambda: event)
+    emit(type(event), *(getattr(event, name) for name in event.__dataclass_fields__))
+    assert lines == [line]
+
+
+def test_every_event_is_logged() -> None:
+    kinds = {
+        kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)
+    }
+    assert kinds - {events.Event} == set(eventlog._TOLD)
+
+
+def test_a_service_that_stays_away_is_told_once_and_so_is_its_return(lines: list[str]) -> None:
+    for _ in range(3):
+        emit(events.ServiceUnreachable, "blog", "tcp", "refused")
+    emit(events.ServiceReached, "blog", "tcp")
+    emit(events.ServiceUnreachable, "blog", "tcp", "refused")
+    assert lines == [
+        "WARNING TCP [blog] the local service does not answer: refused",
+        "INFO TCP [blog] works again (2 more failed)",
+        "WARNING TCP [blog] the local service does not answer: refused",
+    ]
+
+
+def test_starting_the_log_twice_logs_once(lines: list[str]) -> None:
+    eventlog.start()
+    emit(Stopping, Side.SERVER)
+    assert lines == ["INFO server stopping"]
+
+
+def test_settings_that_only_a_restart_changes_are_named(lines: list[str]) -> None:
+    emit(events.Reloaded, Side.SERVER, 0, "port, bind and udp-bind")
+    assert lines[0] == "WARNING server port, bind and udp-bind stay as they are until the next start"
