@@ -18,17 +18,12 @@ from gnar_lib import __version__
 from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
+from gnar_lib.proto.numbers import FEATURES
 
 MD5_WINDOW_S = 15 * 60  # how far a Go client's clock may be off, either way
 VERSION = f"gnar-py/{__version__}"
 HMAC, MD5 = "hmac", "md5"
 _NO_TOKEN = ""  # in a Login that proves itself in another way
-
-# What this end can do beyond the Go program's protocol; both ends use what both have named.
-FEATURE_WAIT = "wait"  # data connections that wait for their user
-FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its users
-FEATURE_UDP = "udp"  # datagrams in binary
-FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP)
 
 Clock = Callable[[], float]
 

@@ -155,8 +155,8 @@ def test_a_listener_that_fails_is_logged_and_holds_nobody_up(lines: list[str]) -
             "DEBUG TCP [blog] user 192.0.2.1:4000 has a data connection after 0.030 s",
         ),
         (
-            events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "reset"),
-            "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: reset",
+            events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "it"),
+            "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: it",
         ),
         (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
         (

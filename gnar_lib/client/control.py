@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gnar_lib.auth import FEATURE_MUX, ClientLogin, Session
+from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
 from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, dial_host, set_keepalive
@@ -20,6 +20,7 @@ from gnar_lib.proto import (
     send,
     to_frame,
 )
+from gnar_lib.proto.numbers import FEATURE_MUX
 from gnar_lib.yamux import VERSION as MUX_VERSION
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gnar_lib import auth, logger
+from gnar_lib import logger
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
 from gnar_lib.net import Conn, Datagram
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto import Exchange
+from gnar_lib.proto import Exchange, numbers
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.udp import Carrier, Limits, Sessions, admit
 
@@ -26,7 +26,7 @@ def bring_datagram_conn(link: Link, message: Exchange) -> None:
         return
     conn = link.control.open_data(message)
     session = link.control.session
-    if session is not None and auth.FEATURE_UDP in session.features:
+    if session is not None and numbers.FEATURE_UDP in session.features:
         proxy.udp.carry(conn, BinaryFraming())
     else:
         proxy.udp.carry(conn, JsonFraming(with_address=False))

@@ -22,7 +22,7 @@ from gnar_lib.errors import (
     ProxyRefusedError,
 )
 from gnar_lib.net import Conn, SocketConn, format_address, host_of
-from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, numbers, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.server.proxy import Proxy
@@ -196,7 +196,7 @@ class Control:
 
     @property
     def _may_wait(self) -> bool:
-        return self.mux is None and self.session is not None and auth.FEATURE_WAIT in self.session.features
+        return self.mux is None and self.session is not None and numbers.FEATURE_WAIT in self.session.features
 
     def admit_waiting(self, conn: SocketConn, login: Login) -> None:
         """Keep a data connection for the next user, when it proves to be this session's and no replay."""
@@ -225,7 +225,7 @@ class Control:
     def _next_data_conn(self) -> Conn | None:
         if self._may_wait:
             return self.waiting.take()
-        if self.mux is None or self.session is None or auth.FEATURE_MUX not in self.session.features:
+        if self.mux is None or self.session is None or numbers.FEATURE_MUX not in self.session.features:
             return None
         try:
             return self.mux.open()

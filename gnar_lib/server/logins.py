@@ -13,7 +13,7 @@ from gnar_lib import auth, yamux
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnClosed, ConnError
 from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline, host_of
-from gnar_lib.proto import Exchange, Login, Message, Proof, Welcome, expect, recv, send
+from gnar_lib.proto import Exchange, Login, Message, Proof, Welcome, expect, numbers, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
 
 LOGIN_DEADLINE_S = 10.0
@@ -107,7 +107,7 @@ def log_in(conn: SocketConn, config: ServerConfig) -> Entrance:
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
     if login.auth == AUTH_NONE:
-        send(conn, Welcome(features=auth.FEATURES))
+        send(conn, Welcome(features=numbers.FEATURES))
         return Entrance(login)
     if login.session:
         return Entrance(login, first=None if login.waiting else expect(conn, Exchange, MAX_LOGIN_BYTES))

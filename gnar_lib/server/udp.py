@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.hub import get_hub
 
-from gnar_lib import auth, logger
+from gnar_lib import logger
 from gnar_lib.net import Conn, Datagram, DatagramSocket
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto import Exchange
+from gnar_lib.proto import Exchange, numbers
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.share import share
 from gnar_lib.proxy.udp import Carrier, admit
@@ -56,7 +56,7 @@ class UdpProxy:
         self._carrier: Carrier | None = None
         self._last_speaker = NOBODY
         self._is_closed = False
-        self._is_go = control.session is None or auth.FEATURE_UDP not in control.session.features
+        self._is_go = control.session is None or numbers.FEATURE_UDP not in control.session.features
         self._framing: Framing = JsonFraming(with_address=True) if self._is_go else BinaryFraming()
         # Repeating, since a timer of libev that does not is good for one start.
         self._ask_timer: Any = get_hub().loop.timer(ASK_PAUSE_S, ASK_PAUSE_S)

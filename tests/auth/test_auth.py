@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import auth, logger
-from gnar_lib.auth import FEATURES, MD5_WINDOW_S, ClientLogin, ReplayWindow, ServerLogin, Session, md5_token
+from gnar_lib.auth import MD5_WINDOW_S, ClientLogin, ReplayWindow, ServerLogin, Session, md5_token
 from gnar_lib.client.control import Control
 from gnar_lib.config import Address, ClientConfig, Secret, ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
@@ -37,6 +37,7 @@ from gnar_lib.proto import (
     recv,
     send,
 )
+from gnar_lib.proto.numbers import FEATURES
 from gnar_lib.server.serve import Server
 
 TOKEN = Secret("s3cret")

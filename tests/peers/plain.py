@@ -9,7 +9,18 @@ from dataclasses import replace
 
 from gnar_lib import auth
 from gnar_lib.config import Secret
-from gnar_lib.proto import Challenge, Heartbeat, Login, Message, Proof, ProxyReq, ProxyResp, Welcome, to_frame
+from gnar_lib.proto import (
+    Challenge,
+    Heartbeat,
+    Login,
+    Message,
+    Proof,
+    ProxyReq,
+    ProxyResp,
+    Welcome,
+    numbers,
+    to_frame,
+)
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.yamux import frame
 from tests.helpers.harness import TOKEN, dial
@@ -60,7 +71,7 @@ def own_client(server_port: int, token: str = TOKEN) -> socket.socket:
     return conn
 
 
-def own_server(conn: socket.socket, features: tuple[str, ...] = auth.FEATURES, token: str = TOKEN) -> None:
+def own_server(conn: socket.socket, features: tuple[str, ...] = numbers.FEATURES, token: str = TOKEN) -> None:
     """Let a client of ours in, as a server with these features does."""
     hello = recv_message(conn)
     assert isinstance(hello, Login)

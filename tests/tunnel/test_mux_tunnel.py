@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from bench.procs import Host
-from gnar_lib.auth import FEATURE_WAIT
 from gnar_lib.proto import Login, ProxyReq, to_frame
+from gnar_lib.proto.numbers import FEATURE_WAIT
 from gnar_lib.yamux import frame
 from tests.helpers.harness import (
     LOOPBACK,
