@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gnar_lib import auth, cmd
+from gnar_lib.auth import session
 from gnar_lib.client import serve as client_serve
 from gnar_lib.config import Secret, load, load_client, load_server
 from gnar_lib.proto import msg, numbers, packet
@@ -77,8 +78,8 @@ def test_the_examples_of_proofs_are_right() -> None:
     token, nonces = Secret("s3cret"), ("c" * 64, "d" * 64)
     assert auth.md5_token(token, 1795333499) in PROTOCOL
     for role in ("client", "server", "session"):
-        assert auth._mac(token, role, *nonces) in PROTOCOL
-    assert auth._session(token, "id", nonces, ()).sign(auth.waiting_id(1)) in PROTOCOL
+        assert session.mac(token, role, *nonces) in PROTOCOL
+    assert auth.Session.of(token, "id", nonces, ()).sign(auth.waiting_id(1)) in PROTOCOL
 
 
 def test_methods_that_the_internals_name_exist() -> None:

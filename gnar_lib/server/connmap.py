@@ -1,6 +1,6 @@
-"""The conn map: whoever waits to be claimed, by `conn_id`; knows nothing of messages.
+"""The conn map: whoever waits for a data connection, by `conn_id`; knows no messages and touches no socket.
 
-Claiming removes the entry, so that it happens once; what nobody claims in time expires.
+Claiming removes the entry, so that an entry is claimed once. An entry that nobody claims in time expires.
 """
 
 from __future__ import annotations
@@ -9,26 +9,32 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
+
+from gnar_lib.net import Conn
 
 EXPIRY_S = 10.0
 
 
 class Entry(Protocol):
-    """What waits to be claimed: a user, or the place of a data connection that was asked for."""
+    """Somebody who waits for a data connection."""
+
+    @property
+    def key(self) -> object:
+        """What a data connection has to have in order to claim this entry; compared by `==`."""
+
+    def deliver(self, conn: Conn) -> None:
+        """Take the data connection that has claimed this entry. Must not wait."""
 
     def expire(self) -> None:
-        """Nobody claimed it in time, or its control connection ended; it closes what it holds."""
+        """Take note that no data connection came in time. Must not wait."""
 
 
-E = TypeVar("E", bound=Entry)
-
-
-class ConnMap(Generic[E]):
-    """Entries by a fresh UUID4, in the order in which they came."""
+class ConnMap:
+    """The entries by a fresh UUID4 each, in the order in which they came. Any thread may call any method."""
 
     def __init__(self, expiry_s: float = EXPIRY_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._entries: dict[str, tuple[float, E]] = {}
+        self._entries: dict[str, tuple[float, Entry]] = {}  # with the time at which each expires
         self._lock = threading.Lock()
         self._expiry_s = expiry_s
         self._clock = clock
@@ -36,32 +42,37 @@ class ConnMap(Generic[E]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, entry: E) -> str:
-        """Keep an entry and return its `conn_id`."""
+    def put(self, entry: Entry) -> str:
+        """Keep an entry until it is claimed, removed or expires, and return its `conn_id`."""
         conn_id = str(uuid.uuid4())
         with self._lock:
             self._entries[conn_id] = (self._clock() + self._expiry_s, entry)
         return conn_id
 
-    def claim(self, conn_id: str, may_claim: Callable[[E], bool]) -> E | None:
-        """Remove and return an entry; None when it is not there (any more) or `may_claim` says no.
+    def claim(self, conn_id: str, key: object) -> Entry | None:
+        """Remove and return an entry; None if there is no such entry (any more) or `key` does not fit.
 
-        An entry that the caller may not claim stays for whoever may.
+        An entry whose key is another one stays for whoever has that key.
         """
         with self._lock:
             found = self._entries.get(conn_id)
-            if found is None or not may_claim(found[1]):
+            if found is None or found[1].key != key:
                 return None
             del self._entries[conn_id]
         return found[1]
 
+    def remove(self, conn_id: str) -> None:
+        """Remove an entry whose owner has stopped waiting; nothing happens if there is no such entry."""
+        with self._lock:
+            self._entries.pop(conn_id, None)
+
     def expire(self) -> int:
-        """Expire what has waited too long, and return how many there were; to be called now and then."""
+        """Remove and expire the entries whose time is over, and return how many; to be called often."""
         now = self._clock()
-        late = []
+        late: list[tuple[str, Entry]] = []
         with self._lock:
             for conn_id, (until, entry) in self._entries.items():
-                if until > now:  # all that follow came later
+                if until > now:  # all entries behind this one came later
                     break
                 late.append((conn_id, entry))
             for conn_id, _ in late:
@@ -69,12 +80,3 @@ class ConnMap(Generic[E]):
         for _, entry in late:
             entry.expire()
         return len(late)
-
-    def drop(self, is_gone: Callable[[E], bool]) -> None:
-        """Expire at once every entry of which `is_gone` is true."""
-        with self._lock:
-            gone = [(conn_id, entry) for conn_id, (_, entry) in self._entries.items() if is_gone(entry)]
-            for conn_id, _ in gone:
-                del self._entries[conn_id]
-        for _, entry in gone:
-            entry.expire()

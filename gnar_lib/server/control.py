@@ -1,85 +1,101 @@
-"""One client's control connection: its proxies, its heartbeats, its waiting data connections.
+"""One client at the server: its control connection, and the proxies that it has asked for.
 
-The message loop reads like the protocol: one case per message, one call per case. Everything that the client
-holds is freed in one place, `end`, however the connection died.
+The message loop reads like the protocol: one case for each message, one call for each case. Everything that
+the client holds is freed in one place, `end`, however the control connection ended.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import gevent
 
-from gnar_lib import auth, logger
+from gnar_lib import logger
+from gnar_lib.auth import Rights
 from gnar_lib.errors import (
     ConnClosed,
     ConnError,
     GnarError,
     ListenError,
-    MuxError,
     ProtocolError,
     ProxyRefusedError,
 )
-from gnar_lib.net import Conn, SocketConn, format_address, host_of
-from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, numbers, recv
+from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
+from gnar_lib.net import Conn, EventedConn, format_address, host_of
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
+from gnar_lib.proto.numbers import FEATURE_UDP, HEARTBEAT_S, SILENCE_S
 from gnar_lib.proto.outbox import Outbox
-from gnar_lib.server.proxy import Proxy
-from gnar_lib.server.resources import PROXY_TYPES
-from gnar_lib.server.udp import UdpProxy
-from gnar_lib.server.waiting import WaitingConns
+from gnar_lib.server.ingress.tcp import TcpIngress
+from gnar_lib.server.ingress.udp import UdpIngress
+from gnar_lib.server.logins import Peer
+from gnar_lib.server.proxies import Proxy
+from gnar_lib.server.shared import Shared
+from gnar_lib.server.udp_proxy import UdpProxy
+from gnar_lib.server.upstream import Upstream
 from gnar_lib.yamux import Session as Mux
 
-if TYPE_CHECKING:
-    from gnar_lib.server.serve import Server
+KINDS = ("tcp", "udp")
 
-HEARTBEAT_S = 1.0
-SILENCE_S = 10.0  # our own clients send a heartbeat every second
-GO_USER_TIMEOUT_S = 30.0  # a Go client is silent by nature: it must acknowledge our heartbeats
-MAX_PROXIES = 1024  # of one client
-NO_CONN_ID = "-"  # in the Exchange of a data connection that is there already: nothing is to be claimed
+Ingress = TcpIngress | UdpIngress
 
 _log = logger.get("control")
 
 
-def limit_silence(conn: SocketConn, session: auth.Session | None) -> None:
-    """Have the kernel give up a client that no longer acknowledges what is sent to it."""
-    conn.set_user_timeout(SILENCE_S if session else GO_USER_TIMEOUT_S)
-
-
 class Control:
-    """A client that is logged in; `session` is None for a Go client, `mux` unless it multiplexes."""
+    """A client that has logged in, for as long as its control connection lasts."""
 
     def __init__(
-        self, server: Server, conn: Conn, session: auth.Session | None, client_id: str, mux: Mux | None
+        self,
+        shared: Shared,
+        conn: Conn,
+        peer: Peer,
+        mux: Mux | None,
+        on_end: Callable[[Control], None],
     ) -> None:
-        self.server = server
-        self.mux = mux
-        self.conn = conn
-        self.session = session
-        self.client_id = client_id
-        self.address = format_address(conn.getpeername())
-        self.host = host_of(conn.getpeername())
-        self.waiting = WaitingConns(lambda number: self.post(Heartbeat(waiting=number)))
-        self._numbers = auth.ReplayWindow()
-        self._outbox = Outbox(conn, server.crew)
-        self._proxies: dict[tuple[str, int], Proxy | UdpProxy] = {}
-        self._heard_s = time.monotonic()
+        self.conn = conn  # the control connection; `end` closes it
+        self.session = peer.session  # None for a Go client
+        self.mux = mux  # the multiplexed session whose stream `conn` is; None unless the client multiplexes
+        self.client_id = (
+            peer.login.client_id
+        )  # by which the client is known when it comes back; empty for a Go client
+        self.address = conn.getpeername()
+        self.rights = Rights.of(shared.config)  # replaced by a reload
+        self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux)
+        self._shared = shared
+        self._on_end = on_end
+        self._outbox = Outbox(conn, shared.crew)
+        self._ingresses: dict[tuple[str, int], Ingress] = {}  # by kind and port
+        self._heard_s = time.monotonic()  # when the last message came
         self._is_ended = False
 
-    def run(self, first: Message) -> None:
-        """Serve the client until its control connection ends, then free all it has."""
-        self.server.crew.spawn(self._tick)
+    def __str__(self) -> str:
+        return format_address(self.address)
+
+    @property
+    def host(self) -> str:
+        """The address from which the client has connected, without the port."""
+        return host_of(self.address)
+
+    def post(self, message: Message) -> None:
+        """Send a message to the client; never waits."""
+        self._outbox.post(message)
+
+    def run(self, first: ProxyReq) -> None:
+        """Serve the client until its control connection ends, then free all that the client has."""
+        self._shared.crew.spawn(self._tick)
+        reason, broke_protocol = "ended by the server", False
         try:
             self._handle(first)
             while True:
                 self._handle(recv(self.conn))
         except ConnError as exc:
-            _log.info("client %s has gone: %s", self.address, exc)
+            reason = str(exc)
         except ProtocolError as exc:
-            _log.warning("client %s broke the protocol: %s", self.address, exc)
+            reason, broke_protocol = str(exc), True
         finally:
+            emit(ClientLeft, self.address, reason, broke_protocol)
             self.end()
 
     def _handle(self, message: Message) -> None:
@@ -95,60 +111,71 @@ class Control:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
     def _tick(self) -> None:
-        """Once a second: say that we live, notice that the client does not, tend what waits."""
+        """Once a second: send a heartbeat, give up a client that is silent, tend the upstream."""
         while not self._is_ended:
             self.post(Heartbeat())
             if self.session is not None and time.monotonic() - self._heard_s > SILENCE_S:
-                _log.info("client %s has been silent for %g s", self.address, SILENCE_S)
+                _log.info("client %s has been silent for %g s", self, SILENCE_S)
                 self.conn.abort()
                 return
-            if self._may_wait:
-                self.waiting.tend()
+            self.upstream.tend()
+            for ingress in self._ingresses.values():
+                if isinstance(ingress, UdpIngress):
+                    ingress.proxy.tell_dropped()
             gevent.sleep(HEARTBEAT_S)
 
     # ---- proxies -------------------------------------------------------------------------------------------
 
     def _open_proxy(self, request: ProxyReq) -> None:
-        """Open what the client asks for, and answer; a failure is an answer, too."""
-        log = logger.get(f"{request.proxy_type.upper()} [{request.proxy_name}]")
+        """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
+        name, kind = request.proxy_name, request.proxy_type
         try:
-            proxy = self._opened(request)
+            ingress = self._opened(request)
         except GnarError as exc:
-            log.warning("refused to %s: %s", self.address, exc)
+            emit(ProxyRefused, Side.SERVER, name, kind, self.address, str(exc))
             self._answer(request, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
             return
-        log.info("port %d is open for %s", proxy.port, self.address)
-        self._answer(request, STATUS_SUCCESS, remote_port=proxy.port)
-        if self._may_wait and proxy.type == "tcp":
-            self.waiting.open()
-        proxy.start()
+        emit(ProxyOpened, Side.SERVER, name, kind, ingress.port, self.address)
+        self._answer(request, STATUS_SUCCESS, remote_port=ingress.port)
+        if kind == "tcp":
+            self.upstream.expect_users()
+        ingress.start()
 
-    def _opened(self, request: ProxyReq) -> Proxy | UdpProxy:
-        if self.server.stopping:
+    def _opened(self, request: ProxyReq) -> Ingress:
+        """Return the ingress of a new proxy; raises `GnarError` that says why there is none."""
+        shared, rights = self._shared, self.rights
+        name, kind, port = request.proxy_name, request.proxy_type, request.remote_port
+        if shared.stopping:
             raise ListenError("the server is stopping")
-        if request.proxy_type not in PROXY_TYPES:
-            raise ProxyRefusedError(f"proxy type {request.proxy_type!r} is not supported by this server")
+        if kind not in KINDS:
+            raise ProxyRefusedError(f"proxy type {kind!r} is not supported by this server")
         if request.subdomain:
             raise ProxyRefusedError("this server has no domain: leave the subdomain out")
-        if len(self._proxies) >= MAX_PROXIES:
-            raise ProxyRefusedError(f"one client may have {MAX_PROXIES} proxies")
-        ports, allowed = self.server.ports, self.server.config.allow_ports
-        proxy: Proxy | UdpProxy
-        if request.proxy_type == "udp":
-            proxy = UdpProxy(self, request.proxy_name, ports.bind_udp(request.remote_port, allowed))
+        if len(self._ingresses) >= rights.proxies:
+            raise ProxyRefusedError(f"one client may have {rights.proxies} proxies")
+        ingress: Ingress
+        if kind == "udp":
+            sock = shared.ports.bind_udp(port, rights.ports)
+            binary = self.session is not None and FEATURE_UDP in self.session.features
+            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter, binary=binary)
+            ingress = UdpIngress(sock, udp_proxy, shared.crew)
         else:
-            proxy = Proxy(self, request.proxy_name, ports.listen(request.remote_port, allowed))
-        if self._is_ended:  # while the address to bind to was looked up; nobody would close it any more
-            proxy.close()
+            listener = shared.ports.listen(port, rights.ports)
+            proxy = Proxy(name, self.upstream, rights, shared.meter)
+            ingress = TcpIngress(listener, proxy, shared.users)
+        if (
+            self._is_ended
+        ):  # while the address to bind to was looked up; nobody would close the ingress any more
+            ingress.close()
             raise ConnClosed("the control connection has ended")
-        ports.hold(proxy.type, proxy.port, proxy)
-        self._proxies[proxy.type, proxy.port] = proxy
-        return proxy
+        shared.ports.hold(kind, ingress.port)
+        self._ingresses[kind, ingress.port] = ingress
+        return ingress
 
     def _answer(
         self, request: ProxyReq, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
     ) -> None:
-        if self.session is None:  # the Go program gets what it knows
+        if self.session is None:  # the Go program knows no more fields than these
             self.post(ProxyResp(domain="", status=status))
             return
         self.post(
@@ -162,85 +189,61 @@ class Control:
             )
         )
 
+    def holds(self, port: int) -> bool:
+        """Tell whether a proxy of this client has this port, of TCP or of UDP."""
+        return any((kind, port) in self._ingresses for kind in KINDS)
+
     def cancel(self, message: ProxyCancel) -> None:
-        """Close a proxy of this client; users that are there stay. One that it does not have is refused."""
-        found = (self._proxies.get((kind, message.remote_port)) for kind in PROXY_TYPES)
-        proxy = next((each for each in found if each is not None and each.name == message.proxy_name), None)
-        if proxy is None:
-            _log.warning(
-                "refused: %s cancels %r on port %d", self.address, message.proxy_name, message.remote_port
-            )
+        """Close a proxy of this client; its users stay. Refused if the client has no such proxy."""
+        found = (self._ingresses.get((kind, message.remote_port)) for kind in KINDS)
+        for ingress in found:
+            if ingress is not None and ingress.proxy.name == message.proxy_name:
+                break
+        else:
+            _log.warning("refused: %s cancels %r on port %d", self, message.proxy_name, message.remote_port)
             return
-        self._close(proxy)
-        proxy.log.info("cancelled by %s", self.address)
-        if self.session is None and proxy.type == "tcp":  # as the Go server says of a listener that it closes
+        self._close(ingress, CloseReason.CANCELLED)
+        if (
+            self.session is None and ingress.proxy.kind == "tcp"
+        ):  # what the Go server says of a closed listener
             self.post(ProxyResp(domain="", status=STATUS_FAILED))
 
-    def _close(self, proxy: Proxy | UdpProxy) -> None:
-        del self._proxies[proxy.type, proxy.port]
-        self.server.ports.release(proxy.type, proxy.port, proxy)
-        proxy.close()
-        if not self._proxies:
-            self.waiting.close()
+    def _close(self, ingress: Ingress, reason: CloseReason) -> None:
+        kind, port = ingress.proxy.kind, ingress.port
+        del self._ingresses[kind, port]
+        self._shared.ports.release(kind, port)
+        ingress.close()
+        if not self._ingresses:
+            self.upstream.expect_no_users()
+        emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
+
+    @property
+    def ingresses(self) -> list[Ingress]:
+        """The ports that the client's proxies have at the moment."""
+        return [*self._ingresses.values()]
 
     @property
     def udp_users(self) -> int:
-        """How many users of UDP proxies were heard of lately."""
-        return sum(proxy.users for proxy in self._proxies.values() if isinstance(proxy, UdpProxy))
+        """How many users of UDP proxies have sent a datagram lately."""
+        return sum(each.users for each in self._ingresses.values() if isinstance(each, UdpIngress))
 
-    # ---- data connections ----------------------------------------------------------------------------------
+    # ---- data connections that wait ------------------------------------------------------------------------
 
-    def post(self, message: Message) -> None:
-        """Send a message to the client; never waits."""
-        self._outbox.post(message)
-
-    @property
-    def _may_wait(self) -> bool:
-        return self.mux is None and self.session is not None and numbers.FEATURE_WAIT in self.session.features
-
-    def admit_waiting(self, conn: SocketConn, login: Login) -> None:
-        """Keep a data connection for the next user, when it proves to be this session's and no replay."""
-        session = self.session
-        is_signed = session is not None and session.is_signed(auth.waiting_id(login.waiting), login.proof)
-        if is_signed and self._numbers.take(login.waiting):
-            self.waiting.add(conn)
-        else:
+    def admit_waiting(self, conn: EventedConn, login: Login) -> None:
+        """Take over a data connection that is to wait for a user; refuse one that proves nothing."""
+        if not self.upstream.admit(conn, login):
             _log.warning("refused %s: a data connection that proves nothing", conn)
             conn.close()
-
-    def take_data_conn(self, proxy: Proxy, user: SocketConn) -> Conn | None:
-        """Return a data connection that needs no asking for, its Exchange sent; None when there is none.
-
-        Multiplexed, that is a stream that we open; otherwise one that has been waiting.
-        """
-        while (conn := self._next_data_conn()) is not None:
-            try:
-                conn.sendall(proxy.frame_for(NO_CONN_ID, user))
-            except ConnError:
-                conn.close()
-            else:
-                return conn
-        return None
-
-    def _next_data_conn(self) -> Conn | None:
-        if self._may_wait:
-            return self.waiting.take()
-        if self.mux is None or self.session is None or numbers.FEATURE_MUX not in self.session.features:
-            return None
-        try:
-            return self.mux.open()
-        except MuxError:  # the session is ending, and so is this control connection
-            return None
 
     # ---- the end -------------------------------------------------------------------------------------------
 
     def stop_listening(self) -> None:
-        """Take no more users."""
-        for proxy in self._proxies.values():
-            proxy.close()
+        """Take no more users; those who have a data connection stay."""
+        for ingress in self._ingresses.values():
+            ingress.close()
 
     def end(self) -> None:
-        """Free the ports and the waiting users, close the conns; more than once does no harm."""
+        """Free the ports, close the conns and let no user wait; more than once does no harm."""
         if self._is_ended:
             return
         self._is_ended = True
@@ -248,6 +251,7 @@ class Control:
         self.conn.close()
         if self.mux is not None:
             self.mux.close()
-        for proxy in [*self._proxies.values()]:
-            self._close(proxy)
-        self.server.forget(self)
+        for ingress in self.ingresses:
+            self._close(ingress, CloseReason.CLIENT_LEFT)
+        self.upstream.close()
+        self._on_end(self)

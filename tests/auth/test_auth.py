@@ -236,7 +236,7 @@ def test_replay_window_takes_each_number_once_and_none_that_is_too_old(numbers: 
     window, seen, highest = ReplayWindow(), set[int](), 0
     for number in numbers:
         fresh = number >= 1 and number not in seen and number > highest - ReplayWindow.SIZE
-        assert window.take(number) is fresh
+        assert window.accept(number) is fresh
         if fresh:
             seen.add(number)
             highest = max(highest, number)
@@ -245,7 +245,7 @@ def test_replay_window_takes_each_number_once_and_none_that_is_too_old(numbers: 
 def test_replay_window_holds_no_more_than_its_size() -> None:
     window = ReplayWindow()
     for number in range(1, 3 * ReplayWindow.SIZE, 2):
-        assert window.take(number)
+        assert window.accept(number)
     assert len(window._seen) <= ReplayWindow.SIZE
 
 
@@ -324,9 +324,9 @@ def serving(policy: str = "any") -> Iterator[Running]:
     finally:
         server.stop_listening()
         server.close()
-        assert server.users.wait_empty(TIMEOUT_S)
-        assert server.crew.wait_empty(TIMEOUT_S)
-        assert len(server.connmap) == 0
+        assert server.shared.users.wait_empty(TIMEOUT_S)
+        assert server.shared.crew.wait_empty(TIMEOUT_S)
+        assert len(server.shared.conn_map) == 0
 
 
 def of_kind(conn: Conn, kind: type[Message]) -> Message:
@@ -422,7 +422,8 @@ def test_user_of_a_go_client_is_given_to_nobody_who_has_not_logged_in() -> None:
 
 def _port_of(running: Running, name: str) -> int:
     """Return the port of a proxy at the server."""
-    (port,) = [port for (_, port), proxy in running.server.ports._owners.items() if proxy.name == name]
+    ingresses = [each for control in running.server.control_ingress.clients for each in control.ingresses]
+    (port,) = [each.port for each in ingresses if each.proxy.name == name]
     return port
 
 
@@ -446,7 +447,7 @@ def test_login_that_names_a_session_is_good_for_a_data_connection_alone(
         send(thief, Login(token="", timestamp=0, session=session_id or ours.session.id, client_id="ours"))
         send(thief, first)
         assert is_closed_by_peer(thief)
-        assert len(running.server.ports) == 1
+        assert len(running.server.shared.ports) == 1
         ours.conn.close()
 
 

@@ -9,39 +9,42 @@ from dataclasses import dataclass, field
 import gevent
 import pytest
 
+from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.net import SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, recv, to_frame
-from gnar_lib.server.waiting import (
+from gnar_lib.proto.numbers import MAX_WAITING, WAITING_HEARTBEAT_S
+from gnar_lib.server.upstream.waiting import (
     BUSY_WAITING,
     DEMAND_WINDOW_S,
-    HEARTBEAT_EVERY_S,
     MAX_AGE_S,
-    MAX_WAITING,
     MIN_WAITING,
-    WaitingConns,
+    WaitingPool,
 )
 
 TIMEOUT_S = 10.0
+SESSION = Session("a session", b"its key", frozenset())
 
 
 @dataclass
 class Table:
-    """The waiting conns of a control connection, over real TCP, with a clock that stands still."""
+    """The pool of one client, over real TCP, with a clock that stands still."""
 
     now_s: float = 1000.0
     told: list[int] = field(default_factory=list)
     conns: list[SocketConn] = field(default_factory=list)
+    admitted: int = 0
 
     def __post_init__(self) -> None:
         self.listener = listen("127.0.0.1", 0)
-        self.waiting = WaitingConns(self.told.append, lambda: self.now_s)
+        self.waiting = WaitingPool(SESSION, self.told.append, lambda: self.now_s)
 
     def add(self) -> tuple[SocketConn, SocketConn]:
         """Let one more wait; returns the server's and the client's end."""
         theirs = dial(socket.AF_INET, self.listener.getsockname())
         ours = self.listener.accept()
         self.conns += [ours, theirs]
-        self.waiting.add(ours)
+        self.admitted += 1
+        assert self.waiting.admit(ours, ClientLogin.waiting_message(SESSION, self.admitted))
         return ours, theirs
 
     def second(self, users: int = 0, count: int = 1) -> None:
@@ -149,7 +152,7 @@ def test_conn_whose_heartbeat_is_not_acknowledged_is_never_handed_out(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = table.add()
-    table.now_s += HEARTBEAT_EVERY_S
+    table.now_s += WAITING_HEARTBEAT_S
     table.waiting.tend()
     monkeypatch.setattr(SocketConn, "unacknowledged", lambda _: 1)
     assert table.waiting.take() is None
@@ -165,10 +168,10 @@ def test_conn_that_acknowledges_nothing_until_the_next_heartbeat_is_closed(
 ) -> None:
     ours, _ = table.add()
     monkeypatch.setattr(SocketConn, "unacknowledged", lambda _: 1)
-    table.now_s += HEARTBEAT_EVERY_S
+    table.now_s += WAITING_HEARTBEAT_S
     table.waiting.tend()
     assert len(table.waiting) == 1
-    table.now_s += HEARTBEAT_EVERY_S
+    table.now_s += WAITING_HEARTBEAT_S
     table.waiting.tend()
     assert len(table.waiting) == 0
     assert ours.closed
@@ -179,7 +182,7 @@ def test_conn_that_acknowledges_nothing_until_the_next_heartbeat_is_closed(
 
 def test_heartbeat_comes_every_10_s_and_stands_before_the_user(table: Table) -> None:
     ours, end = table.add()
-    table.second(count=int(3 * HEARTBEAT_EVERY_S))
+    table.second(count=int(3 * WAITING_HEARTBEAT_S))
     while ours.unacknowledged():
         gevent.sleep(0.001)
     given = table.waiting.take()

@@ -197,8 +197,8 @@ def our_server(monkeypatch: pytest.MonkeyPatch, now: float) -> Iterator[tuple[Se
     finally:
         server.stop_listening()
         server.close()
-        assert server.users.wait_empty(TIMEOUT_S)
-        assert server.crew.wait_empty(TIMEOUT_S)
+        assert server.shared.users.wait_empty(TIMEOUT_S)
+        assert server.shared.crew.wait_empty(TIMEOUT_S)
 
 
 def time_of(chunks: list[Chunk]) -> float:
@@ -216,9 +216,9 @@ def test_our_server_answers_a_recorded_go_client_as_the_go_server_did(
         client = RecordedClient(chunks, port, proxy_port)
         client.replay()
         assert [frame[0] for frame in client.compared] == [PROXY_RESP, 0x02, EXCHANGE, HELLO[0]]
-        while len(server.ports) or len(server.users):
+        while len(server.shared.ports) or len(server.shared.users):
             gevent.sleep(0.01)
-        assert len(server.connmap) == 0
+        assert len(server.shared.conn_map) == 0
 
 
 @pytest.mark.parametrize("name", PLAIN_TCP)
@@ -231,7 +231,7 @@ def test_a_recorded_login_is_refused_past_its_15_minutes_without_a_word(
         conn.sendall(chunks[0].data)
         assert read_to_the_end(conn) == b""
         conn.close()
-        assert len(server.ports) == 0
+        assert len(server.shared.ports) == 0
 
 
 # ---- our client talks to a recorded Go server --------------------------------------------------------------
@@ -514,9 +514,9 @@ def test_our_server_answers_a_recorded_multiplexing_go_client_as_the_go_server_d
         assert client.ours() == client.recorded.compared({})
         assert sorted(client.recorded.streams) == [1, 3, 5]
         assert [each[0] for each in client.recorded.messages(CONTROL_STREAM)] == [4, 2, 6, 4]
-        while len(server.ports) or len(server.users):
+        while len(server.shared.ports) or len(server.shared.users):
             gevent.sleep(0.01)
-        assert len(server.connmap) == 0
+        assert len(server.shared.conn_map) == 0
 
 
 class RecordedMuxServer:

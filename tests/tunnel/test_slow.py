@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gnar_lib.server.waiting import MAX_WAITING, MIN_WAITING
+from gnar_lib.proto.numbers import MAX_WAITING
+from gnar_lib.server.upstream.waiting import MIN_WAITING
 from gnar_lib.yamux.window import MAX_WINDOW_BYTES
 from tests.helpers.harness import (
     Forwarder,

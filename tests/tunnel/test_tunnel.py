@@ -22,6 +22,7 @@ import pytest
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.serve import show
 from gnar_lib.config import Address, ProxyConfig
+from gnar_lib.eventlog import REFUSALS_PER_MINUTE
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import (
     Exchange,
@@ -32,8 +33,7 @@ from gnar_lib.proto import (
     Welcome,
     to_frame,
 )
-from gnar_lib.server.logins import MAX_IN_PROGRESS
-from gnar_lib.server.serve import REFUSALS_PER_MINUTE
+from gnar_lib.server.in_progress import MAX_IN_PROGRESS
 from tests.helpers.harness import (
     LOOPBACK,
     SOON_S,

@@ -1,10 +1,10 @@
-"""Who holds which port: takes one that is free and allowed, says why where it cannot."""
+"""The proxied ports of a server: opens one that is free and allowed, or says why not; knows no proxy."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from gnar_lib.config import PortRanges
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
@@ -12,28 +12,29 @@ from gnar_lib.net import DatagramSocket, Listener, bind_udp, listen
 from gnar_lib.net.datagram import is_out_of_files
 
 TRIES_FOR_ANY_PORT = 100
-PROXY_TYPES = ("tcp", "udp")
 
-Owner = TypeVar("Owner")
 Opened = TypeVar("Opened")
 
 
-class Ports(Generic[Owner]):
-    """The proxied ports of a server, and the proxy that each belongs to; TCP's and UDP's are not the same."""
+class Ports:
+    """Opens proxied ports on the addresses of this server, and knows which are in use.
+
+    Ports of "tcp" and of "udp" have nothing to do with each other.
+    """
 
     def __init__(self, bind: str, udp_bind: str = "") -> None:
         self._bind = bind
         self._udp_bind = udp_bind or bind
-        self._owners: dict[tuple[str, int], Owner] = {}
+        self._held: set[tuple[str, int]] = set()
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return len(self._held)
 
     def listen(self, port: int, allowed: PortRanges) -> Listener:
-        """Return a listener on `port`, or on any free port that is allowed when it is 0.
+        """Return a listener on `port`, or if `port` is 0 on any free port that is allowed.
 
-        Raises `ProxyRefusedError` when it is not allowed, `PortTakenError` when somebody has it, another
-        `ListenError` when there are too many files: later there may be fewer.
+        Raises `ProxyRefusedError` if the port is not allowed, `PortTakenError` if somebody has it, another
+        `ListenError` if there are too many files: the same request may succeed later.
         """
         return self._open("tcp", lambda number: listen(self._bind, number), port, allowed)
 
@@ -41,11 +42,17 @@ class Ports(Generic[Owner]):
         """Return a socket for datagrams; everything else is as with `listen`."""
         return self._open("udp", lambda number: bind_udp(self._udp_bind, number), port, allowed)
 
-    def _open(
-        self, proxy_type: str, open_port: Callable[[int], Opened], port: int, allowed: PortRanges
-    ) -> Opened:
+    def hold(self, kind: str, port: int) -> None:
+        """Note that a port is in use, until `release`."""
+        self._held.add((kind, port))
+
+    def release(self, kind: str, port: int) -> None:
+        """Note that a port is free."""
+        self._held.discard((kind, port))
+
+    def _open(self, kind: str, open_port: Callable[[int], Opened], port: int, allowed: PortRanges) -> Opened:
         if port == 0 and allowed:
-            return self._open_any(open_port, self._candidates(proxy_type, allowed))
+            return self._open_any(open_port, self._candidates(kind, allowed))
         if port and not allowed.allows(port):
             raise ProxyRefusedError(f"port {port} is not allowed (allowed: {allowed})")
         try:
@@ -66,20 +73,6 @@ class Ports(Generic[Owner]):
                 continue
         raise PortTakenError("no allowed port is free")
 
-    def _candidates(self, proxy_type: str, allowed: PortRanges) -> list[int]:
-        free = [port for port in allowed if (proxy_type, port) not in self._owners]
+    def _candidates(self, kind: str, allowed: PortRanges) -> list[int]:
+        free = [port for port in allowed if (kind, port) not in self._held]
         return random.sample(free, min(len(free), TRIES_FOR_ANY_PORT))
-
-    def hold(self, proxy_type: str, port: int, owner: Owner) -> None:
-        """Note that `owner` has this port."""
-        self._owners[proxy_type, port] = owner
-
-    def release(self, proxy_type: str, port: int, owner: Owner) -> None:
-        """Forget that `owner` has this port; another one's stays."""
-        if self._owners.get((proxy_type, port)) is owner:
-            del self._owners[proxy_type, port]
-
-    def owners(self, port: int) -> list[Owner]:
-        """Return who has this port, of TCP and of UDP."""
-        found = (self._owners.get((proxy_type, port)) for proxy_type in PROXY_TYPES)
-        return [owner for owner in found if owner is not None]

@@ -1,20 +1,18 @@
-"""Both roles of the login, without I/O: when which message is sent is for client and server to know.
+"""Both roles of the login: the messages of each, and what each makes of the other's; no I/O.
 
-Go peers log in with md5(token, timestamp). Our own ends prove that they know the token by HMAC-SHA256 over a
-nonce of each, which cannot be replayed; a session key made from the same nonces signs the data connections.
+Client and server decide when which message is sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gnar_lib import __version__
+from gnar_lib.auth.session import Session, mac, same, waiting_id
 from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
@@ -32,69 +30,6 @@ def md5_token(token: Secret, timestamp: int) -> str:
     """Return the Go program's login token: hex md5 of the token followed by the timestamp in decimal."""
     text = f"{token.reveal()}{timestamp}"
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _mac(token: Secret, role: str, client_nonce: str, server_nonce: str) -> str:
-    text = f"gnar-{role}\0{client_nonce}\0{server_nonce}"
-    return hmac.digest(token.reveal().encode(), text.encode(), "sha256").hex()
-
-
-def _same(ours: str, theirs: str) -> bool:
-    return hmac.compare_digest(ours.encode(), theirs.encode(errors="replace"))
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Session:
-    """What both of our own ends hold after the login; `key` signs the data connections of the session."""
-
-    id: str
-    key: bytes
-    features: frozenset[str]
-
-    def sign(self, conn_id: str) -> str:
-        """Return the proof that a data connection for `conn_id` belongs to this session."""
-        return hmac.digest(self.key, conn_id.encode(), "sha256").hex()
-
-    def is_signed(self, conn_id: str, proof: str) -> bool:
-        """Tell, in constant time, whether `proof` is this session's signature of `conn_id`."""
-        return _same(self.sign(conn_id), proof)
-
-
-def waiting_id(number: int) -> str:
-    """Return what a waiting data connection signs in place of a `conn_id`."""
-    return f"waiting {number}"
-
-
-class ReplayWindow:
-    """Takes each number once, in about the order in which they were given out (the idea of RFC 4303, 3.4.3).
-
-    A number that is more than `SIZE` behind the highest is refused, whether it was seen or not.
-    """
-
-    SIZE = 4096
-
-    def __init__(self) -> None:
-        self._highest = 0
-        self._seen: set[int] = set()
-
-    def take(self, number: int) -> bool:
-        """Tell whether this is the first time."""
-        if number in self._seen or number <= self._highest - self.SIZE or number < 1:
-            return False
-        self._seen.add(number)
-        if number > self._highest:
-            if number - self._highest < self.SIZE:
-                for passed in range(self._highest - self.SIZE + 1, number - self.SIZE + 1):
-                    self._seen.discard(passed)
-            else:
-                self._seen = {number}
-            self._highest = number
-        return True
-
-
-def _session(token: Secret, session_id: str, nonces: tuple[str, str], features: tuple[str, ...]) -> Session:
-    key = bytes.fromhex(_mac(token, "session", *nonces))
-    return Session(session_id, key, frozenset(features) & frozenset(FEATURES))
 
 
 class ClientLogin:
@@ -140,18 +75,18 @@ class ClientLogin:
     def answer(self, challenge: Challenge) -> Proof:
         """Return the proof that this end knows the token."""
         self._server_nonce = challenge.nonce
-        return Proof(_mac(self.token, "client", self._nonce, challenge.nonce))
+        return Proof(mac(self.token, "client", self._nonce, challenge.nonce))
 
     def accept(self, welcome: Welcome) -> Session:
         """Return the session; `AuthError` when the server refused us or failed to prove itself."""
         if welcome.error:
             raise AuthError(f"the server refused the login: {welcome.error}")
         if self.proves:
-            expected = _mac(self.token, "server", self._nonce, self._server_nonce)
-            if not self._server_nonce or not _same(expected, welcome.proof):
+            expected = mac(self.token, "server", self._nonce, self._server_nonce)
+            if not self._server_nonce or not same(expected, welcome.proof):
                 raise AuthError("the server could not prove that it knows the token")
         nonces = (self._nonce, self._server_nonce or welcome.nonce)
-        return _session(self.token, welcome.session, nonces, welcome.features)
+        return Session.of(self.token, welcome.session, nonces, welcome.features)
 
 
 class ServerLogin:
@@ -176,7 +111,7 @@ class ServerLogin:
             return
         if self._policy == HMAC:
             raise AuthError("this server takes no md5 login (its setting: auth = hmac)")
-        if not _same(md5_token(self._token, self.login.timestamp), self.login.token):
+        if not same(md5_token(self._token, self.login.timestamp), self.login.token):
             raise AuthError("wrong token")
         offset_s = abs(self._clock() - self.login.timestamp)
         if offset_s > MD5_WINDOW_S:
@@ -188,7 +123,7 @@ class ServerLogin:
 
     def prove(self, proof: Proof) -> None:
         """Check the client's answer; raises `AuthError`."""
-        if not _same(_mac(self._token, "client", self.login.nonce, self._nonce), proof.proof):
+        if not same(mac(self._token, "client", self.login.nonce, self._nonce), proof.proof):
             raise AuthError("wrong token")
 
     def welcome(self) -> tuple[Session, Welcome]:
@@ -196,11 +131,11 @@ class ServerLogin:
         if not self.is_ours:
             raise ProtocolError("a session for a peer that did not ask for one")
         nonces = (self.login.nonce, self._nonce)
-        session = _session(self._token, uuid.uuid4().hex, nonces, self.login.features)
+        session = Session.of(self._token, uuid.uuid4().hex, nonces, self.login.features)
         message = Welcome(
             features=FEATURES,
             nonce=self._nonce,
-            proof=_mac(self._token, "server", *nonces) if self.needs_proof else "",
+            proof=mac(self._token, "server", *nonces) if self.needs_proof else "",
             session=session.id,
         )
         return session, message

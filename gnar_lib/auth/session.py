@@ -1,0 +1,78 @@
+"""What both of gnar's own ends share after a login: the session, whose key signs data connections; no I/O."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from gnar_lib.config import Secret
+from gnar_lib.proto.numbers import FEATURES
+
+
+def mac(token: Secret, role: str, client_nonce: str, server_nonce: str) -> str:
+    """Return, in hex, what only an end with the token can compute; each end has a `role` of its own."""
+    text = f"gnar-{role}\0{client_nonce}\0{server_nonce}"
+    return hmac.digest(token.reveal().encode(), text.encode(), "sha256").hex()
+
+
+def same(ours: str, theirs: str) -> bool:
+    """Compare a proof with the one expected, in constant time."""
+    return hmac.compare_digest(ours.encode(), theirs.encode(errors="replace"))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Session:
+    """What the two ends of one login share; `features` are those that both ends have named."""
+
+    id: str
+    key: bytes
+    features: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, token: Secret, session_id: str, nonces: tuple[str, str], features: tuple[str, ...]
+    ) -> Session:
+        """Return the session of a login with these nonces (client's, server's), to a peer with `features`."""
+        key = bytes.fromhex(mac(token, "session", *nonces))
+        return cls(session_id, key, frozenset(features) & frozenset(FEATURES))
+
+    def sign(self, conn_id: str) -> str:
+        """Return the proof that a data connection for `conn_id` belongs to this session."""
+        return hmac.digest(self.key, conn_id.encode(), "sha256").hex()
+
+    def is_signed(self, conn_id: str, proof: str) -> bool:
+        """Tell, in constant time, whether `proof` is this session's signature of `conn_id`."""
+        return same(self.sign(conn_id), proof)
+
+
+def waiting_id(number: int) -> str:
+    """Return what the `number`-th waiting data connection of a session signs in place of a `conn_id`."""
+    return f"waiting {number}"
+
+
+class ReplayWindow:
+    """Accepts each number once, in about the order in which the numbers were given out.
+
+    The idea is that of RFC 4303, 3.4.3. A number that is `SIZE` or more behind the highest is refused,
+    whether it was seen or not.
+    """
+
+    SIZE = 4096
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._seen: set[int] = set()  # of the last SIZE numbers up to the highest
+
+    def accept(self, number: int) -> bool:
+        """Tell whether `number` is new, and remember it."""
+        if number in self._seen or number <= self._highest - self.SIZE or number < 1:
+            return False
+        self._seen.add(number)
+        if number > self._highest:
+            if number - self._highest < self.SIZE:
+                for passed in range(self._highest - self.SIZE + 1, number - self.SIZE + 1):
+                    self._seen.discard(passed)
+            else:
+                self._seen = {number}
+            self._highest = number
+        return True

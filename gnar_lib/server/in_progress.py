@@ -1,0 +1,77 @@
+"""The connections that have not said yet what they are for: how many there may be, and for how long."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Protocol
+
+from gnar_lib.net import Sockaddr, host_of
+from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
+
+MAX_IN_PROGRESS = 1024  # past that, one of those who have most is closed: the oldest, which has had its time
+
+
+class Closable(Protocol):
+    """A connection, or a multiplexed session."""
+
+    def getpeername(self) -> Sockaddr:
+        """Return the address of the other end."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class InProgress:
+    """The connections that are logging in, in the order in which they came.
+
+    One look at all of them each second is cheaper than a timer for each of thousands. Whoever has most of
+    them makes room, so that one host, or one IPv6 network, cannot keep the others from logging in.
+    """
+
+    def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._begun: dict[Closable, tuple[float, str]] = {}  # when each came, and from which network
+        self._of_network: defaultdict[str, dict[Closable, None]] = defaultdict(dict)
+        self._limit = limit
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    def add(self, conn: Closable) -> None:
+        """Note a connection that has come; if there are too many, close the oldest of whoever has most."""
+        network = _network_of(conn)
+        self._begun[conn] = self._clock(), network
+        self._of_network[network][conn] = None
+        if len(self._begun) > self._limit:
+            most = max(self._of_network.values(), key=len)
+            self._close(next(iter(most)))
+
+    def discard(self, conn: Closable) -> None:
+        """Forget a connection that has said what it is for, or that is closed."""
+        _, network = self._begun.pop(conn, (0.0, None))
+        if network is None:
+            return
+        del self._of_network[network][conn]
+        if not self._of_network[network]:
+            del self._of_network[network]
+
+    def expire(self) -> None:
+        """Close the connections that take too long; to be called once a second."""
+        now = self._clock()
+        for conn in [conn for conn, (began_s, _) in self._begun.items() if now - began_s > LOGIN_DEADLINE_S]:
+            self._close(conn)
+
+    def _close(self, conn: Closable) -> None:
+        self.discard(conn)
+        conn.abort()
+
+
+def _network_of(conn: Closable) -> str:
+    """Return what belongs to one owner: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    host = host_of(conn.getpeername())
+    if ":" not in host:
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])[:8].hex()

@@ -1,0 +1,178 @@
+"""The control port: logs connections in, sees what each is for, and hands each over to whom it concerns."""
+
+from __future__ import annotations
+
+from gnar_lib import logger
+from gnar_lib.errors import AuthError, ConnError, ProtocolError
+from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
+from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, deadline, host_of, listen
+from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
+from gnar_lib.proto.numbers import LOGIN_DEADLINE_S, MAX_LOGIN_BYTES, SILENCE_S
+from gnar_lib.server import logins
+from gnar_lib.server.control import Control
+from gnar_lib.server.in_progress import InProgress
+from gnar_lib.server.logins import ForCancel, ForControl, ForData, ForHealth, ForStreams, ForWaiting, Peer
+from gnar_lib.server.shared import Shared
+from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
+from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
+
+GO_USER_TIMEOUT_S = (
+    30.0  # a Go client sends nothing by itself, but has to acknowledge the server's heartbeats
+)
+
+_log = logger.get("server")
+
+
+class ControlIngress:
+    """The control port with all who have logged in there."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.clients: set[Control] = set()
+        self.in_progress = InProgress()  # connections that have not said what they are for
+        self._shared = shared
+        self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the session
+        self._listener: Listener | None = None
+
+    def start(self) -> int:
+        """Listen, and return the port; raises `ListenError`."""
+        self._listener = listen(self._shared.config.bind, self._shared.config.port)
+        self._listener.serve(self._shared.crew, self._serve_conn)
+        return self._listener.port
+
+    def stop_listening(self) -> None:
+        """Accept no further connections; those that are there go on."""
+        if self._listener is not None:
+            self._listener.close()
+
+    # ---- from accept on ------------------------------------------------------------------------------------
+
+    def _serve_conn(self, conn: SocketConn) -> None:
+        """Log a connection in and do what it is for. Whoever takes the connection over closes it."""
+        self.in_progress.add(conn)
+        try:
+            purpose = logins.log_in(conn, self._shared.config)
+        except (AuthError, ConnError, ProtocolError) as exc:
+            conn.close()
+            emit(LoginRefused, conn.getpeername(), str(exc), isinstance(exc, ConnError))
+            return
+        except BaseException:
+            conn.close()
+            raise
+        finally:
+            self.in_progress.discard(conn)
+        match purpose:
+            case ForHealth():
+                _log.debug("a health check by %s", conn)
+                conn.close()
+            case ForStreams(peer):
+                self._serve_streams(conn, peer)
+            case ForControl(peer):
+                conn.set_user_timeout(SILENCE_S if peer.session else GO_USER_TIMEOUT_S)
+                self._serve_control(conn, purpose)
+            case ForData(login, exchange):
+                self._hand_over(conn, exchange, self._key_of(login, exchange))
+            case ForWaiting(login):
+                self._admit_waiting(conn, login)
+            case ForCancel(message):
+                self._cancel(conn, message)
+
+    def _serve_streams(self, conn: SocketConn, peer: Peer) -> None:
+        """Take control and data connections of one client as streams of this connection, until it ends."""
+        conn.set_user_timeout(SILENCE_S if peer.session else GO_USER_TIMEOUT_S)
+        mux = Mux(conn, is_client=False)
+        self.in_progress.add(mux)  # until its first stream has said what it is for
+        try:
+            mux.serve(self._shared.crew, lambda stream: self._serve_stream(stream, mux, peer))
+            mux.wait_end()
+        finally:
+            self.in_progress.discard(mux)
+            mux.close()
+
+    def _serve_stream(self, stream: Stream, mux: Mux, peer: Peer) -> None:
+        """Do what a stream of `peer` is for. Whoever takes the stream over closes it."""
+        try:
+            with deadline(LOGIN_DEADLINE_S, "the first message of a stream"):
+                purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
+        except (ConnError, ProtocolError) as exc:
+            stream.abort()
+            emit(LoginRefused, stream.getpeername(), str(exc), isinstance(exc, ConnError))
+            return
+        except BaseException:
+            stream.abort()
+            raise
+        self.in_progress.discard(mux)
+        match purpose:
+            case ForControl():
+                self._serve_control(stream, purpose, mux)
+            case ForData(_, exchange):
+                self._hand_over(stream, exchange, mux)
+            case ForCancel(message):
+                self._cancel(stream, message, mux)
+
+    # ---- what connections are for --------------------------------------------------------------------------
+
+    def _serve_control(self, conn: Conn, purpose: ForControl, mux: Mux | None = None) -> None:
+        """Serve a client until its control connection ends."""
+        peer = purpose.peer
+        control = Control(self._shared, conn, peer, mux, self._forget)
+        if control.client_id:
+            self._take_over_from_older(control)
+        self.clients.add(control)
+        if peer.session is not None:
+            self._of_session[peer.session.id] = control
+        emit(ClientCame, control.address, peer.version, mux is not None)
+        control.run(purpose.request)
+
+    def _take_over_from_older(self, control: Control) -> None:
+        """End what a client that comes back still has here, so that its ports are free for it at once."""
+        for older in [each for each in self.clients if each.client_id == control.client_id]:
+            emit(ClientReturned, control.address, older.address)
+            older.end()
+
+    def _forget(self, control: Control) -> None:
+        """Take note that a client has gone."""
+        self.clients.discard(control)
+        if control.session is not None:
+            self._of_session.pop(control.session.id, None)
+
+    def _hand_over(self, conn: Conn, exchange: Exchange, key: object) -> None:
+        """Give a data connection to whoever waits for it in the conn map, if `key` fits."""
+        entry = self._shared.conn_map.claim(exchange.conn_id, key)
+        if entry is None:
+            _log.debug("nobody waits for data connection %s", conn)
+            conn.close()
+        else:
+            entry.deliver(conn)
+
+    def _key_of(self, login: Login, exchange: Exchange) -> object:
+        """Return the key by which a data connection may claim a user; None, which fits nobody, if it may not.
+
+        One of gnar's own clients claims those of whom its session was told, and signs the `conn_id`. A Go
+        client has logged in by the token, and knows the `conn_id`.
+        """
+        if not login.session:
+            return ANY_GO_CLIENT
+        control = self._of_session.get(login.session)
+        if control is None or control.session is None:
+            return None
+        return login.session if control.session.is_signed(exchange.conn_id, exchange.proof) else None
+
+    def _admit_waiting(self, conn: EventedConn, login: Login) -> None:
+        control = self._of_session.get(login.session)
+        if control is None:  # the client has gone meanwhile
+            conn.close()
+        else:
+            control.admit_waiting(conn, login)
+
+    def _cancel(self, conn: Conn, message: ProxyCancel, mux: Mux | None = None) -> None:
+        """End a proxy of a Go client. Gnar's own clients cancel on their control connection."""
+        host = host_of(conn.getpeername())
+        conn.close()
+        holders = [control for control in self.clients if control.holds(message.remote_port)]
+        theirs = [each for each in holders if each.session is None and each.mux is mux and each.host == host]
+        if holders and not theirs:
+            _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
+            return
+        for control in theirs:
+            control.cancel(message)

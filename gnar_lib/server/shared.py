@@ -1,0 +1,22 @@
+"""What all rooms of the server need at the same time; decides nothing."""
+
+from __future__ import annotations
+
+from gnar_lib.config import ServerConfig
+from gnar_lib.net import Crew
+from gnar_lib.pio.meter import Meter
+from gnar_lib.server.connmap import ConnMap
+from gnar_lib.server.ports import Ports
+
+
+class Shared:
+    """The settings, counts, ports and greenlets that the parts of one server have in common."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config  # replaced by a reload
+        self.stopping = False  # no further proxies are opened
+        self.ports = Ports(config.bind, config.udp_bind)
+        self.conn_map = ConnMap()
+        self.meter = Meter()  # of all proxies together; the meter of each proxy lists its live connections
+        self.crew = Crew("server")  # logins, control connections, data connections of UDP
+        self.users = Crew("user")  # one greenlet for each user of TCP

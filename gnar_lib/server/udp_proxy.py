@@ -1,0 +1,100 @@
+"""A proxy of UDP at the server: keeps one data connection for all its users' datagrams; knows no port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+
+from gnar_lib import logger
+from gnar_lib.auth import Rights
+from gnar_lib.errors import ConnError, ProtocolError
+from gnar_lib.events import DatagramsDropped, Side, emit
+from gnar_lib.net import Conn, Datagram
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
+from gnar_lib.proxy.udp import Carrier, admit
+from gnar_lib.server.upstream import Upstream
+
+ASK_PAUSE_S = 0.5  # before another data connection is asked for in place of one that ended or never came
+
+
+class UdpProxy:
+    """What one client has asked for: a name, limits and counts of its users, and the way to the client.
+
+    `binary`: the client takes datagrams in binary; a Go client takes them as JSON.
+    """
+
+    kind = "udp"
+
+    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter, *, binary: bool) -> None:
+        self.name = name
+        self.meter = Meter(total, rights.speed)
+        self._upstream = upstream
+        self._log = logger.get(f"UDP [{name}]")
+        self._framing: Framing = BinaryFraming() if binary else JsonFraming(with_address=True)
+        self._carrier: Carrier | None = None  # of the data connection, while there is one
+        self._last_speaker = NOBODY
+        self._dropped_told = 0  # datagrams dropped until the last event
+        self._is_closed = False
+
+    def run(self, on_connected: Callable[[], None], answer: Callable[[list[Datagram]], int]) -> None:
+        """Get a data connection and carry datagrams, again and again until `close`.
+
+        `on_connected` is called whenever there is a data connection. `answer` sends datagrams to the users to
+        whom they are addressed, and returns how many it could not send.
+        """
+        while not self._is_closed:
+            data = self._upstream.take_for_datagrams(self.name)
+            if data is not None:
+                self._carry(data, on_connected, answer)
+            if not self._is_closed:
+                gevent.sleep(ASK_PAUSE_S)
+
+    def _carry(
+        self, data: Conn, on_connected: Callable[[], None], answer: Callable[[list[Datagram]], int]
+    ) -> None:
+        """Carry datagrams until the data connection ends, and close it."""
+        if self._is_closed:
+            data.close()
+            return
+        self._log.debug("data connection %s", data)
+        self._carrier = carrier = Carrier(data, self._framing, self.meter, self._log)
+        on_connected()
+        try:
+            carrier.run(lambda answers: self._on_answers(answers, answer))
+        except (ConnError, ProtocolError) as exc:
+            self._log.debug("the data connection broke: %s", exc)
+        finally:
+            self._carrier = None
+
+    def receive(self, datagrams: list[Datagram]) -> None:
+        """Send to the client what users have sent in one turn of the loop; never waits, but may drop some."""
+        carrier = self._carrier
+        if carrier is None:
+            self.meter.dropped += len(datagrams)
+            return
+        self._last_speaker = datagrams[-1][0]
+        carrier.post(admit(datagrams, self.meter.up, self.meter))
+        carrier.flush()
+
+    def _on_answers(self, answers: list[Datagram], answer: Callable[[list[Datagram]], int]) -> None:
+        """Give each answer to its user. A Go client names no user, and means the one who spoke last."""
+        answers = admit(answers, self.meter.down, self.meter)
+        named = [(user or self._last_speaker, payload) for user, payload in answers]
+        self.meter.dropped += answer(named)
+
+    def tell_dropped(self) -> None:
+        """Emit an event if datagrams were dropped since the last call; to be called once a second."""
+        fresh = self.meter.dropped - self._dropped_told
+        if fresh:
+            self._dropped_told += fresh
+            emit(DatagramsDropped, Side.SERVER, self.name, fresh)
+
+    def close(self) -> None:
+        """Close the data connection, and ask for no other."""
+        self._is_closed = True
+        self._upstream.give_up(self.kind, self.name)
+        if self._carrier is not None:
+            self._carrier.conn.close()
+        self.meter.end()

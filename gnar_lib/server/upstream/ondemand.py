@@ -1,0 +1,89 @@
+"""Data connections on demand: the client is asked for one, and whoever asked waits in the conn map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
+
+from gnar_lib.net import Conn, wait_for
+from gnar_lib.proto import Exchange, Message
+from gnar_lib.server.connmap import ConnMap
+
+
+class _Ticket:
+    """An entry of the conn map: the greenlet that waits for a data connection, and what the greenlet gets."""
+
+    __slots__ = ("_conn", "_waiter", "key", "proxy")
+
+    def __init__(self, key: object, proxy: tuple[str, str]) -> None:
+        self.key = key
+        self.proxy = proxy  # its kind and name
+        self._conn: Conn | None = None
+        self._waiter: greenlet | None = None
+
+    def wait(self) -> Conn | None:
+        """Wait until the ticket is delivered a data connection or expires (None)."""
+        self._waiter = getcurrent()
+        try:
+            wait_for(self)
+        except BaseException:
+            if (
+                self._conn is not None
+            ):  # it came in the same turn of the loop in which this greenlet was ended
+                self._conn.abort()
+            raise
+        finally:
+            self._waiter = None
+        return self._conn
+
+    def deliver(self, conn: Conn) -> None:
+        """Wake the greenlet that waits with its data connection."""
+        self._conn = conn
+        get_hub().loop.run_callback(self._wake)
+
+    def expire(self) -> None:
+        """Wake the greenlet that waits with nothing."""
+        get_hub().loop.run_callback(self._wake)
+
+    def _wake(self) -> None:
+        if self._waiter is not None:  # it may have been ended meanwhile
+            self._waiter.switch(self)
+
+
+class OnDemand:
+    """Asks one client for data connections.
+
+    `post` sends a message to the client and never waits. `key` is what the client's data connections have to
+    have in order to claim a user.
+    """
+
+    def __init__(self, conn_map: ConnMap, key: object, post: Callable[[Message], None]) -> None:
+        self._conn_map = conn_map
+        self._key = key
+        self._post = post
+        self._tickets: dict[str, _Ticket] = {}  # of this client, by `conn_id`
+
+    def take(self, exchange_for: Callable[[str], Exchange], proxy: tuple[str, str]) -> Conn | None:
+        """Ask for a data connection, and wait until the client has brought it.
+
+        `exchange_for` makes the message that asks, of a `conn_id`. Returns None if none came in time, or
+        after `give_up` for the same `proxy`. The caller closes what is returned.
+        """
+        ticket = _Ticket(self._key, proxy)
+        conn_id = self._conn_map.put(ticket)
+        self._tickets[conn_id] = ticket
+        try:
+            self._post(exchange_for(conn_id))
+            return ticket.wait()
+        finally:
+            self._conn_map.remove(conn_id)
+            del self._tickets[conn_id]
+
+    def give_up(self, proxy: tuple[str, str] | None = None) -> None:
+        """Let nobody wait any longer who wants a data connection for this proxy, or for any proxy (None)."""
+        for conn_id, ticket in self._tickets.items():
+            if proxy in (None, ticket.proxy):
+                self._conn_map.remove(conn_id)
+                ticket.expire()

@@ -1,0 +1,126 @@
+"""The upstream of one client: how the server gets a data connection to the client for a user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gnar_lib.auth import Session
+from gnar_lib.errors import ConnError, MuxError
+from gnar_lib.net import Conn, EventedConn, format_address
+from gnar_lib.proto import Exchange, Heartbeat, Login, Message, to_frame
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
+from gnar_lib.server.connmap import ConnMap
+from gnar_lib.server.upstream.ondemand import OnDemand
+from gnar_lib.server.upstream.waiting import WaitingPool
+from gnar_lib.yamux import Session as Mux
+
+ANY_GO_CLIENT = (
+    "a Go client"  # the key of users for Go clients: they have logged in by token, and know the conn_id
+)
+
+
+class Upstream:
+    """Gets data connections to one client, in the way that is fastest with that client.
+
+    With one of gnar's own clients, that is a data connection that has been waiting, or a new stream of the
+    multiplexed session. Otherwise, and when none waits, the client is asked for one.
+
+    `post` sends a message on the client's control connection and never waits. `session` is None for a Go
+    client, `mux` is None unless the client multiplexes.
+    """
+
+    def __init__(
+        self, conn_map: ConnMap, post: Callable[[Message], None], session: Session | None, mux: Mux | None
+    ) -> None:
+        self._session = session
+        self._mux = mux if session is not None and FEATURE_MUX in session.features else None
+        key: object = mux or (session.id if session is not None else ANY_GO_CLIENT)
+        self._on_demand = OnDemand(conn_map, key, post)
+        self._pool: WaitingPool | None = None
+        if mux is None and session is not None and FEATURE_WAIT in session.features:
+            self._pool = WaitingPool(session, lambda count: post(Heartbeat(waiting=count)))
+
+    @property
+    def waiting(self) -> int:
+        """How many data connections wait for a user."""
+        return 0 if self._pool is None else len(self._pool)
+
+    def take(self, user: Conn, proxy: str) -> Conn | None:
+        """Return a data connection for a user of a TCP proxy, ready for the user's bytes.
+
+        The client has been told of the user. Returns None if the client brings no data connection within ten
+        seconds, or if its control connection ends before. The caller closes what is returned.
+        """
+        return self._take_ready(user, proxy) or self._on_demand.take(
+            lambda conn_id: self._exchange(conn_id, proxy, user), ("tcp", proxy)
+        )
+
+    def take_for_datagrams(self, proxy: str) -> Conn | None:
+        """Return a data connection that carries the datagrams of a UDP proxy; None as with `take`."""
+        name = proxy if self._session is not None else ""
+        return self._on_demand.take(
+            lambda conn_id: Exchange(conn_id=conn_id, proxy_type="udp", proxy_name=name), ("udp", proxy)
+        )
+
+    def _take_ready(self, user: Conn, proxy: str) -> Conn | None:
+        """Return a data connection that is there already, with the Exchange sent; None if there is none."""
+        while (conn := self._next_ready()) is not None:
+            try:
+                conn.sendall(to_frame(self._exchange(NO_CONN_ID, proxy, user)))
+            except ConnError:
+                conn.close()
+            except BaseException:
+                conn.abort()
+                raise
+            else:
+                return conn
+        return None
+
+    def _next_ready(self) -> Conn | None:
+        if self._pool is not None:
+            return self._pool.take()
+        if self._mux is None:
+            return None
+        try:
+            return self._mux.open()
+        except MuxError:  # the session is ending, and with it the control connection
+            return None
+
+    def _exchange(self, conn_id: str, proxy: str, user: Conn) -> Exchange:
+        if self._session is None:
+            return Exchange(conn_id=conn_id, proxy_type="tcp")
+        address = format_address(user.getpeername())
+        return Exchange(conn_id=conn_id, proxy_type="tcp", proxy_name=proxy, user=address)
+
+    # ---- for the control connection ------------------------------------------------------------------------
+
+    def expect_users(self) -> None:
+        """Have data connections wait from now on: there is a proxy to which users may come."""
+        if self._pool is not None:
+            self._pool.open()
+
+    def expect_no_users(self) -> None:
+        """Have no data connections wait: there is no proxy any more."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def admit(self, conn: EventedConn, login: Login) -> bool:
+        """Keep a data connection that is to wait, if it proves to be this client's; False if it does not.
+
+        The upstream closes the conn if it was admitted, otherwise the caller does.
+        """
+        return self._pool is not None and self._pool.admit(conn, login)
+
+    def tend(self) -> None:
+        """Look after the data connections that wait; to be called once a second."""
+        if self._pool is not None:
+            self._pool.tend()
+
+    def give_up(self, kind: str, proxy: str) -> None:
+        """Let no user of this proxy, whose kind is "tcp" or "udp", wait for a data connection any longer."""
+        self._on_demand.give_up((kind, proxy))
+
+    def close(self) -> None:
+        """Close what waits: `take` brings nothing any more."""
+        self.expect_no_users()
+        self._on_demand.give_up()

@@ -1,0 +1,142 @@
+"""A proxy of TCP at the server: what it says of each user, and that no user is left open."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from gnar_lib import events
+from gnar_lib.auth import Rights
+from gnar_lib.config import ServerConfig
+from gnar_lib.events import Side, UserCame, UserConnected, UserLeft
+from gnar_lib.net import Conn, SocketConn, deadline, dial, listen
+from gnar_lib.pio.meter import Meter
+from gnar_lib.server.proxies import Proxy
+
+TIMEOUT_S = 10.0
+
+
+class FakeUpstream:
+    """Gives what a function returns for the next user."""
+
+    def __init__(self, take: Callable[[], Conn | None]) -> None:
+        self._take = take
+
+    def take(self, _user: Conn, _proxy: str) -> Conn | None:
+        return self._take()
+
+    def give_up(self, _kind: str, _proxy: str) -> None:
+        """Nobody waits here."""
+
+
+def proxy(take: Callable[[], Conn | None], total: Meter | None = None) -> Proxy:
+    upstream = FakeUpstream(take)
+    return Proxy("blog", upstream, Rights.of(ServerConfig()), total or Meter())  # type: ignore[arg-type]
+
+
+def pair() -> tuple[SocketConn, SocketConn]:
+    listener = listen("127.0.0.1", 0)
+    near = dial(socket.AF_INET, listener.getsockname())
+    far = listener.accept()
+    listener.close()
+    return near, far
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[events.Event]]:
+    """Return what is said of users, in order."""
+    monkeypatch.setattr(events, "_listeners", {})
+    got: list[events.Event] = []
+    events.subscribe(UserCame, got.append)
+    events.subscribe(UserConnected, got.append)
+    events.subscribe(UserLeft, got.append)
+    with deadline(TIMEOUT_S, "the test"):
+        yield got
+
+
+def test_each_step_of_a_user_is_said_with_what_was_moved(said: list[events.Event]) -> None:
+    (theirs, user), (data, client) = pair(), pair()
+    total = Meter()
+    serving = gevent.spawn(proxy(lambda: data, total).serve, user)
+    theirs.sendall(b"a question")
+    assert client.recv(100) == b"a question"
+    assert total.totals().users == 1
+    client.sendall(b"an answer!!")
+    assert theirs.recv(100) == b"an answer!!"
+    theirs.close()
+    client.close()
+    serving.join()
+    came, connected, left = said
+    address = user.getpeername()
+    assert came == UserCame(Side.SERVER, "blog", address)
+    assert isinstance(connected, UserConnected)
+    assert (connected.proxy, connected.user) == ("blog", address)
+    assert isinstance(left, UserLeft)
+    assert (left.proxy, left.user, left.up, left.down, left.reason) == ("blog", address, 10, 11, "")
+    assert 0 <= connected.after_s <= left.lasted_s
+    assert total.totals().users == 0
+    assert user.closed
+    assert data.closed
+
+
+def test_user_for_whom_no_data_connection_came_is_closed(said: list[events.Event]) -> None:
+    theirs, user = pair()
+    proxy(lambda: None).serve(user)
+    assert theirs.recv(1) == b""
+    came, left = said
+    assert isinstance(came, UserCame)
+    assert isinstance(left, UserLeft)
+    assert (left.up, left.down, left.reason) == (0, 0, "no data connection came")
+    theirs.close()
+
+
+def test_connection_that_breaks_says_why(said: list[events.Event]) -> None:
+    (theirs, user), (data, client) = pair(), pair()
+    serving = gevent.spawn(proxy(lambda: data).serve, user)
+    theirs.sendall(b"x")
+    assert client.recv(1) == b"x"
+    client.abort()
+    serving.join()
+    left = said[-1]
+    assert isinstance(left, UserLeft)
+    assert "reset" in left.reason
+    with pytest.raises(Exception, match="reset"):
+        theirs.recv(1)
+    theirs.close()
+
+
+def test_live_connection_is_listed_and_can_be_ended_by_hand(said: list[events.Event]) -> None:
+    (theirs, user), (data, client) = pair(), pair()
+    served = proxy(lambda: data)
+    serving = gevent.spawn(served.serve, user)
+    theirs.sendall(b"x")
+    assert client.recv(1) == b"x"
+    (live,) = served.meter.connections
+    assert (live.user, live.up.bytes) == (user.getpeername(), 1)
+    live.end()
+    serving.join()
+    assert not served.meter.connections
+    assert isinstance(said[-1], UserLeft)
+    assert user.closed
+    assert data.closed
+    theirs.close()
+    client.close()
+
+
+def test_user_whose_greenlet_is_ended_is_reset(said: list[events.Event]) -> None:
+    theirs, user = pair()
+
+    def wait_for_ever() -> None:
+        gevent.get_hub().switch()
+
+    serving = gevent.spawn(lambda: proxy(wait_for_ever).serve(user))
+    gevent.sleep(0)
+    serving.kill()
+    with pytest.raises(Exception, match="reset"):
+        theirs.recv(1)
+    assert isinstance(said[-1], UserLeft)
+    assert said[-1].reason == "ended by the server"
+    theirs.close()
