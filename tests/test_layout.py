@@ -103,7 +103,7 @@ def test_module_opens_with_its_job_and_fits_in_ones_head(path: Path) -> None:
         ("yamux/session.py", "from gnar_lib.proto import msg"),
         ("yamux/frame.py", "from gnar_lib import logger"),
         ("client/serve.py", "from ..server import serve"),
-        ("server/serve.py", "from gnar_lib.client.control import dial"),
+        ("server/serve.py", "from gnar_lib.client.connect import Control"),
         ("server/admin/page.py", "from ...client import control"),
         ("relay.py", "import gnar_lib.client.serve"),
         ("demo.py", "from . import cmd"),

@@ -1,85 +1,73 @@
-"""One control connection and the proxies asked for on it: the client's message loop, and coming back.
+"""The proxies that share one control connection: asks for them, cancels them, and comes back when it is lost.
 
-With a server of ours one link carries all proxies. A Go server takes one proxy per control connection: the
-link keeps its first and hands the others back, for links of their own.
+With a server of gnar's own one link carries all proxies. A Go server takes one proxy for each control
+connection: the link keeps its first, and gives the others back for links of their own.
 """
 
 from __future__ import annotations
 
-import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import gevent
 
-from gnar_lib import logger
-from gnar_lib.client import tunnel, udp
-from gnar_lib.client.control import Control
+from gnar_lib.client.backoff import Backoff
+from gnar_lib.client.connect import Control
+from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
+from gnar_lib.client.shared import Shared
 from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
-from gnar_lib.net import SocketConn
-from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyCancel, ProxyReq, ProxyResp, recv
+from gnar_lib.events import (
+    CloseReason,
+    Connected,
+    ConnectFailed,
+    ProxyClosed,
+    ProxyOpened,
+    ProxyRefused,
+    Side,
+    emit,
+)
+from gnar_lib.net import Sockaddr
+from gnar_lib.proto import Exchange, ProxyCancel, ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
-from gnar_lib.proto.outbox import Outbox
-
-if TYPE_CHECKING:
-    from gnar_lib.client.serve import Client
-
-HEARTBEAT_S = 1.0
-SILENCE_S = 10.0  # either server sends a heartbeat every second
-MAX_WAITING = 64  # data connections, whatever the server says
-WAITING_SILENCE_S = 30.0  # the server writes to a waiting one every 10 seconds
-BACKOFF_FIRST_S, BACKOFF_LAST_S, BACKOFF_JITTER = 0.5, 30.0, 0.2
-
-_log = logger.get("client")
 
 
-def _why_failed(proxy: ClientProxy) -> str:
-    """Say what a Go server means, which does not say why."""
-    if proxy.state is ProxyState.OPEN:
-        return f"the server closed port {proxy.remote_port}"
-    return f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What a link tells the client."""
 
-
-class Backoff:
-    """How long to wait before the next try: doubling, with jitter so that clients do not come all at once."""
-
-    def __init__(self) -> None:
-        self._next_s = BACKOFF_FIRST_S
-
-    def reset(self) -> None:
-        """It worked."""
-        self._next_s = BACKOFF_FIRST_S
-
-    def next(self) -> float:
-        """Return the seconds to wait now."""
-        base, self._next_s = self._next_s, min(self._next_s * 2, BACKOFF_LAST_S)
-        return base * random.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)  # noqa: S311  (no secret)
+    on_opened: Callable[[ClientProxy], None]  # the server has opened a proxy
+    on_refused: Callable[[ClientProxy], None]  # the server will never open a proxy: the link has given it up
+    on_left_over: Callable[[ClientProxy], None]  # a proxy needs a link of its own
 
 
 class Link:
     """Keeps a control connection to the server, and the proxies on it."""
 
-    control: Control
-
-    def __init__(self, client: Client, proxies: list[ClientProxy]) -> None:
-        self.client = client
-        self.proxies = {proxy.name: proxy for proxy in proxies}
-        self._heard_waiting_s: dict[SocketConn, float] = {}
-        self._opening = 0
-        self._wanted = 0
-        self._outbox: Outbox | None = None
-        self._backoff = Backoff()
-        self._port_backoff = Backoff()
-        self._retry_at_s: dict[str, float] = {}
-        self._heard_s = 0.0
-        self._is_ending = False
+    def __init__(self, shared: Shared, proxies: list[ClientProxy], callbacks: Callbacks) -> None:
+        self.proxies = {proxy.name: proxy for proxy in proxies}  # which this link has asked for, or will
+        self._shared = shared
+        self._callbacks = callbacks
+        self._connection: Connection | None = None  # from the login to the end of the control connection
         self._was_connected = False
+        self._is_ending = False
+        self._backoff = Backoff()  # between two control connections
+        self._port_backoff = Backoff()  # between two requests for a port that is taken
+        self._retry_at_s: dict[str, float] = {}  # when to ask again, by the proxy's name
 
-    # ---- the connection ------------------------------------------------------------------------------------
+    @property
+    def waiting(self) -> int:
+        """How many data connections wait for a user."""
+        return 0 if self._connection is None else len(self._connection.pool)
+
+    # ---- the control connection ----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Connect, serve, and come back, until the link is ended or the login is refused (`AuthError`)."""
+        """Connect, serve, and come back, until the link is ended.
+
+        Raises `AuthError` if the login is refused, `UnsupportedError` if the server does not multiplex.
+        """
         while self._goes_on():
             try:
                 self._connect_and_serve()
@@ -87,8 +75,7 @@ class Link:
                 if not self._goes_on():
                     return
                 delay_s = self._backoff.next()
-                lost = "lost the server: " if self._was_connected else ""
-                _log.warning("%s%s; trying again in %.1f s", lost, exc, delay_s)
+                emit(ConnectFailed, str(exc), self._was_connected, delay_s)
                 gevent.sleep(delay_s)
 
     def _goes_on(self) -> bool:
@@ -97,232 +84,173 @@ class Link:
     def _connect_and_serve(self) -> None:
         """Have one control connection, from dialling to its end; raises why it ended, unless we ended it."""
         first = next(iter(self.proxies.values()))
-        self.control = control = Control(self.client.config, self.client.client_id)
-        ticker = None
+        control = Control.dial(self._shared.config, self._shared.client_id)
         try:
-            self._log_in(control, first.request())
+            self._log_in(control, first)
             self._was_connected = True
-            self._heard_s = time.monotonic()
-            self._outbox = Outbox(control.conn, self.client.crew)
-            _log.info("connected to %s%s", control.conn, "" if control.session else " (a Go server)")
-            self._ask_for_the_others(first)
-            if not self._goes_on():  # a reload during the login left nothing to do here
-                return
-            ticker = gevent.spawn(self._tick)
-            control.serve_streams(self.client.users, lambda stream: tunnel.serve_stream(self, stream))
-            while True:
-                self._handle(recv(control.conn))
+            emit(Connected, control.address, control.is_go)
+            self._connection = Connection(self._shared, control, self._proxy_of)
+            self._ask_for_the_others(self._connection, first)
+            if self._goes_on():  # else a reload during the login has left nothing to do here
+                self._connection.run(self._on_answer, self._on_tick)
         finally:
-            if ticker is not None:
-                ticker.kill(block=False)
-            self._disconnected()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            control.close()
+            self._retry_at_s.clear()
+            for proxy in self.proxies.values():
+                proxy.state = ProxyState.PENDING
 
-    def _log_in(self, control: Control, request: ProxyReq) -> None:
-        """Log in; a server that hangs up without a word refuses us, unless it has been known to take us."""
+    def _log_in(self, control: Control, first: ClientProxy) -> None:
+        """Log in; a server that hangs up without a word refuses us, unless it has let us in before."""
         try:
-            control.log_in(request)
+            control.log_in(first.request())
         except ConnClosed as exc:
             if self._was_connected:
                 raise
             raise AuthError(f"the server hung up at the login; {control.hint}") from exc
 
-    def _ask_for_the_others(self, first: ClientProxy) -> None:
+    def _ask_for_the_others(self, connection: Connection, first: ClientProxy) -> None:
         if self.proxies.get(first.name) is not first:  # removed while the login was under way
-            self._cancel(first)
+            self._cancel(connection, first)
         others = [proxy for proxy in self.proxies.values() if proxy is not first]
-        if self.control.session is None:
-            for proxy in others:
-                del self.proxies[proxy.name]
-                self.client.start_link([proxy])
-            return
         for proxy in others:
-            self._post(proxy.request())
+            if connection.control.is_go:
+                del self.proxies[proxy.name]
+                self._callbacks.on_left_over(proxy)
+            else:
+                connection.post(proxy.request())
 
-    def _disconnected(self) -> None:
-        """Close the control connection and what waited beside it; users that are served go on."""
-        if self._outbox is not None:
-            self._outbox.close()
-            self._outbox = None
-        self.control.close()
-        self._close_waiting()
-        self._retry_at_s.clear()
+    def _on_tick(self) -> None:
+        """Once a second: ask again for ports that were taken."""
+        now = time.monotonic()
+        for name in [name for name, at_s in self._retry_at_s.items() if at_s <= now]:
+            del self._retry_at_s[name]
+            self._ask_for(self.proxies[name])
         for proxy in self.proxies.values():
-            proxy.state = ProxyState.PENDING
+            proxy.tell_dropped()
 
-    def _post(self, message: Message) -> None:
-        if self._outbox is not None:
-            self._outbox.post(message)
+    # ---- proxies -------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        """Once a second: say that we live, notice that the server does not, ask again for taken ports."""
-        while True:
-            gevent.sleep(HEARTBEAT_S)
-            now = time.monotonic()
-            if now - self._heard_s > SILENCE_S:
-                _log.warning("the server has been silent for %g s", SILENCE_S)
-                self.control.abort()
-                return
-            if self.control.session is not None:
-                self._post(Heartbeat())
-            for name in [name for name, at_s in self._retry_at_s.items() if at_s <= now]:
-                del self._retry_at_s[name]
-                self._post(self.proxies[name].request())
-            self._tend_waiting(now)
-
-    # ---- messages ------------------------------------------------------------------------------------------
-
-    def _handle(self, message: Message) -> None:
-        self._heard_s = time.monotonic()
-        match message:
-            case Heartbeat():
-                self._want(message.waiting)
-            case Exchange(proxy_type="udp"):
-                self.client.crew.spawn(udp.bring_datagram_conn, self, message)
-            case Exchange():
-                self.client.users.spawn(tunnel.bring_data_conn, self, message)
-            case ProxyResp():
-                self._answered(message)
-            case _:
-                raise ProtocolError(f"{type(message).__name__} on a control connection")
-
-    def proxy_of(self, message: Exchange) -> ClientProxy:
-        """Return the proxy whose user an Exchange announces; `ProtocolError` when there is none such."""
-        if message.proxy_name in self.proxies:
-            return self.proxies[message.proxy_name]
-        if not message.proxy_name and len(self.proxies) == 1:  # a Go server does not say: there is one
+    def _proxy_of(self, exchange: Exchange) -> ClientProxy:
+        """Return the proxy whose user an Exchange announces; raises `ProtocolError` if there is none."""
+        if exchange.proxy_name in self.proxies:
+            return self.proxies[exchange.proxy_name]
+        if not exchange.proxy_name and len(self.proxies) == 1:  # a Go server names no proxy: there is one
             return next(iter(self.proxies.values()))
-        raise ProtocolError(f"a user for {message.proxy_name!r}, which is no proxy here")
+        raise ProtocolError(f"a user for {exchange.proxy_name!r}, which is no proxy here")
 
-    def _answered(self, answer: ProxyResp) -> None:
-        """A proxy is open, or is not: then for good, or to be asked for again."""
-        proxy = self.proxies.get(answer.proxy_name) if self.control.session else self._only_proxy()
+    def _on_answer(self, answer: ProxyResp) -> None:
+        """Take note that a proxy is open, or that it is not: for good, or to be asked for again."""
+        connection = self._connection
+        if connection is None:
+            return
+        control = connection.control
+        if control.is_go:  # a Go server names no proxy in its answer
+            proxy = next(iter(self.proxies.values()), None)
+        else:
+            proxy = self.proxies.get(answer.proxy_name)
         if proxy is None:  # removed before it was open
             if answer.status == STATUS_SUCCESS:
-                self._post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
+                connection.post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
             return
         self._retry_at_s.pop(proxy.name, None)
         if answer.status == STATUS_SUCCESS:
-            self._backoff.reset()
-            self._port_backoff.reset()
-            proxy.state = ProxyState.OPEN
-            proxy.remote_port = answer.remote_port or proxy.remote_port
-            proxy.domain = answer.domain
-            self.client.proxy_opened(proxy)
-        elif self.control.session is None:
+            self._on_opened(proxy, answer, control.address)
+        elif control.is_go:
             if not self._is_ending:  # else it answers our cancel, and users may still be served
                 raise ConnError(_why_failed(proxy))
-        elif answer.retry:
-            delay_s = self._port_backoff.next()
-            proxy.log.warning("%s; trying again in %.1f s", answer.error, delay_s)
-            self._retry_at_s[proxy.name] = time.monotonic() + delay_s
         else:
-            proxy.log.error("the server refused: %s", answer.error)
-            proxy.state = ProxyState.REFUSED
-            del self.proxies[proxy.name]
-            self.client.proxy_refused(proxy)
+            self._on_refused(proxy, answer, control.address)
 
-    def _only_proxy(self) -> ClientProxy | None:
-        """Return the one proxy of a link to a Go server."""
-        return next(iter(self.proxies.values()), None)
+    def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:
+        self._backoff.reset()
+        self._port_backoff.reset()
+        proxy.state = ProxyState.OPEN
+        proxy.remote_port = answer.remote_port or proxy.remote_port
+        proxy.domain = answer.domain
+        where = proxy.location(self._shared.config.server)
+        emit(ProxyOpened, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, server, where)
+        self._callbacks.on_opened(proxy)
 
-    # ---- data connections that wait ------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return len(self._heard_waiting_s)
-
-    def _want(self, number: int) -> None:
-        """The server says how many are to wait; a heartbeat that does not say changes nothing."""
-        if number and self.control.session is not None and self.control.mux is None:
-            self._wanted = min(number, MAX_WAITING)
-            self.fill()
-
-    def fill(self) -> None:
-        """Open as many as are wanted and not here yet."""
-        if self._is_ending or self._outbox is None:
+    def _on_refused(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:
+        retry_s = self._port_backoff.next() if answer.retry else None
+        emit(ProxyRefused, Side.CLIENT, proxy.name, proxy.kind, server, answer.error, retry_s)
+        if retry_s is not None:
+            self._retry_at_s[proxy.name] = time.monotonic() + retry_s
             return
-        for _ in range(self._wanted - len(self._heard_waiting_s) - self._opening):
-            self._opening += 1
-            self.client.users.spawn(tunnel.wait_for_user, self)
-
-    def open_waiting(self) -> SocketConn:
-        """Open one; raises `ConnError`."""
-        try:
-            conn = self.control.open_waiting()
-        finally:
-            self._opening -= 1
-        if self._is_ending or self._outbox is None:
-            conn.close()
-            raise ConnClosed("the control connection has ended")
-        self._heard_waiting_s[conn] = time.monotonic()
-        return conn
-
-    def heard_on(self, conn: SocketConn, message: Message) -> None:
-        """One that waits has had a message other than its user."""
-        if not isinstance(message, Heartbeat):
-            raise ProtocolError(f"{type(message).__name__} on a waiting connection")
-        self._heard_waiting_s[conn] = time.monotonic()
-
-    def no_longer_waits(self, conn: SocketConn) -> None:
-        """One got its user, or ended; the latter is replaced with the next tick, so that no loop can spin."""
-        self._heard_waiting_s.pop(conn, None)
-
-    def _tend_waiting(self, now_s: float) -> None:
-        for conn in [c for c, at_s in self._heard_waiting_s.items() if now_s - at_s > WAITING_SILENCE_S]:
-            conn.abort()
-        self.fill()
-
-    def _close_waiting(self) -> None:
-        self._wanted = 0
-        for conn in [*self._heard_waiting_s]:
-            conn.close()
+        proxy.state = ProxyState.REFUSED
+        del self.proxies[proxy.name]
+        self._callbacks.on_refused(proxy)
 
     # ---- changes -------------------------------------------------------------------------------------------
 
     @property
     def takes_more(self) -> bool:
         """Whether further proxies can be asked for on this link, now or when it is connected again."""
-        return not self._is_ending and (self._outbox is None or self.control.session is not None)
+        is_full = self._connection is not None and self._connection.control.is_go
+        return not self._is_ending and not is_full
 
     def add(self, proxy: ClientProxy) -> None:
         """Ask for one more proxy."""
         self.proxies[proxy.name] = proxy
-        self._post(proxy.request())
+        self._ask_for(proxy)
+
+    def _ask_for(self, proxy: ClientProxy) -> None:
+        if self._connection is not None:
+            self._connection.post(proxy.request())
 
     def remove(self, proxy: ClientProxy) -> None:
         """Cancel a proxy; its users stay."""
         del self.proxies[proxy.name]
-        self._cancel(proxy)
+        if self._connection is not None:
+            self._cancel(self._connection, proxy)
         self._retry_at_s.pop(proxy.name, None)
 
-    def end_without_proxies(self) -> None:
-        """End when the last proxy has been removed and none has come in its place."""
-        if not self.proxies:
-            self.end()
+    def _cancel(self, connection: Connection, proxy: ClientProxy) -> None:
+        """Cancel a proxy that is open or about to be.
 
-    def _cancel(self, proxy: ClientProxy) -> None:
-        """Cancel a proxy that is open or about to be; whose port nobody knows yet is cancelled when it is."""
-        if self._outbox is None or proxy.name in self._retry_at_s or not proxy.remote_port:
+        A proxy whose port nobody knows yet is cancelled when the answer comes.
+        """
+        if proxy.name in self._retry_at_s or not proxy.remote_port:
             return
-        if self.control.session is not None:
-            self._post(proxy.cancellation())
+        control = connection.control
+        if proxy.state is ProxyState.OPEN:
+            kind, port = proxy.kind, proxy.remote_port
+            emit(ProxyClosed, Side.CLIENT, proxy.name, kind, port, control.address, CloseReason.CANCELLED)
+        if not control.is_go:
+            connection.post(proxy.cancellation())
             return
         try:
-            self.control.cancel_apart(proxy.cancellation())
+            control.cancel_apart(proxy.cancellation())
         except ConnError as exc:
             proxy.log.debug("not cancelled: %s", exc)
 
+    # ---- the end -------------------------------------------------------------------------------------------
+
     def cancel_all(self) -> None:
-        """Cancel every proxy, and close the data connections that wait; users that are served stay."""
+        """Cancel every proxy, and close the data connections that wait; users who are served stay."""
         self._is_ending = True
-        for proxy in self.proxies.values():
-            self._cancel(proxy)
-        self._close_waiting()
+        if (connection := self._connection) is not None:
+            for proxy in self.proxies.values():
+                self._cancel(connection, proxy)
+            connection.pool.close()
+
+    def end_without_proxies(self) -> None:
+        """End if the last proxy has been removed and none has come in its place."""
+        if not self.proxies:
+            self.end()
 
     def end(self) -> None:
         """Close the control connection, which ends `run`."""
         self._is_ending = True
-        if self._outbox is not None:
-            self._outbox.close()
-            self.control.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _why_failed(proxy: ClientProxy) -> str:
+    """Return what a Go server means by a refusal, for which it gives no reason."""
+    if proxy.state is ProxyState.OPEN:
+        return f"the server closed port {proxy.remote_port}"
+    return f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"

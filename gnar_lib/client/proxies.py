@@ -1,4 +1,4 @@
-"""One proxy as the client sees it: what was asked for, what came of it, how the service answers."""
+"""A proxy as the client sees it: what was asked for, what came of that, and how the local service answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from enum import Enum
 
 from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
-from gnar_lib.config import ProxyConfig
+from gnar_lib.config import Address, ProxyConfig
 from gnar_lib.errors import DialError
+from gnar_lib.events import DatagramsDropped, ServiceReached, ServiceUnreachable, Side, emit
+from gnar_lib.net import Conn
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
@@ -27,44 +29,65 @@ class ClientProxy:
     def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
         self.meter = Meter(total, config.speed_limit)
-        self.target = Target(config.local_host, config.local_port)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
-        self.udp: UdpService | None = None
-        if config.proxy_type == "udp":
-            self.udp = UdpService(config, self.meter, self.log)
         self.state = ProxyState.PENDING
-        self.remote_port = config.remote_port
-        self.domain = ""
-        self._refusals = logger.Burst()
+        self.remote_port = config.remote_port  # the port at the server, once that is known; 0: not yet
+        self.domain = ""  # the domain that the server has given to the proxy, if any
+        self.udp: UdpService | None = None  # None for a proxy of TCP
+        if self.kind == "udp":
+            self.udp = UdpService(config, self.meter, self.log)
+        self._target = Target(config.local_host, config.local_port)
+        self._is_unreachable = False  # the local service did not answer the last user
 
     @property
     def name(self) -> str:
-        """The name by which client and server speak of it."""
+        """The name by which client and server speak of the proxy."""
         return self.config.proxy_name
 
+    @property
+    def kind(self) -> str:
+        """Return "tcp" or "udp"."""
+        return self.config.proxy_type
+
+    def location(self, server: Address) -> str:
+        """Return where users find the proxy: its URL if it has a domain, else host:port of the server."""
+        if self.domain:
+            return f"https://{logger.printable(self.domain)}"  # a server must not write to this terminal
+        return str(Address(server.host, self.remote_port))
+
     def request(self) -> ProxyReq:
-        """Return the message that asks for it; a port that the server chose once is asked for again."""
+        """Return the message that asks for the proxy, with the port that the server chose the last time."""
         return ProxyReq(
             remote_port=self.remote_port,
             proxy_name=self.name,
             subdomain=self.config.subdomain,
-            proxy_type=self.config.proxy_type,
+            proxy_type=self.kind,
         )
 
     def cancellation(self) -> ProxyCancel:
-        """Return the message that ends it."""
+        """Return the message that ends the proxy."""
         return ProxyCancel(proxy_name=self.name, remote_port=self.remote_port)
 
+    def dial(self) -> Conn:
+        """Return a conn to the local service for one user, which the caller closes. Raises `DialError`."""
+        try:
+            conn = self._target.dial()
+        except DialError as exc:
+            self._is_unreachable = True
+            emit(ServiceUnreachable, self.name, self.kind, str(exc))
+            raise
+        if self._is_unreachable:
+            self._is_unreachable = False
+            emit(ServiceReached, self.name, self.kind)
+        return conn
+
+    def tell_dropped(self) -> None:
+        """Emit an event if datagrams were dropped since the last call; to be called once a second."""
+        if count := self.meter.take_dropped():
+            emit(DatagramsDropped, Side.CLIENT, self.name, count)
+
     def end(self) -> None:
-        """It is no proxy of this client any more: its users of TCP stay, those of UDP do not."""
+        """Forget the proxy, which the client has no more: users of TCP stay, those of UDP do not."""
         self.meter.end()
         if self.udp is not None:
             self.udp.close()
-
-    def refused(self, error: DialError) -> None:
-        """The local service did not answer: say so once, not for every user of a burst."""
-        self._refusals.warning(self.log, "the local service does not answer: %s", error)
-
-    def reached(self) -> None:
-        """The local service answers."""
-        self._refusals.end(self.log)

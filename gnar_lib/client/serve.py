@@ -1,8 +1,7 @@
-"""The client: keeps its links, shows what is forwarded to where, reloads and stops."""
+"""The client as a whole: starts its links, shows what is forwarded to where, reloads and stops."""
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable
 
@@ -10,44 +9,40 @@ import gevent
 import gevent.event
 
 from gnar_lib import logger
-from gnar_lib.client.link import Link
+from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
+from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig
 from gnar_lib.errors import AuthError, UnsupportedError
+from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import Crew
-from gnar_lib.pio.meter import Meter
 
-_FIXED = ("server", "token", "auth", "multiplex")  # what a reload cannot change
+_FIXED = ("server", "token", "auth", "multiplex")  # settings that only a restart changes
 
 _log = logger.get("client")
 
 
 class Client:
-    """Everything that the end beside the service holds."""
+    """The end beside the service. `stop` ends the process's wait: nothing is left to do."""
 
     def __init__(self, config: ClientConfig, stop: Callable[[], None]) -> None:
-        self.config = config
-        self.client_id = secrets.token_hex(16)  # tells the server that it is us who come back
-        self.crew = Crew("client")
-        self.users = Crew("user")
+        self.shared = Shared(config)
         self.failed = False
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._stop = stop
         self._links: list[Link] = []
-        self.meter = Meter()  # of all proxies together
-        self._proxies = {proxy.proxy_name: ClientProxy(proxy, self.meter) for proxy in config.proxies}
-        self._shown: set[str] = set()
+        self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
+        self._shown: set[str] = set()  # names of the proxies that a person has been shown
 
     def start(self) -> None:
         """Connect, with all proxies on one link."""
-        self.start_link([*self._proxies.values()])
+        self._start_link([*self._proxies.values()])
 
-    def start_link(self, proxies: list[ClientProxy]) -> None:
+    def _start_link(self, proxies: list[ClientProxy]) -> None:
         """Have a control connection of their own for some proxies."""
-        link = Link(self, proxies)
+        link = Link(self.shared, proxies, Callbacks(self._on_opened, self._on_refused, self._on_left_over))
         self._links.append(link)
-        self.crew.spawn(self._run_link, link)
+        self.shared.crew.spawn(self._run_link, link)
 
     def _run_link(self, link: Link) -> None:
         try:
@@ -67,13 +62,14 @@ class Client:
 
     # ---- what links tell -----------------------------------------------------------------------------------
 
-    def proxy_opened(self, proxy: ClientProxy) -> None:
-        """Show where it is, the first time in a block of all that are open."""
-        proxy.log.info("open at %s", location(self.config.server, proxy))
+    def _on_opened(self, _proxy: ClientProxy) -> None:
         self._show_when_all_answered()
 
-    def proxy_refused(self, proxy: ClientProxy) -> None:
-        """Go on without it, or end when it was the last."""
+    def _on_left_over(self, proxy: ClientProxy) -> None:
+        self._start_link([proxy])
+
+    def _on_refused(self, proxy: ClientProxy) -> None:
+        """Go on without a proxy, or end if it was the last."""
         del self._proxies[proxy.name]
         proxy.end()
         if not self._proxies:
@@ -83,17 +79,19 @@ class Client:
             self._show_when_all_answered()
 
     def _show_when_all_answered(self) -> None:
+        """Show where the proxies are that are open, once no answer of the server is missing."""
         if any(proxy.state is ProxyState.PENDING for proxy in self._proxies.values()):
             return
         self.answered.set()
         fresh = [proxy for proxy in self._proxies.values() if proxy.name not in self._shown]
         self._shown.update(proxy.name for proxy in fresh)
-        show(self.config.server, fresh)
+        show(self.shared.config.server, fresh)
 
     def location(self, name: str) -> str:
         """Return where users find a proxy; empty while it is not open."""
         proxy = self._proxies.get(name)
-        return location(self.config.server, proxy) if proxy and proxy.state is ProxyState.OPEN else ""
+        is_open = proxy is not None and proxy.state is ProxyState.OPEN
+        return proxy.location(self.shared.config.server) if proxy is not None and is_open else ""
 
     # ---- changes and the end -------------------------------------------------------------------------------
 
@@ -103,19 +101,26 @@ class Client:
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
                 del wanted[name]
-                continue
-            del self._proxies[name]
-            proxy.end()
-            self._shown.discard(name)
-            for link in [link for link in self._links if link.proxies.get(name) is proxy]:
-                link.remove(proxy)
-        if any(getattr(config, key) != getattr(self.config, key) for key in _FIXED):
-            _log.warning("server address, token, auth and multiplex stay as they are until the next start")
-        _log.info("configuration reloaded: %d new", len(wanted))
+            else:
+                self._remove(proxy)
+        is_fixed = any(getattr(config, key) != getattr(self.shared.config, key) for key in _FIXED)
+        emit(
+            Reloaded,
+            Side.CLIENT,
+            len(wanted),
+            "server address, token, auth and multiplex" if is_fixed else "",
+        )
         for fresh in wanted.values():
-            self._add(ClientProxy(fresh, self.meter))
+            self._add(ClientProxy(fresh, self.shared.meter))
         for link in [*self._links]:
             link.end_without_proxies()
+
+    def _remove(self, proxy: ClientProxy) -> None:
+        del self._proxies[proxy.name]
+        self._shown.discard(proxy.name)
+        proxy.end()
+        for link in [link for link in self._links if link.proxies.get(proxy.name) is proxy]:
+            link.remove(proxy)
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
@@ -123,28 +128,29 @@ class Client:
             if link.takes_more:
                 link.add(proxy)
                 return
-        self.start_link([proxy])
+        self._start_link([proxy])
 
     def stop_taking_users(self) -> None:
-        """Cancel every proxy; users that are served go on."""
+        """Cancel every proxy; users who are served go on."""
         for link in [*self._links]:
             link.cancel_all()
 
     def close(self) -> None:
         """End everything at once."""
-        self.users.kill()
+        self.shared.users.kill()
         for proxy in self._proxies.values():
             proxy.end()
         for link in [*self._links]:
             link.end()
-        self.crew.kill()
+        self.shared.crew.kill()
 
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
         idle = sum(link.waiting for link in self._links)
-        totals = self.meter.totals()
+        totals = self.shared.meter.totals()
+        users = len(self.shared.users) - idle
         return (
-            f"links={len(self._links)} proxies={len(self._proxies)} users={len(self.users) - idle} "
+            f"links={len(self._links)} proxies={len(self._proxies)} users={users} "
             f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} waiting={idle} "
             f"udp_sessions={sum(proxy.udp.sessions for proxy in self._proxies.values() if proxy.udp)} "
             f"udp_dropped={totals.dropped}"
@@ -154,13 +160,6 @@ class Client:
 # ---- what a person sees ------------------------------------------------------------------------------------
 
 
-def location(server: Address, proxy: ClientProxy) -> str:
-    """Return where users find a proxy: its URL when it has a domain, else host:port of the server."""
-    if proxy.domain:
-        return f"https://{logger.printable(proxy.domain)}"  # what a server says goes to a terminal here
-    return str(Address(server.host, proxy.remote_port))
-
-
 def show(server: Address, proxies: list[ClientProxy]) -> None:
     """Print what is forwarded to where, with a link to click where a terminal can show one (OSC 8)."""
     if not proxies:
@@ -168,8 +167,8 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     width = max(len(proxy.name) for proxy in proxies)
     lines = [""]
     for proxy in proxies:
-        where = location(server, proxy)
-        if logger.takes_escapes(sys.stdout) and proxy.config.proxy_type == "tcp":
+        where = proxy.location(server)
+        if logger.takes_escapes(sys.stdout) and proxy.kind == "tcp":
             url = where if "://" in where else f"http://{where}"
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)
@@ -190,10 +189,10 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
     client.start()
     stopper.wait(client.answered)
     if not client.failed:
-        _log.info("stopping")
+        emit(Stopping, Side.CLIENT)
     client.stop_taking_users()
     gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
-    stopper.wait_or_second(client.users, 0 if client.failed else config.grace_s)
+    stopper.wait_or_second(client.shared.users, 0 if client.failed else config.grace_s)
     client.close()
     gevent.sleep(0)  # the greenlets that were just ended close what they hold
     stopper.close()

@@ -1,73 +1,43 @@
-"""Serves one user: from the data connection to the local service and back."""
+"""Serves one user: joins the data connection with the local service; knows neither link nor pool."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
 
+from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.errors import ConnError, DialError, ProtocolError
-from gnar_lib.net import Conn, deadline
-from gnar_lib.proto import Exchange, expect, recv
-from gnar_lib.proxy.stream import stream as join
-from gnar_lib.yamux import Stream
-
-if TYPE_CHECKING:
-    from gnar_lib.client.link import Link
-    from gnar_lib.client.proxies import ClientProxy
-
-FIRST_MESSAGE_S = 10.0  # the server sends it with the stream's first frame
+from gnar_lib.events import Side, UserCame, UserConnected, UserLeft, emit
+from gnar_lib.net import Conn
+from gnar_lib.proxy.stream import stream
 
 
-def bring_data_conn(link: Link, message: Exchange) -> None:
-    """A user has come: open the data connection that it is to have, and serve it."""
-    proxy = link.proxy_of(message)
-    conn = link.control.open_data(message)
-    _serve(proxy, conn)
+def serve(proxy: ClientProxy, conn: Conn, user: str) -> None:
+    """Carry bytes between a data connection and the local service until both are closed; closes `conn`.
 
-
-def serve_stream(link: Link, stream: Stream) -> None:
-    """Serve the user for whom the server has opened a stream."""
-    try:
-        with deadline(FIRST_MESSAGE_S, "the first message of a stream"):
-            proxy = link.proxy_of(expect(stream, Exchange))
-    except BaseException:
-        stream.abort()
-        raise
-    _serve(proxy, stream)
-
-
-def wait_for_user(link: Link) -> None:
-    """Open a data connection that waits; serve the user whom the server gives to it."""
-    conn = link.open_waiting()
-    try:
-        while not isinstance(message := recv(conn), Exchange):
-            link.heard_on(conn, message)
-        proxy = link.proxy_of(message)
-    except BaseException:
-        conn.close()
-        raise
-    finally:
-        link.no_longer_waits(conn)
-    link.fill()
-    _serve(proxy, conn)
-
-
-def _serve(proxy: ClientProxy, conn: Conn) -> None:
-    """Join the data connection with the local service; one that refuses ends the user's connection."""
-    if proxy.udp is not None:  # the TCP port of that number was never offered to the server
+    `user` is the user's address as the server tells it, empty if the server does not. If the local service
+    does not answer, the user's connection is reset. Raises `ProtocolError` for a user of TCP of a UDP proxy.
+    """
+    if proxy.udp is not None:  # nobody has offered the TCP port of that number to the server
         conn.abort()
         raise ProtocolError(f"a user of TCP for {proxy.name!r}, which is UDP")
+    began_s = time.monotonic()
+    emit(UserCame, Side.CLIENT, proxy.name, user)
+    live = proxy.meter.connection(user, conn.abort)
+    reason = ""
     try:
-        local = proxy.target.dial()
+        local = proxy.dial()
+        emit(UserConnected, Side.CLIENT, proxy.name, user, time.monotonic() - began_s)
+        with live:
+            stream(conn, local, live.up, live.down)
     except DialError as exc:
-        proxy.refused(exc)
+        reason = str(exc)
         conn.abort()
-        return
+    except ConnError as exc:
+        reason = str(exc)
     except BaseException:
+        reason = "ended by the client"
         conn.abort()
         raise
-    proxy.reached()
-    with proxy.meter.connection("", conn.abort) as live:
-        try:
-            join(conn, local, live.up, live.down)
-        except ConnError as exc:
-            proxy.log.debug("a user's connection broke: %s", exc)
+    finally:
+        lasted_s = time.monotonic() - began_s
+        emit(UserLeft, Side.CLIENT, proxy.name, user, live.up.bytes, live.down.bytes, lasted_s, reason)

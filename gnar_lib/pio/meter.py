@@ -61,6 +61,7 @@ class Meter:
     """
 
     __slots__ = (
+        "_dropped_taken",
         "_is_ended",
         "_parent",
         "_parts",
@@ -79,6 +80,7 @@ class Meter:
         self.sessions = 0  # users of UDP who are there
         self.users_total = 0  # of both kinds, since the beginning
         self.dropped = 0  # datagrams that were not passed on
+        self._dropped_taken = 0
         self._parent = parent
         self._parts: set[Meter] = set()  # the meters whose parent this one is
         self._is_ended = False
@@ -110,6 +112,12 @@ class Meter:
         """Count a user of UDP that left."""
         self.sessions -= 1
         self._hand_over_if_over()
+
+    def take_dropped(self) -> int:
+        """Return how many datagrams were dropped since the last call."""
+        fresh = self.dropped - self._dropped_taken
+        self._dropped_taken = self.dropped
+        return fresh
 
     def end(self) -> None:
         """The proxy is gone: hand the counts over to the parent, once the last user has left."""

@@ -35,7 +35,6 @@ class UdpProxy:
         self._framing: Framing = BinaryFraming() if binary else JsonFraming(with_address=True)
         self._carrier: Carrier | None = None  # of the data connection, while there is one
         self._last_speaker = NOBODY
-        self._dropped_told = 0  # datagrams dropped until the last event
         self._is_closed = False
 
     def run(self, on_connected: Callable[[], None], answer: Callable[[list[Datagram]], int]) -> None:
@@ -86,10 +85,8 @@ class UdpProxy:
 
     def tell_dropped(self) -> None:
         """Emit an event if datagrams were dropped since the last call; to be called once a second."""
-        fresh = self.meter.dropped - self._dropped_told
-        if fresh:
-            self._dropped_told += fresh
-            emit(DatagramsDropped, Side.SERVER, self.name, fresh)
+        if count := self.meter.take_dropped():
+            emit(DatagramsDropped, Side.SERVER, self.name, count)
 
     def close(self) -> None:
         """Close the data connection, and ask for no other."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gnar_lib import auth, logger
 from gnar_lib.auth import MD5_WINDOW_S, ClientLogin, ReplayWindow, ServerLogin, Session, md5_token
-from gnar_lib.client.control import Control
+from gnar_lib.client.connect import Control
 from gnar_lib.config import Address, ClientConfig, Secret, ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.net import Conn, SocketConn, deadline, dial
@@ -309,7 +309,7 @@ class Running:
     def log_in(self, name: str) -> tuple[Control, int]:
         """Log one of our own clients in, with one proxy; returns it and the proxy's port."""
         address = Address(LOOPBACK, self.port)
-        control = Control(ClientConfig(server=address, proxies=(), token=TOKEN), name)
+        control = Control.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
         control.log_in(ProxyReq(remote_port=0, proxy_name=name, subdomain="", proxy_type="tcp"))
         return control, answer_of(control.conn).remote_port
 
@@ -517,7 +517,7 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
     address = Address(LOOPBACK, listener.getsockname()[1])
     hints = {}
     for token, kind in ((TOKEN, "hmac"), (TOKEN, "md5"), (NONE, "hmac")):
-        control = Control(ClientConfig(server=address, proxies=(), token=token, auth=kind), "")
+        control = Control.dial(ClientConfig(server=address, proxies=(), token=token, auth=kind), "")
         hints[bool(token), kind] = control.hint
         control.conn.close()
     listener.close()

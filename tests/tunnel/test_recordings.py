@@ -332,11 +332,11 @@ def test_our_client_says_to_a_recorded_go_server_what_the_go_client_said(
         client.start()
         server.replay_until_cancel()
         serving.get()
-        client.crew.spawn(client.stop_taking_users)
+        client.shared.crew.spawn(client.stop_taking_users)
         server.expect_cancel()
         client.close()
-        assert client.crew.wait_empty(TIMEOUT_S)
-        assert client.users.wait_empty(TIMEOUT_S)
+        assert client.shared.crew.wait_empty(TIMEOUT_S)
+        assert client.shared.users.wait_empty(TIMEOUT_S)
     server.close()
     service.close()
     assert server.compared == 2 + 3 + 2
@@ -579,7 +579,7 @@ def test_our_client_says_to_a_recorded_multiplexing_go_server_what_the_go_client
 
     def stop() -> None:
         serving.get()
-        client.crew.spawn(client.stop_taking_users)
+        client.shared.crew.spawn(client.stop_taking_users)
 
     server = RecordedMuxServer(load(MULTIPLEXED), listener, proxy.remote_port, stop)
     with deadline(TIMEOUT_S, "the test"):
@@ -587,8 +587,8 @@ def test_our_client_says_to_a_recorded_multiplexing_go_server_what_the_go_client
         client.start()
         server.replay()
         client.close()
-        assert client.crew.wait_empty(TIMEOUT_S)
-        assert client.users.wait_empty(TIMEOUT_S)
+        assert client.shared.crew.wait_empty(TIMEOUT_S)
+        assert client.shared.users.wait_empty(TIMEOUT_S)
     server.close()
     service.close()
     assert server.ours() == server.recorded.streams

@@ -1,0 +1,202 @@
+"""Dials the server and logs in: the control connection, and the way to data connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gnar_lib.auth import ClientLogin, Session
+from gnar_lib.config import ClientConfig
+from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
+from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, dial_host, set_keepalive
+from gnar_lib.proto import (
+    Challenge,
+    Exchange,
+    Message,
+    ProxyCancel,
+    ProxyReq,
+    Welcome,
+    expect,
+    recv,
+    send,
+    to_frame,
+)
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, LOGIN_DEADLINE_S, SILENCE_S
+from gnar_lib.yamux import VERSION as MUX_VERSION
+from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
+
+_NO_MUX = "the server does not multiplex: leave -m out, or start a Go server with -m"
+
+
+class Control:
+    """A control connection to the server; `Control.dial` makes one, and `close` or `abort` closes it.
+
+    Data connections go to the very address that the control connection has reached.
+    """
+
+    def __init__(self, config: ClientConfig, client_id: str, sock_conn: SocketConn) -> None:
+        self.conn: Conn = sock_conn  # carries messages; a stream of `mux` once that is there
+        self.session: Session | None = None  # with a server of gnar's own; None with a Go server
+        self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
+        self._sock_conn = sock_conn
+        self._login = ClientLogin(config.token, config.auth, client_id)
+        self._multiplexes = config.multiplex
+        self._waiting_number = 0  # of the last data connection that was opened to wait
+
+    @classmethod
+    def dial(cls, config: ClientConfig, client_id: str) -> Control:
+        """Connect to the server; raises `DialError`."""
+        conn = dial_host(config.server.host, config.server.port)
+        set_keepalive(conn.sock)
+        conn.set_user_timeout(SILENCE_S)  # the server reads its control connections all the time
+        return cls(config, client_id, conn)
+
+    @property
+    def is_go(self) -> bool:
+        """Whether the server is the Go program; known once `log_in` has returned."""
+        return self.session is None
+
+    @property
+    def address(self) -> Sockaddr:
+        """The address of the server."""
+        return self._sock_conn.getpeername()
+
+    @property
+    def carries_datagrams_in_binary(self) -> bool:
+        """Whether both ends know the binary form of datagrams."""
+        return self.session is not None and FEATURE_UDP in self.session.features
+
+    # ---- logging in ----------------------------------------------------------------------------------------
+
+    def log_in(self, request: ProxyReq) -> None:
+        """Log in and ask for a first proxy.
+
+        A server of gnar's own answers with a Welcome. A Go server says nothing before it was asked for a
+        proxy, so the request leaves together with the Login. Raises `AuthError` if one end does not trust the
+        other, `UnsupportedError` if the server does not multiplex, `ConnError` or `ProtocolError`.
+        """
+        with deadline(LOGIN_DEADLINE_S, "the login"):
+            send(self.conn, self._login.message())
+            if self._login.proves:
+                self._prove()
+            if self._multiplexes:
+                mux = self.mux = Mux(self._sock_conn, is_client=True, receives=False)
+                self.conn = mux.open()
+            send(self.conn, request)
+            if not self._login.proves:
+                self._see_who_answers()
+            if self.mux is not None:
+                self.mux.receive()
+
+    def _prove(self) -> None:
+        answer = recv(self.conn)
+        if isinstance(answer, Challenge):
+            send(self.conn, self._login.answer(answer))
+            answer = expect(self.conn, Welcome)
+        if not isinstance(answer, Welcome):
+            raise ProtocolError(f"the server answered the login with {type(answer).__name__}")
+        self._welcomed(answer)
+
+    def _see_who_answers(self) -> None:
+        """Receive the Welcome of a server of gnar's own; what a Go server sends instead stays unread."""
+        start = self._sock_conn.recv(1)
+        if not start:
+            raise ConnClosed("the server closed the connection")
+        self._sock_conn.unread(start)
+        if start[0] == Welcome.TYPE:
+            self._welcomed(expect(self._sock_conn, Welcome))
+        elif self._multiplexes and start[0] != MUX_VERSION:
+            raise UnsupportedError(_NO_MUX)
+
+    def _welcomed(self, message: Welcome) -> None:
+        self.session = self._login.accept(message)
+        if self._multiplexes and FEATURE_MUX not in self.session.features:
+            raise UnsupportedError(_NO_MUX)
+
+    @property
+    def hint(self) -> str:
+        """What a person may do about a server that hangs up on the login, as a Go server does."""
+        if self._login.proves:
+            return "if it is a Go server, use --auth md5"
+        hint = "wrong token?" if self._login.token else "does it want a token?"
+        return f"{hint} Or is it a Go server without -m? Then leave -m out" if self._multiplexes else hint
+
+    # ---- data connections ----------------------------------------------------------------------------------
+
+    def serve_streams(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
+        """Have `handle` serve each stream that the server opens, in a greenlet of `crew`; not without -m."""
+        if self.mux is not None:
+            self.mux.serve(crew, handle)
+
+    def open_data(self, asked: Exchange) -> Conn:
+        """Return a new data connection for the user whom the Exchange `asked` has announced.
+
+        The data connection is proven and ready for the user's bytes; the caller closes it. Raises
+        `ConnError`.
+        """
+        if self.mux is not None:
+            return _open_stream(self.mux, Exchange(conn_id=asked.conn_id, proxy_type=asked.proxy_type))
+        if self.session is None:
+            login, proof = self._login.go_message(), ""
+        else:
+            login, proof = self._login.data_message(self.session), self.session.sign(asked.conn_id)
+        answer = Exchange(conn_id=asked.conn_id, proxy_type=asked.proxy_type, proof=proof)
+        return self._dial_and_send(to_frame(login) + to_frame(answer))
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether data connections can wait at this server for a user: not with -m, which needs none."""
+        return self.session is not None and self.mux is None
+
+    def open_waiting(self) -> Conn:
+        """Return a new data connection that waits for a user, proven; the caller closes it.
+
+        Raises `ConnError`, or `ProtocolError` with a Go server, which has no data connections that wait.
+        """
+        if self.session is None:
+            raise ProtocolError("a Go server has no data connections that wait")
+        self._waiting_number += 1
+        return self._dial_and_send(to_frame(self._login.waiting_message(self.session, self._waiting_number)))
+
+    def _dial_and_send(self, frames: bytes) -> SocketConn:
+        conn = dial(self._sock_conn.sock.family, self.address)
+        try:
+            set_keepalive(conn.sock)
+            conn.sendall(frames)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def cancel_apart(self, message: ProxyCancel) -> None:
+        """Cancel a proxy at a Go server, which wants a connection of its own for that; raises `ConnError`."""
+        if self.mux is not None:
+            _open_stream(self.mux, message).close()
+        else:
+            self._dial_and_send(to_frame(self._login.go_message()) + to_frame(message)).close()
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the control connection; with -m, the data connections go with it."""
+        self.conn.close()
+        if self.mux is not None:
+            self.mux.close()
+        self._sock_conn.close()
+
+    def abort(self) -> None:
+        """Give up a server that does not answer."""
+        self.conn.abort()
+        if self.mux is not None:
+            self.mux.abort()
+
+
+def _open_stream(mux: Mux, message: Message) -> Stream:
+    """Return a new stream on which `message` has been sent; the caller closes it."""
+    stream = mux.open()
+    try:
+        send(stream, message)
+    except BaseException:
+        stream.close()
+        raise
+    return stream

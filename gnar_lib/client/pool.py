@@ -1,0 +1,98 @@
+"""The pool of data connections that wait at the server for a user; knows neither proxies nor links.
+
+The server says how many are to wait, and writes to each of them now and then. A data connection on which a
+user came leaves the pool, and the pool opens another in its place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.net import Conn, Crew
+from gnar_lib.proto import Exchange, Heartbeat, recv
+from gnar_lib.proto.numbers import MAX_WAITING, WAITING_SILENCE_S
+
+
+class WaitingPool:
+    """The waiting data connections of one control connection; a greenlet of `crew` waits on each.
+
+    `open_one` returns a new data connection that waits. `on_user` serves a user and closes the data
+    connection on which the user's Exchange came; it runs in the greenlet that has waited.
+    """
+
+    def __init__(
+        self, crew: Crew, open_one: Callable[[], Conn], on_user: Callable[[Conn, Exchange], None]
+    ) -> None:
+        self._crew = crew
+        self._open_one = open_one
+        self._on_user = on_user
+        self._heard_s: dict[Conn, float] = {}  # when something came on each conn that waits
+        self._opening = 0  # greenlets whose conn is not there yet
+        self._wanted = 0
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._heard_s)
+
+    def want(self, count: int) -> None:
+        """Have that many wait, as far as this is a sensible number."""
+        self._wanted = min(count, MAX_WAITING)
+        self._fill()
+
+    def tend(self) -> None:
+        """Once a second: give up the conns that are silent, and open others in place of those that ended.
+
+        A conn that ends is not replaced before that, so that no loop can spin.
+        """
+        now = time.monotonic()
+        for conn in [conn for conn, at_s in self._heard_s.items() if now - at_s > WAITING_SILENCE_S]:
+            conn.abort()
+        self._fill()
+
+    def close(self) -> None:
+        """Close all that wait, and open no more."""
+        self._is_closed = True
+        for conn in [*self._heard_s]:
+            conn.close()
+
+    def _fill(self) -> None:
+        """Open as many as are wanted and not here yet."""
+        if self._is_closed:
+            return
+        for _ in range(self._wanted - len(self._heard_s) - self._opening):
+            self._opening += 1
+            self._crew.spawn(self._wait)
+
+    def _wait(self) -> None:
+        """Open one data connection, wait until a user comes on it, and serve the user."""
+        conn = self._open()
+        try:
+            exchange = self._wait_for_user(conn)
+        except BaseException:
+            conn.close()
+            raise
+        finally:
+            del self._heard_s[conn]
+        self._fill()
+        self._on_user(conn, exchange)
+
+    def _open(self) -> Conn:
+        try:
+            conn = self._open_one()
+        finally:
+            self._opening -= 1
+        if self._is_closed:
+            conn.close()
+            raise ConnClosed("the control connection has ended")
+        self._heard_s[conn] = time.monotonic()
+        return conn
+
+    def _wait_for_user(self, conn: Conn) -> Exchange:
+        """Return the Exchange that comes behind heartbeats."""
+        while not isinstance(message := recv(conn), Exchange):
+            if not isinstance(message, Heartbeat):
+                raise ProtocolError(f"{type(message).__name__} on a waiting connection")
+            self._heard_s[conn] = time.monotonic()
+        return message

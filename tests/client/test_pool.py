@@ -1,0 +1,167 @@
+"""The client's pool: as many data connections wait as the server wants, and each user leaves one behind."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gnar_lib.client import pool as pool_module
+from gnar_lib.client.pool import WaitingPool
+from gnar_lib.errors import DialError
+from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
+from gnar_lib.proto import Exchange, Heartbeat, Login, send
+from gnar_lib.proto.numbers import MAX_WAITING
+
+TIMEOUT_S = 10.0
+USER = Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog", user="192.0.2.1:4000")
+
+
+@dataclass
+class Server:
+    """What the pool dials: real sockets, whose other ends the test holds, in the order in which they came."""
+
+    ends: list[SocketConn] = field(default_factory=list)
+    served: list[tuple[Conn, Exchange]] = field(default_factory=list)
+    failures: int = 0  # how many of the next dials fail
+    may_dial: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self.listener = listen("127.0.0.1", 0)
+        self.crew = Crew("user")
+        self.pool = WaitingPool(self.crew, self._open_one, self._on_user)
+        self.may_dial.set()
+
+    def _open_one(self) -> Conn:
+        self.may_dial.wait()
+        if self.failures:
+            self.failures -= 1
+            raise DialError("the server is away")
+        conn = dial(socket.AF_INET, self.listener.getsockname())
+        self.ends.append(self.listener.accept())
+        return conn
+
+    def _on_user(self, conn: Conn, exchange: Exchange) -> None:
+        self.served.append((conn, exchange))
+        conn.close()
+
+    def settle(self) -> None:
+        """Wait until every greenlet of the pool waits for a user, or has ended."""
+        while len(self.crew) != len(self.pool):
+            gevent.sleep(0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    with deadline(TIMEOUT_S, "the test"):
+        yield made
+        made.pool.close()
+        made.crew.wait_empty()
+    made.listener.close()
+    for end in made.ends:
+        end.close()
+
+
+def test_as_many_wait_as_the_server_wants(server: Server) -> None:
+    server.pool.want(3)
+    server.settle()
+    assert len(server.pool) == len(server.ends) == 3
+    server.pool.want(2)  # fewer: those that wait stay, the server closes what it does not want
+    server.settle()
+    assert len(server.pool) == 3
+
+
+def test_never_more_than_64_wait_whatever_the_server_says(server: Server) -> None:
+    server.pool.want(1_000_000)
+    server.settle()
+    assert len(server.pool) == MAX_WAITING == 64
+
+
+def test_user_is_served_on_the_conn_that_waited_and_another_takes_its_place(server: Server) -> None:
+    server.pool.want(1)
+    server.settle()
+    send(server.ends[0], Heartbeat())
+    send(server.ends[0], USER)
+    while not server.served:
+        gevent.sleep(0)
+    server.settle()
+    ((conn, exchange),) = server.served
+    assert exchange == USER
+    assert conn.getpeername() == server.listener.getsockname()
+    assert (len(server.pool), len(server.ends)) == (1, 2)
+
+
+def test_conn_that_ended_is_replaced_with_the_next_tick_and_not_before(server: Server) -> None:
+    server.pool.want(2)
+    server.settle()
+    server.ends[0].close()
+    while len(server.pool) == 2:
+        gevent.sleep(0)
+    server.settle()
+    assert (len(server.pool), len(server.ends)) == (1, 2)
+    server.pool.tend()
+    server.settle()
+    assert (len(server.pool), len(server.ends)) == (2, 3)
+
+
+def test_dial_that_fails_is_tried_again_with_the_next_tick(server: Server) -> None:
+    server.failures = 2
+    server.pool.want(3)
+    server.settle()
+    assert len(server.pool) == 1
+    server.pool.tend()
+    server.settle()
+    assert len(server.pool) == 3
+
+
+def test_conns_on_the_way_are_counted(server: Server) -> None:
+    server.may_dial.clear()
+    server.pool.want(2)
+    server.pool.want(2)
+    server.pool.tend()
+    server.may_dial.set()
+    server.settle()
+    assert len(server.pool) == 2
+
+
+def test_silent_conn_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pool.want(1)
+    server.settle()
+    server.pool.tend()
+    assert len(server.pool) == 1
+    monkeypatch.setattr(pool_module, "WAITING_SILENCE_S", -1.0)
+    server.pool.tend()
+    while len(server.ends) == 1 and len(server.pool):
+        gevent.sleep(0)
+    with pytest.raises(Exception, match="reset"):
+        server.ends[0].recv(1)
+
+
+def test_conn_on_which_something_else_comes_is_closed(server: Server) -> None:
+    server.pool.want(1)
+    server.settle()
+    send(server.ends[0], Login(token="", timestamp=0))
+    assert server.ends[0].recv(1) == b""
+    server.settle()
+    assert len(server.pool) == 0
+    assert server.served == []
+
+
+def test_closed_pool_closes_those_that_wait_and_those_on_the_way(server: Server) -> None:
+    server.pool.want(1)
+    server.settle()
+    server.may_dial.clear()
+    server.pool.want(2)
+    gevent.sleep(0)
+    server.pool.close()
+    server.may_dial.set()
+    server.crew.wait_empty()
+    assert [end.recv(1) for end in server.ends] == [b"", b""]
+    server.pool.want(5)
+    server.pool.tend()
+    assert (len(server.pool), len(server.crew), len(server.ends)) == (0, 0, 2)
