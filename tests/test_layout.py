@@ -59,6 +59,46 @@ def imported_rooms(source: str, path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, parts[1]
 
 
+def imported_modules(source: str, path: Path) -> set[str]:
+    """Return the modules of our own that a file imports, also in functions and for type checkers alone.
+
+    A name that is imported from a package is the package's, unless it is one of its modules.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *([node.module] if node.module else [])))
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if is_module(name) else base for name in names}
+    return {name for name in found if name.partition(".")[0] == "gnar_lib"}
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle, in order; nothing if there are none."""
+    done: set[str] = set()
+
+    def search(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(imports.get(name, ())):
+            if found := search(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(imports) if (found := search(name, []))), [])
+
+
 def violations(source: str, path: Path) -> list[str]:
     """Return what a file at this path (relative to the project) imports against the rules."""
     room = room_of(path)
@@ -89,6 +129,48 @@ def test_module_opens_with_its_job_and_fits_in_ones_head(path: Path) -> None:
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source)), f"{path} does not say what its job is"
     assert len(source.splitlines()) <= MAX_MODULE_LINES
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    imports = {}
+    for path in MODULES:
+        relative = path.relative_to(ROOT)
+        parts = relative.with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        imports[name] = imported_modules(path.read_text(), relative)
+    assert circle(imports) == []
+
+
+@pytest.mark.parametrize(
+    ("imports", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"a"}}, ["a", "a"]),
+    ],
+)
+def test_a_circle_is_found(imports: dict[str, set[str]], found: list[str]) -> None:
+    assert circle(imports) == found
+
+
+def test_imports_for_type_checkers_and_in_functions_count() -> None:
+    source = """
+from typing import TYPE_CHECKING
+from gnar_lib import logger
+from gnar_lib.net import Conn
+if TYPE_CHECKING:
+    from gnar_lib.yamux.session import Session
+def later():
+    from .stream import Stream
+    import gevent
+"""
+    assert imported_modules(source, Path("gnar_lib/yamux/sender.py")) == {
+        "gnar_lib.logger",
+        "gnar_lib.net",
+        "gnar_lib.yamux.session",
+        "gnar_lib.yamux.stream",
+    }
 
 
 @pytest.mark.parametrize(

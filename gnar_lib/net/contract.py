@@ -40,7 +40,7 @@ class Conn(Protocol):
     def interrupt(self, error: BaseException) -> None:
         """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
 
-    def send_now(self, data: bytes | memoryview) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Send as many bytes as fit without waiting, and return how many that were."""
 
     def sendall(self, data: bytes | memoryview) -> None:

@@ -23,15 +23,15 @@ ACK: Final = 2  # the other end has accepted the stream
 FIN: Final = 4  # the sender of this frame sends no more data on the stream
 RST: Final = 8  # ends the stream in both directions at once
 
-# Why a session goes away.
+# The reasons of a GoAway frame.
 NORMAL: Final = 0
 PROTOCOL_ERROR: Final = 1
 INTERNAL_ERROR: Final = 2
 
 SESSION_ID: Final = 0  # the stream id of frames that concern the whole session
 MAX_STREAM_ID: Final = 0xFFFFFFFF
-MAX_WINDOW_BYTES: Final = 0xFFFFFFFF  # what an implementation with 32 bits can count
-INITIAL_WINDOW_BYTES: Final = 256 * 1024  # of a new stream, in both directions, without a word about it
+MAX_WINDOW_BYTES: Final = 0xFFFFFFFF  # an implementation may count windows in 32 bits
+INITIAL_WINDOW_BYTES: Final = 256 * 1024  # of each direction of a new stream; no frame says so
 
 _HEADER = struct.Struct(">BBHII")
 HEADER_BYTES: Final = _HEADER.size
@@ -43,9 +43,9 @@ def pack(kind: int, flags: int, stream_id: int, length: int) -> bytes:
 
 
 def unpack(data: bytes | memoryview, at: int = 0) -> tuple[int, int, int, int]:
-    """Return kind, flags, stream id and length of the header that starts at `at`.
+    """Return kind, flags, stream id and length of the header that begins at `at`.
 
-    Raises `ProtocolError` for a version or type that nobody sends.
+    Raises `ProtocolError` for an unknown version or kind.
     """
     version, kind, flags, stream_id, length = _HEADER.unpack_from(data, at)
     if version != VERSION:

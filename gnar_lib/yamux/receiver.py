@@ -1,27 +1,47 @@
-"""The receiving half of a session: a callback of the hub that cuts what arrives into frames; never waits.
+"""The receiving half of a session: cuts what arrives into frames, in a callback of the hub; never waits.
 
-One read brings many frames. Their payloads are lent to the streams, readers are switched to, and only what
-they leave is copied.
+One read brings many frames. The payloads are lent to the streams, and the greenlets that wait to read are
+switched to. Only what those greenlets leave unread is copied.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnClosed, GnarError
-from gnar_lib.net import SocketConn
+from gnar_lib.net import EventedConn
 from gnar_lib.yamux.frame import DATA, HEADER_BYTES, PING, WINDOW_UPDATE, unpack
-
-if TYPE_CHECKING:
-    from gnar_lib.yamux.session import Session
-    from gnar_lib.yamux.stream import Stream
+from gnar_lib.yamux.sender import Sender
+from gnar_lib.yamux.stream import Stream
 
 BUFFER_BYTES = 256 * 1024
 
-# One for all sessions: between two reads nothing is left in it.
+# One buffer for all sessions: nothing is left in it between two reads.
 _buffer = memoryview(bytearray(BUFFER_BYTES))
+
+
+class FrameHandler(Protocol):
+    """What a receiver needs of its session."""
+
+    closed: bool
+    sender: Sender
+
+    def stream_for(self, stream_id: int, flags: int) -> Stream | None:
+        """Return the stream to which a frame belongs, a new one for SYN; None if nobody wants the frame."""
+
+    def on_ping(self, flags: int, number: int) -> None:
+        """A Ping frame has come."""
+
+    def on_go_away(self, reason: int) -> None:
+        """A GoAway frame has come."""
+
+    def on_error(self, error: GnarError) -> None:
+        """The conn broke or ended, or the peer broke the protocol."""
+
+    def after_frames(self, touched: list[Stream]) -> None:
+        """All frames of one read have been handled; some of them belonged to the `touched` streams."""
 
 
 class Receiver:
@@ -29,19 +49,19 @@ class Receiver:
 
     __slots__ = ("_conn", "_flags", "_header", "_missing", "_session", "_stream", "_touched", "has_heard")
 
-    def __init__(self, conn: SocketConn, session: Session) -> None:
-        self.has_heard = True  # some byte, since somebody set this to False
+    def __init__(self, conn: EventedConn, session: FrameHandler) -> None:
+        self.has_heard = True  # some byte has come since somebody set this to False
         self._conn = conn
         self._session = session
-        self._header = b""  # the beginning of one that was cut
-        # Of the Data frame under way: where its payload goes, how much is still to come, and the flags.
-        self._stream: Stream | None = None
-        self._missing = 0
+        self._header = b""  # the first bytes of a header of which the rest has not come
+        # Of the Data frame whose payload is not complete yet:
+        self._stream: Stream | None = None  # where the payload goes; None if it is ignored
+        self._missing = 0  # how many bytes of the payload have not come
         self._flags = 0
-        self._touched: list[Stream] = []
+        self._touched: list[Stream] = []  # streams for which frames have come in this read
 
     def start(self) -> None:
-        """Read from now on, what was read before and put back into the conn included."""
+        """Receive from now on, beginning with bytes that were put back into the conn."""
         self._conn.call_when_readable(self._on_readable)
         if self._conn.has_unread:
             get_hub().loop.run_callback(self._on_unread)
@@ -51,6 +71,7 @@ class Receiver:
             self._on_readable()
 
     def _on_readable(self) -> None:
+        """Read once and handle the frames; runs in the hub."""
         session = self._session
         if session.closed:
             return
@@ -66,19 +87,19 @@ class Receiver:
             _buffer[:begin] = self._header
             self._cut(begin + count)
         except GnarError as exc:
-            session.get_error(exc)
+            session.on_error(exc)
         touched, self._touched = self._touched, []
         try:
             session.after_frames(touched)
-        finally:  # the buffer is about to be used again
+        finally:  # the next read, of whichever session, overwrites the buffer
             for stream in touched:
-                stream.keep()
+                stream.copy_borrowed()
             session.sender.corked = False
         session.sender.flush()
 
     def _cut(self, end: int) -> None:
-        """Go through the first `end` bytes of the buffer."""
-        at = self._get_payload(0, end) if self._stream or self._missing else 0
+        """Handle the frames in the first `end` bytes of the buffer."""
+        at = self._pass_payload(0, end) if self._stream or self._missing else 0
         while end - at >= HEADER_BYTES:
             kind, flags, stream_id, length = unpack(_buffer, at)
             at += HEADER_BYTES
@@ -86,31 +107,34 @@ class Receiver:
                 self._stream = stream = self._session.stream_for(stream_id, flags)
                 self._missing, self._flags = length, flags
                 if stream is not None:
-                    stream.charge(length)
-                at = self._get_payload(at, end)
+                    stream.on_data_header(length)
+                at = self._pass_payload(at, end)
             elif kind == WINDOW_UPDATE:
                 stream = self._session.stream_for(stream_id, flags)
                 if stream is not None:
                     self._touch(stream)
-                    stream.get_room(length)
-                    stream.get_flags(flags)
+                    stream.on_window_update(length)
+                    stream.on_flags(flags)
             elif kind == PING:
-                self._session.get_ping(flags, length)
+                self._session.on_ping(flags, length)
             else:
-                self._session.get_go_away(length)
+                self._session.on_go_away(length)
         self._header = bytes(_buffer[at:end]) if at < end else b""
 
-    def _get_payload(self, at: int, end: int) -> int:
-        """Pass on what has come of a payload, and its frame's flags behind it; return where that ends."""
+    def _pass_payload(self, at: int, end: int) -> int:
+        """Pass on the part of a payload that has come; behind the last part, the flags of its frame.
+
+        Returns where in the buffer the payload ends.
+        """
         count = min(self._missing, end - at)
         self._missing -= count
         stream = self._stream
         if stream is not None:
             self._touch(stream)
             if count:
-                stream.get_data(_buffer[at : at + count])
+                stream.on_data(_buffer[at : at + count])
             if not self._missing:
-                stream.get_flags(self._flags)
+                stream.on_flags(self._flags)
         if not self._missing:
             self._stream = None
         return at + count

@@ -1,7 +1,8 @@
-"""The sending half of a session: frames of one turn leave in one system call; knows not what they mean.
+"""The sending half of a session: sends the frames of one turn of the loop in one system call.
 
-Nothing here waits. What the socket does not take stays in one queue, in order. Bulk stays outside of it while
-the socket is full, so that a frame of another stream is not behind megabytes of a download.
+The sender does not know what a frame means, and never waits. Bytes that the conn does not take stay in one
+queue, in order. Streams with much to send wait in line while the conn is full, so that the frame of another
+stream is not behind megabytes of a download.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from typing import Protocol
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError, GnarError, MuxError
-from gnar_lib.net import SocketConn
+from gnar_lib.net import EventedConn
 
-UNSENT_BYTES = 128 * 1024  # what may wait in the socket itself (TCP_NOTSENT_LOWAT)
-COPY_BYTES = 16 * 1024  # up to here copying a payload into the queue costs less than a system call of its own
-SMALL_BYTES = 4 * 1024  # a frame of no more may pass others that wait
-FULL_BYTES = 64 * 1024  # a queue that long is sent now, whatever else the turn brings; bulk waits behind it
-SMALL_FULL_BYTES = 256 * 1024  # behind a queue that long, no frame passes
-BULK_BYTES = 128 * 1024  # of one turn; then bulk waits for the next even if the socket has room
-# Control frames always get in. A peer that makes us send so many and reads none of them is up to no good.
+UNSENT_BYTES = 128 * 1024  # that may wait in the socket itself (TCP_NOTSENT_LOWAT)
+COPY_BYTES = 16 * 1024  # copying a payload of no more into the queue costs less than a system call
+SMALL_BYTES = 4 * 1024  # a frame with no more may be sent before those of streams that wait in line
+FULL_BYTES = 64 * 1024  # a queue of so many bytes is sent at once, and not at the end of the turn
+SMALL_FULL_BYTES = 256 * 1024  # with a queue of so many bytes, even small frames wait in line
+BULK_BYTES = 128 * 1024  # of payload in one turn: then streams wait in line, even if the conn has room
+# Control frames are always queued. A peer that causes so many of them and reads none is hostile.
 MAX_QUEUE_BYTES = 1 << 20
 
 
 class Writer(Protocol):
-    """A stream, as far as this module knows it."""
+    """What the sender needs of a stream."""
 
-    def say(self) -> None:
-        """Send the flags that no frame has carried yet."""
+    def send_flags(self) -> None:
+        """Send the flags of this stream that no frame has carried yet."""
 
     def take_turn(self) -> None:
-        """Send one frame: it is this stream's turn; runs in the hub."""
+        """Send one frame, since this stream is the first in line; runs in the hub."""
 
 
 class Sender:
-    """Sends the frames of one session; calls `fail` once a write fails, since half a frame may have left."""
+    """Sends the frames of one session. Calls `fail` when a write fails: half a frame may have been sent."""
 
     __slots__ = (
         "_bulk",
@@ -57,26 +58,26 @@ class Sender:
         "epoch",
     )
 
-    def __init__(self, conn: SocketConn, fail: Callable[[GnarError], None]) -> None:
+    def __init__(self, conn: EventedConn, fail: Callable[[GnarError], None]) -> None:
         conn.limit_unsent(UNSENT_BYTES)
-        self.corked = False  # more frames come, and then a `flush`
-        self.epoch = 0  # how often the socket has had room after it had none
+        self.corked = False  # True while more frames are to come, with a `flush` behind them
+        self.epoch = 0  # how often the conn has had room again after it was full
         self._conn = conn
         self._fail = fail
         self._send_now = conn.send_now
         self._loop = get_hub().loop
-        self._queue = bytearray()
-        self._is_full = False  # the socket took less than it was given
-        self._scheduled = False
-        self._line: deque[Writer] = deque()  # first come first served
-        self._silent: list[Writer] = []
-        self._turn = 0.0  # the loop's time, which is another one in each of its turns
-        self._frames = 0  # of this turn
-        self._bulk = 0  # bytes of this turn
-        self._was_lone = True  # the turn before had one frame alone: this one may well be so, too
+        self._queue = bytearray()  # whole frames, but for the first, of which a part may have been sent
+        self._is_full = False  # the conn took fewer bytes than it was given
+        self._scheduled = False  # a flush at the end of this turn
+        self._line: deque[Writer] = deque()  # streams that wait to send, first come first served
+        self._silent: list[Writer] = []  # streams with flags that no frame has carried yet
+        self._turn = 0.0  # the loop's time in this turn: each turn has another one
+        self._frames = 0  # sent in this turn
+        self._bulk = 0  # bytes of payload sent in this turn
+        self._was_lone = True  # the turn before had one frame: this turn probably has only one, too
 
     def send(self, frame: bytes) -> None:
-        """Send a whole frame, in this turn or as soon as the socket takes it."""
+        """Send a whole frame, in this turn or as soon as the conn takes it."""
         if self._loop.now() != self._turn:
             self._begin_turn()
         self._frames += 1
@@ -100,8 +101,8 @@ class Sender:
         else:
             self.schedule()
 
-    def send_data(self, header: bytes, payload: bytes | memoryview) -> None:
-        """Send a Data frame; a large payload is copied only as far as the socket does not take it now."""
+    def send_data(self, header: bytes, payload: bytes | bytearray | memoryview) -> None:
+        """Send a Data frame; of a large payload, only what the conn does not take now is copied."""
         self._bulk += len(payload)
         if len(payload) <= COPY_BYTES:
             self.send(b"".join((header, payload)))
@@ -130,39 +131,39 @@ class Sender:
         self._wait_writable()
 
     def has_room(self) -> bool:
-        """Whether a Data frame may be sent now, or has to wait in line."""
+        """Tell whether a Data frame may be sent now; otherwise its stream has to wait in line."""
         if self._loop.now() != self._turn:
             self._begin_turn()
         return not (self._is_full or self._line or self._bulk >= BULK_BYTES)
 
     def may_pass(self, count: int) -> bool:
-        """Whether a Data frame with `count` bytes is so small that it may pass those in line.
+        """Tell whether a Data frame with `count` bytes is so small that it need not wait in line.
 
-        A stream does so once in an `epoch`: else bulk in small pieces would have the socket to itself.
+        A stream may do so once in each `epoch`: otherwise bulk in small pieces would keep the others waiting.
         """
         return count <= SMALL_BYTES and len(self._queue) < SMALL_FULL_BYTES
 
-    def line_up(self, writer: Writer) -> None:
-        """Have `writer.take_turn` called when it is its turn to send a frame."""
+    def wait_for_turn(self, writer: Writer) -> None:
+        """Put `writer` into the line: its `take_turn` is called when it is the first."""
         self._line.append(writer)
         self._wait_writable()
 
-    def say_soon(self, writer: Writer) -> None:
-        """Have `writer.say` called at the end of this turn, so that it need not when a frame comes first."""
+    def send_flags_soon(self, writer: Writer) -> None:
+        """Have `writer.send_flags` called at the end of this turn, unless a frame carries them before."""
         self._silent.append(writer)
         self.schedule()
 
     def schedule(self) -> None:
-        """Flush at the end of this turn."""
+        """Flush at the end of this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.run_callback(self._flush_scheduled)
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send what is queued, as far as the conn takes it."""
         silent, self._silent = self._silent, []
         for writer in silent:
-            writer.say()
+            writer.send_flags()
         queue = self._queue
         if not queue or self._is_full:
             return
@@ -178,9 +179,9 @@ class Sender:
             self._wait_writable()
 
     def close(self) -> None:
-        """Try once to send what waits; nothing is sent after that."""
+        """Try once to send what is queued; nothing is sent after that."""
         if self._queue and not self._conn.closed:
-            with suppress(ConnError):  # it may have gone before us
+            with suppress(ConnError):  # the peer may have gone already
                 self._send_now(self._queue)
         self._fail = _ignore
         self._queue.clear()
@@ -203,13 +204,13 @@ class Sender:
             self._conn.call_when_writable(self._on_writable)
 
     def _on_writable(self) -> None:
-        """Go on where the socket was full, and then with those in line."""
+        """Send what is queued, then let the streams in line send while the conn has room; runs in the hub."""
         self._is_full = False
         self.epoch += 1
         self.flush()
         if not (self._is_full or self._conn.closed):
             self._conn.call_when_writable(None)
-        # One of them gets its turn in any case: else those who pass could hold it up for ever.
+        # One stream gets its turn in any case: otherwise small frames of others could hold it up for ever.
         line = self._line
         self._begin_turn()
         if line and len(self._queue) < SMALL_FULL_BYTES:
@@ -221,4 +222,4 @@ class Sender:
 
 
 def _ignore(_: GnarError) -> None:
-    """Let a failure pass: the session has ended already."""
+    """Ignore a failed write: the session has ended already."""

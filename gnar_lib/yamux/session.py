@@ -1,9 +1,10 @@
-"""Many streams over one conn: opens and accepts them, keeps the conn alive, and decides how it ends."""
+"""A session: opens and accepts streams over one conn, sends keep-alives, and decides how the session ends."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from gevent.event import Event
@@ -11,7 +12,7 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
-from gnar_lib.net import Crew, Sockaddr, SocketConn, wait_for
+from gnar_lib.net import Crew, EventedConn, Sockaddr, wait_for
 from gnar_lib.yamux.frame import (
     ACK,
     GO_AWAY,
@@ -31,46 +32,54 @@ from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 from gnar_lib.yamux.window import Path
 
-ACCEPT_BACKLOG = 256  # streams that nobody has accepted yet; hashicorp's number, for either end
-MAX_HANDLED = 16 * 1024  # streams of the peer whose handlers run, also those that it has reset meanwhile
-MAX_STORED_BYTES = 256 << 20  # in all streams, unread; past it, the one that holds the most is reset
+ACCEPT_BACKLOG = 256  # streams that an end has opened and the other has not accepted; hashicorp's number
+MAX_HANDLED = 16 * 1024  # streams of the peer whose handlers run, those included that the peer has reset
+MAX_STORED_BYTES = 256 << 20  # unread in all streams together; past that, the stream with most is reset
 KEEPALIVE_S = 30.0
 KEEPALIVE_TIMEOUT_S = 10.0
 _GO_AWAY_REASONS = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an internal error"}
 
 
-class Session:
-    """Both roles of a session over a connected conn, which it owns from then on.
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """What `serve` was given: `handle` runs in a greenlet of `crew` for each stream of the peer."""
 
-    It receives at once, unless `receives` is false: then from `receive` on. Streams of the peer wait for
-    `serve` or `accept`, `ACCEPT_BACKLOG` of them; further ones are refused.
+    crew: Crew
+    handle: Callable[[Stream], None]
+
+
+class Session:
+    """One end of a multiplexed session over a conn, which the session closes.
+
+    The session receives at once or, if `receives` is false, from `receive` on. Streams of the peer wait for
+    `serve` or `accept`; if `ACCEPT_BACKLOG` of them wait, further ones are refused.
     """
 
-    def __init__(self, conn: SocketConn, *, is_client: bool, receives: bool = True) -> None:
+    def __init__(self, conn: EventedConn, *, is_client: bool, receives: bool = True) -> None:
         self.closed = False
-        self.error: GnarError | None = None  # why it ended; None too when we closed it
-        self.path = Path()
-        self.stored_bytes = 0  # of all streams, received and unread
-        self.sender = Sender(conn, self._fail)
+        self.error: GnarError | None = None  # why the session ended; None if this end closed it
+        self.path = Path()  # what the windows of all streams share
+        self.stored_bytes = 0  # received and unread, in all streams
+        self.sender = Sender(conn, self._end)
         self._conn = conn
         self._name = str(conn)
         self._loop = get_hub().loop
-        self._next_id = 1 if is_client else 2
-        self._peer_parity = 0 if is_client else 1
-        self._streams: dict[int, Stream] = {}
-        self._peer_gone_away = self._gone_away = False
-        self._crew: Crew | None = None
-        self._handle: Callable[[Stream], None] | None = None
-        self._handled = 0
-        self._held: deque[Stream] = deque()  # opened, and not announced: the peer's backlog could be full
-        self._announced = 0  # opened and announced, but not accepted yet
-        self._backlog: deque[Stream] = deque()
-        self._acceptors: deque[greenlet] = deque()
-        self._arrived: list[Stream] = []
-        self._pings: dict[int, tuple[float, greenlet | None]] = {}
-        self._next_ping = 0
-        self._is_measuring = False
-        self._enders: list[Callable[[], None]] = []
+        self._next_id = 1 if is_client else 2  # of the next stream that this end opens
+        self._peer_parity = 0 if is_client else 1  # the ids of the peer's streams are even, or odd
+        self._streams: dict[int, Stream] = {}  # that have not been ended by both ends
+        self._peer_gone_away = False  # the peer takes no further streams
+        self._gone_away = False  # this end takes no further streams
+        self._handler: _Handler | None = None  # once `serve` was called
+        self._handled = 0  # streams of the peer whose handlers run
+        self._held: deque[Stream] = deque()  # opened, but the peer does not know: its backlog may be full
+        self._announced = 0  # opened, and known to the peer, which has not accepted them yet
+        self._arrived: list[Stream] = []  # streams of the peer that came with the present read
+        self._backlog: deque[Stream] = deque()  # streams of the peer that wait for `serve` or `accept`
+        self._acceptors: deque[greenlet] = deque()  # greenlets that wait in `accept`
+        self._pings: dict[int, tuple[float, greenlet | None]] = {}  # sent when, and who waits for the answer
+        self._next_ping = 0  # the number of the next ping
+        self._is_measuring = False  # a ping is on the way to measure the round trip
+        self._enders: list[Callable[[], None]] = []  # to be called at the end
         self._receiver = Receiver(conn, self)
         self._keepalive = self._loop.timer(KEEPALIVE_S, KEEPALIVE_S)
         self._keepalive.start(self._keep_alive)
@@ -92,30 +101,30 @@ class Session:
 
     @property
     def stream_count(self) -> int:
-        """How many streams there are that either end has not ended."""
+        """How many streams there are that have not been ended by both ends."""
         return len(self._streams)
 
     @property
     def rtt_s(self) -> float:
-        """The round trip time as it was last measured; 0 when it has not been yet."""
+        """The round trip time in seconds as it was last measured; 0 if it has not been measured."""
         return self.path.rtt_s
 
     @property
     def why_closed(self) -> str:
-        """Why the session ended, in words."""
+        """Why the session has ended, in words."""
         return str(self.error).removeprefix(f"{self}: ") if self.error else "the session was closed"
 
     def receive(self) -> None:
-        """Begin to receive: until then whoever made the session may read its conn."""
+        """Begin to receive: before that, whoever made the session may read its conn."""
         self._receiver.start()
 
     # ---- streams -------------------------------------------------------------------------------------------
 
     def open(self) -> Stream:
-        """Open a stream, without waiting for the peer: it may reset it.
+        """Return a new stream without waiting for the peer, which may still refuse it by a reset.
 
-        Raises `MuxError` when the session has ended, when the peer takes no more streams, or when all ids
-        were used.
+        The caller closes the stream. Raises `MuxError` if the session has ended, if the peer takes no further
+        streams, or if all ids have been used.
         """
         if self.closed:
             raise MuxError(f"{self}: {self.why_closed}")
@@ -130,14 +139,14 @@ class Session:
         return stream
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
-        """Accept from now on; `handle(stream)` runs in a greenlet of `crew`, owns it and may block."""
-        self._crew, self._handle = crew, handle
+        """Accept from now on; `handle(stream)` runs in a greenlet of `crew` and closes the stream."""
+        self._handler = _Handler(crew, handle)
         self._arrived, self._backlog = [*self._backlog, *self._arrived], deque()
         if self._arrived:
             self._loop.run_callback(self._hand_over)
 
     def accept(self) -> Stream:
-        """Wait for a stream of the peer and return it; raises `MuxError` when the session has ended."""
+        """Wait for a stream of the peer and return it; raises `MuxError` if the session has ended."""
         current = getcurrent()
         while not self._backlog:
             if self.closed:
@@ -149,7 +158,7 @@ class Session:
                 if current in self._acceptors:
                     self._acceptors.remove(current)
         stream = self._backlog.popleft()
-        self.sender.say_soon(stream)
+        self.sender.send_flags_soon(stream)
         return stream
 
     def go_away(self) -> None:
@@ -161,7 +170,7 @@ class Session:
     # ---- round trips ---------------------------------------------------------------------------------------
 
     def ping(self) -> float:
-        """Return the round trip time in seconds, once it is measured; `MuxError` when the session ends."""
+        """Measure the round trip time and return it in seconds; raises `MuxError` if the session ends."""
         if self.closed:
             raise MuxError(f"{self}: {self.why_closed}")
         number = self._send_ping(getcurrent())
@@ -195,19 +204,19 @@ class Session:
     # ---- ending --------------------------------------------------------------------------------------------
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called once in the hub when the session has ended, for whatever reason."""
+        """Call `callback` once in the hub when the session has ended, for whatever reason."""
         self._enders.append(callback)
         if self.closed:
             self._loop.run_callback(self._tell_end)
 
     def close(self) -> None:
-        """Say that we go, and end the session with all its streams; in any state and more than once."""
+        """Tell the peer, and end the session with all its streams; in any state and more than once."""
         if not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
             self._end(None)
 
     def abort(self) -> None:
-        """End the session with all its streams, without a word."""
+        """End the session with all its streams without telling the peer."""
         self._end(None)
 
     def wait_end(self) -> None:
@@ -217,10 +226,6 @@ class Session:
         ended: Event = Event()
         self.on_end(ended.set)
         ended.wait()
-
-    def _fail(self, exc: GnarError) -> None:
-        """End the session for an error of the conn."""
-        self._end(exc)
 
     def _end(self, error: GnarError | None) -> None:
         if self.closed:
@@ -234,7 +239,7 @@ class Session:
         self._loop.run_callback(self._tell_end)
 
     def _tell_end(self) -> None:
-        """Wake everybody who waits for something that will not come."""
+        """Wake everybody who waits for the session; runs in the hub."""
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.wake()
@@ -248,12 +253,12 @@ class Session:
 
     # ---- for the streams -----------------------------------------------------------------------------------
 
-    def forget(self, stream: Stream) -> None:
-        """Forget a stream that has ended; frames that still come for it are ignored."""
-        self._streams.pop(stream.id, None)
+    def forget(self, stream_id: int) -> None:
+        """Ignore frames for a stream that has ended."""
+        self._streams.pop(stream_id, None)
 
     def accepted(self) -> None:
-        """Take note that a stream of ours does not wait in the peer's backlog any longer."""
+        """Take note that the peer has accepted one more of the streams that this end has opened."""
         self._announced -= 1
         self._announce()
 
@@ -262,16 +267,16 @@ class Session:
             stream = self._held.popleft()
             if stream.announce():
                 self._announced += 1
-                self.sender.say_soon(stream)
+                self.sender.send_flags_soon(stream)
                 if stream.has_writer:
-                    self.wake_soon(stream)
+                    self.call_soon(stream.wake)
 
-    def wake_soon(self, stream: Stream) -> None:
-        """Wake whoever waits on a stream, in the hub."""
-        self._loop.run_callback(stream.wake)
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub."""
+        self._loop.run_callback(callback)
 
     def granted(self, update: bytes) -> None:
-        """Send a window update, and measure the round trip again when the next one should rely on it."""
+        """Send a WindowUpdate frame, and measure the round trip again if the last time is long ago."""
         if self.closed:
             return
         self.sender.send(update)
@@ -282,7 +287,7 @@ class Session:
     # ---- for the receiver ----------------------------------------------------------------------------------
 
     def stream_for(self, stream_id: int, flags: int) -> Stream | None:
-        """Return the stream that a frame is for, a new one for SYN; None when the frame is to be ignored."""
+        """Return the stream to which a frame belongs, a new one for SYN; None if nobody wants the frame."""
         if not flags & SYN:
             return self._streams.get(stream_id)
         if stream_id & 1 != self._peer_parity or stream_id == SESSION_ID:
@@ -290,7 +295,7 @@ class Session:
         if stream_id in self._streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which exists")
         waiting = len(self._backlog) + len(self._arrived)
-        is_full = self._handled + waiting >= MAX_HANDLED if self._handle else waiting >= ACCEPT_BACKLOG
+        is_full = self._handled + waiting >= MAX_HANDLED if self._handler else waiting >= ACCEPT_BACKLOG
         if self._gone_away or is_full:
             self.sender.send(pack(WINDOW_UPDATE, RST, stream_id, 0))
             return None
@@ -298,8 +303,8 @@ class Session:
         self._arrived.append(stream)
         return stream
 
-    def get_ping(self, flags: int, number: int) -> None:
-        """Answer a ping, or take the answer to one of ours."""
+    def on_ping(self, flags: int, number: int) -> None:
+        """A Ping frame has come: answer it, or take it as the answer to a ping of this end."""
         if flags & SYN:
             self.sender.send(pack(PING, ACK, SESSION_ID, number))
             return
@@ -314,17 +319,17 @@ class Session:
 
     def _wake_pinger(self, number: int) -> None:
         _, waiter = self._pings.pop(number, (0.0, None))
-        if waiter is not None:  # it may have given up since
+        if waiter is not None:  # it may have given up meanwhile
             waiter.switch(self)
 
-    def get_go_away(self, reason: int) -> None:
-        """Open no more streams; a peer that goes because of an error ends the session."""
+    def on_go_away(self, reason: int) -> None:
+        """A GoAway frame has come: open no further streams. Raises `MuxError` if it tells of an error."""
         if reason != NORMAL:
             raise MuxError(f"the peer ended the session: {_GO_AWAY_REASONS.get(reason, f'reason {reason}')}")
         self._peer_gone_away = True
 
     def after_frames(self, touched: list[Stream]) -> None:
-        """Go through the streams for which frames came; runs in the hub."""
+        """All frames of one read have been handled: wake who waits on the streams that they `touched`."""
         for stream in touched:
             stream.is_touched = False
             stream.wake()
@@ -335,32 +340,32 @@ class Session:
 
     def _reset_fullest(self) -> None:
         fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
-        if fullest is None or not fullest.stored_bytes:  # it is in streams that both ends have ended
+        if fullest is None or not fullest.stored_bytes:  # all is in streams that both ends have ended
             self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
         else:
             fullest.abort()
 
-    def get_error(self, error: GnarError) -> None:
-        """End the session for what the receiver came upon, and tell the peer when that is its fault."""
+    def on_error(self, error: GnarError) -> None:
+        """The conn broke or ended, or the peer broke the protocol, and is told so: end the session."""
         if isinstance(error, ProtocolError) and not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, PROTOCOL_ERROR))
         self._end(error)
 
     def _hand_over(self) -> None:
-        """Give new streams to those who take them; runs in the hub."""
+        """Give the streams that have arrived to whoever accepts them; runs in the hub."""
         arrived, self._arrived = self._arrived, []
-        if self._handle is None:
+        handler = self._handler
+        if handler is None:
             self._backlog += arrived
             while self._acceptors and self._backlog:
                 self._acceptors.popleft().switch(self)
             return
-        assert self._crew is not None  # noqa: S101  (serve set both)
         for stream in arrived:
-            if stream.is_reset:  # already, before anybody looked at it
+            if stream.is_reset:  # by frames of the same read
                 continue
-            self.sender.say_soon(stream)
+            self.sender.send_flags_soon(stream)
             self._handled += 1
-            self._crew.enter(self._run, self._handle, stream)
+            handler.crew.enter(self._run, handler.handle, stream)
 
     def _run(self, handle: Callable[[Stream], None], stream: Stream) -> None:
         try:

@@ -1,4 +1,4 @@
-"""How a stream ends: its states, what changes them, and the one table of both."""
+"""How a stream ends: its states, the events that change them, and the one table of transitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class State(Enum):
-    """What has been said about the end of a stream."""
+    """Which ends of a stream have been ended, and how."""
 
     OPEN = "open"
     WE_ENDED = "we send no more"
@@ -17,24 +17,24 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can end a stream, or half of it."""
+    """What ends a stream, or one direction of it."""
 
     SEND_FIN = "we send FIN"
-    GET_FIN = "the peer sends FIN"
+    RECEIVE_FIN = "the peer sends FIN"
     SEND_RST = "we send RST"
-    GET_RST = "the peer sends RST"
+    RECEIVE_RST = "the peer sends RST"
 
 
-# What is not here must not happen: a second FIN of the peer is an error of the protocol.
+# A transition that is not here must not happen: a second FIN of the peer, say, breaks the protocol.
 TRANSITIONS: Final = {
     (State.OPEN, Event.SEND_FIN): State.WE_ENDED,
-    (State.OPEN, Event.GET_FIN): State.PEER_ENDED,
+    (State.OPEN, Event.RECEIVE_FIN): State.PEER_ENDED,
     (State.OPEN, Event.SEND_RST): State.RESET,
-    (State.OPEN, Event.GET_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_FIN): State.ENDED,
+    (State.OPEN, Event.RECEIVE_RST): State.RESET,
+    (State.WE_ENDED, Event.RECEIVE_FIN): State.ENDED,
     (State.WE_ENDED, Event.SEND_RST): State.RESET,
-    (State.WE_ENDED, Event.GET_RST): State.RESET,
+    (State.WE_ENDED, Event.RECEIVE_RST): State.RESET,
     (State.PEER_ENDED, Event.SEND_FIN): State.ENDED,
     (State.PEER_ENDED, Event.SEND_RST): State.RESET,
-    (State.PEER_ENDED, Event.GET_RST): State.RESET,
+    (State.PEER_ENDED, Event.RECEIVE_RST): State.RESET,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from greenlet import getcurrent, greenlet
 
@@ -21,36 +21,32 @@ from gnar_lib.yamux.frame import (
     WINDOW_UPDATE,
     pack,
 )
+from gnar_lib.yamux.owner import Owner
 from gnar_lib.yamux.state import TRANSITIONS, Event, State
 from gnar_lib.yamux.window import Window
 
-if TYPE_CHECKING:
-    from gnar_lib.yamux.session import Session
-
-# What one Data frame carries at most: others wait that long for their turn. With 64 KiB and a header, a write
-# is a little more than loopback carries in one packet, and costs up to twice as much per byte.
+# What one Data frame carries at most: other streams wait for so long. 64 KiB and a header would be more than
+# loopback carries in one packet, and a write of that costs up to twice as much for each byte.
 FRAME_BYTES: Final = 32 * 1024
-# Chunks of less are joined, so that a peer that sends single bytes cannot make each of them cost fifty.
+# Smaller chunks are joined: each chunk costs about fifty bytes besides, and a peer may send single bytes.
 JOIN_BYTES: Final = 2 * 1024
-
 
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
 _OVER = (_ENDED, _RESET)
 
 
 class Stream:
-    """A conn whose bytes travel as frames of a session; made by `Session.open` and `Session.accept`.
+    """A conn whose bytes travel as frames of a session, which makes it.
 
-    Forgotten by its session when both ends have ended it. What arrives meanwhile is kept until it is read,
-    at most the receive window.
+    The session forgets the stream when both ends have ended it. Bytes that have arrived are kept until they
+    are read; they are at most as many as the receive window allows.
     """
 
     __slots__ = (
         "_chunks",
         "_flags",
         "_has_turn",
-        "_is_lined_up",
-        "_is_pending",
+        "_is_unaccepted",
         "_offset",
         "_on_readable",
         "_passed",
@@ -59,6 +55,7 @@ class Stream:
         "_session",
         "_state",
         "_unread",
+        "_waits_for_turn",
         "_window",
         "_write_waiter",
         "closed",
@@ -67,25 +64,26 @@ class Stream:
         "was_read",
     )
 
-    def __init__(self, session: Session, stream_id: int, flags: int) -> None:
+    def __init__(self, session: Owner, stream_id: int, flags: int) -> None:
         self.id = stream_id
-        self.closed = False  # by us: `close` or `abort` was called
-        self.was_read = False  # a wait to read has ended, since somebody set this to False
-        self.is_touched = False  # by the frames that the session is about to go through
+        self.closed = False  # this end has called `close` or `abort`
+        self.was_read = False  # a wait to read has ended since somebody set this to False
+        self.is_touched = False  # a frame for this stream was among those of the present read
         self._session = session
         self._state = _OPEN
-        self._flags = flags  # SYN or ACK, until a frame has carried it
-        self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # what we may send
-        self._is_pending = False  # announced, and not accepted
+        self._flags = flags  # SYN or ACK, until a frame has carried it to the peer
+        self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # bytes that this end may send
+        self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path)  # what the peer may send
-        self._chunks: list[bytes | memoryview] = []  # what it has sent; the first from `_offset` on
-        self._offset = 0
-        self._unread = b""
-        self._on_readable: Callable[[], None] | None = None
-        self._read_waiter: greenlet | None = None
-        self._write_waiter: greenlet | None = None
-        self._is_lined_up = self._has_turn = False
-        self._passed = -1  # the epoch of the sender in which we last passed those in line
+        self._chunks: list[bytes | memoryview] = []  # received and unread; a memoryview is borrowed
+        self._offset = 0  # bytes of the first chunk that have been read
+        self._unread = b""  # bytes that were put back
+        self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
+        self._read_waiter: greenlet | None = None  # the greenlet that waits to read
+        self._write_waiter: greenlet | None = None  # the greenlet that waits to send
+        self._waits_for_turn = False  # it is in the sender's line
+        self._has_turn = False  # it is the first in line, and may send one frame
+        self._passed = -1  # the epoch of the sender in which a small frame last went past the line
 
     def __repr__(self) -> str:
         return f"<Stream {self} {'closed, ' if self.closed else ''}{self._state.value}>"
@@ -123,7 +121,7 @@ class Stream:
         return data
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Read into `buffer`, waiting for the first byte; 0 at the end of the stream."""
+        """Read into `buffer`, waiting for the first byte; return the count, 0 at the end of the stream."""
         if self._unread:
             data = self.recv(len(buffer))
             buffer[: len(data)] = data
@@ -145,7 +143,7 @@ class Stream:
         return filled
 
     def borrow(self) -> memoryview | bytes:
-        """Return a chunk as it came, which may lie in the session's buffer: good until anything waits."""
+        """Wait for bytes and return a chunk of them; the memory is reused as soon as any greenlet waits."""
         if self._unread:
             return self.recv(len(self._unread))
         while not self._chunks:
@@ -159,18 +157,18 @@ class Stream:
         return chunk
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back in front of what the next `recv` returns."""
+        """Put bytes back: the next read returns them first."""
         self._unread = data + self._unread
 
     def _skip(self, count: int, size: int) -> None:
-        """Leave `count` bytes of the first chunk behind, which has `size`."""
+        """Take note that `count` more bytes of the first chunk, whose length is `size`, have been read."""
         self._offset += count
         if self._offset == size:
             del self._chunks[0]
             self._offset = 0
 
     def _is_at_end(self) -> bool:
-        """Whether nothing more comes: False means to wait; `ConnClosed` when it broke off."""
+        """Tell whether no more bytes come; raises `ConnClosed` if the stream was closed or broke off."""
         if self.closed:
             raise ConnClosed(f"{self}: closed")
         state = self._state
@@ -194,17 +192,17 @@ class Stream:
         self.was_read = True
 
     def call_once_readable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in the hub as soon as a read would not wait; never, when we close before that."""
+        """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         self._on_readable = callback
-        self._session.wake_soon(self)  # for what has come already
+        self._session.call_soon(self.wake)  # bytes may be there already
 
     def interrupt(self, error: BaseException) -> None:
-        """Raise `error` in the greenlet that waits to read, if one does; only in the hub."""
+        """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
         if self._read_waiter is not None:
             self._read_waiter.throw(error)
 
     def _consumed(self, count: int) -> None:
-        """Let the peer send more for what the reader took."""
+        """Let the peer send more in place of the bytes that the reader took."""
         self._session.stored_bytes -= count
         if grant := self._window.consume(count):
             self._grant(grant)
@@ -215,10 +213,10 @@ class Stream:
 
     # ---- writing -------------------------------------------------------------------------------------------
 
-    def send_now(self, data: bytes | memoryview) -> int:
-        """Take as many bytes as fit without waiting, and return how many."""
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as many bytes as fit without waiting, and return how many that were."""
         sender, total, sent = self._session.sender, len(data), 0
-        view: bytes | memoryview = data
+        view: bytes | bytearray | memoryview = data
         while sent < total:
             self._check_sending()
             count = min(total - sent, self._room, FRAME_BYTES)
@@ -237,7 +235,7 @@ class Stream:
         return sent
 
     def sendall(self, data: bytes | memoryview) -> None:
-        """Send everything, waiting for room as often as it takes."""
+        """Send all bytes, waiting for room as often as necessary."""
         sent = self.send_now(data)
         if sent == len(data):
             self._check_sending()
@@ -248,23 +246,23 @@ class Stream:
             rest = rest[self.send_now(rest) :]
         self._check_sending()
 
-    def say(self) -> None:
-        """Open or accept the stream with a frame of its own, if no other frame has done that yet."""
+    def send_flags(self) -> None:
+        """Tell the peer that the stream is open or accepted, unless a frame has carried that already."""
         if self._flags:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags(), self.id, 0))
 
     def take_turn(self) -> None:
-        """Send one frame: it is this stream's turn."""
-        self._is_lined_up = False
+        """Let the greenlet that waits to send have its turn; runs in the hub."""
+        self._waits_for_turn = False
         if self._write_waiter is not None:
             self._has_turn = True
             self._write_waiter.switch(self)
             self._has_turn = False
 
     def _wait_to_write(self) -> None:
-        if self._room and not self._is_lined_up:
-            self._is_lined_up = True
-            self._session.sender.line_up(self)
+        if self._room and not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._session.sender.wait_for_turn(self)
         self._write_waiter = getcurrent()
         try:
             wait_for(self)
@@ -289,7 +287,7 @@ class Stream:
     # ---- ending --------------------------------------------------------------------------------------------
 
     def shutdown(self, how: int) -> None:
-        """End one direction: `SHUT_WR` tells the peer that no more bytes come; reading needs no end."""
+        """End one direction (half-close): after `SHUT_WR` the peer reads the end. `SHUT_RD` does nothing."""
         if how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
             self._end(Event.SEND_FIN)
 
@@ -301,9 +299,9 @@ class Stream:
                 self._end(Event.SEND_RST)
 
     def close(self) -> None:
-        """Close, in any state and more than once; whoever waits on this stream gets `ConnClosed`.
+        """Close, in any state and more than once; a greenlet that waits on this stream gets `ConnClosed`.
 
-        The session drains what the peer still sends, and resets the stream when that does not end soon.
+        What the peer still sends is ignored. If that does not end soon, the stream is reset.
         """
         if self.closed:
             return
@@ -317,7 +315,7 @@ class Stream:
         self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
-            self._session.wake_soon(self)
+            self._session.call_soon(self.wake)
 
     @property
     def has_writer(self) -> bool:
@@ -326,12 +324,12 @@ class Stream:
 
     @property
     def is_reset(self) -> bool:
-        """Whether one of the ends has reset it."""
+        """Whether one of the ends has reset the stream."""
         return self._state is _RESET
 
     @property
     def stored_bytes(self) -> int:
-        """How much has been received that nobody has read."""
+        """How many bytes have been received that nobody has read."""
         return sum(len(chunk) for chunk in self._chunks) - self._offset
 
     def _forget_chunks(self) -> None:
@@ -341,7 +339,7 @@ class Stream:
         self._unread = b""
 
     def _end(self, event: Event) -> None:
-        """Go from state to state, tell the peer, and be forgotten when there is nothing more to say."""
+        """Change the state as the table says, tell the peer, and leave the session if all has ended."""
         state = TRANSITIONS.get((self._state, event))
         if state is None:
             raise ProtocolError(f"{self}: {event.value} in state {self._state.name}")
@@ -350,62 +348,62 @@ class Stream:
             return
         if event is Event.SEND_FIN:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | FIN, self.id, 0))
-        elif event is Event.SEND_RST and not self._flags & SYN:  # else the peer has never heard of it
+        elif event is Event.SEND_RST and not self._flags & SYN:  # otherwise the peer does not know of it
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | RST, self.id, 0))
         if state in _OVER:
             self._flags = 0
-            self._session.forget(self)
-            if self._is_pending:
+            self._session.forget(self.id)
+            if self._is_unaccepted:
                 self._accepted()
             self._window.release()
 
-    # ---- for the session: what frames bring ----------------------------------------------------------------
+    # ---- what frames bring, and what the session does with it ----------------------------------------------
 
-    def get_flags(self, flags: int) -> None:
-        """Take note of FIN and RST of the peer; ACK only says that it has accepted."""
+    def on_flags(self, flags: int) -> None:
+        """A frame has come with these flags: FIN and RST end the stream, ACK accepts it."""
         if self._state in _OVER:
             return
-        if self._is_pending and flags & ACK:
+        if self._is_unaccepted and flags & ACK:
             self._accepted()
         if flags & FIN:
-            self._end(Event.GET_FIN)
+            self._end(Event.RECEIVE_FIN)
         if flags & RST and self._state is not _ENDED:
-            self._end(Event.GET_RST)
+            self._end(Event.RECEIVE_RST)
             self._forget_chunks()
 
     def _accepted(self) -> None:
-        self._is_pending = False
+        self._is_unaccepted = False
         self._session.accepted()
 
     def announce(self) -> bool:
-        """Send from now on, SYN first; False when the stream has ended before that."""
+        """Begin to send, with SYN in the first frame; return False if the stream has ended before."""
         if self._flags & SYN:
             self._room = INITIAL_WINDOW_BYTES
-            self._is_pending = True
-        return self._is_pending
+            self._is_unaccepted = True
+        return self._is_unaccepted
 
-    def charge(self, count: int) -> None:
-        """Count what a Data frame is about to bring; `ProtocolError` when the peer may not send that."""
+    def on_data_header(self, count: int) -> None:
+        """A Data frame with `count` bytes has begun; raises `ProtocolError` if the peer may not send them."""
         if count and (self._state is _PEER_ENDED or self._state is _ENDED):
             raise ProtocolError(f"{self}: data after FIN")
         self._window.charge(count)
         if self.closed and self._state is _WE_ENDED and self._window.room < self._window.size >> 1:
-            self._end(Event.SEND_RST)  # it goes on and on, and nobody reads it
+            self._end(Event.SEND_RST)  # the peer sends on and on, and nobody reads it
 
-    def get_data(self, view: memoryview) -> None:
-        """Take bytes of a Data frame: borrowed, until `keep`."""
+    def on_data(self, view: memoryview) -> None:
+        """Bytes of a Data frame have come, in memory that is borrowed until `copy_borrowed`."""
         if not self.closed and self._state is not _RESET:
             self._chunks.append(view)
             self._session.stored_bytes += len(view)
 
-    def get_room(self, count: int) -> None:
-        """Take note that we may send more; `ProtocolError` when that is more than anybody can count."""
+    def on_window_update(self, count: int) -> None:
+        """The peer allows `count` more bytes; raises `ProtocolError` if 32 bits cannot count them."""
         self._room += count
         if self._room > MAX_WINDOW_BYTES:
             raise ProtocolError(f"{self}: a window of {self._room} bytes")
 
-    def keep(self) -> None:
-        """Copy what is borrowed and still unread."""
+    def copy_borrowed(self) -> None:
+        """Copy the bytes that are borrowed and still unread: their memory is about to be reused."""
         chunks = self._chunks
         first = len(chunks)
         while first and isinstance(chunks[first - 1], memoryview):
@@ -420,14 +418,14 @@ class Stream:
         chunks[first:] = [b"".join(chunks[first:])]
 
     def wake(self) -> None:
-        """Switch to whoever can go on now, if only to an error; runs in the hub."""
+        """Switch to the greenlets that can go on now, be it with an error; runs in the hub."""
         is_over = self.closed or self._session.closed
         if self._read_waiter is not None or self._on_readable is not None:
             peer_may_send = self._state is _OPEN or self._state is _WE_ENDED
             if self._chunks or self._unread or is_over or not peer_may_send:
                 self._wake_reader()
         if self._write_waiter is not None and (
-            (self._room and not self._is_lined_up)
+            (self._room and not self._waits_for_turn)
             or is_over
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):

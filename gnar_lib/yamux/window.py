@@ -1,8 +1,9 @@
-"""How much a peer may send: the receive window of one stream, and what all streams know of their path.
+"""How much a peer may send: the receive window of one stream, and what all streams of a session share.
 
-A window begins as every peer assumes it. It grows while the reader consumes what it allows in less than about
-a round trip, since then the window is what holds the stream back: bandwidth times delay, without measuring
-either more closely than needed. A stream that nobody reads never grows.
+A window begins with the size that every peer assumes. It doubles whenever the reader has consumed half of it
+in less than about a round trip, because then the window is what holds the stream back. So it grows towards
+bandwidth times delay without measuring either of them exactly. The window of a stream that nobody reads never
+grows.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from gnar_lib.errors import ProtocolError
 from gnar_lib.yamux.frame import INITIAL_WINDOW_BYTES
 
 MAX_WINDOW_BYTES = 16 << 20  # 2.5 Gbit/s over 50 ms
-MAX_GROWTH_BYTES = 64 << 20  # of all windows of a session together, beyond what they begin with
-FAST_ROUND_TRIPS = 2.0  # half a window consumed in less: the window, not the reader, is what limits
-RTT_AGE_S = 5.0  # a round trip measured before that is measured again when it matters
+MAX_GROWTH_BYTES = 64 << 20  # of all windows of a session together, beyond their initial sizes
+FAST_ROUND_TRIPS = 2.0  # half a window consumed in less: the window is the limit, not the reader
+RTT_AGE_S = 5.0  # a round trip that was measured longer ago is measured again before it is used
 
 
 class Path:
-    """What the streams of one session share: its round trip time, and how much their windows may yet grow."""
+    """What the streams of one session share: the round trip time, and how much their windows may grow yet."""
 
     __slots__ = ("_measured_s", "rtt_s", "spare_bytes")
 
     def __init__(self) -> None:
         self.rtt_s = 0.0  # 0: not known yet
-        self.spare_bytes = MAX_GROWTH_BYTES
-        self._measured_s = 0.0
+        self.spare_bytes = MAX_GROWTH_BYTES  # by which windows may grow
+        self._measured_s = 0.0  # when the round trip was measured
 
     def measured(self, rtt_s: float) -> None:
-        """Take note of a round trip."""
+        """Take note of a round trip that was just measured."""
         self._measured_s = monotonic()
         self.rtt_s = rtt_s
 
@@ -40,31 +41,33 @@ class Path:
 
 
 class Window:
-    """The receive window of one stream: `room` is what the peer may still send."""
+    """The receive window of one stream."""
 
     __slots__ = ("_consumed", "_granted_s", "_path", "_size", "room")
 
     def __init__(self, path: Path) -> None:
+        self.room = INITIAL_WINDOW_BYTES  # bytes that the peer may send now
         self._path = path
-        self._size = self.room = INITIAL_WINDOW_BYTES
-        self._consumed = 0  # since the last grant
-        self._granted_s = monotonic()
+        self._size = INITIAL_WINDOW_BYTES
+        self._consumed = 0  # bytes read since the last grant
+        self._granted_s = monotonic()  # when the last grant was made
 
     @property
     def size(self) -> int:
-        """What the peer may have sent that nobody has read."""
+        """How many bytes may be on the way, or received and unread, at the same time."""
         return self._size
 
     def charge(self, count: int) -> None:
-        """Count what a Data frame brings; `ProtocolError` when that is more than was allowed."""
+        """A Data frame brings `count` bytes; raises `ProtocolError` if the peer may not send so many."""
         if count > self.room:
             raise ProtocolError(f"{count} bytes for a window that has room for {self.room}")
         self.room -= count
 
     def consume(self, count: int) -> int:
-        """Count what the reader took, and return by how much the peer may now send more: mostly 0.
+        """Take note that the reader took `count` bytes, and return how many more the peer may send: mostly 0.
 
-        Half a window at a time, so that updates are few and the sender does not run dry meanwhile.
+        The peer is granted half a window at a time. So grants are few, and the peer does not run dry
+        meanwhile.
         """
         self._consumed += count
         if self._consumed < self._size >> 1:
@@ -79,12 +82,12 @@ class Window:
         return self._grant(growth)
 
     def refill(self) -> int:
-        """Return by how much the peer may send more when nobody cares any longer what."""
+        """Return how many more bytes the peer may send once this end ignores what comes."""
         self._consumed = self._size - self.room
         return self._grant(0)
 
     def release(self) -> None:
-        """Give the growth back to the streams that remain."""
+        """Give the growth of this window back to the other streams of the session."""
         self._path.spare_bytes += self._size - INITIAL_WINDOW_BYTES
         self._size = INITIAL_WINDOW_BYTES
 

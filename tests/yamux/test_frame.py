@@ -48,9 +48,9 @@ def test_unknown_version_or_type_is_an_error_of_the_protocol(header: str) -> Non
 def test_every_event_has_a_place_in_every_state_that_is_not_the_end(state: State, event: Event) -> None:
     expected = {
         Event.SEND_FIN: {State.OPEN: State.WE_ENDED, State.PEER_ENDED: State.ENDED},
-        Event.GET_FIN: {State.OPEN: State.PEER_ENDED, State.WE_ENDED: State.ENDED},
+        Event.RECEIVE_FIN: {State.OPEN: State.PEER_ENDED, State.WE_ENDED: State.ENDED},
         Event.SEND_RST: dict.fromkeys((State.OPEN, State.WE_ENDED, State.PEER_ENDED), State.RESET),
-        Event.GET_RST: dict.fromkeys((State.OPEN, State.WE_ENDED, State.PEER_ENDED), State.RESET),
+        Event.RECEIVE_RST: dict.fromkeys((State.OPEN, State.WE_ENDED, State.PEER_ENDED), State.RESET),
     }
     assert TRANSITIONS.get((state, event)) == expected[event].get(state)
 

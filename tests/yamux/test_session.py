@@ -625,7 +625,7 @@ class WriterInLine:
 
     turns = 0
 
-    def say(self) -> None:
+    def send_flags(self) -> None:
         pytest.fail("it has nothing to say")
 
     def take_turn(self) -> None:
@@ -637,14 +637,14 @@ def test_writer_in_line_gets_a_turn_though_the_socket_stays_full() -> None:
     ours = sender.Sender(cast("net.SocketConn", conn), lambda error: pytest.fail(str(error)))
     ours.send_data(bytes(12), bytes(30_000))
     assert not ours.has_room()
-    ours.line_up(writer)
+    ours.wait_for_turn(writer)
     for turns in range(1, 4):
         epoch = ours.epoch
         conn.room = 1000
         assert conn.on_writable is not None
         conn.on_writable()
         assert (writer.turns, ours.epoch) == (turns, epoch + 1)
-        ours.line_up(writer)
+        ours.wait_for_turn(writer)
 
 
 def next_data(peer: Peer) -> tuple[int, int, int, bytes]:
@@ -885,7 +885,7 @@ def test_peer_that_answers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keep_alive_that_cannot_be_written_ends_the_session_and_starts_no_timer() -> None:
     with session_pair() as (session, other):
-        other._conn.sock.shutdown(socket.SHUT_RD)  # a write fails from here on
+        cast("Any", other._conn).sock.shutdown(socket.SHUT_RD)  # a write fails from here on
         session._keep_alive()
         assert session.closed
         assert not cast("Any", session._deadline).active

@@ -77,7 +77,7 @@ class ControlIngress:
             case ForCancel(message):
                 self._cancel(conn, message)
 
-    def _serve_streams(self, conn: SocketConn, peer: Peer) -> None:
+    def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
         conn.set_user_timeout(SILENCE_S if peer.session else GO_USER_TIMEOUT_S)
         mux = Mux(conn, is_client=False)

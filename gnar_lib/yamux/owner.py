@@ -1,0 +1,38 @@
+"""What a stream needs of the session to which it belongs; no code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gnar_lib.net import Sockaddr
+from gnar_lib.yamux.sender import Sender
+from gnar_lib.yamux.window import Path
+
+
+class Owner(Protocol):
+    """A session, as its streams see it."""
+
+    closed: bool  # the session has ended
+    sender: Sender
+    path: Path
+    stored_bytes: int  # received and unread, in all streams
+
+    @property
+    def why_closed(self) -> str:
+        """Why the session has ended, in words."""
+
+    def getpeername(self) -> Sockaddr:
+        """Return the address of the session's other end."""
+
+    def forget(self, stream_id: int) -> None:
+        """Ignore frames for a stream that has ended."""
+
+    def accepted(self) -> None:
+        """Take note that the peer has accepted one more of the streams that this end has opened."""
+
+    def granted(self, update: bytes) -> None:
+        """Send a WindowUpdate frame, and measure the round trip again if the last time is long ago."""
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the hub."""
