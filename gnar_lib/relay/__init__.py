@@ -1,4 +1,4 @@
-"""The socat replacement: listens on one address and joins every user with another; knows no tunnel."""
+"""The socat replacement: listens on one address and joins each user with a target; knows no tunnel."""
 
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.datagrams import DatagramRelay

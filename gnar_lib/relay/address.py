@@ -1,9 +1,9 @@
-"""What a relay is told: addresses in gnar's own spelling and in socat's; opens nothing.
+"""Parses the addresses of a relay, in gnar's spelling and in socat's; opens nothing.
 
-An address is written in gnar's own spelling (`tcp:9000`, `tcp:HOST:PORT`, `unix:PATH`, and for datagrams
-`udp:PORT`, `udp:HOST:PORT`, `unix-dgram:PATH`) or in socat's (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
-`TCP:HOST:PORT`). The latter means what it means in socat: without `fork` it serves one connection, or one
-user. What gnar does not support is refused by name, not passed over.
+gnar's spelling is `tcp:9000`, `tcp:HOST:PORT` or `unix:PATH`, and for datagrams `udp:PORT`, `udp:HOST:PORT`
+or `unix-dgram:PATH`. An address in socat's spelling (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
+`TCP:HOST:PORT`) means what it means to socat: without `fork` the relay serves one connection, or one user.
+An option that gnar does not support is refused by name, not ignored.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gnar_lib import net
 from gnar_lib.errors import UsageError
 
 MAX_PORT = 65535
-_CLOSER_OF = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 
 _ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
 _EVERYWHERE = {_ANY: "", _V4: "0.0.0.0", _V6: "::"}
 
 
 class Role(Enum):
-    """Which side of a relay an address is written for."""
+    """The side of a relay that an address is for."""
 
     LISTEN = "listen"
     TARGET = "target"
@@ -32,15 +32,15 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a keyword stands for."""
+    """What a keyword at the beginning of an address stands for."""
 
-    transport: str
+    transport: str  # "tcp", "unix", "udp" or "unix-dgram"
     role: Role
-    family: int = _ANY
-    options: frozenset[str] = frozenset()
-    own: bool = False  # gnar's spelling, which always serves many users
-    answers: bool = True
-    needs_fork: bool = False
+    family: int = _ANY  # of the IP addresses that fit, such as AF_INET
+    options: frozenset[str] = frozenset()  # names of the options that the address may have
+    own: bool = False  # whether the keyword is gnar's; a relay with gnar's keyword always serves many users
+    answers: bool = True  # whether answers of the target go back to users
+    needs_fork: bool = False  # whether gnar supports the keyword with `fork` alone
 
 
 _UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
@@ -97,21 +97,18 @@ _EXAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One side of a relay. `host` or `path` is empty where the other transport is meant.
+    """One side of a relay: a host and a port, or the path of a Unix socket."""
 
-    `answers` is false where users are only heard.
-    """
-
-    transport: str
-    family: int = _ANY
-    host: str = ""
+    transport: str  # "tcp", "unix", "udp" or "unix-dgram"
+    family: int = _ANY  # of the IP addresses that fit, such as AF_INET
+    host: str = ""  # to listen on, empty for every address of the machine
     port: int = 0
-    path: str = ""
-    fork: bool = True
-    mode: int | None = None
-    source: str = ""
-    keep_file: bool = False
-    answers: bool = True
+    path: str = ""  # empty unless this is a Unix socket
+    fork: bool = True  # whether a relay that listens here serves many users, not one
+    mode: int | None = None  # permissions of the socket file; None leaves them to the umask
+    source: str = ""  # IP address to dial from, empty for the system's choice
+    keep_file: bool = False  # whether the socket file stays when the relay ends
+    answers: bool = True  # whether answers of the target go back to users
 
     def __str__(self) -> str:
         where = net.format_address((self.host, self.port)) if self.host else str(self.port)
@@ -119,12 +116,12 @@ class Address:
 
     @property
     def is_datagram(self) -> bool:
-        """Whether datagrams come here, not connections."""
+        """Whether this address is for datagrams, not for connections."""
         return self.transport in ("udp", "unix-dgram")
 
 
 def parse_address(text: str, role: Role) -> Address:
-    """Read an address in either spelling; raises `UsageError` that says what is wrong and what is right."""
+    """Parse an address in either spelling; raises `UsageError` with what is wrong and an example."""
     try:
         (keyword, *parameters), *options = _split_unquoted(text)
         return _read_address(_kind_of(keyword, role), parameters, options)
@@ -133,6 +130,7 @@ def parse_address(text: str, role: Role) -> Address:
 
 
 def _kind_of(keyword: str, role: Role) -> _Kind:
+    """Return what a keyword stands for; raises `UsageError` when it is unknown or of the other role."""
     word = keyword.lower()
     kind = _OWN.get((word, role)) or _SOCAT.get(word)
     if kind is None:
@@ -146,13 +144,13 @@ def _kind_of(keyword: str, role: Role) -> _Kind:
 
 
 def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) -> Address:
-    """Put an address together from what stands between the colons and the commas."""
+    """Make an address of its parameters (between colons) and its options (between commas)."""
     values = _read_options(kind, options)
     fork = kind.own or not kind.answers or _flag(values, "fork", default=False)
     if kind.needs_fork and not fork:
         raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
     if kind.transport.startswith("unix"):
-        net.unix_family()  # refuses them where there are none
+        net.unix_family()  # raises an error on a system that has no Unix sockets
         path = ":".join(parameters)
         if not path:
             raise UsageError("the path is missing")
@@ -176,7 +174,10 @@ def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) 
 
 
 def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
-    """Read `PORT` or `HOST:PORT`, whichever the kind has; the host is empty for every address."""
+    """Read the parameters `PORT` or `HOST:PORT`, as the kind allows.
+
+    A missing host is empty (every address) for a listener, and localhost for a target.
+    """
     most = 1 if kind.role is Role.LISTEN and not kind.own else 2
     least = 2 if kind.role is Role.TARGET and not kind.own else 1
     if not least <= len(parameters) <= most:
@@ -189,7 +190,7 @@ def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
 
 
 def _read_port(text: str, kind: _Kind) -> int:
-    """Read a port's number, or the name of its service. 0, to listen on, lets the system choose."""
+    """Read the number of a port, or the name of its service; port 0 is allowed for a listener alone."""
     if text.isascii() and text.isdigit():
         port = int(text)
     else:
@@ -203,7 +204,7 @@ def _read_port(text: str, kind: _Kind) -> int:
 
 
 def _read_options(kind: _Kind, options: list[list[str]]) -> dict[str, str]:
-    """Return the options by name; raises `UsageError` for one that means nothing here."""
+    """Return the values of options by name; raises `UsageError` for an option that is not supported."""
     values = {}
     for option in options:
         name, _, value = ":".join(option).partition("=")
@@ -220,7 +221,7 @@ def _read_options(kind: _Kind, options: list[list[str]]) -> dict[str, str]:
 
 
 def _flag(values: dict[str, str], name: str, *, default: bool) -> bool:
-    """Read an option that is on by its name alone, and on or off with `=1` or `=0`."""
+    """Read a switch: `name` and `name=1` are true, `name=0` is false; `default` if the option is missing."""
     if name not in values:
         return default
     if values[name] not in ("", "0", "1"):
@@ -229,7 +230,7 @@ def _flag(values: dict[str, str], name: str, *, default: bool) -> bool:
 
 
 def _mode(values: dict[str, str]) -> int | None:
-    """Read permissions, in octal as with chmod."""
+    """Read option `mode`, permissions in octal as with chmod; None if the option is missing."""
     text = values.get("mode")
     if text is None:
         return None
@@ -239,7 +240,7 @@ def _mode(values: dict[str, str]) -> int | None:
 
 
 def _local_address(text: str) -> str:
-    """Check an address to dial from."""
+    """Return the IP address of option `bind`, checked; raises `UsageError`."""
     try:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
@@ -249,10 +250,11 @@ def _local_address(text: str) -> str:
 def _split_unquoted(text: str) -> list[list[str]]:
     """Split at commas, and each field at colons, as socat does.
 
-    Quotes, brackets and a backslash take the meaning from what they hold; brackets stay, the others go.
+    Commas and colons inside quotes or brackets, or after a backslash, do not split. Brackets are kept; quotes
+    and backslashes are removed.
     """
     fields = [[""]]
-    closers: list[str] = []  # what has to come, the next one last
+    closers: list[str] = []  # closing quotes and brackets that have to come, the next one last
     chars = iter(text)
     for char in chars:
         quoted = bool(closers) and closers[-1] in "'\""
@@ -261,8 +263,8 @@ def _split_unquoted(text: str) -> list[list[str]]:
         elif closers and char == closers[-1]:
             closers.pop()
             fields[-1][-1] += "" if quoted else char
-        elif char in _CLOSER_OF and not quoted:
-            closers.append(_CLOSER_OF[char])
+        elif char in _CLOSING and not quoted:
+            closers.append(_CLOSING[char])
             fields[-1][-1] += "" if char in "'\"" else char
         elif char == "," and not closers:
             fields.append([""])

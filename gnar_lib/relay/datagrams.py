@@ -1,4 +1,4 @@
-"""Relaying datagrams: each user has a session with the target, as with the tunnel's UDP proxies."""
+"""Relays datagrams: each user has a socket of its own to the target, as with the tunnel's UDP proxies."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _log = logger.get("relay")
 
 
 class DatagramRelay:
-    """A bound socket, and the sessions of the users who write to it; one of them alone without `fork`.
+    """A bound socket, and a session with the target for each user who writes to the socket.
 
-    Receives from when it is made. Raises `ConnError` when it cannot, or does not find the target.
+    The constructor starts receiving and raises `ConnError` when it cannot, or when the target's name is
+    unknown. A relay whose address lacks `fork` serves the first user alone.
     """
 
-    error: ConnError | None = None
+    error: ConnError | None = None  # a relay of datagrams never fails
 
     def __init__(self, listen: Address, target: Address) -> None:
-        self.users = net.Crew("relay")  # none: datagrams are carried in the hub
+        self.users = net.Crew("relay")  # stays empty, since the hub carries datagrams
         self.meter = Meter()
         self._serves_one = not listen.fork
-        self._only_user: bytes | None = None
-        self._answers = listen.answers
+        self._only_user: bytes | None = None  # the address of the first user, if `_serves_one`
+        self._answers = listen.answers  # whether answers go back to users
         limits = Limits(timeout_s=DEFAULT_UDP_TIMEOUT_S)
         self.sessions = Sessions(_target(target), self._on_answers, self.meter, limits, _log)
         self.listener = _bind(listen)
@@ -40,7 +41,7 @@ class DatagramRelay:
         self.sessions.close()
 
     def status(self) -> str:
-        """Return what there is at the moment, in one line."""
+        """Return the number of sessions and of dropped datagrams, as `name=value`."""
         return f"udp_sessions={len(self.sessions)} udp_dropped={self.meter.dropped}"
 
     def _on_datagrams(self, datagrams: list[net.Datagram]) -> None:
@@ -56,6 +57,7 @@ class DatagramRelay:
 
 
 def _target(address: Address) -> OpensSockets:
+    """Return what opens sockets to `address`; raises `DialError` when the name is unknown."""
     if address.transport == "unix-dgram":
         return UnixDatagramTarget(address.path)
     family = address.family
@@ -67,6 +69,7 @@ def _target(address: Address) -> OpensSockets:
 
 
 def _bind(address: Address) -> net.DatagramSocket:
+    """Return a socket bound to a Unix path or a UDP port; the caller closes it. Raises `ConnError`."""
     if address.transport == "unix-dgram":
         return net.bind_unix_datagram(address.path, address.mode, keep_file=address.keep_file)
     if not address.host:

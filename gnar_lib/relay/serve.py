@@ -1,4 +1,4 @@
-"""Relaying: listens on one address and joins every user with another; knows no spelling of addresses."""
+"""Relays connections: listens on one address and joins each user with a target; parses no addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gnar_lib.proxy.stream import stream
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.datagrams import DatagramRelay
 
-LOOKUP_PAUSE_S = 1.0  # the name of a target that is down is not looked up for each user anew
+LOOKUP_PAUSE_S = 1.0  # least time between two look-ups of a target's name, however many users come
 
 _ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
 
@@ -75,7 +75,10 @@ class _Target:
 
 
 def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[tuple[int, net.Sockaddr]]:
-    """Keep what the address's keyword and its `bind=` allow."""
+    """Return the found addresses whose family the keyword and `bind=` of `address` allow.
+
+    Raises `DialError` when there are none.
+    """
     family = address.family
     if address.source:
         family = _V6 if ":" in address.source else _V4
@@ -86,6 +89,7 @@ def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[
 
 
 def _listen(address: Address) -> net.Listener:
+    """Return a listener on a Unix path or a TCP port; the caller closes it. Raises `ConnError`."""
     if address.transport == "unix":
         return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
     host = address.host
@@ -95,35 +99,38 @@ def _listen(address: Address) -> net.Listener:
 
 
 class Relay:
-    """A listener, and the greenlets of its users; each conn is closed by the greenlet that serves it.
+    """A listener, and a greenlet for each of its users; that greenlet closes the user's conn.
 
-    Listens from when it is made. Without `fork` it serves one user, then calls `on_end`; `error` is what that
-    one failed with.
+    The constructor starts listening and raises `ConnError` when it cannot, or when the target's name is
+    unknown. A relay whose address lacks `fork` serves one user and then calls `on_end`.
     """
 
     def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
-        self.users = net.Crew("relay")
-        self.error: ConnError | None = None
+        self.users = net.Crew("relay")  # a greenlet for each user
+        self.error: ConnError | None = None  # why the only user of a relay without `fork` failed
         self._on_end = on_end
         self._target = _Target(target)
-        self._refused = logger.Burst()
+        self._refused = logger.Burst()  # warnings about users who were turned away
         self.listener = _listen(listen)
-        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only)
+        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only_user)
 
     def close(self) -> None:
-        """Stop listening; the users there stay."""
+        """Stop listening; users who are connected stay connected."""
         self.listener.close()
 
     def status(self) -> str:
-        """Return what there is at the moment, in one line."""
+        """Return the number of users, as `name=value`."""
         return f"users={len(self.users)}"
 
     def _serve(self, user: net.SocketConn) -> None:
-        """Join one user with the target, until both are closed."""
+        """Join one user with the target; returns when both are closed.
+
+        When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
+        """
         try:
             target = self._target.dial()
         except DialError as exc:
-            user.abort()  # a reset, so that it does not pass for an answer that is empty
+            user.abort()  # a reset, since the user could take an orderly close for an empty answer
             self._refused.warning(_log, "%s; users are turned away", exc)
             raise
         except BaseException:
@@ -132,8 +139,8 @@ class Relay:
         self._refused.end(_log)
         stream(user, target)
 
-    def _serve_only(self, user: net.SocketConn) -> None:
-        """Serve the one user of a relay without `fork`."""
+    def _serve_only_user(self, user: net.SocketConn) -> None:
+        """Serve one user, keep the error in `self.error`, and end the relay."""
         self.close()
         try:
             self._serve(user)
@@ -144,7 +151,10 @@ class Relay:
 
 
 def is_loop(listen: Address, target: Address) -> bool:
-    """Tell, as far as one sees, whether a relay would dial itself for each user, and for each of those."""
+    """Tell whether a relay from `listen` to `target` would dial itself without end.
+
+    Compares the addresses as they are written: another name of this machine is not recognised.
+    """
     if listen.transport != target.transport:
         return False
     if listen.path:
@@ -159,10 +169,11 @@ def is_loop(listen: Address, target: Address) -> bool:
 
 
 def run_relay(listen: str, target: str, grace_s: float) -> int:
-    """Relay until a signal comes, or until the one user of an address without `fork` has gone; returns 0.
+    """Relay until a signal comes, or until the only user of an address without `fork` has gone; returns 0.
 
-    Users still there have `grace_s` seconds. Raises `UsageError` for an address that is not one, `ConnError`
-    when it cannot be listened on or looked up, or when the one user's connection failed.
+    Users who are connected when the signal comes have `grace_s` seconds to finish. Raises `UsageError` for
+    an address that gnar does not understand, and `ConnError` when `listen` cannot be listened on, when the
+    name of `target` is unknown, or when the connection of the only user failed.
     """
     listen_address = parse_address(listen, Role.LISTEN)
     target_address = parse_address(target, Role.TARGET)
@@ -170,7 +181,7 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
         raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
     if is_loop(listen_address, target_address):
         raise UsageError(f"{listen} to {target} would be a relay to itself")
-    stopper = Stopper()  # before there is a socket file that a signal must not leave behind
+    stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
         relay: Relay | DatagramRelay
         if listen_address.is_datagram:
@@ -178,7 +189,7 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
         else:
             relay = Relay(listen_address, target_address, stopper.stop)
         stopper.on_status(relay.status)
-        _log.info("relaying %s to %s", _where(listen_address, relay.listener), target_address)
+        _log.info("relaying %s to %s", _listening_on(listen_address, relay.listener), target_address)
         stopper.wait()
         error = relay.error
         relay.close()
@@ -190,6 +201,6 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     return 0
 
 
-def _where(address: Address, listener: net.Listener | net.DatagramSocket) -> str:
-    """Show what is listened on, with the port that the system chose."""
+def _listening_on(address: Address, listener: net.Listener | net.DatagramSocket) -> str:
+    """Return the address of a listener as text, with the port that the system chose."""
     return str(replace(address, port=listener.port) if not address.path else address)
