@@ -1,18 +1,18 @@
-"""Entry point: makes the standard library cooperate with gevent where that is needed, then calls cmd."""
+"""Entry point: patches the standard library for gevent if the command needs gevent, then calls cmd."""
 
 import sys
 
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    first, anywhere = {"--version", "completion", "man", "health"}, {"-h", "--help"}  # need no gevent
-    if first.isdisjoint(sys.argv[1:2]) and anywhere.isdisjoint(sys.argv[1:]):
-        from gnar_lib import patch
+    from gnar_lib import patch
 
-        patch.patch_all()
-    from gnar_lib import cmd
+    with patch.lack_of_files_in_one_line():
+        if patch.is_needed(sys.argv[1:]):
+            patch.patch_all()
+        from gnar_lib import cmd
 
-    return cmd.main(sys.argv[1:])
+        return cmd.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

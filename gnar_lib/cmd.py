@@ -147,21 +147,17 @@ def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return the exit status: 0, 1 for a failure, 2 for a wrong call."""
-    logger.have_streams()
+    logger.open_missing_streams()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UsageError as exc:
-        return _complain(str(exc), 2)
+        logger.complain(str(exc))
+        return 2
     except GnarError as exc:
-        return _complain(str(exc), 1)
+        logger.complain(str(exc))
+        return 1
     except KeyboardInterrupt:
         return 0
-
-
-def _complain(text: str, status: int) -> int:
-    with suppress(OSError):  # the status says it, too
-        sys.stderr.write(f"gnar: {logger.printable(text)}\n")
-    return status
 
 
 def _show(text: str) -> int:

@@ -1,10 +1,10 @@
-"""The one error tree: every failure that gnar expects, each with a text that a person can act on."""
+"""The error classes of gnar, in one tree: one class for each kind of failure that gnar expects."""
 
 from __future__ import annotations
 
 
 class GnarError(Exception):
-    """Base of every error that gnar raises on purpose; its text is one line."""
+    """Base of the errors that gnar raises; the text is one line that says what went wrong and what helps."""
 
 
 class UsageError(GnarError):
@@ -12,15 +12,15 @@ class UsageError(GnarError):
 
 
 class ConfigError(UsageError):
-    """A configuration file, variable or flag holds something that gnar does not accept."""
+    """A value in a configuration file, a variable or a flag is wrong."""
 
 
 class ConnError(GnarError):
-    """A connection failed: refused, reset, closed under us or unreachable."""
+    """A connection failed, or an address could not be dialled or listened on."""
 
 
 class ConnClosed(ConnError):
-    """The peer ended the connection where more was expected, or our side closed it meanwhile."""
+    """The peer ended the connection in the middle of a message, or this process closed the connection."""
 
 
 class DialError(ConnError):
@@ -36,28 +36,28 @@ class PortTakenError(ListenError):
 
 
 class DeadlineError(ConnError):
-    """Something took longer than it may."""
+    """The deadline of an operation has passed."""
 
 
 class ProtocolError(GnarError):
-    """The peer sent what the protocol does not allow; the connection is closed."""
+    """The peer broke the protocol; whoever catches the error closes the connection."""
 
 
 class MessageTooLongError(GnarError):
-    """A message of ours does not fit into one frame."""
+    """A message that this process wants to send does not fit into one frame."""
 
 
 class AuthError(GnarError):
-    """A login was refused, or the peer failed to prove that it knows the token."""
+    """A login was refused, or the peer did not prove that it knows the token."""
 
 
 class UnsupportedError(GnarError):
-    """The peer cannot do what it was asked for, now or later."""
+    """The peer lacks a feature that was asked for, so that asking again is useless."""
 
 
 class ProxyRefusedError(GnarError):
-    """The server will never open this proxy as it was asked for."""
+    """The server refuses a proxy for good: asking for the same proxy again is useless."""
 
 
 class MuxError(ConnError):
-    """A multiplexed session ended, with the reason."""
+    """A multiplexed session has ended; the text is the reason."""

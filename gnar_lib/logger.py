@@ -1,6 +1,6 @@
-"""Logging: one line per event on standard error, with a prefix such as `TCP [demo]`, or as JSON.
+"""Writes log lines and errors to standard error, and texts for people to standard output.
 
-Also what a person is shown on standard output, and that both exist.
+A log line has a prefix such as `TCP [demo]`, or is a JSON object.
 """
 
 from __future__ import annotations
@@ -12,64 +12,77 @@ import re
 import sys
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 _root = logging.getLogger("gnar")
 _root.propagate = False
 _root.addHandler(logging.NullHandler())
-logging.raiseExceptions = False  # a closed standard error is no reason to end, nor to write there
+logging.raiseExceptions = False  # a log line that cannot be written is dropped, without a traceback
 
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
-BURST_REPORT_S = 60.0
+BURST_REPORT_S = 60.0  # how often a warning is logged while its cause lasts
 
 
 def printable(text: str) -> str:
-    """Return text without control characters, so that what a peer sent cannot forge lines or colours."""
+    """Return text with control characters escaped, so that text of a peer cannot forge lines or colours."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def have_streams() -> None:
-    """Give the process the standard streams that it was started without.
+def open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed in this process.
 
-    Otherwise their numbers would go to the first sockets, and what is meant for a person to whoever is there.
+    A closed stream leaves its descriptor (0, 1 or 2) to the first socket, and messages for people would be
+    sent to whoever is at the other end of that socket.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
 
 
 def takes_escapes(stream: TextIO) -> bool:
-    """Tell whether a terminal shows the stream, one that knows colours and links; Windows' may not."""
+    """Tell whether a stream is a terminal that shows colours and links. Windows' terminals may not."""
     return stream.isatty() and sys.platform != "win32"
 
 
+def complain(text: str) -> None:
+    """Write an error to standard error as one line, if standard error can be written to."""
+    with suppress(OSError):
+        sys.stderr.write(f"gnar: {printable(text)}\n")
+
+
 def show(text: str) -> bool:
-    """Show text on standard output; tells whether that went well, since whoever read it may have gone."""
+    """Write text to standard output; returns whether all of it was written.
+
+    An error is reported on standard error, unless the reader of a pipe has gone.
+    """
     stream = sys.stdout
     try:
         stream.write(text)
         stream.flush()
     except UnicodeEncodeError:
         return show(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
-    except OSError:
-        # What is left in the buffer would fail again at the end of the process, with a complaint.
+    except OSError as exc:
+        # Python writes the rest of the buffer at the end of the process: that must not fail a second time.
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            complain(f"cannot write to standard output: {exc.strerror or exc}")
         return False
     return True
 
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
-else:  # Python 3.10 cannot subscript it
+else:  # Python 3.10 cannot subscript the class
     _Adapter = logging.LoggerAdapter
 
 
@@ -79,18 +92,18 @@ class Logger(_Adapter):
     def process(
         self, msg: object, kwargs: MutableMapping[str, Any]
     ) -> tuple[object, MutableMapping[str, Any]]:
-        """Hand the prefix to the formatter."""
+        """Pass the prefix on to the formatter, as logging.LoggerAdapter asks for."""
         kwargs["extra"] = self.extra
         return msg, kwargs
 
 
 def get(prefix: str) -> Logger:
-    """Return the logger of one part of the program."""
+    """Return a logger whose lines begin with `prefix`."""
     return Logger(_root, {"prefix": printable(prefix)})
 
 
-class _Lines(logging.Formatter):
-    """`2026-01-02 15:04:05 INFO  TCP [demo] text`, the level in colour on a terminal."""
+class _LineFormatter(logging.Formatter):
+    """Formats a record as `2026-01-02 15:04:05 INFO  TCP [demo] text`, with the level in colour if wanted."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -105,8 +118,8 @@ class _Lines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class _Json(logging.Formatter):
-    """One object per line."""
+class _JsonFormatter(logging.Formatter):
+    """Formats a record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, timezone.utc)
@@ -122,32 +135,37 @@ class _Json(logging.Formatter):
 
 
 def setup(stream: TextIO | None = None) -> None:
-    """Start logging, as `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR` say."""
+    """Start logging to `stream`, or to standard error.
+
+    The variables `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR=1` set level, format and colours.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
     colour = takes_escapes(stream) and not os.environ.get("NO_COLOR")
-    handler.setFormatter(_Json() if is_json else _Lines(colour=colour))
+    handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
     logging.addLevelName(logging.WARNING, "WARN")
     _root.handlers = [handler]
     _root.setLevel(logging.DEBUG if os.environ.get("DEBUG", "") not in ("", "0") else logging.INFO)
 
 
 class Burst:
-    """A warning that many users cause is logged as it begins, each minute that it lasts, and at its end.
+    """Limits how often a warning is logged that many users cause at the same time.
 
-    With `lines`, the first so many of each minute are logged: where each may be about somebody else.
+    In each period of `report_s` seconds, the first `lines` warnings are logged and the others are counted.
+    The next line that is logged says how many were only counted.
     """
 
     def __init__(self, report_s: float = BURST_REPORT_S, lines: int = 1) -> None:
         self._report_s = report_s
-        self._lines = self._left = lines
-        self._unreported = 0
-        self._next_s = 0.0
-        self._is_on = False
+        self._lines = lines
+        self._left = lines  # lines that may still be logged in this period
+        self._unreported = 0  # warnings since the last line that was logged
+        self._next_s = 0.0  # when the next period begins, as time.monotonic() says
+        self._is_on = False  # whether there was a warning since `end`
 
     def warning(self, log: Logger, message: str, *args: object) -> None:
-        """Log, or only count while the burst lasts."""
+        """Log a warning, or count it if enough have been logged in this period."""
         now = time.monotonic()
         if not self._is_on or now >= self._next_s:
             self._is_on, self._left, self._next_s = True, self._lines, now + self._report_s
@@ -161,7 +179,7 @@ class Burst:
         log.warning(message, *args)
 
     def end(self, log: Logger) -> None:
-        """What was wrong is right again."""
+        """Log, if there was a warning since the last call, that its cause is over."""
         if self._is_on:
             log.info("works again%s", f" ({self._unreported} more failed)" if self._unreported else "")
             self._is_on, self._unreported = False, 0

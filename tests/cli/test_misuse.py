@@ -23,10 +23,11 @@ GNAR = [sys.executable, str(ROOT / "gnar.py")]
 DEADLINE_S = 30
 
 
-def run(redirections: str, *argv: str) -> subprocess.CompletedProcess[str]:
+def run(redirections: str, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run gnar with a shell's redirections."""
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirections}', "sh", *GNAR, *argv],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -42,8 +43,20 @@ def test_texts_with_closed_streams_are_no_error(redirections: str, word: str) ->
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has /dev/full")
-def test_text_that_cannot_be_written_exits_1_without_a_word_more() -> None:
-    done = run(">/dev/full", "--version")
+@pytest.mark.parametrize("words", [["--version"], ["--version", "--verbose"], ["man"], ["server", "--help"]])
+def test_text_that_cannot_be_written_is_one_line_of_error(words: list[str]) -> None:
+    done = run(">/dev/full", *words)
+    said = "gnar: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_reader_that_has_gone_ends_a_text_without_a_word_more() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*GNAR, "man"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False
+    )
+    os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
 
 
@@ -125,6 +138,66 @@ def test_relay_to_itself_is_seen(listen: str, target: str, loops: bool) -> None:
 def test_relay_to_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cmd.main(["relay", "tcp:1", "tcp:1"]) == 2
     assert capsys.readouterr().err == "gnar: tcp:1 to tcp:1 would be a relay to itself\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("GEVENT_RESOLVER=nonsense", "Cannot import 'nonsense'"),
+        ("GEVENT_RESOLVER=gevent.resolver.missing.Resolver", "No module named 'gevent.resolver.missing'"),
+        ("GEVENT_BACKEND=nonsense", "Invalid backend or flag: 'nonsense'"),
+        ("GEVENT_MONITOR_THREAD_ENABLE=maybe", "Invalid boolean string: 'maybe'"),
+        ("GEVENT_THREADPOOL_IDLE_TASK_TIMEOUT=x", "could not convert string to float: 'x'"),
+    ],
+)
+def test_variable_that_gevent_refuses_is_named_in_one_line(variable: str, reason: str) -> None:
+    name, _, value = variable.partition("=")
+    done = run("", "relay", "tcp:0", "tcp:127.0.0.1:1", **{name: value})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"gnar: gevent does not start with '{variable}': {reason}")
+
+
+def test_variable_that_gevent_takes_is_no_error() -> None:
+    done = run("", "relay", "tcp:0", "tcp:a..b:1", GEVENT_RESOLVER="block", GEVENT_THREADPOOL_SIZE="3")
+    assert done.stderr == "gnar: cannot resolve 'a..b': no host can have such a name\n"
+
+
+def test_process_that_may_open_too_few_files_says_so_in_one_line() -> None:
+    # An import fails in the middle of the start, as with a limit between what Python and what gnar needs.
+    code = (
+        "import errno, os, sys, gnar\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'gevent.monkey':\n"
+        "            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.exit(gnar.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo"], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    said = "gnar: Too many open files: raise the limit of this process (ulimit -n)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_loop_for_which_no_file_is_left_is_one_line_of_error(left: int) -> None:
+    code = (
+        "import os, resource, sys\n"
+        "import gevent.hub, gevent.monkey, gevent.libev.corecext, gnar, gnar_lib.patch\n"
+        f"limit = os.dup(0) + {left}\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
+        "sys.exit(gnar.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "relay", "tcp:a..b:1", "tcp:127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("gnar: ")
 
 
 def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
