@@ -20,7 +20,7 @@ class ConnError(GnarError):
 
 
 class ConnClosed(ConnError):
-    """The peer ended the connection in the middle of a message, or this process closed the connection."""
+    """The peer or this process has closed the connection, where more was to be read or written."""
 
 
 class DialError(ConnError):
@@ -60,4 +60,4 @@ class ProxyRefusedError(GnarError):
 
 
 class MuxError(ConnError):
-    """A multiplexed session has ended; the text is the reason."""
+    """A multiplexed session has ended or can open no further stream; the text is the reason."""

@@ -1,9 +1,9 @@
-"""How a process of gnar ends: signals become calls and waits; knows nothing of what is stopped.
+"""Stops and reloads a process when a signal says so; knows nothing of what is stopped or reloaded.
 
-The rule is the same for server, client and relay. The first SIGINT or SIGTERM begins the end: no new users,
-and those there may finish for a while. The second ends everything at once. SIGHUP re-reads the configuration;
-where there is none it means that the terminal has gone, and stops like the other two. A systemd that started
-the process hears of each step.
+The rule is the same for server, client and relay. The first SIGINT or SIGTERM begins the drain: the process
+takes no new users, and connected users may finish for a while. The second signal ends all users at once.
+SIGHUP reloads the configuration; a process without configuration stops, since the terminal has gone. systemd
+is told of each step, if systemd started the process.
 """
 
 from __future__ import annotations
@@ -22,103 +22,109 @@ from gnar_lib.errors import GnarError
 from gnar_lib.net import Crew, busy_greenlets
 from gnar_lib.notify import Notifier
 
-KILL_TIMEOUT_S = 1.0  # how long greenlets may take to close what they hold, once they were ended
-READY_S = 10.0  # systemd waits that long at most for what `wait` is given; other units may wait with it
+KILL_TIMEOUT_S = 1.0  # how long killed greenlets may take to close their sockets
+READY_WAIT_S = 10.0  # the longest wait until systemd is told that the process is ready
 
-# A connection is some dozens of objects that are freed by their count when it ends. The collector looks for
-# cycles only, which errors make: seldom is often enough.
+# Reference counts free the objects of a connection when the connection ends. The garbage collector is needed
+# for reference cycles alone. Errors make some, so that few collections suffice.
 GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = logger.get("gnar")
 
 
-def _spare_the_collector() -> None:
-    """Have it leave alone what stays for ever, and come seldom."""
+def _collect_garbage_less_often() -> None:
+    """Have the garbage collector ignore all objects that exist now, and run less often."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 class Stopper:
-    """Takes the process's signals from when it is made until `close`.
+    """Handles the signals of the process, from the constructor until `close`.
 
-    A room makes one, waits in `wait`, closes its listeners, and lets its users finish in `wait_or_second`:
+    A server, client or relay waits in `wait`, closes its listeners, and lets its users finish in `drain`:
 
         stopper = Stopper()
         stopper.on_reload(reload)
         stopper.wait()
         listener.close()
-        stopper.wait_or_second(users, grace_s)
+        stopper.drain(users, grace_s)
+        stopper.close()
     """
 
     def __init__(self) -> None:
-        self._begun: gevent.event.Event = gevent.event.Event()
-        self._at_once = False
-        self._draining: Crew | None = None
-        self._reload: Callable[[], None] | None = None
-        self._describe: Callable[[], str] | None = None
-        self._reload_asked = False
-        self._reloads = Crew("reload")
-        self._watchers: list[Any] = []
-        self._notifier = Notifier(self._status)
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is ^Break, which Windows alone has
+        self._stop_asked: gevent.event.Event = gevent.event.Event()  # set by the first signal and by `stop`
+        self._drain_at_once = False  # set by the second signal
+        self._draining: Crew | None = None  # the greenlets for which `drain` waits
+        self._reload: Callable[[], None] | None = None  # set by `on_reload`
+        self._reload_asked = False  # by a SIGHUP that no reload has served yet
+        self._reloads = Crew("reload")  # one greenlet while a reload runs
+        self._describe: Callable[[], str] | None = None  # set by `on_status`
+        self._watchers: list[Any] = []  # gevent's watchers, one for each signal
+        self._notifier = Notifier(self._describe_status)
+        self._hangup_stops = False  # whether SIGHUP stops a process that cannot reload
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK is ^Break of Windows
             if hasattr(signal, name):
                 self._watch(name, self._on_stop)
-        self._hangup_stops = False
-        if hasattr(signal, "SIGHUP"):  # Windows has none
-            # Whoever was started by nohup does not want to hear of a terminal that has gone.
+        if hasattr(signal, "SIGHUP"):  # Windows has no SIGHUP
+            # nohup(1) ignores SIGHUP, so that the process survives its terminal.
             self._hangup_stops = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
             self._watch("SIGHUP", self._on_hangup)
 
     def on_status(self, describe: Callable[[], str]) -> None:
-        """Log what `describe` returns on SIGUSR1 from now on, with the process's own numbers."""
+        """Log the line that `describe` returns, and the number of greenlets, at every SIGUSR1.
+
+        `describe` must not wait. systemd shows the line, too.
+        """
         self._describe = describe
         if hasattr(signal, "SIGUSR1"):
             self._watch("SIGUSR1", self._on_status)
 
     def on_reload(self, function: Callable[[], None]) -> None:
-        """Call `function` on SIGHUP from now on, in a greenlet of its own and never twice at the same time.
+        """Call `function` at every SIGHUP, in a greenlet of its own and never twice at the same time.
 
-        An error of ours that it raises is shown, and the process goes on as it was.
+        A `GnarError` of `function` is logged.
         """
         self._reload = function
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal came, or `stop` was called."""
-        return bool(self._begun.is_set())
+        """Whether a signal has come or `stop` was called."""
+        return bool(self._stop_asked.is_set())
 
     def stop(self) -> None:
-        """End `wait` without a signal: the work is done, or cannot be done."""
-        self._begun.set()
+        """End `wait` without a signal."""
+        self._stop_asked.set()
 
     def wait(self, usable: gevent.event.Event | None = None) -> None:
-        """Wait for the first signal, or for `stop`: all that the process is made of is there by now.
+        """Wait for the first signal, or for `stop`; call this when the start of the process is complete.
 
-        systemd hears that the process is ready: at once, or when `usable` is set, `READY_S` later at most.
+        systemd is told that the process is ready: at once, or when `usable` is set, but after `READY_WAIT_S`
+        at the latest, since other units may wait for this one.
         """
-        _spare_the_collector()
+        _collect_garbage_less_often()
         self._notifier.start_watchdog()
         if usable is not None and self._notifier.is_on:
-            gevent.wait([self._begun, usable], timeout=READY_S, count=1)
+            gevent.wait([self._stop_asked, usable], timeout=READY_WAIT_S, count=1)
         if not self.stopping:
             self._notifier.ready()
-        self._begun.wait()
+        self._stop_asked.wait()
         self._notifier.stopping()
 
-    def wait_or_second(self, crew: Crew, grace_s: float) -> bool:
-        """Let the greenlets of `crew` finish for up to `grace_s` seconds; one more signal ends them at once.
+    def drain(self, crew: Crew, grace_s: float) -> bool:
+        """Let the greenlets of `crew` finish for up to `grace_s` seconds, then kill them.
 
-        Tells whether all ended by themselves. None is left afterwards but one that does not end when told to.
+        A second signal kills the greenlets at once. Returns whether all of them ended by themselves. The wait
+        for killed greenlets ends after `KILL_TIMEOUT_S`.
         """
         self._draining = crew
         try:
-            if not self._at_once:
+            if not self._drain_at_once:
                 if len(crew):
                     _log.info("waiting up to %g s for %d to finish; ^C ends them now", grace_s, len(crew))
                     self._notifier.extend_timeout(grace_s + KILL_TIMEOUT_S)
                 crew.wait_empty(grace_s)
             if not len(crew):
-                return not self._at_once
+                return not self._drain_at_once
             crew.kill()
             crew.wait_empty(KILL_TIMEOUT_S)
             return False
@@ -126,31 +132,34 @@ class Stopper:
             self._draining = None
 
     def close(self) -> None:
-        """Let go of the signals, which have the system's own effect again, and end a reload under way."""
+        """Handle no more signals, and end a reload that is running.
+
+        The signals have the effect that the system gives them.
+        """
         for watcher in self._watchers:
             watcher.stop()
         self._reloads.kill()
         self._notifier.close()
 
-    # ---- in the hub, so nothing here may wait --------------------------------------------------------------
+    # ---- called in the hub: must not wait ------------------------------------------------------------------
 
     def _watch(self, name: str, handle: Callable[[], None]) -> None:
-        # Not gevent.signal_handler: its watchers do not keep the loop alive, so a process that waits for
-        # nothing but a signal would end with an error, and it starts a greenlet for each signal.
+        # gevent.signal_handler will not do. Its watchers do not keep the loop alive, so that a process which
+        # waits for nothing but a signal would end with an error. It also starts a greenlet for each signal.
         watcher = get_hub().loop.signal(getattr(signal, name))
         watcher.start(handle)
         self._watchers.append(watcher)
 
     def _on_stop(self) -> None:
-        """Begin the end; when it has begun, end at once."""
+        """Begin to stop; at the second signal, kill the greenlets that `drain` waits for."""
         if not self.stopping:
             self.stop()
             return
-        self._at_once = True
+        self._drain_at_once = True
         if self._draining is not None:
             self._draining.kill()
 
-    def _status(self) -> str:
+    def _describe_status(self) -> str:
         return self._describe() if self._describe is not None else ""
 
     def _on_status(self) -> None:
@@ -158,7 +167,7 @@ class Stopper:
             _log.info("status: %s greenlets=%d", self._describe(), busy_greenlets())
 
     def _on_hangup(self) -> None:
-        """Reload, or stop where there is nothing to reload; a signal during a reload asks for one more."""
+        """Reload, or stop if there is nothing to reload; a signal during a reload causes another one."""
         if self._reload is None:
             if self._hangup_stops:
                 self._on_stop()

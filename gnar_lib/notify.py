@@ -1,6 +1,6 @@
-"""Tells systemd how the process does: ready, reloading, stopping, alive (sd_notify(3)); knows no signals.
+"""Tells systemd that the process is ready, reloading, stopping or alive, as sd_notify(3) describes.
 
-Nothing is made and nothing is sent where systemd has not asked for it by NOTIFY_SOCKET.
+Without NOTIFY_SOCKET in the environment, no socket is opened and no message is sent.
 """
 
 from __future__ import annotations
@@ -17,77 +17,77 @@ from gevent.hub import get_hub
 from gnar_lib import logger
 from gnar_lib.net.conn import socket_class
 
-RETRY_S = 0.1  # systemd may be busy, above all while a machine boots, and its queue of messages full
-STOP_MARGIN_S = 5.0  # for what comes after the users' time: closing, and a machine that is busy
+RETRY_S = 0.1  # pause when systemd's queue of messages is full, as may happen while a machine boots
+STOP_MARGIN_S = 5.0  # added to the time for users: closing takes a while on a busy machine
 
 _log = logger.get("systemd")
 
 
 class Notifier:
-    """Sends messages to the socket that NOTIFY_SOCKET names; without it no method does anything.
+    """Sends messages to the socket that NOTIFY_SOCKET names; without NOTIFY_SOCKET the methods do nothing.
 
-    Takes the variables out of the environment, so that no child process speaks for this one. `describe`
-    returns one line for `systemctl status`; it must not wait.
+    The constructor removes systemd's variables from the environment, so that child processes do not send
+    messages in the name of this one. `describe` returns one line for `systemctl status`, and must not wait.
     """
 
     def __init__(self, describe: Callable[[], str]) -> None:
         self._describe = describe
         self._name = os.environ.pop("NOTIFY_SOCKET", "")
-        self._watchdog_s = _take_watchdog_s()
+        self._watchdog_s = _pop_watchdog_s()  # how often systemd wants to hear a sign of life; 0 is never
         self._address = _address_of(self._name)
-        self._socket: socket.socket | None = None
-        self._unsent: deque[bytes] = deque()
-        self._timers: list[Any] = []
+        self._socket: socket.socket | None = None  # None when systemd is not to be told
+        self._unsent: deque[bytes] = deque()  # messages that systemd has not taken yet
+        self._timers: list[Any] = []  # gevent's timers: of the watchdog, and of the next try to send
         self._is_stopping = False
-        self._has_complained = False
-        if not self._name or not hasattr(socket, "AF_UNIX"):  # Windows has no such sockets
+        self._has_complained = False  # whether a warning was logged that systemd cannot be told
+        if not self._name or not hasattr(socket, "AF_UNIX"):  # Windows' Python has no Unix sockets
             return
         if not self._address:
             self._complain("expected a path, or a name that begins with @")
             return
         try:
             self._socket = socket_class(socket.AF_UNIX, socket.SOCK_DGRAM)
-        except OSError as exc:  # a unit that allows no such sockets
+        except OSError as exc:  # such as a unit whose RestrictAddressFamilies excludes Unix sockets
             self._complain(exc.strerror or str(exc))
         else:
             self._socket.setblocking(False)
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a systemd that wants to know."""
+        """Whether systemd wants messages."""
         return self._socket is not None
 
     def start_watchdog(self) -> None:
-        """Say from now on that the process lives, twice in each span that systemd has set, if it has.
+        """Send a sign of life twice in each WATCHDOG_USEC, if that variable is set.
 
-        The loop of this thread does it: when it hangs, nobody says so any more.
+        A timer in the hub of this thread sends the message, so that a hub which hangs sends none.
         """
         if self.is_on and self._watchdog_s:
-            self._start_timer(self._watchdog_s / 2, self._beat, repeats=True)
+            self._start_timer(self._watchdog_s / 2, self._on_watchdog, repeats=True)
 
     def ready(self) -> None:
-        """The start, or a reload, is over."""
+        """Tell systemd that the start or a reload is complete."""
         if self.is_on and not self._is_stopping:
             self._send("READY=1", self._status())
 
     def reloading(self) -> None:
-        """A reload begins; `ready` has to follow."""
+        """Tell systemd that a reload begins; `ready` has to follow."""
         if self._is_stopping:
             return
-        # The time is for Type=notify-reload: a message older than systemd's signal is no answer to it.
+        # With Type=notify-reload, systemd ignores a message that is older than its own signal.
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The end begins; a reload that is under way does not matter any more."""
+        """Tell systemd that the process stops; `ready` and `reloading` do nothing afterwards."""
         self._is_stopping = True
         self._send("STOPPING=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """The end takes up to `seconds`, whatever TimeoutStopSec says."""
+        """Ask systemd for `seconds` to stop, and `STOP_MARGIN_S` more, whatever TimeoutStopSec says."""
         self._send(f"EXTEND_TIMEOUT_USEC={round((seconds + STOP_MARGIN_S) * 1e6)}")
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Close the socket and stop the timers; messages that were not sent yet are dropped."""
         for timer in self._timers:
             timer.stop()
         self._timers.clear()
@@ -95,17 +95,17 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    # ---- nothing here may wait: the hub calls it, too ------------------------------------------------------
+    # ---- called in the hub, too: must not wait -------------------------------------------------------------
 
     def _status(self) -> str:
         return f"STATUS={logger.printable(self._describe())}"
 
-    def _beat(self) -> None:
-        if not self._unsent:  # else a beat would only make the queue longer
+    def _on_watchdog(self) -> None:
+        if not self._unsent:  # a message that waits is a sign of life, too
             self._send("WATCHDOG=1", self._status())
 
     def _send(self, *assignments: str) -> None:
-        """Send one message, or have it sent as soon as systemd takes more."""
+        """Send one message now, or when systemd can take it."""
         if self.is_on:
             self._unsent.append("\n".join(assignments).encode())
             if len(self._unsent) == 1:
@@ -129,21 +129,21 @@ class Notifier:
         self._timers.append(timer)
 
     def _complain(self, reason: str) -> None:
-        """Say once that systemd hears nothing; what was asked of the process it does all the same."""
+        """Log once that systemd cannot be told; the process works without systemd."""
         if not self._has_complained:
             self._has_complained = True
             _log.warning("cannot tell systemd how it goes: NOTIFY_SOCKET=%s: %s", self._name, reason)
 
 
-def _take_watchdog_s() -> float:
-    """Return within how many seconds systemd wants to hear of this process; 0 where it does not."""
+def _pop_watchdog_s() -> float:
+    """Remove the watchdog's variables from the environment; return WATCHDOG_USEC in seconds, or 0."""
     pid = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
     usec = os.environ.pop("WATCHDOG_USEC", "")
     return int(usec) / 1e6 if usec.isdecimal() and pid == str(os.getpid()) else 0.0
 
 
 def _address_of(name: str) -> bytes:
-    """Return the address that a value of NOTIFY_SOCKET stands for; empty if it is none of a Unix socket."""
-    if name.startswith("@"):  # the abstract namespace of Linux, unix(7)
+    """Return the address of the Unix socket that NOTIFY_SOCKET names, or nothing if there cannot be one."""
+    if name.startswith("@"):  # a name in the abstract namespace of Linux, unix(7)
         return b"\0" + os.fsencode(name[1:])
     return os.fsencode(name) if name.startswith("/") else b""

@@ -50,7 +50,7 @@ gevent.get_hub().threadpool.spawn(sys.stdin.readline).rawlink(lambda _: done.set
 say("ready")
 stopper.wait()
 say("stopping")
-say("all ended by themselves", stopper.wait_or_second(users, float(sys.argv[1])))
+say("all ended by themselves", stopper.drain(users, float(sys.argv[1])))
 """
 )
 

@@ -212,7 +212,7 @@ stopper.wait()
 UNUSABLE = """
 from gevent.event import Event
 from gnar_lib import lifecycle
-lifecycle.READY_S = 0.01
+lifecycle.READY_WAIT_S = 0.01
 lifecycle.Stopper().wait(Event())
 """
 

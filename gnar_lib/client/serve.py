@@ -192,7 +192,7 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
         emit(Stopping, Side.CLIENT)
     client.stop_taking_users()
     gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
-    stopper.wait_or_second(client.shared.users, 0 if client.failed else config.grace_s)
+    stopper.drain(client.shared.users, 0 if client.failed else config.grace_s)
     client.close()
     gevent.sleep(0)  # the greenlets that were just ended close what they hold
     stopper.close()

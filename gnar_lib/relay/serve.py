@@ -193,7 +193,7 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
         stopper.wait()
         error = relay.error
         relay.close()
-        stopper.wait_or_second(relay.users, grace_s)
+        stopper.drain(relay.users, grace_s)
     finally:
         stopper.close()
     if error is not None:

@@ -102,7 +102,7 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
         stopper.wait()
         emit(Stopping, Side.SERVER)
         server.stop_listening()
-        stopper.wait_or_second(server.shared.users, config.grace_s)
+        stopper.drain(server.shared.users, config.grace_s)
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
     finally:

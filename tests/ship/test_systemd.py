@@ -116,7 +116,7 @@ def test_systemd_waits_for_longer_than_gnar_takes(text: str) -> None:
     [timeout_s] = values_of(text, "TimeoutStopSec")
     assert float(timeout_s) > DEFAULT_GRACE_S + lifecycle.KILL_TIMEOUT_S
     assert not values_of(text, "TimeoutStartSec")  # the usual 90 seconds
-    assert lifecycle.READY_S < 60
+    assert lifecycle.READY_WAIT_S < 60
     # what reloads at SIGHUP may be sent it; a relay would end
     assert bool(values_of(text, "ExecReload")) == ("gnar.pyz relay" not in text)
 
