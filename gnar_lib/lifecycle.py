@@ -11,11 +11,12 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import gevent.event
 from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
 
 from gnar_lib import logger
 from gnar_lib.errors import GnarError
@@ -31,11 +32,17 @@ GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = logger.get("gnar")
 
+_T = TypeVar("_T")
+
 
 def _collect_garbage_less_often() -> None:
     """Have the garbage collector ignore all objects that exist now, and run less often."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+class _Interrupt(BaseException):
+    """Takes a greenlet out of `call_until_stopped`."""
 
 
 class Stopper:
@@ -54,6 +61,7 @@ class Stopper:
     def __init__(self) -> None:
         self._stop_asked: gevent.event.Event = gevent.event.Event()  # set by the first signal and by `stop`
         self._drain_at_once = False  # set by the second signal
+        self._interruptible: greenlet | None = None  # the greenlet in `call_until_stopped`
         self._draining: Crew | None = None  # the greenlets for which `drain` waits
         self._reload: Callable[[], None] | None = None  # set by `on_reload`
         self._reload_asked = False  # by a SIGHUP that no reload has served yet
@@ -95,6 +103,20 @@ class Stopper:
         """End `wait` without a signal."""
         self._stop_asked.set()
 
+    def call_until_stopped(self, function: Callable[[], _T]) -> _T | None:
+        """Return what `function` returns, or None if the first signal comes while `function` waits.
+
+        For a start that may wait long, such as for the look-up of a name. `function` is left by an exception,
+        and closes what it has opened.
+        """
+        self._interruptible = getcurrent()
+        try:
+            return function()
+        except _Interrupt:
+            return None
+        finally:
+            self._interruptible = None
+
     def wait(self, usable: gevent.event.Event | None = None) -> None:
         """Wait for the first signal, or for `stop`; call this when the start of the process is complete.
 
@@ -132,10 +154,7 @@ class Stopper:
             self._draining = None
 
     def close(self) -> None:
-        """Handle no more signals, and end a reload that is running.
-
-        The signals have the effect that the system gives them.
-        """
+        """End a reload that is running, and give the signals the system's default effects again."""
         for watcher in self._watchers:
             watcher.stop()
         self._reloads.kill()
@@ -154,6 +173,8 @@ class Stopper:
         """Begin to stop; at the second signal, kill the greenlets that `drain` waits for."""
         if not self.stopping:
             self.stop()
+            if self._interruptible is not None:
+                self._interruptible.throw(_Interrupt)
             return
         self._drain_at_once = True
         if self._draining is not None:

@@ -216,6 +216,57 @@ def test_one_signal_ends_at_once_what_stopped_without_one(start: Callable[..., C
     child.expect("all ended by themselves False")
 
 
+# A start that would wait for ever, such as for the look-up of a name that no server answers.
+STARTING = (
+    PRELUDE
+    + """
+stopper = Stopper()
+
+def start():
+    say("starting")
+    Event().wait()
+
+say("called", stopper.call_until_stopped(lambda: "to the end"))
+say("called", stopper.call_until_stopped(start))
+say("stopping", stopper.stopping)
+stopper.wait()
+"""
+)
+
+
+def test_a_signal_interrupts_a_start(start: Callable[..., Child]) -> None:
+    child = start(STARTING)
+    child.expect("called to the end")
+    child.expect("starting")
+    child.signal(signal.SIGINT)
+    child.expect("called None")
+    child.expect("stopping True")
+    assert child.finish() == (0, "")
+
+
+LOOKING_UP = (
+    PRELUDE
+    + """
+from gnar_lib import net
+from gnar_lib.relay import run_relay
+
+def look_up(*_):
+    say("looking up")
+    Event().wait()
+
+net.resolve = look_up
+say(run_relay("tcp:0", "tcp:name:1", 30))
+"""
+)
+
+
+def test_a_signal_interrupts_the_look_up_of_a_relay(start: Callable[..., Child]) -> None:
+    child = start(LOOKING_UP)
+    child.expect("looking up")
+    child.signal(signal.SIGTERM)
+    assert child.finish() == (0, "0\n")
+
+
 # A signal that comes as soon as the server listens, before anything else of it has run.
 SIGNALLED_AT_ONCE = (
     PRELUDE

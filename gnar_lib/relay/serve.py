@@ -183,11 +183,9 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
         raise UsageError(f"{listen} to {target} would be a relay to itself")
     stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
-        relay: Relay | DatagramRelay
-        if listen_address.is_datagram:
-            relay = DatagramRelay(listen_address, target_address)
-        else:
-            relay = Relay(listen_address, target_address, stopper.stop)
+        relay = stopper.call_until_stopped(lambda: _open(listen_address, target_address, stopper.stop))
+        if relay is None:
+            return 0
         stopper.on_status(relay.status)
         _log.info("relaying %s to %s", _listening_on(listen_address, relay.listener), target_address)
         stopper.wait()
@@ -199,6 +197,11 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     if error is not None:
         raise error
     return 0
+
+
+def _open(listen: Address, target: Address, on_end: Callable[[], None]) -> Relay | DatagramRelay:
+    """Look the target up and listen; the caller closes the relay. Raises `ConnError`."""
+    return DatagramRelay(listen, target) if listen.is_datagram else Relay(listen, target, on_end)
 
 
 def _listening_on(address: Address, listener: net.Listener | net.DatagramSocket) -> str:
