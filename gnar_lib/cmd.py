@@ -1,4 +1,4 @@
-"""The command line: what can be said, who does it, and with which status the process ends."""
+"""Reads the command line, runs the command, and returns the exit status of the process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ from docopt import DocoptExit, docopt
 
 from gnar_lib import __version__, logger
 from gnar_lib.errors import GnarError, UsageError
-from gnar_lib.usage import CLIENT, COMPLETION, DEMO, HEALTH, MAN, RELAY, SERVER, USAGE
+from gnar_lib.usage import (
+    CLIENT,
+    COMPLETION,
+    DEMO,
+    HEALTH,
+    MAN,
+    RELAY,
+    SERVER,
+    SERVER_UNADVERTISED,
+    USAGE,
+)
 
 if TYPE_CHECKING:
     from gnar_lib.synopsis import Program
 
-MACOS_OPEN_MAX = 10_240  # descriptors that any macOS lets a process have
+MACOS_OPEN_MAX = 10_240  # descriptors that every macOS allows a process
 
 
 def _server(arguments: dict[str, Any]) -> int:
@@ -50,7 +60,7 @@ def _client(arguments: dict[str, Any]) -> int:
 
 
 def _is_mapping(word: str) -> bool:
-    """Tell a mapping from a server's address: `host:8910` and `3000:9000` differ in what is in front."""
+    """Tell whether a word is a mapping, such as `3000:9000`, not a server's address, such as `host:8910`."""
     return bool(re.fullmatch(r"[\d-]+(:[\d-]+)?|.+:[\d-]+:[\d-]+", word)) and not word.startswith("[")
 
 
@@ -74,7 +84,7 @@ def _demo(arguments: dict[str, Any]) -> int:
 
 
 def _log_events() -> None:
-    """Have the log tell what happens; loads gevent, which not every command needs."""
+    """Log events from now on. Loads gevent, which not every command needs."""
     from gnar_lib import eventlog
 
     eventlog.start()
@@ -93,6 +103,7 @@ def _man(_arguments: dict[str, Any]) -> int:
 
 
 def _program() -> Program:
+    """Return all commands and options that `--help` shows."""
     from gnar_lib import synopsis
 
     return synopsis.read(USAGE, {name: text for name, (text, _) in _COMMANDS.items()})
@@ -116,18 +127,20 @@ def _health(arguments: dict[str, Any]) -> int:
     try:
         health.check(where, timeout_s)
     except KeyboardInterrupt:
-        return 1  # nobody knows
+        return 1  # no answer is known
     logger.show(f"gnar answers at {where}\n")
-    return 0  # even when nobody is there to read it: the status is the answer
+    return 0  # whether or not the line could be written: the status is the answer
 
 
 def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
+    """Return what a reader of `config.values` makes of a value; an error of the reader names `where`."""
     try:
         return reader(value)
     except UsageError as exc:
         raise UsageError(f"{where}: {exc}") from None
 
 
+# The text of each command's --help, and the function that runs the command.
 _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
     "server": (SERVER, _server),
     "client": (CLIENT, _client),
@@ -140,13 +153,16 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
 
 
 def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, by their long names without the dashes."""
+    """Return the options that were given, by their long names without dashes."""
     given = {key: value for key, value in arguments.items() if key.startswith("--")}
     return {key[2:]: value for key, value in given.items() if value not in (None, False)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return the exit status: 0, 1 for a failure, 2 for a wrong call."""
+    """Run a command line; return the exit status: 0, or 1 for a failure, or 2 for a wrong command line.
+
+    Without `argv`, runs the command line of the process.
+    """
     logger.open_missing_streams()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -161,10 +177,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(text: str) -> int:
+    """Write text to standard output; return the exit status."""
     return 0 if logger.show(text) else 1
 
 
 def _run(argv: list[str]) -> int:
+    """Run a command line; return the exit status. Raises `GnarError`."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _show(USAGE) or (0 if argv else 2)
     if argv in (["--version", "--verbose"], ["version", "--verbose"]):
@@ -175,7 +193,7 @@ def _run(argv: list[str]) -> int:
         return _show(f"gnar {__version__}\n")
     name = argv[0]
     if name not in _COMMANDS:
-        raise UsageError(f"unknown command {name!r}{_meant(name, _COMMANDS)}; see gnar --help")
+        raise UsageError(f"unknown command {name!r}{_did_you_mean(name, _COMMANDS)}; see gnar --help")
     text, run = _COMMANDS[name]
     if not {"-h", "--help"}.isdisjoint(argv[1:]):
         return _show(text)
@@ -185,45 +203,51 @@ def _run(argv: list[str]) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Have as many descriptors as the system lets us: a user takes two, and the usual limit is 1,024."""
-    if sys.platform != "win32":  # which has no such limit
+    """Allow this process as many descriptors as the system does: each user takes two, and 1,024 are few."""
+    if sys.platform != "win32":  # Windows has no such limit
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for limit in (hard, max(soft, MACOS_OPEN_MAX)):  # macOS says "unlimited", and takes only a number
+        for limit in (hard, max(soft, MACOS_OPEN_MAX)):  # macOS says "unlimited", but takes a number only
             with suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
                 return
 
 
 def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
-    """Let docopt read the arguments, and say in one line what it does not understand."""
+    """Return the arguments as docopt reads them; raises `UsageError` with what is wrong, in one line."""
+    all_options = text + (SERVER_UNADVERTISED if name == "server" else "")
     try:
-        return dict(docopt(text, argv, default_help=False))
+        return dict(docopt(all_options, argv, default_help=False))
     except DocoptExit as exc:
-        known = re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text)
+        known = _options_in(all_options)
         for word in (word.split("=")[0] for word in argv[1:]):
             if word.startswith("--") and word != "--" and not any(k.startswith(word) for k in known):
-                reason = f"unknown option {word}{_meant(word, known)}"
+                reason = f"unknown option {word}{_did_you_mean(word, _options_in(text))}"
                 break
         else:
-            reason = _given_twice(text, argv) or _first_line(exc) or _misfit(text)
+            reason = _given_twice(all_options, argv) or _first_line(exc) or _misfit(text)
         raise UsageError(f"{reason}; see gnar {name} --help") from None
 
 
+def _options_in(text: str) -> list[str]:
+    return re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text)
+
+
 def _first_line(exc: DocoptExit) -> str:
-    """Return what docopt says in front of the usage, if it says anything."""
+    """Return the line of docopt's error in front of the usage; empty if there is none."""
     line = str(exc).strip().splitlines()[0]
     return "" if line.startswith(("Usage", "Warning")) else line
 
 
 def _misfit(text: str) -> str:
+    """Return an error that shows the usage of the command."""
     found = re.search("^Usage: (.*)$", text, re.MULTILINE)
     return f"the arguments do not fit: {found[1]}" if found else "the arguments do not fit"
 
 
 def _given_twice(text: str, argv: list[str]) -> str:
-    """Say which option stands there twice, which docopt does not."""
+    """Return an error that names the option which is given twice; empty if there is none."""
     long_of = dict(re.findall(r"(-\w), (--[\w-]+)", text))
     words = [word for word in argv if re.match("--?[a-z]", word, re.IGNORECASE)]
     given = [word.split("=")[0] if word.startswith("--") else long_of.get(word[:2], "") for word in words]
@@ -231,6 +255,7 @@ def _given_twice(text: str, argv: list[str]) -> str:
     return f"{twice} is given twice" if twice else ""
 
 
-def _meant(word: str, known: Iterable[str]) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the most similar known word; empty if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -1,7 +1,7 @@
-"""The texts of `--help`; the command line is read by them, completion and manual page are made from them.
+"""The texts of `--help`: docopt reads command lines by them; completion and manual page are made from them.
 
-Nothing here runs. The form of a text is in `synopsis.py`. A value that is one of a few words stands at the
-beginning of its option's description, as `tcp|udp`.
+`synopsis.py` says how a text is written. If the value of an option is one of a few words, the description of
+the option begins with these words, as in `tcp|udp`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,6 @@ Options:
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
-  -D, --domain DOMAIN        give proxies names under this domain (comes later)
-  -d, --domain-tunnel        name the server itself under the domain (comes later)
-  -s, --caddy-srv-name NAME  Caddy's name for its server (comes later)
-  -a, --admin-port PORT      port of the admin panel (comes later)
-  -m, --multiplex            accepted; the server recognises multiplexing by itself
       --grace SECONDS        how long users may finish when the server stops (default 10)
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
@@ -56,6 +51,17 @@ Every setting can be a variable, too: GNAR_PORT, GNAR_ALLOW_PORTS and so on.
 Examples:
   GNAR_TOKEN=s3cret gnar server
   gnar server 7000 --allow-ports 9000-9100 -c gnar.toml
+"""
+
+# Options of the Go program's server that command lines may have, but that are not advertised: they have no
+# effect, or are refused by `config`.
+SERVER_UNADVERTISED = """
+Options:
+  -D, --domain DOMAIN
+  -d, --domain-tunnel
+  -s, --caddy-srv-name NAME
+  -a, --admin-port PORT
+  -m, --multiplex
 """
 
 CLIENT = """gnar client: make services of this side reachable at a server.
@@ -72,7 +78,7 @@ Options:
       --local-host HOST    where the local service is (default 127.0.0.1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
   -y, --proxy-type TYPE    tcp|udp (default tcp)
-  -d, --subdomain NAME     name under the server's domain (comes later)
+  -d, --subdomain NAME     name under the domain of a Go server
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
   -m, --multiplex          use one connection to the server for everything

@@ -1,4 +1,4 @@
-"""What file, environment and flags say, resolved into frozen dataclasses; touches no socket."""
+"""Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
 from gnar_lib.config.load import load_client, load_server, variables
 from gnar_lib.config.model import (

@@ -1,9 +1,9 @@
-"""The layers: defaults, then a file, then the environment, then flags; the last one wins."""
+"""Reads settings from defaults, a file, the environment and flags; a later source overrides the earlier."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from gnar_lib.config.model import (
 from gnar_lib.config.values import Reader
 from gnar_lib.errors import ConfigError
 
-# By key: the flag is `--key`, the variable GNAR_KEY, the dataclass's field the key or what `_FIELDS` says.
+# The reader of each setting by its key. The flag of a key is `--key`, the variable GNAR_KEY, and the field of
+# the dataclass the key itself or its entry in `_FIELDS`.
 _SERVER: dict[str, Reader] = {
     "port": values.port,
     "bind": values.bind,
@@ -31,13 +32,18 @@ _SERVER: dict[str, Reader] = {
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
     "max-speed": values.rate,
+    "grace": values.seconds,
+}
+# Settings of the Go program's server. They are read, so that its files and command lines are understood, but
+# have no effect and are not advertised. `_UNSUPPORTED` are those whose effect a user would miss.
+_SERVER_WITHOUT_EFFECT: dict[str, Reader] = {
     "domain": values.domain,
     "domain-tunnel": values.flag,
     "caddy-srv-name": values.name,
     "admin-port": values.port_or_0,
     "multiplex": values.flag,
-    "grace": values.seconds,
 }
+_UNSUPPORTED = ("domain", "admin-port", "domain-tunnel")
 _CLIENT: dict[str, Reader] = {
     "server-addr": values.address(DEFAULT_PORT),
     "token": values.secret,
@@ -56,26 +62,31 @@ _PROXY: dict[str, Reader] = {
     "udp-timeout": values.timeout,
 }
 _FIELDS = {"grace": "grace_s", "udp-timeout": "udp_timeout_s", "server-addr": "server"}
-_PROXY_TABLES = ("proxys", "forwards")  # the second is the name of 2023
+_PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
 _COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout")
 
 
 def load_server(flags: Mapping[str, Any], env: Mapping[str, str]) -> ServerConfig:
-    """Return a server's settings; `flags` has the command line's by key, `config` the file's path.
+    """Return the settings of a server.
 
-    Raises `ConfigError`, which names the place and what was expected there.
+    `flags` holds values of the command line by key; the value of `config` is the path of a file. Raises
+    `ConfigError` with the place of the wrong value and what was expected there.
     """
-    settings, _ = _layers(_SERVER, (), flags, env)
-    config = ServerConfig(**_by_field(settings))
-    for key in ("domain", "admin-port", "domain-tunnel"):
+    settings, _ = _read_sources(_SERVER, _SERVER_WITHOUT_EFFECT, (), flags, env)
+    for key in _UNSUPPORTED:
         if settings.get(key):
             raise ConfigError(f"{key} is not supported yet; leave it out")
-    return config
+    return ServerConfig(
+        **_by_field({key: value for key, value in settings.items() if key not in _SERVER_WITHOUT_EFFECT})
+    )
 
 
 def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfig:
-    """Return a client's settings; `flags` has also `mappings`, a list of texts. Raises `ConfigError`."""
-    settings, tables = _layers(_CLIENT, _PROXY_TABLES, flags, env)
+    """Return the settings of a client, as `load_server` does.
+
+    The value of `mappings` in `flags` is a list of texts such as 3000:9000. Raises `ConfigError`.
+    """
+    settings, tables = _read_sources(_CLIENT, {}, _PROXY_TABLES, flags, env)
     proxies = [*_file_proxies(tables), *_flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
@@ -84,35 +95,46 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
 
 
 def variables() -> dict[str, dict[str, str]]:
-    """Return the variables that each command reads, with the option of the same meaning."""
+    """Return, for each command, the variables that it reads, and for each variable the same option."""
     keys = {"server": ["config", *_SERVER], "client": ["config", *_CLIENT, *_PROXY]}
     return {command: {_variable(key): f"--{key}" for key in own} for command, own in keys.items()}
 
 
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names of the dataclasses' fields."""
     return {_FIELDS.get(key, key.replace("-", "_")): value for key, value in settings.items()}
 
 
-# ---- layers ------------------------------------------------------------------------------------------------
+# ---- sources -----------------------------------------------------------------------------------------------
 
 
-def _layers(
-    readers: Mapping[str, Reader], tables: tuple[str, ...], flags: Mapping[str, Any], env: Mapping[str, str]
+def _read_sources(
+    readers: Mapping[str, Reader],
+    unadvertised: Mapping[str, Reader],
+    tables: tuple[str, ...],
+    flags: Mapping[str, Any],
+    env: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings of all layers, and the tables of the file as they are."""
+    """Return the settings of file, environment and flags, and the file's tables of proxies unread.
+
+    Keys with a reader in `unadvertised` are read, too, but no error names them. The tables are returned by
+    their place, such as `gnar.toml: proxys`.
+    """
     settings: dict[str, Any] = {}
     path = flags.get("config") or env.get(_variable("config"))
     content = _read_file(str(path)) if path else {}
     found = {f"{path}: {key}": content.pop(key) for key in tables if key in content}
-    settings.update(_read_table(readers, content, f"{path}: ", also=tables))
-    settings.update(_read_env(readers, env))
-    settings.update(_read_flags(readers, flags))
+    all_readers = {**readers, **unadvertised}
+    settings.update(_read_table(all_readers, content, f"{path}: ", hints=(*readers, *tables)))
+    settings.update(_read_env(all_readers, env))
+    settings.update(_read_flags(all_readers, flags))
     return settings, found
 
 
 def _read_file(path: str) -> dict[str, Any]:
+    """Return the content of a TOML file; raises `ConfigError`."""
     try:
-        return tomli.loads(Path(path).read_bytes().decode("utf-8-sig"))  # editors of Windows mark UTF-8
+        return tomli.loads(Path(path).read_bytes().decode("utf-8-sig"))  # Windows' editors write a mark
     except tomli.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     except UnicodeDecodeError as exc:
@@ -123,17 +145,24 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _read_table(
-    readers: Mapping[str, Reader], table: Mapping[str, Any], where: str, also: Iterable[str] = ()
+    readers: Mapping[str, Reader], table: Mapping[str, Any], where: str, hints: Sequence[str]
 ) -> dict[str, Any]:
+    """Return the settings in a table of a file.
+
+    Raises `ConfigError`. For an unknown key, the error names the most similar of `hints`, or all of them that
+    are keys of `readers`.
+    """
     for key in table:
         if key not in readers:
-            close = difflib.get_close_matches(key, [*readers, *also], n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(readers))}"
+            close = difflib.get_close_matches(key, hints, n=1)
+            known = ", ".join(sorted(name for name in hints if name in readers))
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {known}"
             raise ConfigError(f"{where}{key}: unknown key{hint}")
     return {key: _read(readers[key], value, f"{where}{key}") for key, value in table.items()}
 
 
 def _variable(key: str) -> str:
+    """Return the name of the variable for a key."""
     return "GNAR_" + key.upper().replace("-", "_")
 
 
@@ -158,6 +187,7 @@ def _read(reader: Reader, value: object, where: str) -> Any:
 
 
 def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of the proxies in a file's tables; raises `ConfigError`."""
     if len(tables) > 1:
         raise ConfigError(f"{[*tables][-1]}: the same as [[proxys]]; use one of the two")
     proxies = []
@@ -167,7 +197,7 @@ def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise ConfigError(f"{where}: expected tables, each with the line [[{key}]] above it")
         for number, row in enumerate(rows, 1):
             place = f"{where}[{number}]"
-            proxy = _read_table(_PROXY, row, f"{place}.")
+            proxy = _read_table(_PROXY, row, f"{place}.", hints=[*_PROXY])
             if "local-port" not in proxy:
                 raise ConfigError(f"{place}.local-port: missing; expected the port of the local service")
             proxies.append(proxy)
@@ -175,8 +205,11 @@ def _file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the proxies of the command line: those of mappings, and the one of `-l` and its like."""
-    one = {**_read_env(_PROXY, env), **_read_flags(_PROXY, flags)}
+    """Return the settings of the proxies of mappings, and of the proxy of `--local-port`, if it is there.
+
+    Variables count as flags do. Raises `ConfigError`.
+    """
+    one = {**_read_env(_PROXY, env), **_read_flags(_PROXY, flags)}  # settings outside mappings
     common = {key: one[key] for key in _COMMON_TO_MAPPINGS if key in one}
     proxies = []
     for text in flags.get("mappings") or ():
@@ -198,7 +231,10 @@ def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict
 
 
 def _named(proxies: list[dict[str, Any]]) -> tuple[ProxyConfig, ...]:
-    """Return the proxies, each with a name of its own; refuses names and ports that are given twice."""
+    """Return the proxies, each with a name of its own.
+
+    Raises `ConfigError` for a name, or a port at the server, that two proxies have.
+    """
     named: dict[str, ProxyConfig] = {}
     given = [proxy["proxy-name"] for proxy in proxies if "proxy-name" in proxy]
     taken = set(given)
@@ -218,7 +254,7 @@ def _named(proxies: list[dict[str, Any]]) -> tuple[ProxyConfig, ...]:
 
 
 def _free_name(proxy: Mapping[str, Any], taken: set[str]) -> str:
-    """Return a name that says what is forwarded: `tcp-3000`, with the host where it is not loopback."""
+    """Return a name that is not in `taken`: `tcp-3000`, or `tcp-HOST-3000` for a host other than loopback."""
     host = proxy.get("local-host", LOOPBACK)
     where = "" if host == LOOPBACK else f"{host}-"
     base = f"{proxy.get('proxy-type', 'tcp')}-{where}{proxy['local-port']}"

@@ -1,4 +1,4 @@
-"""The settings as the program uses them: frozen, checked, with secrets that do not show."""
+"""The settings of server and client, as frozen dataclasses whose values have been checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PORT = 65535
 
 
 class Secret:
-    """A token that does not show in prints, logs and errors; false when it is empty."""
+    """A token whose text does not appear in prints, logs and errors; false when it is empty."""
 
     __slots__ = ("_text",)
 
@@ -22,7 +22,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text itself."""
+        """Return the text of the token."""
         return self._text
 
     def __bool__(self) -> bool:
@@ -40,7 +40,7 @@ class Secret:
         return "Secret(***)" if self._text else "Secret()"
 
     def __reduce__(self) -> str:
-        raise TypeError("a secret is not written anywhere")
+        raise TypeError("a secret cannot be pickled or copied")
 
 
 NO_SECRET = Secret()
@@ -59,18 +59,18 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bytes per second from the user to the local service (`up`) and back (`down`); None is no limit."""
+    """A speed limit in bytes per second; None is no limit."""
 
-    up: int | None = None
-    down: int | None = None
+    up: int | None = None  # from the user to the local service
+    down: int | None = None  # from the local service to the user
 
 
 @dataclass(frozen=True, slots=True)
 class PortRanges:
-    """Ports that may be proxied, as a person wrote them; none means all of them."""
+    """The ports that clients may open; without ranges, all ports."""
 
-    text: str = ""
-    ranges: tuple[tuple[int, int], ...] = ()
+    text: str = ""  # as the user wrote the ranges, for messages
+    ranges: tuple[tuple[int, int], ...] = ()  # lowest and highest port of each
 
     def __bool__(self) -> bool:
         return bool(self.ranges)
@@ -83,50 +83,45 @@ class PortRanges:
             yield from range(low, high + 1)
 
     def allows(self, port: int) -> bool:
-        """Tell whether a port may be proxied."""
+        """Tell whether clients may open a port."""
         return not self.ranges or any(low <= port <= high for low, high in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """One proxy of a client; `remote_port` 0 lets the server choose."""
+    """The settings of one proxy of a client."""
 
     proxy_name: str
-    local_port: int
-    remote_port: int = 0
-    proxy_type: str = "tcp"
-    local_host: str = LOOPBACK
-    subdomain: str = ""
+    local_port: int  # of the local service
+    remote_port: int = 0  # port at the server; 0 lets the server choose
+    proxy_type: str = "tcp"  # or "udp"
+    local_host: str = LOOPBACK  # of the local service
+    subdomain: str = ""  # name under the domain of a Go server; empty for none
     speed_limit: Rate = Rate()
-    udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S
+    udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a UDP session without datagrams ends after that time
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """Everything that a client is told."""
+    """The settings of a client."""
 
     server: Address
     proxies: tuple[ProxyConfig, ...]
     token: Secret = NO_SECRET
-    auth: str = "hmac"
-    multiplex: bool = False
-    grace_s: float = DEFAULT_GRACE_S
+    auth: str = "hmac"  # or "md5", for a Go server
+    multiplex: bool = False  # one connection to the server for everything
+    grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything that a server is told; an empty `bind` means every address."""
+    """The settings of a server."""
 
-    port: int = DEFAULT_PORT
-    bind: str = ""
-    udp_bind: str = ""
+    port: int = DEFAULT_PORT  # the control port
+    bind: str = ""  # address to listen on; empty for every address
+    udp_bind: str = ""  # address of UDP sockets; empty for `bind`
     token: Secret = NO_SECRET
-    auth: str = "any"
+    auth: str = "any"  # or "hmac", which refuses the md5 logins of Go clients
     allow_ports: PortRanges = PortRanges()
-    max_speed: Rate = Rate()
-    domain: str = ""
-    domain_tunnel: bool = False
-    caddy_srv_name: str = "srv0"
-    admin_port: int = 0
-    multiplex: bool = False
-    grace_s: float = DEFAULT_GRACE_S
+    max_speed: Rate = Rate()  # of every proxy
+    grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the server stops

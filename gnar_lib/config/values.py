@@ -1,4 +1,7 @@
-"""Reads one value: text from a flag or a variable, typed from a file; says in words what is wrong."""
+"""Reads one value, which is text from a flag or a variable, and typed from a file.
+
+Each reader returns the checked value, or raises `ConfigError` with what it expected.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from gnar_lib.errors import ConfigError
 
 Reader = Callable[[Any], Any]
 
-_UNITS = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+_BYTES_PER_UNIT = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)(?:/s)?", re.IGNORECASE)
 _RATE_EXAMPLE = "a speed such as 100kb, 1.5mb or 1gb/s"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 _DOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*", re.IGNORECASE)
 MAX_SECONDS = 86400.0
-MIN_TIMEOUT_S = 0.1  # a shorter one would end what it is for before an answer can come
+MIN_TIMEOUT_S = 0.1  # an answer takes that long on a slow path
 MAX_NAME = 100
 MAX_TOKEN = 1024
 
@@ -28,7 +31,7 @@ def _wrong(value: object, expected: str) -> ConfigError:
 
 
 def text(value: object) -> str:
-    """Read any text."""
+    """Read a text; every text is allowed."""
     if not isinstance(value, str):
         raise _wrong(value, "text in quotes")
     return value
@@ -42,7 +45,7 @@ def name(value: object) -> str:
 
 
 def host(value: object) -> str:
-    """Read a host name or an address, without a port."""
+    """Read a host name or an IP address without a port; IPv6 may have brackets, which are removed."""
     found = re.fullmatch(r"\[([^\s/\[\]]+)\]|([^\s/\[\]]+)", value) if isinstance(value, str) else None
     if found is None:
         raise _wrong(value, "a host name or an IP address")
@@ -50,32 +53,33 @@ def host(value: object) -> str:
 
 
 def bind(value: object) -> str:
-    """Read a host or an address to listen on, IPv6 with or without brackets; nothing is every address."""
+    """Read an address to listen on; IPv6 may have brackets, which are removed. Empty is every address."""
     found = re.fullmatch(r"\[([^\[\]]+)\]", text(value))
     return found[1] if found else text(value)
 
 
 def secret(value: object) -> Secret:
-    """Read a token; what it was is in no error."""
+    """Read a token; the text of a token is in no error."""
     if not isinstance(value, str):
         raise ConfigError("expected text in quotes")
     if len(value) > MAX_TOKEN:
         raise ConfigError(f"expected at most {MAX_TOKEN} characters")
     try:
         value.encode()
-    except UnicodeEncodeError:  # a variable or flag of other bytes
+    except UnicodeEncodeError:  # a variable or flag whose bytes are not UTF-8
         raise ConfigError("expected text in UTF-8") from None
     return Secret(value)
 
 
 def _integer(value: object) -> int | None:
+    """Return the integer that a value is or spells, or None."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def port(value: object) -> int:
-    """Read a port that something listens on."""
+    """Read a port from 1 on."""
     number = _integer(value)
     if number is None or not 1 <= number <= MAX_PORT:
         raise _wrong(value, f"a port from 1 to {MAX_PORT}")
@@ -83,7 +87,7 @@ def port(value: object) -> int:
 
 
 def port_or_0(value: object) -> int:
-    """Read a port, or 0 for what the description says."""
+    """Read a port, or 0, which lets somebody else choose a port."""
     number = _integer(value)
     if number is None or not 0 <= number <= MAX_PORT:
         raise _wrong(value, f"a port from 0 to {MAX_PORT}")
@@ -91,7 +95,7 @@ def port_or_0(value: object) -> int:
 
 
 def flag(value: object) -> bool:
-    """Read a yes or no."""
+    """Read true or false; a text may also be yes or no, on or off, 1 or 0."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in {"1", "true", "yes", "on"}:
@@ -101,27 +105,24 @@ def flag(value: object) -> bool:
     raise _wrong(value, "true or false")
 
 
-def seconds(value: object) -> float:
-    """Read a time in seconds."""
+def seconds(value: object, least_s: float = 0.0) -> float:
+    """Read a time in seconds, from `least_s` to a day."""
     try:
         number = float(value) if isinstance(value, str | int | float) else math.nan
     except (OverflowError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not 0 <= number <= MAX_SECONDS:
-        raise _wrong(value, f"seconds from 0 to {MAX_SECONDS:g}")
+    if isinstance(value, bool) or not least_s <= number <= MAX_SECONDS:
+        raise _wrong(value, f"seconds from {least_s:g} to {MAX_SECONDS:g}")
     return number
 
 
 def timeout(value: object) -> float:
-    """Read a time in seconds after which something ends that was not ended."""
-    number = seconds(value)
-    if number < MIN_TIMEOUT_S:
-        raise _wrong(value, f"seconds from {MIN_TIMEOUT_S:g} to {MAX_SECONDS:g}")
-    return number
+    """Read a time in seconds after which a wait is given up; 0 is refused."""
+    return seconds(value, MIN_TIMEOUT_S)
 
 
 def one_of(*words: str) -> Reader:
-    """Return the reader of one of a few words."""
+    """Return a reader that accepts these words."""
 
     def read(value: object) -> str:
         if value not in words:
@@ -132,21 +133,21 @@ def one_of(*words: str) -> Reader:
 
 
 def domain(value: object) -> str:
-    """Read a domain name, or nothing."""
+    """Read a domain name, or an empty text."""
     if not isinstance(value, str) or (value and not _DOMAIN.fullmatch(value)):
         raise _wrong(value, "a domain such as example.com")
     return value.lower()
 
 
 def subdomain(value: object) -> str:
-    """Read one label of a domain name, or nothing."""
+    """Read one label of a domain name, or an empty text."""
     if not isinstance(value, str) or (value and not _LABEL.fullmatch(value)):
         raise _wrong(value, "a subdomain of letters, digits and hyphens")
     return value.lower()
 
 
 def rate(value: object) -> Rate:
-    """Read a speed for both directions, or a table with `up` and `down`."""
+    """Read a speed for both directions, such as 100kb, or a table with `up`, `down` or both."""
     if isinstance(value, dict):
         unknown = value.keys() - {"up", "down"}
         if unknown or not value:
@@ -157,23 +158,25 @@ def rate(value: object) -> Rate:
 
 
 def _speed(value: object) -> int | None:
+    """Read bytes per second with their unit; an empty text is no limit."""
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
     if isinstance(value, str) and not value:
         return None
-    number = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
+    number = float(found[1]) * _BYTES_PER_UNIT[found[2].lower()] if found else 0.0
     if not 1 <= number < math.inf:
         raise _wrong(value, _RATE_EXAMPLE)
     return int(number)
 
 
 def port_ranges(value: object) -> PortRanges:
-    """Read ports and ranges of them, in text or in a list."""
+    """Read ports and ranges of ports, such as 9000-9100,9200, in a text or in a list.
+
+    An empty text allows every port. An empty list is refused, since it could also mean that none is allowed.
+    """
     parts = value if isinstance(value, list) else [value]
     joined = ",".join(map(str, parts))
     ranges = []
-    for part in (
-        joined.replace(" ", "").split(",") if value != "" else []
-    ):  # no text is no limit; no list is a slip
+    for part in joined.replace(" ", "").split(",") if value != "" else []:
         found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= low <= high <= MAX_PORT:
@@ -192,7 +195,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def address(default_port: int) -> Reader:
-    """Return the reader of `host`, `host:port`, and IPv6 with or without brackets."""
+    """Return a reader of `host` and `host:port`; IPv6 needs brackets in front of a port."""
 
     def read(value: object) -> Address:
         expected = "an address such as example.com:8910"
@@ -210,9 +213,10 @@ def address(default_port: int) -> Reader:
 
 
 def mapping(value: str) -> list[tuple[str, int, int]]:
-    """Read `3000`, `3000:9000`, `host:3000:9000` or `3000-3010:9000-9010` as (host, local, remote) each.
+    """Read a mapping: `3000`, `3000:9000`, `host:3000:9000` or `3000-3010:9000-9010`.
 
-    The host is empty where none is given, the remote port 0.
+    Returns (host, local port, remote port) for each port. A host that is not given is empty, a remote port
+    that is not given is 0.
     """
     expected = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
     span = r"(\d{1,5})(?:-(\d{1,5}))?"

@@ -123,10 +123,6 @@ def test_help_fits_a_terminal(text: str) -> None:
         ("-p7000", "port", 7000),
         ("-t abc", "token", "abc"),
         ("--token=", "token", ""),
-        ("-s srv1", "caddy_srv_name", "srv1"),
-        ("-m", "multiplex", True),
-        ("--multiplex", "multiplex", True),
-        ("-a 0", "admin_port", 0),
         ("--auth hmac", "auth", "hmac"),
         ("--bind ::1", "bind", "::1"),
         ("--udp-bind 127.0.0.1", "udp_bind", "127.0.0.1"),
@@ -153,6 +149,27 @@ def test_server_flag_of_the_go_program_that_does_not_work_yet_says_so(
 ) -> None:
     assert cmd.main(["server", *line.split()]) == 2
     assert "is not supported yet; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["-m", "--multiplex", "-s srv1", "--caddy-srv-name srv1", "-a 0", "--admin-port 0", "-D ''"]
+)
+def test_server_flag_of_the_go_program_without_effect_is_no_error(called: Called, line: str) -> None:
+    assert server(called, f"{line} -p 7000") == server(called, "-p 7000")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["server", "--help"], ["man"], ["completion", "zsh"]])
+def test_server_flags_without_effect_are_not_advertised(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert cmd.main(words) == 0
+    shown = capsys.readouterr().out.replace("\\-", "-").lower().replace("_", "-")
+    assert [option for option in ("domain-tunnel", "caddy", "admin-port") if option in shown] == []
+
+
+def test_server_flag_without_effect_is_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cmd.main(["server", "--admin-prt", "1"]) == 2
+    assert capsys.readouterr().err == "gnar: unknown option --admin-prt; see gnar server --help\n"
 
 
 def test_an_empty_flag_wins_over_the_variable(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:

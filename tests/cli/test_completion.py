@@ -83,7 +83,7 @@ LINES = [*PLACES, *ONLY_OPTIONS]
 
 DESCRIPTIONS = {
     "client": "beside the service: makes it reachable at the server",
-    "--caddy-srv-name": "Caddy's name for its server (comes later)",
+    "--token": "let in only clients that know it; better set as GNAR_TOKEN",
     "--config": "read settings and [[proxys]] from a TOML file; flags win",
 }
 
