@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gnar_lib import health
+from gnar_lib import cmd, health
 from gnar_lib.config import Address
 from gnar_lib.errors import ConnError, DeadlineError, ProtocolError
 from gnar_lib.proto import Heartbeat, Login, ProxyReq, Welcome, to_frame
@@ -193,3 +193,30 @@ def test_the_addresses_of_a_name_are_tried_one_after_the_other(monkeypatch: pyte
         addresses.pop()
         with pytest.raises(ConnError, match=r"^no answer from three:1: Connection refused$"):
             health.check(Address("three", 1), WAIT_S)
+
+
+def test_a_link_local_address_is_dialled_on_its_own_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = ("fe80::1", 8910, 0, 7)  # the last number is that of the interface
+    dialled = []
+
+    def look_up(host: str, *_: Any, **_options: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", address if "%" in host else (host, 8910, 0, 0))]
+
+    class Dials(socket.socket):
+        def connect(self, where: Any) -> None:
+            dialled.append(where)
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "socket", Dials)
+    with pytest.raises(ConnError, match="Connection refused"):
+        health.check(Address("fe80::1%eth0", 8910), SHORT_S)
+    assert dialled == [address]
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "1e9", "0", "0.05", "x"])
+def test_a_timeout_out_of_bounds_is_refused_with_both_bounds(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cmd.main(["health", f"--timeout={text}"]) == 2
+    assert capsys.readouterr().err == f"gnar: --timeout: '{text}': expected seconds from 0.1 to 86400\n"

@@ -16,7 +16,7 @@ from gnar_lib.auth.session import Session, mac, same, waiting_id
 from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
-from gnar_lib.proto.numbers import FEATURES
+from gnar_lib.proto.numbers import FEATURES, NONCE_BYTES
 
 MD5_WINDOW_S = 15 * 60  # how far a Go client's clock may be off, either way
 VERSION = f"gnar-py/{__version__}"
@@ -40,7 +40,7 @@ class ClientLogin:
         self.client_id = client_id
         self.proves = bool(token) and kind == HMAC  # without a token there is nothing to prove
         self._clock = clock
-        self._nonce = secrets.token_hex(32)
+        self._nonce = secrets.token_hex(NONCE_BYTES)
         self._server_nonce = ""
 
     def message(self) -> Login:
@@ -99,7 +99,7 @@ class ServerLogin:
         self._token = token
         self._policy = policy
         self._clock = clock
-        self._nonce = secrets.token_hex(32)
+        self._nonce = secrets.token_hex(NONCE_BYTES)
 
     def check(self) -> None:
         """Check what the Login alone can tell; `AuthError` says why it is refused, without the token."""

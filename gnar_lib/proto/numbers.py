@@ -8,6 +8,7 @@ HEARTBEAT_S = 1.0  # each end of gnar's own, and the Go server, sends a Heartbea
 SILENCE_S = 10.0  # a peer that has sent nothing for so long is given up
 LOGIN_DEADLINE_S = 10.0  # for all that comes before a connection, or a stream, has said what it is for
 MAX_LOGIN_BYTES = 4096  # of each of those messages
+NONCE_BYTES = 32  # of the random number that each end contributes to a login
 
 # ---- data connections that wait for a user -----------------------------------------------------------------
 
