@@ -1,4 +1,4 @@
-"""What `--version --verbose` shows: where this gnar came from, what it is made of, what it runs on."""
+"""The text of `--version --verbose`: the system, where gnar is, and the packages and platforms in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from gnar_lib import __version__
 
-_SITE = Path(__file__).resolve().parent.parent
-_HOLDS = Path(__file__).with_name("holds.json")  # put there when gnar.pyz is made
+_SITE = Path(__file__).resolve().parent.parent  # the folder with gnar_lib and, in gnar.pyz, its packages
+_HOLDS = Path(__file__).with_name("holds.json")  # platforms in gnar.pyz; written when gnar.pyz is built
 
 
 def text() -> str:
-    """Return a line for each fact, with the version of gnar in front."""
+    """Return gnar's version and a line for each fact."""
     held = json.loads(_HOLDS.read_text(encoding="utf-8")) if _HOLDS.exists() else []
     facts = {"runs on": _host(), **_origin(bool(held)), "made of": ", ".join(_packages(bool(held)))}
     if held:
@@ -28,14 +28,16 @@ def text() -> str:
 
 
 def _host() -> str:
+    """Return Python, operating system and C library of this process."""
     name, release = platform.libc_ver()
-    library = f"{name} {release}" if release else ""  # musl does not tell
+    library = f"{name} {release}" if release else ""  # Python does not recognise musl
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     python = f"{platform.python_implementation()} {platform.python_version()} ({sys.executable or 'no path'})"
     return ", ".join(part for part in (python, system, library) if part)
 
 
 def _origin(is_one_file: bool) -> dict[str, str]:
+    """Return where gnar was started and, if it came as one file, where it is unpacked."""
     if not is_one_file:
         return {"is in": str(_SITE)}
     size = sum(path.stat().st_size for path in _SITE.rglob("*") if path.is_file())
@@ -43,12 +45,12 @@ def _origin(is_one_file: bool) -> dict[str, str]:
 
 
 def _packages(is_one_file: bool) -> Iterator[str]:
-    """Yield name and version of each package that gnar brings along, or else needs to be there."""
+    """Yield name and version of each package in gnar.pyz, or of each that an installed gnar requires."""
     if is_one_file:
         found = {each.metadata["Name"]: each.version for each in metadata.distributions(path=[str(_SITE)])}
         yield from (f"{name} {found[name]}" for name in sorted(found))
         return
-    with suppress(metadata.PackageNotFoundError):  # started from its sources
+    with suppress(metadata.PackageNotFoundError):  # gnar runs from its sources and is not installed
         for requirement in metadata.requires("gnar") or []:
             if "extra ==" not in requirement:
                 name = re.split(r"[^\w.-]", requirement)[0]
@@ -56,7 +58,7 @@ def _packages(is_one_file: bool) -> Iterator[str]:
 
 
 def _pythons_by_platform(held: list[str]) -> str:
-    """Return `CPython 3.11 3.12 on linux-x86_64, ...` for names such as `linux-x86_64/3.12`."""
+    """Return a text such as `CPython 3.11 3.12 on linux-x86_64` for names such as `linux-x86_64/3.12`."""
     by_platform: dict[str, list[str]] = {}
     for name in held:
         system, _, version = name.partition("/")

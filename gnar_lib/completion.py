@@ -1,6 +1,6 @@
-"""Scripts by which shells complete gnar's words, made from the texts of `--help`; runs no shell.
+"""Makes the scripts by which shells complete gnar's commands and options from the texts of `--help`.
 
-A script asks nobody while a person types: all that gnar knows stands in it.
+A script contains all commands and options, so that no gnar is started while a user types.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gnar_lib.synopsis import Command, Operand, Option, Program
 
-NAMES = ("gnar", "gnar.pyz")  # shells leave away the path in front
+NAMES = ("gnar", "gnar.pyz")  # a shell removes the path in front of a name
 
 
 def script(shell: str, program: Program) -> str:
-    """Return the script for one of `SHELLS`."""
+    """Return the script for one of `SHELLS`, ending with a newline."""
     return _SCRIPTS[shell](program)
 
 
@@ -42,7 +42,7 @@ _gnar() {{
         esac
     fi
     [[ -z $words || $word == -* ]] || options=''
-    for names in $options; do # those that are not there yet; -p,--port is one option
+    for names in $options; do # offer those that are not given yet; -p,--port is one option
         for name in ${{names//,/ }}; do
             [[ " ${{COMP_WORDS[*]:1:COMP_CWORD-1}} " != *" $name "* ]] || continue 2
         done
@@ -56,6 +56,7 @@ complete -F _gnar {names}
 
 
 def _bash(program: Program) -> str:
+    """Return the script for bash."""
     cases = [line for command in program.commands for line in _bash_command(command)]
     cases += [f"{flag}) options='{' '.join(others)}' ;;" for flag, others in program.flags.items() if others]
     return _BASH.format(
@@ -67,12 +68,12 @@ def _bash(program: Program) -> str:
 
 
 def _bash_command(command: Command) -> Iterator[str]:
-    """Yield the case of a command: what can come behind an option, otherwise its options."""
+    """Yield the lines of bash that complete a command: values behind an option, and otherwise options."""
     any_value = [name for option in command.options if _can_be_any(option) for name in option.names]
     yield f"{command.name})"
     yield "    case $before in"
     if any_value:
-        yield f"        {' | '.join(any_value)}) ;; # what only a person knows"
+        yield f"        {' | '.join(any_value)}) ;; # any value"
     for option in command.options:
         if option.choices:
             yield f"        {' | '.join(option.names)}) words='{' '.join(option.choices)}' ;;"
@@ -85,6 +86,7 @@ def _bash_command(command: Command) -> Iterator[str]:
 
 
 def _can_be_any(option: Option) -> bool:
+    """Tell whether an option has a value that no shell can complete."""
     return bool(option.value) and not option.choices and not option.takes_file
 
 
@@ -110,7 +112,7 @@ _gnar() {{
 {cases}
     esac
 }}
-# Run when it is loaded for a completion; otherwise it was read by .zshrc.
+# zsh loads this file as the function _gnar when it completes for the first time; .zshrc may read it, too.
 if [[ $funcstack[1] == _gnar ]]; then
     _gnar "$@"
 else
@@ -120,6 +122,7 @@ fi
 
 
 def _zsh(program: Program) -> str:
+    """Return the script for zsh."""
     cases = []
     for command in program.commands:
         specs = [spec for option in command.options for spec in _zsh_option(option)]
@@ -139,24 +142,30 @@ def _zsh(program: Program) -> str:
 
 
 def _zsh_option(option: Option) -> list[str]:
-    """Return the spec of each name; an option excludes its other name, and help everything."""
+    """Return what zsh's _arguments calls specs, one for each name of an option.
+
+    An option excludes its other name, and --help excludes everything else.
+    """
     others = "- : *" if "--help" in option.names else " ".join(option.names)
     text = option.text.replace("[", r"\[").replace("]", r"\]")
     action = f":{option.value}:{_zsh_action(option)}" if option.value else ""
     specs = []
     for name in option.names:
-        mark = ("=" if name.startswith("--") else "+") if option.value else ""  # the value may follow at once
+        # "=" and "+" allow the value in the same word, as in --port=1 and -p1.
+        mark = ("=" if name.startswith("--") else "+") if option.value else ""
         specs.append(_zsh_quoted(f"({others}){name}{mark}[{text}]{action}"))
     return specs
 
 
 def _zsh_action(option: Option) -> str:
+    """Return how zsh completes the value of an option; a space is for a value that no shell can complete."""
     if option.choices:
         return f"({' '.join(option.choices)})"
     return "_files" if option.takes_file else " "
 
 
 def _zsh_operand(operand: Operand) -> str:
+    """Return the spec of an operand."""
     action = f"({' '.join(operand.choices)})" if operand.choices else " "
     return _zsh_quoted(f"{'*' if operand.repeats else ''}:{operand.name}:{action}")
 
@@ -170,23 +179,23 @@ def _zsh_quoted(text: str) -> str:
 _FISH = """\
 # Completion of gnar's words for fish, made by: gnar completion fish
 
-# Prints the words between gnar and the cursor, without the one at the cursor.
+# Prints the words between gnar and the cursor, without the word at the cursor.
 function __gnar_words
     set -l words (commandline -opc)
     while set -q words[1]; and string match -q '*=*' -- $words[1]
-        set -e words[1] # a variable that is set for gnar alone
+        set -e words[1] # a variable in front of the command
     end
     test (count $words) -lt 2; or printf '%s\\n' $words[2..-1]
 end
 
-# Tells whether these are all the words so far.
+# Tells whether the arguments are all the words so far.
 function __gnar_is
     set -l words (__gnar_words)
     test "$words" = "$argv"
 end
 
-# Tells whether an option of a command (all its names) can come now: it is not there yet, or the
-# cursor is at its value.
+# Tells whether an option can come now, given the command, the option's kind and all its names: the
+# option is not given yet, or the cursor is at the option's value.
 function __gnar_wants -a command kind
     set -l words (__gnar_words)
     test "$words[1]" = $command; or return 1
@@ -204,6 +213,7 @@ end
 
 
 def _fish(program: Program) -> str:
+    """Return the script for fish."""
     lines = [
         f"complete -c $name -n __gnar_is -a {command.name} -d {_fish_quoted(command.summary)}"
         for command in program.commands
@@ -220,6 +230,7 @@ def _fish(program: Program) -> str:
 
 
 def _fish_option(command: Command, option: Option) -> str:
+    """Return the line of fish that completes an option and its value."""
     kind = "value" if option.value else "switch"
     names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
     condition = f"__gnar_wants {command.name} {kind} {' '.join(option.names)}"

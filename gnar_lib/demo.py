@@ -1,10 +1,11 @@
-"""`gnar demo`: a sample web page, a server and a client on loopback, to see the tunnel work."""
+"""`gnar demo`: starts a sample web page, a server and a client on loopback, to show a tunnel that works."""
 
 from __future__ import annotations
 
 import secrets
 import time
 import urllib.request
+from collections.abc import Callable
 
 import gevent
 from gevent.pywsgi import WSGIServer
@@ -18,10 +19,10 @@ from gnar_lib.net import listen
 from gnar_lib.server.serve import Server
 
 LOOPBACK = "127.0.0.1"
-OPEN_DEADLINE_S = 10.0
-POLL_S = 0.02
+OPEN_DEADLINE_S = 10.0  # for the tunnel to open, and for the page to arrive
+POLL_S = 0.02  # how often the demo looks whether the tunnel is open
 
-# Not by the HTTP proxy that the environment may name: it does not know this loopback.
+# Without the HTTP proxy that the environment may name: such a proxy cannot reach this loopback.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 PAGE = b"""<!doctype html>
@@ -42,20 +43,20 @@ server and a gnar client, as somebody on the internet would reach yours.</p>
 """
 
 
-def _serve_page(_environ: object, start_response: object) -> list[bytes]:
+def _serve_page(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
     """Answer every request with the sample page (a WSGI application, PEP 3333)."""
-    assert callable(start_response)  # noqa: S101  (the interface says so)
     headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(PAGE)))]
     start_response("200 OK", headers)
     return [PAGE]
 
 
 def run_demo(port: int = 0) -> int:
-    """Start everything, fetch the page through the tunnel, run until a signal; returns the exit status.
+    """Start the demo, fetch the page through the tunnel, and run until a signal; returns the exit status.
 
-    `port` is where the page is reached, 0 for any free one. Raises `PortTakenError`.
+    The page can be reached at `port`, or at a free port if that is 0. Raises `PortTakenError` for a port that
+    is taken, and `ConnError` when the tunnel does not open or the page does not come through.
     """
-    listen(LOOPBACK, port).close()  # the client would ask again and again for a port that is taken
+    listen(LOOPBACK, port).close()  # raises now; the client would ask for a taken port again and again
     stopper = Stopper()
     service = WSGIServer((LOOPBACK, 0), _serve_page, log=None)
     service.start()
@@ -77,11 +78,12 @@ def run_demo(port: int = 0) -> int:
         client.close()
         server.close()
         service.stop()
-        gevent.sleep(0)  # the greenlets that were just ended close what they hold
+        gevent.sleep(0)  # lets the greenlets that were killed close their sockets
         stopper.close()
 
 
 def _open_in_time(client: Client, stopper: Stopper) -> bool:
+    """Wait until the tunnel is open, a signal comes or the deadline passes; return whether it is open."""
     for _ in range(int(OPEN_DEADLINE_S / POLL_S)):
         if stopper.stopping or client.location("demo"):
             break
@@ -90,7 +92,7 @@ def _open_in_time(client: Client, stopper: Stopper) -> bool:
 
 
 def _fetch(where: str) -> None:
-    """Fetch the page once through the tunnel, and say how that went; raises `ConnError`."""
+    """Fetch the page through the tunnel and show how long that took; raises `ConnError`."""
     url = f"http://{where}/"
     began_s = time.perf_counter()
     try:

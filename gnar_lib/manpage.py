@@ -1,6 +1,6 @@
-"""The manual page gnar(1) in man(7)'s language, made from the texts of `--help` and from the settings.
+"""Makes the manual page gnar(1), in the language of man(7), from the texts of `--help` and the settings.
 
-The same sources give the same page: no date is in it, and nothing of the machine.
+The page contains no date and nothing of the machine, so that the same sources make the same page.
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ then end.
 A second signal ends at once.
 .TP
 .B SIGHUP
-Server and client read their file again; what is as before is not touched.
+Server and client read their file again.
+Proxies whose settings are unchanged go on.
 .TP
 .B SIGUSR1
-Log what there is: users, connections, greenlets.
+Log how many users, connections and greenlets there are.
 """
 
 _SEE_ALSO = r"""
@@ -96,7 +97,7 @@ _SEE_ALSO = r"""
 
 
 def page(program: Program) -> str:
-    """Return the page."""
+    """Return the manual page."""
     sections = {
         "NAME": [f"gnar \\- {_text(program.title.rstrip('.'))}"],
         "SYNOPSIS": _synopsis(program),
@@ -157,7 +158,7 @@ def _examples(program: Program) -> Iterator[str]:
 
 
 def _usage(usage: str) -> str:
-    """Return a line of usage: what is typed as it stands is bold, what stands for something else is not."""
+    """Return a line of usage in which words that are typed as they stand are bold."""
     typed = r"(?<![<\[\w-])(-{0,2}[a-z][a-z-]*)(?![\w>-])"
     return _hyphens(re.sub(typed, r"\\fB\1\\fP", usage))
 
@@ -168,16 +169,17 @@ def _names(option: Option) -> str:
 
 
 def _sentence(text: str) -> str:
+    """Return a text that begins with a capital letter, as `_prose` does."""
     return _prose(text[0].upper() + text[1:])
 
 
 def _prose(text: str) -> str:
-    """Return text that may be filled, in lines that are not too long for an editor."""
+    """Return a text in short lines, which roff joins."""
     return "\n".join(map(_text, textwrap.wrap(text, 70, break_long_words=False, break_on_hyphens=False)))
 
 
 def _text(line: str) -> str:
-    """Return a line as it is to be read: no character means anything to roff, `code` is bold."""
+    """Return a line in which no character has a meaning for roff, and `code` is bold."""
     escaped = _hyphens(line.replace("\\", "\\e"))
     bold = re.sub(r"`([^`]+)`", r"\\fB\1\\fP", escaped)
     return re.sub(r"^([.'])", r"\\&\1", bold)

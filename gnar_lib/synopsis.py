@@ -1,7 +1,7 @@
-"""Reads the texts of `--help` into commands, options and examples; knows no shell and no manual page.
+"""Parses the texts of `--help` into commands, options and examples; knows no shell and no manual page.
 
-A text is blocks with an empty line between them: the title, the usage, then options, commands, examples (each
-under its heading and indented) and paragraphs. What does not fit raises `ValueError` with the line.
+A text is a series of blocks with an empty line between them: first the title, then usage, options, commands,
+examples (each indented under its heading) and paragraphs. A line of another form raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TITLE = re.compile(r"gnar(?: [a-z]+)?: (\S.*)")
 _HEADING = re.compile(r"(Usage|Commands|Options|Examples?):(?: (\S.*))?")
 _OPTION = re.compile(r" {2,6}(?:(-\w), )?(--[a-z][a-z-]*)(?: ([A-Z][A-Z:_-]*))?  +(\S.*)")
 _COMMAND = re.compile(r"  ([a-z]+)  +(\S.*)")
-_CONTINUED = re.compile(r" {8,}(\S.*)")
+_CONTINUATION = re.compile(r" {8,}(\S.*)")
 _CHOICES = re.compile(r"[a-z0-9]+(?:\|[a-z0-9]+)+\b")
 _OPERAND = re.compile(r" (?:\[?<([a-z-]+)>(\.\.\.)?\]?|\(([a-z]+(?: \| [a-z]+)*)\)|\[options\])")
 _FLAGS = re.compile(r"(--[a-z-]+)((?: \[--[a-z-]+\])*)")
@@ -22,15 +22,15 @@ _FLAGS = re.compile(r"(--[a-z-]+)((?: \[--[a-z-]+\])*)")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its names, the word for its value (empty for a switch), and what it does."""
+    """An option of a command."""
 
-    names: tuple[str, ...]
-    value: str
-    text: str
+    names: tuple[str, ...]  # such as "-p", "--port"
+    value: str  # the word for the option's value, such as PORT; empty if the option has none
+    text: str  # what the option does
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that the value is one of; none where it can be any."""
+        """The words that are allowed as a value; empty if any value may be."""
         found = _CHOICES.match(self.text)
         return tuple(found[0].split("|")) if found else ()
 
@@ -42,39 +42,39 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One word behind a command: what it is, and the words that it is one of if it cannot be any."""
+    """A word behind a command that is no option."""
 
     name: str
-    choices: tuple[str, ...] = ()
-    repeats: bool = False
+    choices: tuple[str, ...] = ()  # the words that are allowed; empty if any word may be
+    repeats: bool = False  # whether several such words may follow each other
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, as its own text describes it; `summary` is its line in the list of commands."""
+    """A command, as its text describes it."""
 
     name: str
-    title: str
-    summary: str
+    title: str  # the first line of the command's own text
+    summary: str  # the line about the command in the text of `gnar --help`
     usage: str
     operands: tuple[Operand, ...]
     paragraphs: tuple[str, ...]
     options: tuple[Option, ...]
-    examples: tuple[str, ...]
+    examples: tuple[str, ...]  # command lines
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """All that can be said; `flags` are what stands in a command's place, each with what may follow it."""
+    """All command lines of gnar."""
 
     title: str
-    usage: tuple[str, ...]
-    flags: dict[str, tuple[str, ...]]
+    usage: tuple[str, ...]  # one line for each command
+    flags: dict[str, tuple[str, ...]]  # what may stand in place of a command, and the flags that may follow
     commands: tuple[Command, ...]
 
 
 def read(overview: str, texts: Mapping[str, str]) -> Program:
-    """Read the text of `gnar --help` and those of the commands, by name; raises `ValueError`."""
+    """Parse the text of `gnar --help`, and the texts of the commands by name; raises `ValueError`."""
     title, parts, _ = _split(overview)
     summaries = {found[1]: found[2] for found in _match_all(_COMMAND, parts["Commands"])}
     flags = {}
@@ -87,6 +87,7 @@ def read(overview: str, texts: Mapping[str, str]) -> Program:
 
 
 def _read_command(name: str, text: str, summary: str) -> Command:
+    """Parse the text of one command."""
     title, parts, paragraphs = _split(text)
     (usage,) = parts["Usage"]
     return Command(
@@ -102,7 +103,7 @@ def _read_command(name: str, text: str, summary: str) -> Command:
 
 
 def _split(text: str) -> tuple[str, dict[str, list[str]], list[str]]:
-    """Return the title, the lines under each heading, and the paragraphs."""
+    """Return the title of a text, the lines under each heading, and the paragraphs."""
     first, *blocks = text.strip("\n").split("\n\n")
     (title,) = _match_all(_TITLE, [first])
     parts: dict[str, list[str]] = {"Usage": [], "Commands": [], "Options": [], "Examples": []}
@@ -126,11 +127,12 @@ def _split(text: str) -> tuple[str, dict[str, list[str]], list[str]]:
 
 
 def _read_options(lines: list[str]) -> Iterator[Option]:
+    """Yield the options that the lines describe; a description may continue on further lines."""
     entries: list[str] = []
     for line in lines:
-        continued = _CONTINUED.fullmatch(line)
-        if continued and not continued[1].startswith("-") and entries:
-            entries[-1] += f" {continued[1]}"
+        continuation = _CONTINUATION.fullmatch(line)
+        if continuation and not continuation[1].startswith("-") and entries:
+            entries[-1] += f" {continuation[1]}"
         else:
             entries.append(line)
     for found in _match_all(_OPTION, entries):
@@ -138,6 +140,7 @@ def _read_options(lines: list[str]) -> Iterator[Option]:
 
 
 def _read_operands(usage: str, name: str) -> Iterator[Operand]:
+    """Yield the operands in the usage of a command."""
     rest = usage.removeprefix(f"gnar {name}")
     while rest:
         found = _OPERAND.match(rest)
@@ -151,6 +154,7 @@ def _read_operands(usage: str, name: str) -> Iterator[Operand]:
 
 
 def _match_all(pattern: re.Pattern[str], lines: list[str]) -> list[re.Match[str]]:
+    """Return the match of each line; raises `ValueError` for a line that does not match."""
     matches = []
     for line in lines:
         found = pattern.fullmatch(line)

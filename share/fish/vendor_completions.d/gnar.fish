@@ -1,22 +1,22 @@
 # Completion of gnar's words for fish, made by: gnar completion fish
 
-# Prints the words between gnar and the cursor, without the one at the cursor.
+# Prints the words between gnar and the cursor, without the word at the cursor.
 function __gnar_words
     set -l words (commandline -opc)
     while set -q words[1]; and string match -q '*=*' -- $words[1]
-        set -e words[1] # a variable that is set for gnar alone
+        set -e words[1] # a variable in front of the command
     end
     test (count $words) -lt 2; or printf '%s\n' $words[2..-1]
 end
 
-# Tells whether these are all the words so far.
+# Tells whether the arguments are all the words so far.
 function __gnar_is
     set -l words (__gnar_words)
     test "$words" = "$argv"
 end
 
-# Tells whether an option of a command (all its names) can come now: it is not there yet, or the
-# cursor is at its value.
+# Tells whether an option can come now, given the command, the option's kind and all its names: the
+# option is not given yet, or the cursor is at the option's value.
 function __gnar_wants -a command kind
     set -l words (__gnar_words)
     test "$words[1]" = $command; or return 1
