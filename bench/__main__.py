@@ -6,15 +6,15 @@
     python -m bench --only "gnar relay,haproxy" --work bulk --seconds 5
     python -m bench --peer go=./gnar-go --json bench.json --plot bench.svg
 
-The contestants run side by side and take turns, so that what else the machine does hits all of them. A table
-of medians with their spread follows, the ratios to yardsticks that do similar work, and whether gnar's
-targets are met. Figures of different runs are not comparable; ratios of one run are. A contestant that fails
-shows as failed, with its reason, and the run goes on; "!" marks a figure that lacks rounds. rathole, bore,
-frps and frpc take part where they are on the PATH.
+The contestants run side by side and take turns, so that other work of the machine affects all of them. The
+report shows medians with their spread, ratios to yardsticks that do similar work, and whether gnar reaches
+its targets. Ratios of one run can be compared; figures of different runs cannot. A contestant that fails is
+shown as failed with the reason, and the run goes on; "!" marks a figure that lacks rounds. rathole, bore,
+frps and frpc take part if they are on the PATH.
 
-Needs nginx, wrk and iperf3 as the other ends, a C compiler for UDP and the long path, haproxy and socat as
-contestants. CPU and peak memory are those of a contestant's own processes, added up; memory that processes
-share counts for each of them.
+The benchmark needs nginx, wrk and iperf3 as local services and loads, a C compiler for UDP and the long path,
+and haproxy and socat as contestants. CPU and peak memory are sums over the processes of a contestant; memory
+that processes share counts for each of them.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from bench.idle import run_idle
 from bench.longpath import run_long_path
 from bench.procs import BenchError, raise_file_limit
 from bench.results import Results
-from bench.rounds import Board, run_loopback, run_start
+from bench.rounds import Scoreboard, run_loopback, run_start
 from bench.work import WORKS
 
-OPEN_FILES = 65_536  # for all that is started; idle connections may ask for more
-MIN_ROUNDS = 5  # fewer are for trying the benchmark out
+OPEN_FILES = 65_536  # limit for every program that is started; `--idle` may ask for more
+MIN_ROUNDS = 5  # a report of fewer rounds warns the reader
 START = "start"
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     summary, _, rest = (__doc__ or "").partition("\n")
     made = argparse.ArgumentParser(
         prog="python -m bench",
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_modes(made: argparse.ArgumentParser) -> None:
-    """What is measured instead of loopback's works."""
+    """Add the options that measure something else than the works on loopback."""
     add = made.add_argument
     add(
         "--long-path",
@@ -97,13 +97,17 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
 
 
 def _words(text: str) -> list[str]:
+    """Split a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def choose(
     contestants: Sequence[Contestant], only: Sequence[str] | None, notes: list[str]
 ) -> list[Contestant]:
-    """Those that take part; what is not installed and was not asked for is noted. Raises BenchError."""
+    """Return the contestants that take part: those in `only`, or all that are installed.
+
+    Adds a note for each that is not installed. Raises BenchError for an unknown name.
+    """
     names = [contestant.name for contestant in contestants]
     unknown = [name for name in only or () if name not in names]
     if unknown:
@@ -115,8 +119,8 @@ def choose(
     return [contestant for contestant in contestants if contestant not in absent]
 
 
-def run(args: argparse.Namespace, board: Board, contestants: Sequence[Contestant]) -> None:
-    """Everything that was asked for. Raises BenchError for what is wrong with the machine."""
+def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Contestant]) -> None:
+    """Measure what the command line asks for; raises BenchError when the machine lacks something."""
     if args.long_path is not None:
         run_long_path(board, contestants, args.long_path)
     if args.idle is not None:
@@ -128,8 +132,11 @@ def run(args: argparse.Namespace, board: Board, contestants: Sequence[Contestant
         run_start(board, shlex.split(args.gnar))
 
 
-def run_and_write(args: argparse.Namespace, board: Board, contestants: Sequence[Contestant]) -> int:
-    """Measure and report; a run that is interrupted or breaks off reports what it has."""
+def run_and_write(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Contestant]) -> int:
+    """Measure, print the report and write the files; return the exit status.
+
+    An interrupted or failed run reports the figures that it has.
+    """
     status = 0
     for contestant in contestants:
         board.results.expect(contestant.name, contestant.kind)
@@ -153,10 +160,12 @@ def run_and_write(args: argparse.Namespace, board: Board, contestants: Sequence[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, then measure and report."""
+    """Run a command line and return the exit status."""
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as ^C does
-    # Where Debian keeps haproxy and nginx, for people who are not root.
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ends the programs that were started, as ^C does
+    # Debian keeps haproxy and nginx in these folders, which only root has on the PATH.
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
     notes: list[str] = []
     try:
@@ -174,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise_file_limit(OPEN_FILES)
     with tempfile.TemporaryDirectory(prefix="gnar-bench-") as folder:
         return run_and_write(
-            args, Board(args.rounds, args.seconds, Path(folder), Results(notes=notes)), chosen
+            args, Scoreboard(args.rounds, args.seconds, Path(folder), Results(notes=notes)), chosen
         )
 
 

@@ -1,4 +1,4 @@
-"""The contestants: how each is started between a user's port and a local service; knows nothing of loads."""
+"""The contestants, and how each is started between a user's port and a local service; knows no loads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from bench.procs import LOOPBACK, BenchError, Crew, Host, Proc, free_port
 
-MAX_CONNECTIONS = 20_000  # what haproxy makes room for, if it may have that many files
-FILES_SPARE = 200  # of haproxy's own
+MAX_CONNECTIONS = 20_000  # haproxy's limit, if haproxy may open enough files for them
+FILES_SPARE = 200  # files that haproxy opens besides its connections
 SOCAT_BACKLOG = 1024
-BULK_BUFFER_BYTES = 262_144  # what `socat -b` is given
-FRP_POOL = 5  # what frp's own example file sets
-BORE_CONTROL_PORT = 7835  # bore has no flag for it
+BULK_BUFFER_BYTES = 262_144  # for `socat -b`
+FRP_POOL = 5  # as in frp's own example file
+BORE_CONTROL_PORT = 7835  # fixed: bore has no flag for the control port
 RATHOLE_TOKEN = "bench"  # noqa: S105 (rathole demands one)
 
 Command = tuple[str, ...]
 
 
 class Kind(Enum):
-    """What a contestant does, and so whom it is compared with."""
+    """What a contestant does; contestants are compared with others of the same kind."""
 
     DIRECT = "direct"
     RELAY = "relay"
@@ -33,23 +33,23 @@ class Kind(Enum):
 
 
 @dataclass(slots=True)
-class Job:
-    """One contestant's start: its hosts, the local service's port, and the port at which users come."""
+class Launch:
+    """One start of a contestant: where its programs run, and which ports they use."""
 
-    crew: Crew
-    near: Host  # the user's and the server's
-    far: Host  # the client's and the local service's
+    crew: Crew  # owns the programs that are started
+    near: Host  # where users and the server are
+    far: Host  # where the client and the local service are
     proto: str  # "tcp" or "udp"
-    target: int  # the local service's port on `far`
-    port: int = field(default_factory=free_port)  # what users connect to, on `near`
-    procs: list[Proc] = field(default_factory=list)
+    target: int  # port of the local service on `far`
+    port: int = field(default_factory=free_port)  # port on `near` to which users connect
+    procs: list[Proc] = field(default_factory=list)  # the programs that were started
 
     def server(self, *argv: object, env: Mapping[str, str] | None = None) -> Proc:
-        """Start the end with the public address."""
+        """Start the server, or a relay; raises BenchError."""
         return self._start(self.near, argv, "server", env)
 
     def client(self, *argv: object, env: Mapping[str, str] | None = None) -> Proc:
-        """Start the end beside the local service."""
+        """Start the client, beside the local service; raises BenchError."""
         return self._start(self.far, argv, "client", env)
 
     def _start(self, host: Host, argv: Sequence[object], role: str, env: Mapping[str, str] | None) -> Proc:
@@ -58,39 +58,39 @@ class Job:
         return proc
 
     def file(self, name: str, text: str) -> Path:
-        """Write a configuration file for this start alone."""
+        """Write a configuration file for this start and return its path."""
         path = self.crew.folder / f"{secrets.token_hex(6)}-{name}"
         path.write_text(text)
         return path
 
 
-Starter = Callable[[Job], None]
+Starter = Callable[[Launch], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A name for the tables, and how to start what it stands for."""
+    """A program, or several together, that carry users' bytes to a local service."""
 
-    name: str
+    name: str  # in tables
     kind: Kind
     start: Starter
-    programs: Command = ()  # have to be on the PATH
-    protos: Command = ("tcp",)
-    optional: bool = False  # left out, not failed, where its programs are missing
+    programs: Command = ()  # programs that have to be on the PATH
+    protos: Command = ("tcp",)  # "tcp", "udp" or both
+    optional: bool = False  # whether the contestant is left out, and has not failed, if programs are missing
 
     def missing(self) -> list[str]:
-        """The programs that are not there."""
+        """Return the programs that are not on the PATH."""
         return [program for program in self.programs if shutil.which(program) is None]
 
 
-def start_direct(job: Job) -> None:
-    """Nothing in between: the user dials the local service."""
-    job.port = job.target
-    job.near = job.far
+def start_direct(launch: Launch) -> None:
+    """Start nothing: users connect to the local service."""
+    launch.port = launch.target
+    launch.near = launch.far
 
 
 def haproxy_config(bind: str, port: int, target_ip: str, target: int) -> str:
-    """One haproxy thread that hands TCP connections on."""
+    """Return the configuration of a haproxy with one thread that forwards TCP connections."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = min(MAX_CONNECTIONS, (files - FILES_SPARE) // 2)
     return f"""
@@ -109,106 +109,123 @@ listen bench
 """
 
 
-def start_haproxy(job: Job) -> None:
-    """One of them is what a relay can be."""
-    config = job.file("haproxy.cfg", haproxy_config(job.near.bind, job.port, job.far.ip, job.target))
-    job.server("haproxy", "-db", "-f", config)
+def start_haproxy(launch: Launch) -> None:
+    """Start one haproxy, the yardstick for a relay."""
+    config = launch.file(
+        "haproxy.cfg", haproxy_config(launch.near.bind, launch.port, launch.far.ip, launch.target)
+    )
+    launch.server("haproxy", "-db", "-f", config)
 
 
-def start_haproxy_x2(job: Job) -> None:
-    """Two in a row are what a tunnel can be."""
+def start_haproxy_x2(launch: Launch) -> None:
+    """Start two haproxys in a row, the yardstick for a tunnel."""
     middle = free_port()
-    first = job.file("haproxy.cfg", haproxy_config(job.near.bind, job.port, job.far.ip, middle))
-    second = job.file("haproxy.cfg", haproxy_config(job.far.bind, middle, "127.0.0.1", job.target))
-    job.client("haproxy", "-db", "-f", second).wait_listening(middle)
-    job.server("haproxy", "-db", "-f", first)
+    first = launch.file("haproxy.cfg", haproxy_config(launch.near.bind, launch.port, launch.far.ip, middle))
+    second = launch.file("haproxy.cfg", haproxy_config(launch.far.bind, middle, "127.0.0.1", launch.target))
+    launch.client("haproxy", "-db", "-f", second).wait_listening(middle)
+    launch.server("haproxy", "-db", "-f", first)
 
 
 def socat(*flags: object) -> Starter:
-    """The relay that gnar's replaces."""
+    """Return how to start socat with these flags."""
 
-    def start(job: Job) -> None:
-        listen = f"{job.proto.upper()}-LISTEN:{job.port},bind={job.near.ip},fork,reuseaddr"
-        if job.proto == "tcp":
+    def start(launch: Launch) -> None:
+        listen = f"{launch.proto.upper()}-LISTEN:{launch.port},bind={launch.near.ip},fork,reuseaddr"
+        if launch.proto == "tcp":
             listen += f",backlog={SOCAT_BACKLOG}"
-        job.server("socat", *flags, listen, f"{job.proto.upper()}:{job.far.ip}:{job.target}")
+        launch.server("socat", *flags, listen, f"{launch.proto.upper()}:{launch.far.ip}:{launch.target}")
 
     return start
 
 
 def gnar_relay(gnar: Command) -> Starter:
-    """The stand-alone forwarder."""
+    """Return how to start `gnar relay`."""
 
-    def start(job: Job) -> None:
-        listen, target = f"{job.near.ip}:{job.port}", f"{job.far.ip}:{job.target}"
-        job.server(*gnar, "relay", f"{job.proto}:{listen}", f"{job.proto}:{target}")
+    def start(launch: Launch) -> None:
+        listen, target = f"{launch.near.ip}:{launch.port}", f"{launch.far.ip}:{launch.target}"
+        launch.server(*gnar, "relay", f"{launch.proto}:{listen}", f"{launch.proto}:{target}")
 
     return start
 
 
 def gnar_tunnel(server: Command, client: Command, *, multiplex: bool = False, go: bool = False) -> Starter:
-    """Server and client. A Go server has no --bind, and has to be told of multiplexing."""
+    """Return how to start `gnar server` and `gnar client`.
 
-    def start(job: Job) -> None:
+    A Go server has no --bind, and needs -m to multiplex.
+    """
+
+    def start(launch: Launch) -> None:
         control = free_port()
-        flags = ["--bind", job.near.bind] if not go else ["-m"] if multiplex else []
-        job.server(*server, "server", "-p", control, *flags).wait_listening(control)
-        flags = (["-m"] if multiplex else []) + (["-y", "udp"] if job.proto == "udp" else [])
-        ports = ["-l", job.target, "-r", job.port]
-        job.client(*client, "client", "-s", f"{job.near.ip}:{control}", *ports, *flags)
+        flags = ["--bind", launch.near.bind] if not go else ["-m"] if multiplex else []
+        launch.server(*server, "server", "-p", control, *flags).wait_listening(control)
+        flags = (["-m"] if multiplex else []) + (["-y", "udp"] if launch.proto == "udp" else [])
+        ports = ["-l", launch.target, "-r", launch.port]
+        launch.client(*client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
 
     return start
 
 
-def start_rathole(job: Job) -> None:
-    """A tunnel in Rust: plain TCP between its ends, as gnar's."""
+def start_rathole(launch: Launch) -> None:
+    """Start rathole, a tunnel in Rust, with plain TCP between server and client, as gnar has."""
     control, quiet = free_port(), {"RUST_LOG": "error"}
-    service = f'type = "{job.proto}"\ntoken = "{RATHOLE_TOKEN}"\n'
+    service = f'type = "{launch.proto}"\ntoken = "{RATHOLE_TOKEN}"\n'
     server = (
-        f'[server]\nbind_addr = "{job.near.bind}:{control}"\n'
-        f'[server.services.bench]\n{service}bind_addr = "{job.near.bind}:{job.port}"\n'
+        f'[server]\nbind_addr = "{launch.near.bind}:{control}"\n'
+        f'[server.services.bench]\n{service}bind_addr = "{launch.near.bind}:{launch.port}"\n'
     )
     client = (
-        f'[client]\nremote_addr = "{job.near.ip}:{control}"\n'
-        f'[client.services.bench]\n{service}local_addr = "127.0.0.1:{job.target}"\n'
+        f'[client]\nremote_addr = "{launch.near.ip}:{control}"\n'
+        f'[client.services.bench]\n{service}local_addr = "127.0.0.1:{launch.target}"\n'
     )
-    job.server("rathole", "--server", job.file("server.toml", server), env=quiet).wait_listening(control)
-    job.client("rathole", "--client", job.file("client.toml", client), env=quiet)
+    launch.server("rathole", "--server", launch.file("server.toml", server), env=quiet).wait_listening(
+        control
+    )
+    launch.client("rathole", "--client", launch.file("client.toml", client), env=quiet)
 
 
-def start_bore(job: Job) -> None:
-    """A tunnel in Rust whose control port is fixed: on loopback it gets an address of its own instead."""
+def start_bore(launch: Launch) -> None:
+    """Start bore, a tunnel in Rust. Its control port is fixed, so each start on loopback has an address."""
     quiet = {"RUST_LOG": "error"}
-    address = job.near.ip
-    if job.near == LOOPBACK:
+    address = launch.near.ip
+    if launch.near == LOOPBACK:
         address = f"127.{1 + secrets.randbelow(250)}.{secrets.randbelow(250)}.{1 + secrets.randbelow(250)}"
-    server = job.server("bore", "server", "--bind-addr", address, "--bind-tunnels", job.near.bind, env=quiet)
+    server = launch.server(
+        "bore", "server", "--bind-addr", address, "--bind-tunnels", launch.near.bind, env=quiet
+    )
     server.wait_listening(BORE_CONTROL_PORT)
-    job.client("bore", "local", job.target, "-l", "127.0.0.1", "--to", address, "-p", job.port, env=quiet)
+    launch.client(
+        "bore", "local", launch.target, "-l", "127.0.0.1", "--to", address, "-p", launch.port, env=quiet
+    )
 
 
 def frp(*, plain: bool) -> Starter:
-    """A tunnel in Go: as it comes (multiplexed, TLS), or plain with a pool, which is its fastest."""
+    """Return how to start frp, a tunnel in Go.
 
-    def start(job: Job) -> None:
+    By default frp multiplexes and uses TLS. `plain`, without both and with a pool, is frp's fastest way.
+    """
+
+    def start(launch: Launch) -> None:
         control = free_port()
         quiet = 'log.to = "console"\nlog.level = "warn"\n'
         both = "transport.tcpMux = false\n" if plain else ""
         pool = f"transport.poolCount = {FRP_POOL}\ntransport.tls.enable = false\n" if plain else ""
-        server = f'bindAddr = "{job.near.bind}"\nbindPort = {control}\n{quiet}{both}'
+        server = f'bindAddr = "{launch.near.bind}"\nbindPort = {control}\n{quiet}{both}'
         client = (
-            f'serverAddr = "{job.near.ip}"\nserverPort = {control}\n{quiet}{both}{pool}'
-            f'[[proxies]]\nname = "bench"\ntype = "{job.proto}"\n'
-            f'localIP = "127.0.0.1"\nlocalPort = {job.target}\nremotePort = {job.port}\n'
+            f'serverAddr = "{launch.near.ip}"\nserverPort = {control}\n{quiet}{both}{pool}'
+            f'[[proxies]]\nname = "bench"\ntype = "{launch.proto}"\n'
+            f'localIP = "127.0.0.1"\nlocalPort = {launch.target}\nremotePort = {launch.port}\n'
         )
-        job.server("frps", "-c", job.file("frps.toml", server)).wait_listening(control)
-        job.client("frpc", "-c", job.file("frpc.toml", client))
+        launch.server("frps", "-c", launch.file("frps.toml", server)).wait_listening(control)
+        launch.client("frpc", "-c", launch.file("frpc.toml", client))
 
     return start
 
 
 def parse_peer(text: str) -> tuple[str, Command, Command]:
-    """NAME=COMMAND or NAME=SERVER_COMMAND,CLIENT_COMMAND. Raises BenchError."""
+    """Return name, server's and client's command of NAME=COMMAND or NAME=SERVER_COMMAND,CLIENT_COMMAND.
+
+    Raises BenchError.
+    """
     name, _, commands = text.partition("=")
     server, _, client = commands.partition(",")
     if not name or not server:
@@ -217,7 +234,7 @@ def parse_peer(text: str) -> tuple[str, Command, Command]:
 
 
 def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
-    """Everyone, in the order of the tables. Raises BenchError for a --peer that cannot be read."""
+    """Return all contestants in the order of the tables; raises BenchError for a wrong --peer."""
     ours = tuple(shlex.split(gnar))
     both = ("tcp", "udp")
     bulk = ("-b", BULK_BUFFER_BYTES)

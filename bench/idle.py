@@ -1,4 +1,4 @@
-"""Idle connections: holds thousands through each tunnel, weighs both ends, and lets one more user work."""
+"""Measures tunnels with thousands of idle connections: memory of both ends, and the delay of a user."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 from bench.contestants import Contestant, Kind
 from bench.procs import KILL_WAIT_S, LOOPBACK, MIB_KIB, BenchError, Crew, raise_file_limit
-from bench.rounds import Board, Entrant, Scene, start_contestant
+from bench.rounds import Entrant, Scoreboard, Site, start_contestant
 from bench.services import Service, Web, check_programs
-from bench.work import USER, Figures, Lane, wrk
+from bench.work import USER_PROGRAM, Figures, Route, wrk
 
-FILES_EACH = 3  # a user's socket and its way on, and one for a pipe
+FILES_EACH = 3  # of each connection in one program: two sockets, and a share of the pipes
 FILES_SPARE = 1000
-HOLD_WAIT_S = 120.0  # to open them all
-SETTLE_S = 6.0  # idle is what nobody has used for a while
+HOLD_WAIT_S = 120.0  # for all connections to be opened
+SETTLE_S = 6.0  # after which the contestants treat unused connections as idle
 METRICS = (
     "rest_server",
     "rest_client",
@@ -33,8 +33,8 @@ METRICS = (
 )
 
 
-def run_idle(board: Board, contestants: Sequence[Contestant], count: int) -> None:
-    """Hold that many idle connections through every tunnel in turn. Raises BenchError."""
+def run_idle(board: Scoreboard, contestants: Sequence[Contestant], count: int) -> None:
+    """Measure each tunnel in turn with `count` idle connections; raises BenchError."""
     check_programs("nginx", "wrk")
     needed = count * FILES_EACH + FILES_SPARE
     allowed = raise_file_limit(needed)
@@ -50,19 +50,22 @@ def run_idle(board: Board, contestants: Sequence[Contestant], count: int) -> Non
             board.attempt(contestant, METRICS, label, functools.partial(_measure, board, contestant, count))
 
 
-def _measure(board: Board, contestant: Contestant, count: int) -> Figures:
-    """One contestant, started afresh: memory of a program that has seen load before says little."""
+def _measure(board: Scoreboard, contestant: Contestant, count: int) -> Figures:
+    """Start one contestant and measure it.
+
+    A contestant is started for each round, since a program keeps memory from earlier loads.
+    """
     with Crew(board.folder) as crew:
         service: Service = Web(crew, LOOPBACK)
-        entrant = start_contestant(contestant, Scene(crew, LOOPBACK, LOOPBACK, service))
+        entrant = start_contestant(contestant, Site(crew, LOOPBACK, LOOPBACK, service))
         rest = _memory_kib(entrant)
-        _, p50_empty = wrk(entrant.lane, board.seconds, 1)
+        _, p50_empty = wrk(entrant.route, board.seconds, 1)
         before = _memory_kib(entrant)
-        with _held(entrant.lane, count) as holder:
+        with _idle_users(entrant.route, count) as holder:
             time.sleep(SETTLE_S)
             after = _memory_kib(entrant)
-            _, p50_idle = wrk(entrant.lane, board.seconds, 1)
-            lost = _let_go(holder)
+            _, p50_idle = wrk(entrant.route, board.seconds, 1)
+            lost = _close_users(holder)
     figures = {f"rest_{role}": kib / MIB_KIB for role, kib in rest.items()}
     figures |= {f"idle_{role}": (after[role] - before[role]) / count for role in rest}
     return figures | {
@@ -74,19 +77,20 @@ def _measure(board: Board, contestant: Contestant, count: int) -> Figures:
 
 
 def _memory_kib(entrant: Entrant) -> dict[str, int]:
-    entrant.lane.check_alive()
+    """Return the memory of server and client; raises BenchError if one of them has ended."""
+    entrant.route.check_alive()
     kib = {"server": 0, "client": 0}
-    for proc in entrant.job.procs:
+    for proc in entrant.launch.procs:
         kib[proc.role] += proc.pss_kib()
     return kib
 
 
 @contextmanager
-def _held(lane: Lane, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Idle users, from when all of them are connected until `_let_go`. Raises BenchError."""
-    argv = [sys.executable, USER, "hold", lane.ip, lane.port, count]
+def _idle_users(route: Route, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold `count` idle users; the block begins when all are connected. Raises BenchError."""
+    argv = [sys.executable, USER_PROGRAM, "hold", route.ip, route.port, count]
     pipe = subprocess.PIPE
-    with lane.host.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as holder:
+    with route.host.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as holder:
         try:
             _answer(holder, HOLD_WAIT_S)
             yield holder
@@ -94,15 +98,15 @@ def _held(lane: Lane, count: int) -> Iterator[subprocess.Popen[bytes]]:
             holder.kill()
 
 
-def _let_go(holder: subprocess.Popen[bytes]) -> float:
-    """Close the users' connections; how many were closed before."""
+def _close_users(holder: subprocess.Popen[bytes]) -> float:
+    """Close the users' connections; return how many had been closed by the other side."""
     if holder.stdin:
         holder.stdin.close()
     return float(_answer(holder, KILL_WAIT_S)["lost"])
 
 
 def _answer(holder: subprocess.Popen[bytes], timeout_s: float) -> dict[str, float]:
-    """One line of user.py's. Raises BenchError with its error, or when it takes too long."""
+    """Return the next line of user.py; raises BenchError with user.py's error, or after `timeout_s`."""
     if not holder.stdout or not holder.stderr:
         raise BenchError("user.py was started without pipes")
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""The long path: the contestants between two hosts, and what a user there waits for; knows no table."""
+"""Measures what users notice of a long path between two hosts; knows no table."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 from bench.contestants import Contestant, Kind
 from bench.procs import BenchError, Crew, Host
-from bench.rounds import Board, Scene, start_all
+from bench.rounds import Scoreboard, Site, start_all
 from bench.services import Iperf, Service, Web, check_programs
 from bench.wan import wan
-from bench.work import SLACK_S, Figures, Lane, ask_user, iperf3, whole
+from bench.work import SLACK_S, Figures, Route, ask_user, iperf3, whole_seconds
 
 FULL_LINK_MBIT = 50
-BULK_S = 5.0  # at least: a stream takes a second or two to find its rate
-TARGETS_MS = 50  # the round trip that gnar's targets are for
-FIRST_USERS = 5  # one after the other, in each round
-TOGETHER_USERS = 20
-WAITS_S = 30.0  # what user.py may take in all
+BULK_S = 5.0  # least duration: TCP takes a second or two to reach its rate
+TARGETS_MS = 50  # the round trip for which gnar has targets
+FIRST_USERS = 5  # users one after the other, in each round
+TOGETHER_USERS = 20  # users at the same time
+WAITS_S = 30.0  # deadline of user.py
 
 
-def run_long_path(board: Board, contestants: Sequence[Contestant], round_trip_ms: float) -> None:
-    """Measure every tunnel over a link with that round trip. Raises BenchError where there can be none."""
+def run_long_path(board: Scoreboard, contestants: Sequence[Contestant], round_trip_ms: float) -> None:
+    """Measure every tunnel over a link with that round trip; raises BenchError if no link can be made."""
     check_programs("nginx", "iperf3")
     if round_trip_ms != TARGETS_MS:
         board.results.notes.append(f"gnar's targets for a long path are for one of {TARGETS_MS} ms")
@@ -35,64 +35,66 @@ def run_long_path(board: Board, contestants: Sequence[Contestant], round_trip_ms
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is measured with one local service on one link."""
+    """The measurements with one local service on one link."""
 
     title: str
     service: Callable[[Crew, Host], Service]
-    rate_mbit: float
-    works: tuple[tuple[tuple[str, ...], Callable[[Lane, float], Figures]], ...]
+    rate_mbit: float  # of the link; 0 is no limit
+    works: tuple[tuple[tuple[str, ...], Callable[[Route, float], Figures]], ...]  # metrics, and what measures
 
 
 def _run_stage(
-    board: Board, contestants: Sequence[Contestant], stage: Stage, hosts: tuple[Host, Host]
+    board: Scoreboard, contestants: Sequence[Contestant], stage: Stage, hosts: tuple[Host, Host]
 ) -> None:
+    """Start the contestants between two hosts, and measure them in turns."""
     with Crew(board.folder) as crew:
         board.progress.say(f"long path: starting the contestants of {stage.title}")
         service = stage.service(crew, hosts[1])
         metrics = [metric for keys, _ in stage.works for metric in keys]
-        entrants = start_all(board, Scene(crew, *hosts, service), contestants, metrics)
+        entrants = start_all(board, Site(crew, *hosts, service), contestants, metrics)
         board.progress.expect(board.rounds * len(entrants) * len(stage.works))
         for label, entrant in board.turns(entrants):
             for keys, work in stage.works:
-                measure = functools.partial(work, entrant.lane, board.seconds)
+                measure = functools.partial(work, entrant.route, board.seconds)
                 if not board.attempt(entrant.contestant, keys, f"{label}, {stage.title}", measure):
                     service.restart()
 
 
-def _times(lane: Lane, what: str) -> float:
-    times = ask_user(lane, what, FIRST_USERS, timeout=WAITS_S)["ms"]
+def _median_ms(route: Route, what: str) -> float:
+    """Return the median of the times that user.py measures; raises BenchError."""
+    times = ask_user(route, what, FIRST_USERS, timeout=WAITS_S)["ms"]
     if not isinstance(times, list):
         raise BenchError(f"user.py {what} gave no list of times")
     return statistics.median(map(float, times))
 
 
-def first(lane: Lane, _: float) -> Figures:
-    """Users who come alone."""
-    return {"first": _times(lane, "first")}
+def first(route: Route, _: float) -> Figures:
+    """Measure the first byte of users who come one after the other."""
+    return {"first": _median_ms(route, "first")}
 
 
-def together(lane: Lane, _: float) -> Figures:
-    """Users who come in the same moment."""
-    answer = ask_user(lane, "together", TOGETHER_USERS, timeout=WAITS_S)
+def together(route: Route, _: float) -> Figures:
+    """Measure the first bytes of users who come at the same time."""
+    answer = ask_user(route, "together", TOGETHER_USERS, timeout=WAITS_S)
     return {"together": float(str(answer["ms"]))}
 
 
-def busy(lane: Lane, _: float) -> Figures:
-    """Users who come while another one downloads."""
-    return {"busy": _times(lane, "busy")}
+def busy(route: Route, _: float) -> Figures:
+    """Measure the first byte of users who come while another user downloads."""
+    return {"busy": _median_ms(route, "busy")}
 
 
-def full(lane: Lane, _: float) -> Figures:
-    """The same on a link that the download fills."""
-    return {"full": _times(lane, "busy")}
+def full(route: Route, _: float) -> Figures:
+    """Measure as `busy` does, on a link that the download fills."""
+    return {"full": _median_ms(route, "busy")}
 
 
-def bulk(lane: Lane, seconds: float) -> Figures:
-    """One stream each way."""
+def bulk(route: Route, seconds: float) -> Figures:
+    """Measure one bulk transfer in each direction."""
     seconds = max(seconds, BULK_S)
     figures = {}
     for direction, flags in (("long_up", ()), ("long_down", ("-R",))):
-        bits_per_s, _ = iperf3(lane, "-t", whole(seconds), *flags, timeout=seconds + SLACK_S)
+        bits_per_s, _ = iperf3(route, "-t", whole_seconds(seconds), *flags, timeout=seconds + SLACK_S)
         figures[direction] = bits_per_s / 1e6
     return figures
 

@@ -1,4 +1,4 @@
-"""What is measured, who is compared with whom, and what gnar has to reach: tables, nothing that measures."""
+"""Tables of the metrics, of the comparisons between contestants, and of gnar's targets; measures nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from bench.contestants import Kind
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One column."""
+    """A column of a table."""
 
     key: str
-    section: str  # the table it stands in
-    title: str
+    section: str  # title of the table
+    title: str  # of the column
     unit: str
     more_is_better: bool = False
-    worst_counts: bool = False  # the report quotes the worst round instead of the median
+    worst_counts: bool = False  # whether the report shows the worst round, not the median
 
     @property
     def best_first(self) -> str:
-        """Say which way is better, for people."""
+        """Which figures are better, in words."""
         return "more is better" if self.more_is_better else "less is better"
 
 
@@ -63,7 +63,7 @@ METRICS = {
     )
 }
 
-# Whom a contestant of each kind is compared with; of several in one entry, the better one.
+# The yardsticks of each kind, by table. An entry of several names stands for the better of them.
 COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
     TCP: {
         Kind.RELAY: (("haproxy",), ("socat",), ("socat -b 262144",)),
@@ -77,19 +77,20 @@ COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bound on a metric of one contestant: on its ratio to the best of `against`, or on the value."""
+    """A bound on a metric of one contestant."""
 
     contestant: str
-    against: tuple[str, ...]
+    against: tuple[str, ...]  # the bound is on the ratio to the best of these; empty: on the figure itself
     metric: str
-    bound: float  # at least, where more is better; at most, where less is
+    bound: float  # the least figure if more is better, else the greatest
 
     def is_met(self, figure: float) -> bool:
-        """Whether a ratio or value is within the bound."""
+        """Tell whether a ratio or figure is within the bound."""
         return figure >= self.bound if METRICS[self.metric].more_is_better else figure <= self.bound
 
 
 def _targets(contestant: str, against: tuple[str, ...], **bounds: float) -> list[Target]:
+    """Return a target for each bound, named by its metric."""
     return [Target(contestant, against, metric, bound) for metric, bound in bounds.items()]
 
 

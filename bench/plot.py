@@ -1,4 +1,4 @@
-"""The bar chart: one panel per metric, SVG made by hand; its colours can be read on light and dark pages."""
+"""Draws the bar chart as SVG, one panel per metric, in colours for light and dark pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FONT = "font-family='system-ui, sans-serif'"
 
 
 def draw(results: Results) -> str:
-    """The whole chart."""
+    """Return the chart."""
     parts, y = [], MARGIN
     for section, columns in sections(results):
         parts.append(_text(MARGIN, y + 16, section, font_size=17, font_weight="bold"))
@@ -35,10 +35,12 @@ def draw(results: Results) -> str:
 
 
 def _is_tried(row: Row, metric: Metric) -> bool:
+    """Tell whether a contestant has a figure of this metric, or failed."""
     return metric.key in row.values or metric.key in row.failures
 
 
 def _panel(metric: Metric, rows: Sequence[tuple[str, Row]], y: int) -> Iterator[str]:
+    """Yield the elements of one metric's panel, whose top is at `y`."""
     unit = f", {metric.unit}" if metric.unit else ""
     yield _text(MARGIN, y + 20, f"{metric.title}{unit}", font_size=14, font_weight="bold")
     yield _text(WIDTH - MARGIN, y + 20, metric.best_first, font_size=12, fill=QUIET, text_anchor="end")
@@ -49,7 +51,7 @@ def _panel(metric: Metric, rows: Sequence[tuple[str, Row]], y: int) -> Iterator[
 
 
 def _bar(metric: Metric, name: str, row: Row, y: int, scale: float) -> Iterator[str]:
-    """One contestant: its figure as a bar, the range of its rounds as a line across the end."""
+    """Yield the elements of one contestant: a bar for the figure, and a line for the range of the rounds."""
     x, middle = MARGIN + NAMES_WIDTH, y + BAR / 2
     ours = name.startswith("gnar")
     yield _text(x - 8, y + 13, name, text_anchor="end", font_weight="bold" if ours else "normal")
@@ -66,7 +68,7 @@ def _bar(metric: Metric, name: str, row: Row, y: int, scale: float) -> Iterator[
 
 
 def _text(x: float, y: float, words: str, **attributes: object) -> str:
-    """Words at a place; attributes are SVG's, with underscores."""
+    """Return a text element; the attributes are SVG's, with underscores for hyphens."""
     merged = {"font_size": 13, "fill": TEXT, **attributes}
     written = " ".join(f"{key.replace('_', '-')}='{value}'" for key, value in merged.items())
     return f"<text x='{x:.1f}' y='{y:.1f}' {written}>{escape(words)}</text>"

@@ -1,4 +1,4 @@
-"""Programs under measurement: starts, weighs and ends them on a host; knows nothing of what they do."""
+"""Starts programs on a host, measures their memory and processor time, and ends them; knows no contestant."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-TERM_WAIT_S = 2.0  # what a program gets to end by itself
-KILL_WAIT_S = 5.0
+TERM_WAIT_S = 2.0  # between SIGTERM and SIGKILL
+KILL_WAIT_S = 5.0  # for a killed program to be gone
 POLL_S = 0.02
-LISTEN_WAIT_S = 10.0
-SAMPLE_S = 0.5  # how often memory is looked at while a measurement runs
-LAST_WORDS_CHARS = 160
+LISTEN_WAIT_S = 10.0  # for a started program to listen
+SAMPLE_S = 0.5  # how often memory is measured while a measurement runs
+LAST_LINE_CHARS = 160  # of a program's output in an error
 MIB_KIB = 1024
 LOWEST_PORT = 12000
 HIGHEST_PORT = 60000
-LISTENING = "0A"  # the state's number in /proc/net/tcp
+LISTENING = "0A"  # number of the state in /proc/net/tcp
 
 
 class BenchError(Exception):
-    """A contestant, a measurement or the machine failed; the text says why, for a person."""
+    """A contestant, a measurement or the machine failed; the text is one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where programs run: this machine's loopback, or a network namespace."""
+    """A place where programs run: this machine's loopback, or a network namespace."""
 
     name: str
-    ip: str  # how others reach it
-    bind: str  # where its servers listen
-    prefix: tuple[str, ...] = ()  # what goes in front of a command line
+    ip: str  # address at which other hosts reach this one
+    bind: str  # address on which servers here listen
+    prefix: tuple[str, ...] = ()  # words in front of each command line
 
     def popen(self, argv: Sequence[object], **kw: Any) -> subprocess.Popen[bytes]:
-        """Start a program here; everything else is as for `subprocess.Popen`."""
+        """Start a program here; the keywords are those of `subprocess.Popen`."""
         return subprocess.Popen([*self.prefix, *map(str, argv)], **kw)
 
     def run(
         self, argv: Sequence[object], *, timeout: float = 30.0, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program here to its end. Raises BenchError when it takes too long or (with check) fails."""
+        """Run a program here until it ends.
+
+        Raises BenchError when the program takes longer than `timeout` seconds, and, with `check`, when its
+        exit status is not 0.
+        """
         command = [*self.prefix, *map(str, argv)]
         try:
             done = subprocess.run(
@@ -75,13 +79,13 @@ LOOPBACK = Host("loopback", "127.0.0.1", "127.0.0.1")
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, shortened."""
+    """Return the last line that is not empty, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][-LAST_WORDS_CHARS:] if lines else ""
+    return lines[-1][-LAST_LINE_CHARS:] if lines else ""
 
 
 def compile_c(source: Path, folder: Path) -> Path:
-    """Compile one C file into a folder. Raises BenchError without a compiler."""
+    """Compile one C file into a folder and return the program; raises BenchError without a compiler."""
     compiler = os.environ.get("CC", "cc")
     if shutil.which(compiler) is None:
         raise BenchError(f"no C compiler ({compiler}); Debian's package is called gcc")
@@ -94,10 +98,10 @@ _ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nothing uses, TCP or UDP, and that is given to nobody twice.
+    """Return a port that no TCP or UDP socket uses, and that was never returned before.
 
-    It lies below the range from which the system takes ports for outgoing connections: thousands of them a
-    second would soon sit on one that a contestant has yet to listen on.
+    The port is below the range from which the system takes ports for outgoing connections: one of thousands
+    of connections could otherwise take the port before a contestant listens on it.
     """
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     top = ephemeral if ephemeral > LOWEST_PORT + 1000 else HIGHEST_PORT
@@ -119,11 +123,11 @@ def _is_free(port: int) -> bool:
 
 
 def raise_file_limit(wanted: int) -> int:
-    """Allow this process and its children that many open files, or as many as may be; returns the limit."""
+    """Allow this process and its children `wanted` open files, or as many as possible; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return soft
-    with contextlib.suppress(ValueError, OSError):  # more than the hard limit takes privileges
+    with contextlib.suppress(ValueError, OSError):  # only root may raise the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
         return wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -131,12 +135,12 @@ def raise_file_limit(wanted: int) -> int:
 
 
 def _session_stats(session: int) -> dict[int, list[str]]:
-    """Every process of a session: its fields in /proc/PID/stat from the third (the state) on."""
+    """Return the processes of a session, each with its fields in /proc/PID/stat from the third (state) on."""
     found = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
                 found[int(entry.name)] = fields
@@ -144,6 +148,7 @@ def _session_stats(session: int) -> dict[int, list[str]]:
 
 
 def _status_kib(pid: int, file: str, key: str) -> int:
+    """Return the value of a line in a file of /proc/PID, or 0 if there is none."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
             if line.startswith(key + ":"):
@@ -153,13 +158,17 @@ def _status_kib(pid: int, file: str, key: str) -> int:
 
 @dataclass
 class Proc:
-    """One started program in a session of its own, so that its children are found and end with it."""
+    """A program that was started, with its children.
+
+    The program runs in a session of its own, by which its children are found. The constructor starts it and
+    raises BenchError if that fails; `stop` ends it.
+    """
 
     host: Host
     argv: Sequence[object]
-    log: Path
-    role: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
+    log: Path  # gets what the program prints
+    role: str = ""  # such as "server"; names the program in errors
+    env: Mapping[str, str] = field(default_factory=dict)  # variables besides those of this process
 
     def __post_init__(self) -> None:
         with self.log.open("wb") as out:
@@ -176,18 +185,18 @@ class Proc:
                 raise BenchError(f"{self.argv[0]}: {exc.strerror}") from exc
 
     def check_alive(self) -> None:
-        """Raise BenchError with the program's last words if it has ended."""
+        """Raise BenchError with the last line that the program printed, if the program has ended."""
         if self._ended():
             said = last_line(self.log.read_text(errors="replace")) or "nothing said"
             raise BenchError(f"{self.role or self.argv[0]} ended: {said}")
 
     def _ended(self) -> bool:
-        # Without reaping it: while it is a zombie, its number cannot become another session's.
+        # WNOWAIT leaves a zombie, so that no other session gets the same number.
         flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
         return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
 
     def stop(self) -> None:
-        """End it and its children: asked first, then killed."""
+        """End the program and its children, by SIGTERM first and then by SIGKILL."""
         if self._popen.returncode is not None:
             return
         os.killpg(self._popen.pid, signal.SIGTERM)
@@ -198,7 +207,7 @@ class Proc:
         self._popen.wait(KILL_WAIT_S)
 
     def wait_listening(self, port: int) -> None:
-        """Wait until a TCP port of its host listens, without connecting to it. Raises BenchError."""
+        """Wait until somebody listens on a TCP port of the host, without connecting; raises BenchError."""
         end = time.monotonic() + LISTEN_WAIT_S
         while time.monotonic() < end:
             self.check_alive()
@@ -209,7 +218,7 @@ class Proc:
         raise BenchError(f"{who} did not listen on port {port} in {LISTEN_WAIT_S:.0f} s")
 
     def _listens(self, port: int) -> bool:
-        for table in ("tcp", "tcp6"):  # of the program's own namespace
+        for table in ("tcp", "tcp6"):  # in the network namespace of the program
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{self._popen.pid}/net/{table}").read_text().splitlines()[1:]:
                     fields = line.split()
@@ -218,16 +227,19 @@ class Proc:
         return False
 
     def cpu_seconds(self) -> float:
-        """Processor time of the program and its children, those that ended included."""
+        """Return the processor time of the program and all its children so far."""
         ticks = sum(int(n) for fields in _session_stats(self._popen.pid).values() for n in fields[11:15])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def peak_kib(self) -> int:
-        """The most memory that each of its living processes ever had resident, added up (VmHWM)."""
+        """Return the sum of the peak resident memory (VmHWM) of each process that is running now."""
         return sum(_status_kib(pid, "status", "VmHWM") for pid in _session_stats(self._popen.pid))
 
     def pss_kib(self) -> int:
-        """Memory now, shared pages divided among their users; resident memory where that is not told."""
+        """Return the memory now, with shared pages divided among their users (PSS).
+
+        That is resident memory where the kernel does not tell PSS.
+        """
         return sum(
             _status_kib(pid, "smaps_rollup", "Pss") or _status_kib(pid, "status", "VmRSS")
             for pid in _session_stats(self._popen.pid)
@@ -235,7 +247,7 @@ class Proc:
 
 
 class Crew:
-    """Owns every program of one stage: leaving the `with` block ends them all, however it is left."""
+    """Owns programs: leaving the `with` block ends them all, also after an error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -244,14 +256,14 @@ class Crew:
     def start(
         self, host: Host, argv: Sequence[object], *, role: str = "", env: Mapping[str, str] | None = None
     ) -> Proc:
-        """Start a program on a host; what it prints goes to a file. Raises BenchError."""
+        """Start a program on a host, with its output in a file; raises BenchError."""
         log = self.folder / f"log-{secrets.token_hex(6)}"
         proc = Proc(host, argv, log, role, env or {})
         self._procs.append(proc)
         return proc
 
     def stop(self, procs: Iterable[Proc]) -> None:
-        """End some of them before the rest."""
+        """End some of the programs now."""
         for proc in list(procs):
             proc.stop()
             self._procs.remove(proc)
@@ -262,7 +274,7 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A second ^C must not leave the rest running.
+        # A second ^C must not leave programs running.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
         try:
             with contextlib.ExitStack() as stack:
@@ -278,7 +290,10 @@ def _is_main_thread() -> bool:
 
 
 class Usage:
-    """What programs use while a `with` block runs: `cpu_seconds`; `peak_mib` since they were started."""
+    """Measures programs during a `with` block.
+
+    `cpu_seconds` is their processor time in the block, `peak_mib` their peak memory since they were started.
+    """
 
     def __init__(self, procs: Sequence[Proc]) -> None:
         self._procs = procs
@@ -298,16 +313,16 @@ class Usage:
     ) -> None:
         self._done.set()
         self._sampler.join(KILL_WAIT_S)
-        self._look()
+        self._note_peak()
         self.cpu_seconds = self._cpu() - self._before
 
     def _cpu(self) -> float:
         return sum(proc.cpu_seconds() for proc in self._procs)
 
     def _sample(self) -> None:
-        # Children that serve one connection each are gone when the measurement is over.
+        # Sampled during the block: a child that serves one connection is gone at the end of the block.
         while not self._done.wait(SAMPLE_S):
-            self._look()
+            self._note_peak()
 
-    def _look(self) -> None:
+    def _note_peak(self) -> None:
         self.peak_mib = max(self.peak_mib, sum(proc.peak_kib() for proc in self._procs) / MIB_KIB)

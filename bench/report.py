@@ -1,4 +1,4 @@
-"""The report: tables, ratios and targets as text, and the same as JSON; starts nothing."""
+"""Makes the report of tables, ratios and targets, as text and as JSON; measures nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERSION_ARGUMENTS = {
 
 
 def sections(results: Results) -> Iterator[tuple[str, list[Metric]]]:
-    """Every table of which anything was tried, and its columns."""
+    """Yield title and columns of each table that has figures or failures."""
     tried = {key for row in results.rows.values() for key in (*row.values, *row.failures)}
     for section in dict.fromkeys(metric.section for metric in METRICS.values()):
         columns = [metric for key, metric in METRICS.items() if metric.section == section and key in tried]
@@ -39,7 +39,7 @@ def sections(results: Results) -> Iterator[tuple[str, list[Metric]]]:
 
 
 def cell(row: Row, metric: Metric) -> str:
-    """Figure and spread; "failed" instead of a figure that is not there, "!" after one that lacks rounds."""
+    """Return figure and spread as text; "failed" for no figure, and "!" behind a figure that lacks rounds."""
     figure, spread = row.figure(metric.key), row.spread(metric.key)
     if figure is None:
         return "failed" if metric.key in row.failures else ""
@@ -48,7 +48,7 @@ def cell(row: Row, metric: Metric) -> str:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, in Markdown."""
+    """Return a Markdown table with aligned columns; the first line is the head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
     shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -56,7 +56,7 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def figures_table(results: Results, columns: Sequence[Metric]) -> str:
-    """One section's medians."""
+    """Return the table of one section's figures."""
     head = [f"{metric.title}{', ' + metric.unit if metric.unit else ''}" for metric in columns]
     lines = [["", *head]]
     for name, row in results.rows.items():
@@ -67,7 +67,7 @@ def figures_table(results: Results, columns: Sequence[Metric]) -> str:
 
 
 def best(results: Results, names: Sequence[str], metric: Metric) -> float | None:
-    """The best figure of several contestants, leaving out those that have none."""
+    """Return the best figure of several contestants; None if none of them has one."""
     rows = [results.rows[name] for name in names if name in results.rows]
     figures = [figure for row in rows if (figure := row.figure(metric.key)) is not None]
     if not figures:
@@ -76,7 +76,7 @@ def best(results: Results, names: Sequence[str], metric: Metric) -> float | None
 
 
 def ratio(results: Results, name: str, against: Sequence[str], metric: Metric) -> float | None:
-    """A contestant's figure over the best of the others; None where either is missing."""
+    """Return a contestant's figure divided by the best of the others; None if one of the two is missing."""
     own = results.rows[name].figure(metric.key) if name in results.rows else None
     other = best(results, against, metric)
     return own / other if own is not None and other else None
@@ -84,15 +84,15 @@ def ratio(results: Results, name: str, against: Sequence[str], metric: Metric) -
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ratio:
-    """One row of the table of ratios."""
+    """A row of the table of ratios."""
 
-    name: str
-    against: tuple[str, ...]
-    figures: dict[str, float]
+    name: str  # of the contestant
+    against: tuple[str, ...]  # the yardsticks
+    figures: dict[str, float]  # ratio by metric
 
 
 def ratios(results: Results, section: str, columns: Sequence[Metric]) -> list[Ratio]:
-    """Every contestant of a section against the yardsticks of its kind."""
+    """Return the ratios of every contestant of a section to the yardsticks of its kind."""
     found = []
     for name, row in results.rows.items():
         for against in COMPARISONS.get(section, {}).get(row.kind, ()):
@@ -104,7 +104,7 @@ def ratios(results: Results, section: str, columns: Sequence[Metric]) -> list[Ra
 
 
 def ratios_table(rows: Sequence[Ratio], columns: Sequence[Metric]) -> str:
-    """Ratios as text; where more is better, more than 1 is ahead."""
+    """Return the table of ratios."""
     lines = [["ratio", *(metric.title for metric in columns)]]
     for row in rows:
         cells = [f"{row.figures[metric.key]:.2f}" if metric.key in row.figures else "" for metric in columns]
@@ -113,20 +113,20 @@ def ratios_table(rows: Sequence[Ratio], columns: Sequence[Metric]) -> str:
 
 
 def versus(against: Sequence[str]) -> str:
-    """Name the yardsticks of a ratio."""
+    """Return the names of a ratio's yardsticks as text."""
     return against[0] if len(against) == 1 else f"the better of {' and '.join(against)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target and what became of it; there is no figure where the contestant failed."""
+    """A target, and what the contestant reached."""
 
     target: Target
-    figure: float | None
+    figure: float | None  # None if the contestant failed
 
     @property
     def is_met(self) -> bool:
-        """Whether the target is reached."""
+        """Whether the contestant has reached the target."""
         return self.figure is not None and self.target.is_met(self.figure)
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class Verdict:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Every target that this run can say something about."""
+    """Return a verdict for every target of which this run has figures or failures."""
     found = []
     for target in TARGETS:
         metric, row = METRICS[target.metric], results.rows.get(target.contestant)
@@ -157,7 +157,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def failures(results: Results) -> list[str]:
-    """Why figures or rounds are missing, one line for each reason."""
+    """Return one line for each reason why figures or rounds are missing."""
     found = []
     for name, row in results.rows.items():
         reasons: dict[str, list[str]] = {}
@@ -168,7 +168,7 @@ def failures(results: Results) -> list[str]:
 
 
 def text(results: Results) -> str:
-    """The whole report."""
+    """Return the report for people."""
     parts = []
     for section, columns in sections(results):
         parts += [f"## {section}", figures_table(results, columns)]
@@ -186,7 +186,7 @@ def text(results: Results) -> str:
 
 
 def as_json(results: Results, settings: Mapping[str, object]) -> str:
-    """The whole report, every round's figures included, for programs."""
+    """Return the report for programs, with the figures of every round."""
     whole = {
         "format": JSON_FORMAT,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -220,25 +220,27 @@ def _row_json(row: Row) -> dict[str, object]:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on; nothing that names the machine."""
+    """Return facts about the machine on which figures depend, without the machine's name."""
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "processor": _first(r"model name\s*: (.*)", Path("/proc/cpuinfo")),
+        "processor": _first_match(r"model name\s*: (.*)", Path("/proc/cpuinfo")),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory_bytes / 2**30, 1),
         "kernel": platform.release(),
-        "congestion_control": _first(r"(\w+)", Path("/proc/sys/net/ipv4/tcp_congestion_control")),
+        "congestion_control": _first_match(r"(\w+)", Path("/proc/sys/net/ipv4/tcp_congestion_control")),
         "python": platform.python_version(),
         "programs": dict(_versions()),
     }
 
 
-def _first(pattern: str, path: Path) -> str:
+def _first_match(pattern: str, path: Path) -> str:
+    """Return the first group of a pattern's first match in a file; empty if there is none."""
     found = re.search(pattern, path.read_text()) if path.exists() else None
     return found[1] if found else ""
 
 
 def _versions() -> Iterator[tuple[str, str]]:
+    """Yield name and version of each program that is on the PATH."""
     for program, argument in VERSION_ARGUMENTS.items():
         if shutil.which(program):
             done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The rounds: starts the contestants side by side and lets them take turns; knows no table."""
+"""Starts the contestants side by side and measures them in turns, round by round; knows no table."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.contestants import Contestant, Job, Kind
+from bench.contestants import Contestant, Kind, Launch
 from bench.procs import LOOPBACK, BenchError, Crew, Host
 from bench.results import Progress, Results
 from bench.services import Service, check_programs
-from bench.work import Figures, Lane, Work, wait_ready
+from bench.work import Figures, Route, Work, wait_ready
 
-MAX_FAILURES = 2  # of one kind of work; the rest of a contestant's rounds would fail as well
+MAX_FAILURES = 2  # of one work of a contestant; afterwards its other rounds are left out
 
 
 @dataclass(slots=True)
-class Board:
-    """Where rounds are written down as they happen, and what the command line says about all of them."""
+class Scoreboard:
+    """The settings of a run, and the results so far."""
 
     rounds: int
-    seconds: float  # of each measurement
-    folder: Path
+    seconds: float  # duration of each measurement
+    folder: Path  # for files of the run
     results: Results = field(default_factory=Results)
     progress: Progress = field(default_factory=Progress)
 
     def attempt(
         self, contestant: Contestant, metrics: Sequence[str], label: str, measure: Callable[[], Figures]
     ) -> bool:
-        """Measure once; a failure is written down with its reason, and the run goes on."""
+        """Measure once and keep the figures, or the reason of a failure.
+
+        Returns False if the measurement failed; the local service may then be in a bad state.
+        """
         text = f"{contestant.name}, {label}"
         if self.has_failed(contestant, metrics):
             self.progress.step(text, reason="as before, so left out")
@@ -46,17 +49,17 @@ class Board:
         return True
 
     def has_failed(self, contestant: Contestant, metrics: Sequence[str]) -> bool:
-        """Whether more rounds of this are a waste of time."""
+        """Tell whether one of the metrics has failed so often that no more rounds are measured."""
         row = self.results.rows.get(contestant.name)
         return row is not None and any(len(row.failures.get(key, ())) >= MAX_FAILURES for key in metrics)
 
     def fail(self, contestant: Contestant, metrics: Sequence[str], label: str, reason: str) -> None:
-        """Write down why there are no figures."""
+        """Keep and show the reason why there are no figures for these metrics."""
         self.results.fail(contestant.name, contestant.kind, metrics, reason)
         self.progress.step(f"{contestant.name}, {label}", reason=reason)
 
     def turns(self, entrants: Sequence[Entrant]) -> Iterator[tuple[str, Entrant]]:
-        """Every round's label and contestant; nobody always follows the same one."""
+        """Yield label and contestant of every turn; each round begins with another contestant."""
         for number in range(self.rounds):
             for turn in range(len(entrants)):
                 yield f"round {number + 1}/{self.rounds}", entrants[(number + turn) % len(entrants)]
@@ -64,87 +67,91 @@ class Board:
 
 @dataclass(slots=True)
 class Entrant:
-    """A contestant that is running, with what it had to start."""
+    """A contestant that is running."""
 
     contestant: Contestant
-    job: Job
-    lane: Lane
+    launch: Launch  # knows the programs
+    route: Route  # for users
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Where contestants are started: the two hosts, and the local service on the far one."""
+class Site:
+    """Where contestants are started."""
 
-    crew: Crew
-    near: Host
-    far: Host
+    crew: Crew  # owns the programs
+    near: Host  # of users and servers
+    far: Host  # of clients and the local service
     service: Service
 
 
-def start_contestant(contestant: Contestant, scene: Scene) -> Entrant:
-    """Start one and wait until the service answers through it. Raises BenchError, and leaves nothing then."""
+def start_contestant(contestant: Contestant, site: Site) -> Entrant:
+    """Start a contestant and wait until the local service answers through it.
+
+    Raises BenchError; then the programs of the contestant are ended.
+    """
     missing = contestant.missing()
     if missing:
         raise BenchError(f"no such program: {', '.join(missing)}")
-    service = scene.service
-    job = Job(scene.crew, scene.near, scene.far, service.proto, service.port)
+    service = site.service
+    launch = Launch(site.crew, site.near, site.far, service.proto, service.port)
     try:
-        contestant.start(job)
-        lane = Lane(scene.near, job.near.ip, job.port, job.procs, service)
-        wait_ready(lane)
+        contestant.start(launch)
+        route = Route(site.near, launch.near.ip, launch.port, launch.procs, service)
+        wait_ready(route)
     except BenchError:
-        scene.crew.stop(job.procs)
+        site.crew.stop(launch.procs)
         raise
-    return Entrant(contestant, job, lane)
+    return Entrant(contestant, launch, route)
 
 
 def start_all(
-    board: Board, scene: Scene, contestants: Sequence[Contestant], metrics: Sequence[str]
+    board: Scoreboard, site: Site, contestants: Sequence[Contestant], metrics: Sequence[str]
 ) -> list[Entrant]:
-    """Start those that can be started; for the others these metrics fail."""
+    """Start the contestants that know the service's protocol; for one that does not start, `metrics` fail."""
     entrants = []
     for contestant in contestants:
-        if scene.service.proto not in contestant.protos:
+        if site.service.proto not in contestant.protos:
             continue
         try:
-            entrants.append(start_contestant(contestant, scene))
+            entrants.append(start_contestant(contestant, site))
         except BenchError as exc:
             board.fail(contestant, metrics, "start", str(exc))
-            scene.service.restart()
+            site.service.restart()
     return entrants
 
 
-def run_loopback(board: Board, contestants: Sequence[Contestant], works: Sequence[Work]) -> None:
-    """Do all works with all contestants, one local service after the other.
+def run_loopback(board: Scoreboard, contestants: Sequence[Contestant], works: Sequence[Work]) -> None:
+    """Measure all works with all contestants, one local service after the other.
 
-    Raises BenchError for what is wrong with the machine rather than with a contestant.
+    Raises BenchError when the machine lacks something; a contestant that fails does not end the run.
     """
     check_programs(*dict.fromkeys(itertools.chain.from_iterable(work.programs for work in works)))
     for _, group in itertools.groupby(works, key=lambda work: work.service):
         _run_stage(board, contestants, list(group))
 
 
-def _run_stage(board: Board, contestants: Sequence[Contestant], works: Sequence[Work]) -> None:
+def _run_stage(board: Scoreboard, contestants: Sequence[Contestant], works: Sequence[Work]) -> None:
+    """Start one local service and the contestants, and measure the works in turns."""
     with Crew(board.folder) as crew:
         service = works[0].service(crew, LOOPBACK)
         metrics = [metric for work in works for metric in work.metrics]
         board.progress.say(f"starting the contestants of {', '.join(work.name for work in works)}")
-        entrants = start_all(board, Scene(crew, LOOPBACK, LOOPBACK, service), contestants, metrics)
+        entrants = start_all(board, Site(crew, LOOPBACK, LOOPBACK, service), contestants, metrics)
         board.progress.expect(board.rounds * len(entrants) * len(works))
         for label, entrant in board.turns(entrants):
             for work in works:
-                measure = functools.partial(_measure, entrant.lane, work, board.seconds)
+                measure = functools.partial(_measure, entrant.route, work, board.seconds)
                 if not board.attempt(entrant.contestant, work.metrics, f"{label}, {work.name}", measure):
                     service.restart()
 
 
-def _measure(lane: Lane, work: Work, seconds: float) -> Figures:
-    lane.check_alive()
-    return work.measure(lane, seconds)
+def _measure(route: Route, work: Work, seconds: float) -> Figures:
+    route.check_alive()
+    return work.measure(route, seconds)
 
 
-def run_start(board: Board, gnar: Sequence[str]) -> None:
-    """How much longer `gnar --version` takes than a Python that does nothing, warm."""
+def run_start(board: Scoreboard, gnar: Sequence[str]) -> None:
+    """Measure how much longer `gnar --version` takes than a Python that does nothing, with warm caches."""
     contestant = Contestant("gnar", Kind.DIRECT, lambda _: None)
     board.progress.expect(board.rounds)
     for number in range(board.rounds):
@@ -157,7 +164,8 @@ def _start_seconds(gnar: Sequence[str]) -> float:
 
 
 def _seconds_of(argv: Sequence[str]) -> float:
-    LOOPBACK.run(argv)  # warm
+    """Return how long a program runs, once the system has its files in memory."""
+    LOOPBACK.run(argv)
     start = time.perf_counter()
     LOOPBACK.run(argv)
     return time.perf_counter() - start

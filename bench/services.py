@@ -1,4 +1,4 @@
-"""The local services behind the contestants: a web server, an iperf3 server, an echo server for datagrams."""
+"""Starts the local services: a web server, an iperf3 server, and an echo server for datagrams."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Protocol
 
 from bench.procs import BenchError, Crew, Host, Proc, compile_c, free_port
 
-ANSWER = "ok\n"  # tiny: what is measured is the way, not the copy
-DOWNLOAD_BYTES = 1 << 36  # sparse; more than any measurement reads
+ANSWER = "ok\n"  # small, so that a measurement shows the cost of requests, not of copying
+DOWNLOAD_BYTES = 1 << 36  # size of a sparse file; no measurement reads all of it
 WEB_CONNECTIONS = 30_000
 SOURCE = Path(__file__).with_name("udpecho.c")
 
 
 class Service(Protocol):
-    """What contestants lead to."""
+    """A local service, to which contestants carry users' bytes."""
 
-    proto: str
+    proto: str  # "tcp" or "udp"
     port: int
 
     def restart(self) -> None:
-        """Make it fit for use again after a measurement that broke off."""
+        """Make the service usable again after a measurement that failed; raises BenchError."""
 
 
 @dataclass
 class Web:
-    """nginx: one worker, no log, connections that stay open for as long as anyone likes."""
+    """An nginx with one worker and no log, which never closes idle connections."""
 
     crew: Crew
     host: Host
@@ -50,7 +50,7 @@ class Web:
             f"  {kind}_temp_path {folder}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        # Without a master process there is one worker, and it keeps the user who may read the folder.
+        # Without a master process, nginx has one worker and runs as the user who may read the folder.
         return f"""
 daemon off;
 master_process off;
@@ -68,12 +68,12 @@ http {{
 """
 
     def restart(self) -> None:
-        """A web server outlives its users."""
+        """Do nothing: a failed measurement leaves the web server usable."""
 
 
 @dataclass
 class Iperf:
-    """iperf3's server; it serves one test at a time."""
+    """An iperf3 server, which serves one test at a time."""
 
     crew: Crew
     host: Host
@@ -90,14 +90,17 @@ class Iperf:
         return proc
 
     def restart(self) -> None:
-        """A test that broke off keeps it busy until a time-out of minutes."""
+        """Start a new server: a test that broke off keeps the old one busy for minutes."""
         self.crew.stop([self._proc])
         self._proc = self._start()
 
 
 @dataclass
 class Echo:
-    """Sends every datagram back; `program` is the load generator too."""
+    """A server that sends every datagram back.
+
+    `program` is the path of a program that is also the load generator.
+    """
 
     crew: Crew
     host: Host
@@ -110,12 +113,12 @@ class Echo:
         self._proc = self.crew.start(self.host, argv, role="echo server")
 
     def restart(self) -> None:
-        """It keeps nothing between datagrams."""
+        """Check that the server runs; it has no state."""
         self._proc.check_alive()
 
 
 def check_programs(*programs: str) -> None:
-    """Raise BenchError, naming Debian's packages, unless all of these are on the PATH."""
+    """Raise BenchError with the names of Debian's packages unless all programs are on the PATH."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         raise BenchError(f"not on the PATH: {', '.join(missing)}; Debian's packages have the same names")

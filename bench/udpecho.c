@@ -1,12 +1,12 @@
-/* An echo server for datagrams and its load generator, fast enough that neither is what a benchmark measures.
- * work.py compiles and starts them.
+/* An echo server for datagrams and a load generator, both much faster than what a benchmark measures with them.
+ * services.py compiles and starts the server, work.py starts the load generator.
  *
  * usage: udpecho serve ADDRESS PORT
- *        udpecho load ADDRESS PORT USERS IN_FLIGHT SECONDS   as many round trips as go through
- *        udpecho rate ADDRESS PORT USERS PER_SECOND SECONDS  a fixed number of datagrams, and what comes back
+ *        udpecho load ADDRESS PORT USERS IN_FLIGHT SECONDS   makes as many round trips as possible
+ *        udpecho rate ADDRESS PORT USERS PER_SECOND SECONDS  sends at a fixed rate and counts the answers
  *
- * A user is a socket of its own. Every datagram carries its user, its slot and a number, and is checked byte by byte
- * when it comes back: an answer that belongs to another user, or is not what was sent, counts as wrong. */
+ * Each user has its own socket. Every datagram carries its user, its slot and a number, and is checked byte by byte
+ * when it comes back: an answer that belongs to another user, or differs from what was sent, counts as wrong. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -26,12 +26,12 @@ enum {
     MAX_IN_FLIGHT = BATCH,
     SOCKET_BUFFER = 4 << 20,
     LOST_AFTER_MS = 250,
-    SWEEP_MS = 50,               /* how often waiting slots are looked at */
-    GRACE_MS = 300,              /* how long `rate` waits for stragglers */
+    SWEEP_MS = 50,               /* how often lost datagrams are looked for */
+    GRACE_MS = 300,              /* how long `rate` waits for late answers */
 };
 
 struct datagram {
-    uint64_t run; /* tells this run from an earlier one on the same address */
+    uint64_t run; /* differs from the number of an earlier run on the same address */
     uint32_t user, slot;
     uint64_t number;
     unsigned char filling[40];
@@ -50,7 +50,7 @@ struct user {
 static struct user users[MAX_USERS];
 static int user_count, in_flight;
 static uint64_t run, next_number, answered, lost, late, wrong;
-static double now_s; /* as of the last batch: a look at the clock per datagram would cost too much */
+static double now_s; /* at the last batch: reading the clock for each datagram would cost too much */
 static unsigned char *seen; /* `rate`: which numbers have come back */
 
 static double clock_s(void) {
@@ -96,7 +96,7 @@ _Noreturn static void serve(const char *host, const char *port) {
         for (int i = 0; i < n; i++) pieces[i].iov_len = batch[i].msg_len;
         for (int sent = 0; sent < n;) {
             int m = sendmmsg(fd, batch + sent, (unsigned)(n - sent), 0);
-            sent += m > 0 ? m : 1; /* one that cannot be sent is dropped */
+            sent += m > 0 ? m : 1; /* a datagram that cannot be sent is dropped */
         }
     }
 }
@@ -106,7 +106,7 @@ static void fill(struct datagram *d, uint32_t user, uint32_t slot, uint64_t numb
     memset(d->filling, (int)(user * 31 + number), sizeof d->filling);
 }
 
-/* A new datagram for each of the listed slots, in one system call. */
+/* Sends a new datagram for each of the listed slots, in one system call. */
 static void ask(uint32_t user, const uint32_t *slots, int count) {
     struct datagram asks[BATCH];
     struct iovec pieces[BATCH];
@@ -118,11 +118,11 @@ static void ask(uint32_t user, const uint32_t *slots, int count) {
         pieces[i] = (struct iovec){&asks[i], sizeof asks[i]};
         batch[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
     }
-    /* The first try may report an earlier datagram's "port unreachable"; what is not sent counts as lost in time. */
+    /* The first call may report the error of an earlier datagram. A datagram that is not sent counts as lost later. */
     if (sendmmsg(users[user].fd, batch, (unsigned)count, 0) < 0) sendmmsg(users[user].fd, batch, (unsigned)count, 0);
 }
 
-/* Whether a datagram is one that this user of this run sent; other runs' stragglers are nobody's. */
+/* Tells whether a datagram was sent by this user. Counts it as wrong if not, unless it belongs to an earlier run. */
 static int is_own(uint32_t user, const struct datagram *d, size_t length) {
     struct datagram expected;
     if (length >= sizeof d->run && d->run != run) return 0;
@@ -132,7 +132,7 @@ static int is_own(uint32_t user, const struct datagram *d, size_t length) {
     return 0;
 }
 
-/* Reads what a user has got. Fills `free_slots` with the slots that were answered and returns how many. */
+/* Reads the answers to a user. Fills `free_slots` with the slots that were answered, and returns how many. */
 static int take_answers(uint32_t user, uint32_t *free_slots, int flags) {
     struct datagram answers[BATCH];
     struct iovec pieces[BATCH];
@@ -150,7 +150,7 @@ static int take_answers(uint32_t user, uint32_t *free_slots, int flags) {
             if (d->number <= next_number && !seen[d->number]) answered++, seen[d->number] = 1;
         } else if (d->slot < (uint32_t)in_flight && users[user].slots[d->slot].number == d->number) {
             answered++;
-            users[user].slots[d->slot].number = 0; /* an answer that comes twice is late the second time */
+            users[user].slots[d->slot].number = 0; /* a second copy of the answer counts as late */
             free_slots[freed++] = d->slot;
         } else {
             late++;
@@ -185,7 +185,7 @@ static int open_users(const char *host, const char *port) {
 static void answer_round(int poll) {
     struct epoll_event events[BATCH];
     uint32_t slots[BATCH];
-    if (user_count == 1) { /* a blocking read saves the system call that would wait for it */
+    if (user_count == 1) { /* a blocking read needs no system call to wait before it */
         int freed = take_answers(0, slots, MSG_WAITFORONE);
         now_s = clock_s();
         if (freed) ask(0, slots, freed);

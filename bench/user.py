@@ -1,11 +1,14 @@
-"""The user's side of the long path and of idle connections; run on a host as a program, prints JSON lines.
+"""Plays users on a host, for the long path and idle connections; a program of its own that prints JSON lines.
 
-    user.py first IP PORT COUNT [PAUSE_S]   milliseconds to the first byte of an HTTP answer, connect included
-    user.py together IP PORT USERS          the same of many at once, until the last has its first byte
-    user.py busy IP PORT COUNT              like `first`, while one more connection downloads
-    user.py hold IP PORT COUNT              that many connections, each used once, until standard input closes
+    user.py first IP PORT COUNT [PAUSE_S]   milliseconds from connect to the first byte of an HTTP answer, of
+                                            users one after the other
+    user.py together IP PORT USERS          milliseconds until the last of many users at the same time has its
+                                            first byte
+    user.py busy IP PORT COUNT              like `first`, while another connection downloads
+    user.py hold IP PORT COUNT              opens connections, uses each once, and holds them until standard
+                                            input closes; then prints how many were lost
 
-It imports nothing of bench, so that it runs wherever a Python is.
+The program imports nothing else of bench, so that any Python can run it.
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ import threading
 import time
 
 TIMEOUT_S = 15.0
-PAUSE_S = 0.3  # between two users: a tunnel at rest has its waiting connections replaced
-WARM_UP_S = 2.0  # what a download gets to reach its speed
+PAUSE_S = 0.3  # between two users, so that a tunnel can open new waiting connections
+WARM_UP_S = 2.0  # for a download to reach its speed
 READ_BYTES = 1 << 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 DOWNLOAD = b"GET /big HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 def first_byte_ms(ip: str, port: int) -> float:
-    """One new connection, from connect to the answer's first byte."""
+    """Open a connection; return the milliseconds from connect to the first byte of the answer."""
     start = time.perf_counter()
     with socket.create_connection((ip, port), TIMEOUT_S) as conn:
         conn.sendall(REQUEST)
@@ -36,7 +39,7 @@ def first_byte_ms(ip: str, port: int) -> float:
 
 
 def first(ip: str, port: int, count: int, pause_s: float = PAUSE_S) -> list[float]:
-    """One user after the other."""
+    """Return the milliseconds to the first byte, of `count` users one after the other."""
     times = []
     for _ in range(count):
         time.sleep(pause_s)
@@ -45,7 +48,7 @@ def first(ip: str, port: int, count: int, pause_s: float = PAUSE_S) -> list[floa
 
 
 def together(ip: str, port: int, users: int) -> float:
-    """Users who come in the same moment: milliseconds until the last has its first byte."""
+    """Return the milliseconds until the last of `users` users at the same time has its first byte."""
     time.sleep(PAUSE_S)
     start, waiting = time.perf_counter(), users
     with selectors.DefaultSelector() as selector:
@@ -53,23 +56,21 @@ def together(ip: str, port: int, users: int) -> float:
             conn = socket.socket()
             conn.setblocking(False)
             conn.connect_ex((ip, port))
-            selector.register(conn, selectors.EVENT_WRITE)
+            selector.register(conn, selectors.EVENT_WRITE, conn)
         while waiting:
             events = selector.select(TIMEOUT_S)
             if not events:
                 raise TimeoutError(f"{waiting} of {users} users had no answer in {TIMEOUT_S:.0f} s")
             for key, mask in events:
-                waiting -= _step(selector, key, mask)
+                waiting -= _on_ready(selector, key.data, mask)
         return (time.perf_counter() - start) * 1e3
 
 
-def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, mask: int) -> int:
-    """What one of many users does next; 1 when that user has been answered."""
-    conn = key.fileobj
-    assert isinstance(conn, socket.socket)  # noqa: S101 (mypy cannot know)
+def _on_ready(selector: selectors.BaseSelector, conn: socket.socket, mask: int) -> int:
+    """Send the request of a user, or read the answer and close; return 1 when the answer has come, else 0."""
     if mask & selectors.EVENT_WRITE:
-        conn.sendall(REQUEST)  # raises what connect came to
-        selector.modify(conn, selectors.EVENT_READ)
+        conn.sendall(REQUEST)  # raises the error of a failed connect
+        selector.modify(conn, selectors.EVENT_READ, conn)
         return 0
     if not conn.recv(1):
         raise ConnectionError("closed without an answer")
@@ -79,7 +80,7 @@ def _step(selector: selectors.BaseSelector, key: selectors.SelectorKey, mask: in
 
 
 def busy(ip: str, port: int, count: int) -> dict[str, object]:
-    """First bytes while another connection of the same proxy downloads as fast as it can."""
+    """Measure as `first` does, while another connection downloads; return times and the download's Mbit/s."""
     done, got = threading.Event(), [0]
     with socket.create_connection((ip, port), TIMEOUT_S) as conn:
         conn.sendall(DOWNLOAD)
@@ -97,6 +98,7 @@ def busy(ip: str, port: int, count: int) -> dict[str, object]:
 
 
 def _download(conn: socket.socket, done: threading.Event, got: list[int]) -> None:
+    """Read until `done` is set; counts the bytes in `got[0]`."""
     buffer = memoryview(bytearray(READ_BYTES))
     while not done.is_set():
         try:
@@ -109,7 +111,7 @@ def _download(conn: socket.socket, done: threading.Event, got: list[int]) -> Non
 
 
 def hold(ip: str, port: int, count: int) -> None:
-    """Idle connections that have carried one request each, so that every one is known to work."""
+    """Open connections, send one request over each, and hold them until standard input closes."""
     conns: list[socket.socket] = []
     start = time.perf_counter()
     try:
@@ -128,6 +130,7 @@ def hold(ip: str, port: int, count: int) -> None:
 
 
 def _is_closed(conn: socket.socket) -> bool:
+    """Tell whether the other side has closed a connection."""
     conn.setblocking(False)
     try:
         return conn.recv(1) == b""
@@ -138,13 +141,13 @@ def _is_closed(conn: socket.socket) -> bool:
 
 
 def say(what: object) -> None:
-    """One line for whoever started this program."""
+    """Print one line of JSON."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the above; an error is one line on standard error."""
+    """Run a command line and return the exit status; an error is one line on standard error."""
     what, ip, port, count = argv[0], argv[1], int(argv[2]), int(argv[3])
     try:
         if what == "first":

@@ -1,11 +1,11 @@
 /* The link of a long path: carries IP packets between the tun devices of two network namespaces, with delay, loss
- * and a rate. wan.py compiles and starts it, and gives the devices their addresses.
+ * and a rate. wan.py compiles and starts this program, and gives the devices their addresses.
  *
  * usage: wan NETNS_A NETNS_B DELAY_MS LOSS_PERCENT RATE_MBIT
  *
- * DELAY_MS is one way; a RATE_MBIT of 0 is no limit. It prints "up" when both devices are there and lives until
- * standard input closes. On standard input a 'c' cuts the link (every packet is lost, as when a cable is pulled
- * somewhere on the way) and an 'm' mends it; each is answered by a line once it holds. */
+ * DELAY_MS is one way; a RATE_MBIT of 0 is no limit. The program prints "up" when it has made both devices, and runs
+ * until standard input closes. A 'c' on standard input cuts the link, so that every packet is lost, as if a cable were
+ * pulled on the way; an 'm' mends the link. The program answers each with a line when it has done so. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -22,14 +22,14 @@
 #include <unistd.h>
 
 enum {
-    QUEUE_PACKETS = 32768, /* on the way in one direction: 7 Gbit/s at 50 ms, 400 Mbit/s at a second */
-    PACKET_BYTES = 1600,   /* a tun device hands out 1,500 at most */
+    QUEUE_PACKETS = 32768, /* under way in one direction: enough for 7 Gbit/s at 50 ms, or 400 Mbit/s at a second */
+    PACKET_BYTES = 1600,   /* a packet of a tun device has at most 1,500 */
 };
-static const uint64_t QUEUE_NS = 200000000; /* what a limited link buffers before it drops: 200 ms, as routers do */
-static const double BITS_PER_BYTE_NS = 8e3; /* nanoseconds that a byte takes at 1 Mbit/s */
+static const uint64_t QUEUE_NS = 200000000; /* how much a link with a limit buffers before it drops, as routers do */
+static const double BYTE_NS_AT_1_MBIT = 8e3; /* nanoseconds that a byte takes at 1 Mbit/s */
 
 struct packet {
-    uint64_t due_ns; /* when it arrives */
+    uint64_t due_ns; /* when the packet arrives */
     uint16_t length;
     char bytes[PACKET_BYTES];
 };
@@ -38,7 +38,7 @@ struct packet {
 struct direction {
     int from, to; /* tun devices */
     unsigned head, tail;
-    unsigned seed; /* of this direction's losses */
+    unsigned seed; /* of the random numbers that decide which packets are lost */
     struct packet *queue;
     pthread_mutex_t lock;
     pthread_cond_t arrived;
@@ -58,7 +58,7 @@ static void die(const char *what) {
     exit(1);
 }
 
-/* Opens the device "wan0" inside a named namespace. The thread stays there: nothing later depends on where it is. */
+/* Opens the device "wan0" inside a named namespace. The thread stays in that namespace, which matters to nobody. */
 static int open_tun(const char *netns) {
     char path[256];
     snprintf(path, sizeof path, "/run/netns/%s", netns);
@@ -91,7 +91,7 @@ static void append(struct direction *d, const char *bytes, size_t length, uint64
 
 static void *read_packets(void *arg) {
     struct direction *d = arg;
-    uint64_t line_free_ns = 0; /* when the limited line has sent all that came before */
+    uint64_t line_free_ns = 0; /* when a link with a limit has sent all earlier packets */
     for (;;) {
         char bytes[PACKET_BYTES];
         ssize_t n = read(d->from, bytes, sizeof bytes);
@@ -111,11 +111,11 @@ static void *write_packets(void *arg) {
         pthread_mutex_lock(&d->lock);
         while (d->head == d->tail) pthread_cond_wait(&d->arrived, &d->lock);
         pthread_mutex_unlock(&d->lock);
-        struct packet *p = &d->queue[d->tail % QUEUE_PACKETS]; /* ours until `tail` moves on */
+        struct packet *p = &d->queue[d->tail % QUEUE_PACKETS]; /* the reader does not overwrite it until `tail` moves */
         struct timespec due = {.tv_sec = (time_t)(p->due_ns / 1000000000u), .tv_nsec = (long)(p->due_ns % 1000000000u)};
         if (p->due_ns > now_ns()) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
         if (!atomic_load(&is_cut) && write(d->to, p->bytes, p->length) < 0) {
-            /* a device that is down or gone loses packets: that is what links do */
+            /* the packet is lost, as on any link whose device is down */
         }
         pthread_mutex_lock(&d->lock);
         d->tail++;
@@ -140,7 +140,7 @@ int main(int argc, char **argv) {
     if (argc != 6) return 2;
     delay_ns = atof(argv[3]) * 1e6;
     loss_percent = atof(argv[4]);
-    ns_per_byte = atof(argv[5]) > 0 ? BITS_PER_BYTE_NS / atof(argv[5]) : 0;
+    ns_per_byte = atof(argv[5]) > 0 ? BYTE_NS_AT_1_MBIT / atof(argv[5]) : 0;
     int a = open_tun(argv[1]), b = open_tun(argv[2]);
     start_direction(a, b, 1);
     start_direction(b, a, 2);

@@ -2,17 +2,17 @@
 
     python -m bench.wan [--delay MS] [--loss PERCENT] [--rate MBIT] -- COMMAND...
 
-runs COMMAND in this namespace, with WAN_A and WAN_B set to the names of the two hosts:
+runs COMMAND in this namespace. The variables WAN_A and WAN_B are the names of the two hosts:
 `ip netns exec $WAN_A ...` runs a program on host A (10.213.0.1), likewise on host B (10.213.0.2). The delay
-is one way, so the round trip is twice it. Both hosts, what still runs on them and the link are gone when
-COMMAND ends. Needs Linux, root, iproute2 and a C compiler.
+is one way: the round trip is twice as long. When COMMAND ends, the programs that still run on the hosts are
+killed, and the hosts and the link are removed. Needs Linux, root, iproute2 and a C compiler.
 
 In Python:
 
     with wan(delay_ms=25) as path:
         a, b = path
         server = b.popen(["iperf3", "-s"])
-        path.cut()      # every packet is lost, neither end is told
+        path.cut()      # every packet is lost, and neither end notices
         path.mend()
 """
 
@@ -30,10 +30,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.procs import KILL_WAIT_S, LOOPBACK, BenchError, Host, compile_c
 
-ADDRESSES = ("10.213.0.1", "10.213.0.2")  # the same in every pair: a namespace sees only its own
+ADDRESSES = ("10.213.0.1", "10.213.0.2")  # the same in every pair, since pairs do not see each other
 PREFIX_BITS = 24
 DEVICE = "wan0"
 SOURCE = Path(__file__).with_name("wan.c")
@@ -42,22 +43,30 @@ _numbers = itertools.count()
 
 
 class WanError(BenchError):
-    """The two hosts cannot be made here; the text says what is missing."""
+    """The two hosts cannot be made on this machine; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The program that carries packets between the hosts."""
+
+    orders: IO[bytes]  # the program's standard input
+    answers: IO[bytes]  # the program's standard output
 
 
 @dataclass(frozen=True, slots=True)
 class LongPath:
-    """Two hosts and the link between them; unpacks into the hosts."""
+    """Two hosts and the link between them; `a, b = path` yields the hosts."""
 
     a: Host
     b: Host
-    _link: subprocess.Popen[bytes]
+    _link: _Link
 
     def __iter__(self) -> Iterator[Host]:
         return iter((self.a, self.b))
 
     def cut(self) -> None:
-        """Lose every packet, those on the way too, from now on, as with a pulled cable: no FIN, no error."""
+        """Lose every packet from now on, also those that are under way, as if a cable were pulled."""
         self._order(b"c", b"cut\n")
 
     def mend(self) -> None:
@@ -65,17 +74,18 @@ class LongPath:
         self._order(b"m", b"mended\n")
 
     def _order(self, order: bytes, answer: bytes) -> None:
-        assert self._link.stdin is not None  # noqa: S101 (tells mypy what _started has asked for)
-        assert self._link.stdout is not None  # noqa: S101
-        self._link.stdin.write(order)
-        self._link.stdin.flush()
-        if self._link.stdout.readline() != answer:
-            raise WanError("the link's program has ended")
+        self._link.orders.write(order)
+        self._link.orders.flush()
+        if self._link.answers.readline() != answer:
+            raise WanError("the program that is the link has ended")
 
 
 @contextlib.contextmanager
 def wan(delay_ms: float = 25, loss_percent: float = 0, rate_mbit: float = 0) -> Iterator[LongPath]:
-    """Two hosts for the time of a `with` block; delay is one way, no rate is no limit. Raises WanError."""
+    """Make two hosts for the duration of a `with` block; raises WanError.
+
+    `delay_ms` is one way. A `rate_mbit` of 0 is no limit.
+    """
     _check_machine()
     number = next(_numbers)
     names = [f"wan-{side}-{os.getpid()}-{number}" for side in "ab"]
@@ -98,6 +108,7 @@ def wan(delay_ms: float = 25, loss_percent: float = 0, rate_mbit: float = 0) -> 
 
 
 def _check_machine() -> None:
+    """Raise WanError unless this machine can have network namespaces and tun devices."""
     if not sys.platform.startswith("linux"):
         raise WanError("network namespaces are Linux's: this system has none")
     if os.geteuid() != 0:
@@ -109,6 +120,7 @@ def _check_machine() -> None:
 
 
 def _ip(*words: str) -> None:
+    """Run `ip`; raises WanError."""
     try:
         LOOPBACK.run(["ip", *words])
     except BenchError as exc:
@@ -116,7 +128,7 @@ def _ip(*words: str) -> None:
 
 
 def _delete_namespace(name: str) -> None:
-    """End whatever still runs there, then delete it: a process inside would keep it alive."""
+    """Kill the programs in a namespace and delete it; the namespace would live as long as they do."""
     for pid in LOOPBACK.run(["ip", "netns", "pids", name], check=False).stdout.split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
@@ -124,20 +136,20 @@ def _delete_namespace(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _started(command: list[object]) -> Iterator[subprocess.Popen[bytes]]:
-    """The link's program, from "up" until standard input is closed."""
-    # In a session of its own: ^C is for us, who close it last.
+def _started(command: list[object]) -> Iterator[_Link]:
+    """Run the program that is the link for the duration of a `with` block; raises WanError."""
+    # In a session of its own, since ^C must not end the program before the hosts are removed.
     link = LOOPBACK.popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     with link:
         try:
-            if not link.stdout or link.stdout.readline() != b"up\n":
+            if link.stdin is None or link.stdout is None or link.stdout.readline() != b"up\n":
                 said = link.stderr.read().decode() if link.stderr else ""
                 raise WanError(f"the link between the namespaces did not start: {said.strip()}")
-            yield link
+            yield _Link(link.stdin, link.stdout)
         finally:
-            if link.stdin:
+            if link.stdin is not None:
                 link.stdin.close()
             try:
                 link.wait(KILL_WAIT_S)
@@ -146,7 +158,7 @@ def _started(command: list[object]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command with two hosts beside it; returns its exit status."""
+    """Run a command line and return the exit status of its COMMAND."""
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         prog="python -m bench.wan",

@@ -1,4 +1,4 @@
-"""The loads: what a user does with a contestant's port on loopback, and the figures that come of it."""
+"""The loads that users put on a contestant on loopback, and the figures that each load yields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from bench.procs import BenchError, Host, Proc, Usage
 from bench.services import Echo, Iperf, Service, Web
 
-USER = Path(__file__).with_name("user.py")
+USER_PROGRAM = Path(__file__).with_name("user.py")
 READY_WAIT_S = 15.0
 READY_PAUSE_S = 0.1
 PROBE_S = 5.0
-SLACK_S = 20.0  # what a measurement may take beyond its seconds before it has failed
+SLACK_S = 20.0  # how much longer than planned a measurement may take
 BYTES_PER_GB = 1e9
-MAX_ERRORS = 0.001  # of wrk's requests; more is not a slow contestant but a broken one
+MAX_ERRORS = 0.001  # share of wrk's requests that may fail; with more, the contestant is broken
 MANY_USERS, IN_FLIGHT = 64, 4
 RATE_USERS, RATE_PER_SECOND = 16, 20_000
 US_PER = {"us": 1.0, "ms": 1e3, "s": 1e6}
@@ -28,45 +28,45 @@ Figures = dict[str, float]
 
 
 @dataclass(slots=True)
-class Lane:
-    """A contestant at work: where its users connect, and the programs that are its own."""
+class Route:
+    """The way of users through a running contestant to a local service."""
 
-    host: Host  # the users'
-    ip: str
+    host: Host  # where users are
+    ip: str  # to which users connect
     port: int
-    procs: Sequence[Proc]
+    procs: Sequence[Proc]  # the contestant's programs
     service: Service
 
     def usage(self) -> Usage:
-        """Weigh the contestant's programs for the time of a `with` block."""
+        """Return what measures the contestant's programs during a `with` block."""
         return Usage(self.procs)
 
     def check_alive(self) -> None:
-        """Raise BenchError if one of them has ended."""
+        """Raise BenchError if one of the contestant's programs has ended."""
         for proc in self.procs:
             proc.check_alive()
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kind of load: what it needs, and the metrics that it yields."""
+    """A kind of load."""
 
     name: str
-    service: Callable[..., Service]
-    metrics: tuple[str, ...]
-    measure: Callable[[Lane, float], Figures]
-    programs: tuple[str, ...] = ()
+    service: Callable[..., Service]  # starts the local service
+    metrics: tuple[str, ...]  # that the load yields
+    measure: Callable[[Route, float], Figures]  # for a duration in seconds; raises BenchError
+    programs: tuple[str, ...] = ()  # programs that have to be on the PATH
 
 
-def whole(seconds: float) -> int:
-    """What tools take that know whole seconds only."""
+def whole_seconds(seconds: float) -> int:
+    """Return a duration for tools that accept whole seconds only."""
     return max(1, round(seconds))
 
 
-def iperf3(lane: Lane, *flags: object, timeout: float = SLACK_S) -> tuple[float, float]:
-    """One stream: bits per second as received, bytes carried. Raises BenchError."""
-    argv = ["iperf3", "-J", "-c", lane.ip, "-p", lane.port, *flags]
-    done = lane.host.run(argv, timeout=timeout, check=False)
+def iperf3(route: Route, *flags: object, timeout: float = SLACK_S) -> tuple[float, float]:
+    """Run iperf3 with one stream; return received bits per second, and bytes. Raises BenchError."""
+    argv = ["iperf3", "-J", "-c", route.ip, "-p", route.port, *flags]
+    done = route.host.run(argv, timeout=timeout, check=False)
     try:
         report = json.loads(done.stdout)
         if "error" in report:
@@ -77,30 +77,30 @@ def iperf3(lane: Lane, *flags: object, timeout: float = SLACK_S) -> tuple[float,
         raise BenchError(f"iperf3 ended with status {done.returncode} and no report") from exc
 
 
-def bulk(lane: Lane, seconds: float) -> Figures:
-    """From the user to the service, then back."""
+def bulk(route: Route, seconds: float) -> Figures:
+    """Measure a bulk transfer from the user to the service, then one from the service to the user."""
     figures: Figures = {}
     for direction, flags in (("up", ()), ("down", ("-R",))):
-        with lane.usage() as usage:
-            bits_per_s, count = iperf3(lane, "-t", whole(seconds), *flags, timeout=seconds + SLACK_S)
+        with route.usage() as usage:
+            bits_per_s, count = iperf3(route, "-t", whole_seconds(seconds), *flags, timeout=seconds + SLACK_S)
         if not count:
             raise BenchError("iperf3: no byte arrived")
         figures[direction] = bits_per_s / 1e9
-        if lane.procs:
+        if route.procs:
             figures[f"cpu_{direction}"] = usage.cpu_seconds / (count / BYTES_PER_GB)
             figures["peak"] = max(figures.get("peak", 0.0), usage.peak_mib)
     return figures
 
 
-def wrk(lane: Lane, seconds: float, connections: int, *flags: str) -> tuple[float, float]:
-    """Requests per second, and the median latency in microseconds. Raises BenchError."""
-    url = f"http://{lane.ip}:{lane.port}/index.html"
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{whole(seconds)}s", "--latency", *flags, url]
-    return parse_wrk(lane.host.run(argv, timeout=seconds + SLACK_S).stdout)
+def wrk(route: Route, seconds: float, connections: int, *flags: str) -> tuple[float, float]:
+    """Run wrk; return requests per second, and the median latency in microseconds. Raises BenchError."""
+    url = f"http://{route.ip}:{route.port}/index.html"
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds(seconds)}s", "--latency", *flags, url]
+    return parse_wrk(route.host.run(argv, timeout=seconds + SLACK_S).stdout)
 
 
 def parse_wrk(text: str) -> tuple[float, float]:
-    """Requests per second and median latency in microseconds from wrk's report. Raises BenchError."""
+    """Return requests per second and median latency in microseconds of wrk's report. Raises BenchError."""
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     median = re.search(r"50%\s+([\d.]+)(us|ms|s)\b", text)
     total = re.search(r"(\d+) requests in", text)
@@ -115,40 +115,42 @@ def parse_wrk(text: str) -> tuple[float, float]:
     return float(rate[1]), float(median[1]) * US_PER[median[2]]
 
 
-def _with_peak(lane: Lane, measure: Callable[[], Figures]) -> Figures:
-    with lane.usage() as usage:
+def _with_peak(route: Route, measure: Callable[[], Figures]) -> Figures:
+    """Return what `measure` returns, and the peak memory of the contestant, if it has programs."""
+    with route.usage() as usage:
         figures = measure()
-    return figures | ({"peak": usage.peak_mib} if lane.procs else {})
+    return figures | ({"peak": usage.peak_mib} if route.procs else {})
 
 
-def keep_alive_32(lane: Lane, seconds: float) -> Figures:
-    """Requests on 32 connections that stay open."""
-    return _with_peak(lane, lambda: {"ka32": wrk(lane, seconds, 32)[0]})
+def keep_alive_32(route: Route, seconds: float) -> Figures:
+    """Measure requests on 32 connections that stay open."""
+    return _with_peak(route, lambda: {"ka32": wrk(route, seconds, 32)[0]})
 
 
-def keep_alive_1(lane: Lane, seconds: float) -> Figures:
-    """Requests one after the other on one connection."""
-    return _with_peak(lane, lambda: {"ka1": wrk(lane, seconds, 1)[1]})
+def keep_alive_1(route: Route, seconds: float) -> Figures:
+    """Measure requests one after the other on one connection that stays open."""
+    return _with_peak(route, lambda: {"ka1": wrk(route, seconds, 1)[1]})
 
 
-def short(lane: Lane, seconds: float) -> Figures:
-    """A new connection for each request, 16 at a time."""
-    return _with_peak(lane, lambda: {"short": wrk(lane, seconds, 16, "-H", "Connection: close")[0]})
+def short(route: Route, seconds: float) -> Figures:
+    """Measure requests with a new connection for each, 16 at a time."""
+    return _with_peak(route, lambda: {"short": wrk(route, seconds, 16, "-H", "Connection: close")[0]})
 
 
-def udp_load(lane: Lane, what: str, *numbers: float) -> Figures:
-    """Run the load generator; its counters. Raises BenchError."""
-    assert isinstance(lane.service, Echo)  # noqa: S101 (the one service of UDP's works)
-    argv = [lane.service.program, what, lane.ip, lane.port, *numbers]
-    printed = lane.host.run(argv, timeout=numbers[-1] + SLACK_S).stdout
+def udp_load(route: Route, what: str, *numbers: float) -> Figures:
+    """Run the load generator of an echo server; return its counters. Raises BenchError."""
+    if not isinstance(route.service, Echo):
+        raise BenchError("the load generator needs the echo server as local service")
+    argv = [route.service.program, what, route.ip, route.port, *numbers]
+    printed = route.host.run(argv, timeout=numbers[-1] + SLACK_S).stdout
     return {key: float(value) for key, value in (word.split("=") for word in printed.split())}
 
 
-def udp(lane: Lane, seconds: float) -> Figures:
-    """One user, 64 users with four datagrams in flight each, and a fixed rate."""
-    one = udp_load(lane, "load", 1, 1, seconds)
-    many = udp_load(lane, "load", MANY_USERS, IN_FLIGHT, seconds)
-    fixed = udp_load(lane, "rate", RATE_USERS, RATE_PER_SECOND, seconds)
+def udp(route: Route, seconds: float) -> Figures:
+    """Measure one user, then 64 users with four datagrams in flight each, then a fixed rate."""
+    one = udp_load(route, "load", 1, 1, seconds)
+    many = udp_load(route, "load", MANY_USERS, IN_FLIGHT, seconds)
+    fixed = udp_load(route, "rate", RATE_USERS, RATE_PER_SECOND, seconds)
     if not (one["answered"] and many["answered"] and fixed["answered"]):
         raise BenchError("no datagram was answered")
     return {
@@ -171,13 +173,13 @@ WORKS = {
 }
 
 
-def wait_ready(lane: Lane) -> None:
-    """Wait until the service answers through the contestant. Raises BenchError with what is in the way."""
+def wait_ready(route: Route) -> None:
+    """Wait until the service answers through the contestant; raises BenchError with the last error."""
     end, reason = time.monotonic() + READY_WAIT_S, "no time to try"
     while time.monotonic() < end:
-        lane.check_alive()
+        route.check_alive()
         try:
-            _probe(lane)
+            _probe(route)
             return
         except BenchError as exc:
             reason = str(exc)
@@ -185,20 +187,20 @@ def wait_ready(lane: Lane) -> None:
     raise BenchError(f"not ready after {READY_WAIT_S:.0f} s: {reason}")
 
 
-def _probe(lane: Lane) -> None:
-    if isinstance(lane.service, Web):
-        ask_user(lane, "first", 1, 0)
-    elif isinstance(lane.service, Iperf):
-        iperf3(lane, "-n", "16K", timeout=PROBE_S)
-    elif not udp_load(lane, "load", 1, 1, 0.1)["answered"]:
+def _probe(route: Route) -> None:
+    """Use the local service once through the contestant; raises BenchError."""
+    if isinstance(route.service, Web):
+        ask_user(route, "first", 1, 0)
+    elif isinstance(route.service, Iperf):
+        iperf3(route, "-n", "16K", timeout=PROBE_S)
+    elif not udp_load(route, "load", 1, 1, 0.1)["answered"]:
         raise BenchError("no datagram was answered")
 
 
-def ask_user(lane: Lane, what: str, *numbers: float, timeout: float = SLACK_S) -> dict[str, object]:
-    """Run one of user.py's measurements beside the lane's users. Raises BenchError."""
-    printed = lane.host.run(
-        [sys.executable, USER, what, lane.ip, lane.port, *numbers], timeout=timeout
+def ask_user(route: Route, what: str, *numbers: float, timeout: float = SLACK_S) -> dict[str, object]:
+    """Run a measurement of user.py where the users are; return its answer. Raises BenchError."""
+    printed = route.host.run(
+        [sys.executable, USER_PROGRAM, what, route.ip, route.port, *numbers], timeout=timeout
     ).stdout
-    answer = json.loads(printed)
-    assert isinstance(answer, dict)  # noqa: S101 (user.py is ours)
+    answer: dict[str, object] = json.loads(printed)
     return answer
