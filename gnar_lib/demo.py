@@ -13,12 +13,12 @@ from gevent.pywsgi import WSGIServer
 from gnar_lib import logger
 from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
+from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ConnError
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import listen
 from gnar_lib.server.serve import Server
 
-LOOPBACK = "127.0.0.1"
 OPEN_DEADLINE_S = 10.0  # for the tunnel to open, and for the page to arrive
 POLL_S = 0.02  # how often the demo looks whether the tunnel is open
 

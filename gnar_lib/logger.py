@@ -22,6 +22,7 @@ _root.addHandler(logging.NullHandler())
 logging.raiseExceptions = False  # a log line that cannot be written is dropped, without a traceback
 
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+_LEVEL_NAMES = {"WARNING": "WARN"}  # shorter than in logging, so that the lines align
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 BURST_REPORT_S = 60.0  # how often a warning is logged while its cause lasts
@@ -102,6 +103,11 @@ def get(prefix: str) -> Logger:
     return Logger(_root, {"prefix": printable(prefix)})
 
 
+def _level_of(record: logging.LogRecord) -> str:
+    """Return the name of a record's level, in capital letters."""
+    return _LEVEL_NAMES.get(record.levelname, record.levelname)
+
+
 class _LineFormatter(logging.Formatter):
     """Formats a record as `2026-01-02 15:04:05 INFO  TCP [demo] text`, with the level in colour if wanted."""
 
@@ -111,7 +117,7 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        level = f"{record.levelname:<5}"
+        level = f"{_level_of(record):<5}"
         if self._colour and record.levelno in _COLOURS:
             level = f"\033[{_COLOURS[record.levelno]}m{level}\033[0m"
         line = f"{when} {level} {getattr(record, 'prefix', '')} {printable(record.getMessage())}"
@@ -125,7 +131,7 @@ class _JsonFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created, timezone.utc)
         fields = {
             "time": when.isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "level": _level_of(record).lower(),
             "prefix": getattr(record, "prefix", ""),
             "message": record.getMessage(),
         }
@@ -144,7 +150,6 @@ def setup(stream: TextIO | None = None) -> None:
     is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
     colour = takes_escapes(stream) and not os.environ.get("NO_COLOR")
     handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
-    logging.addLevelName(logging.WARNING, "WARN")
     _root.handlers = [handler]
     _root.setLevel(logging.DEBUG if os.environ.get("DEBUG", "") not in ("", "0") else logging.INFO)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from gnar_lib import net
+from gnar_lib.config.model import MAX_PORT
 from gnar_lib.errors import UsageError
 
-MAX_PORT = 65535
 _CLOSING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 
 _ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)

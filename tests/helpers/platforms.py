@@ -58,8 +58,9 @@ MACOS_OPEN_MAX = 10240
 
 
 def preload() -> None:
-    """Import what gnar needs, and let gevent patch, for the platform that there is."""
-    importlib.import_module("gnar_lib.patch").patch_all()
+    """Import what gnar needs, and patch as gnar does, for the platform that there is; makes no hub yet."""
+    importlib.import_module("gevent").config.loop = "libev-cext"
+    importlib.import_module("gevent.monkey").patch_all(ssl=False)
     for module in pkgutil.walk_packages([str(ROOT / "gnar_lib")], "gnar_lib."):
         importlib.import_module(module.name)
     for name in [*sys.modules]:
