@@ -1,4 +1,4 @@
-"""Entry point: patches the standard library for gevent if the command needs gevent, then calls cmd."""
+"""Entry point: prepares the process before any other module is imported, then calls cmd."""
 
 import sys
 
@@ -7,9 +7,7 @@ def main() -> int:
     """Run the command line of this process and return its exit status."""
     from gnar_lib import patch
 
-    with patch.lack_of_files_in_one_line():
-        if patch.is_needed(sys.argv[1:]):
-            patch.patch_all()
+    with patch.prepared_process(sys.argv[1:]):
         from gnar_lib import cmd
 
         return cmd.main(sys.argv[1:])

@@ -158,14 +158,10 @@ def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
     return {key[2:]: value for key, value in given.items() if value not in (None, False)}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command line; return the exit status: 0, or 1 for a failure, or 2 for a wrong command line.
-
-    Without `argv`, runs the command line of the process.
-    """
-    logger.open_missing_streams()
+def main(argv: list[str]) -> int:
+    """Run a command line; return the exit status: 0, or 1 for a failure, or 2 for a wrong command line."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(argv)
     except UsageError as exc:
         logger.complain(str(exc))
         return 2

@@ -33,22 +33,6 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def open_missing_streams() -> None:
-    """Open the null device for each standard stream that is closed in this process.
-
-    A closed stream leaves its descriptor (0, 1 or 2) to the first socket, and messages for people would be
-    sent to whoever is at the other end of that socket.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
-
-
 def takes_escapes(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that shows colours and links. Windows' terminals may not."""
     return stream.isatty() and sys.platform != "win32"

@@ -1,9 +1,10 @@
-"""Makes the standard library cooperate with gevent; called before all else, and by gnar.py alone."""
+"""Prepares a process, and makes the standard library cooperate with gevent; used by gnar.py alone."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,9 +13,39 @@ _HELP = {"-h", "--help"}
 _HUB_FILES = 4  # descriptors that a hub may need; libev aborts the process when it gets none
 
 
-def is_needed(argv: Sequence[str]) -> bool:
-    """Tell whether a command line (without the program's name) needs gevent, which takes time to load."""
-    return _COMMANDS_WITHOUT_GEVENT.isdisjoint(argv[:1]) and _HELP.isdisjoint(argv)
+@contextmanager
+def prepared_process(argv: Sequence[str]) -> Iterator[None]:
+    """Prepare this process for a command line (without the program's name), which the `with` block runs.
+
+    Opens standard streams that are closed, and patches the standard library if the command needs gevent,
+    which takes time to load. Ends the process with one line on standard error when it may not open as many
+    files as Python needs to import a module.
+    """
+    try:
+        _open_missing_streams()
+        if _COMMANDS_WITHOUT_GEVENT.isdisjoint(argv[:1]) and _HELP.isdisjoint(argv):
+            patch_all()
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise SystemExit(f"gnar: {exc.strerror}: raise the limit of this process (ulimit -n)") from None
+
+
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed in this process.
+
+    A closed stream leaves its descriptor (0, 1 or 2) to the first socket, and messages for people would be
+    sent to whoever is at the other end of that socket.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
 
 
 def patch_all() -> None:
@@ -54,14 +85,3 @@ def _check_files_left(count: int) -> None:
     finally:
         for file in opened:
             os.close(file)
-
-
-@contextmanager
-def lack_of_files_in_one_line() -> Iterator[None]:
-    """End the process with one line when it may not open as many files as Python needs to import a module."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        raise SystemExit(f"gnar: {exc.strerror}: raise the limit of this process (ulimit -n)") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net import resolve
 from gnar_lib.relay import Role, parse_address
 from gnar_lib.relay.serve import is_loop
+from tests.helpers.harness import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GNAR = [sys.executable, str(ROOT / "gnar.py")]
@@ -40,6 +42,25 @@ def run(redirections: str, *argv: str, **variables: str) -> subprocess.Completed
 def test_texts_with_closed_streams_are_no_error(redirections: str, word: str) -> None:
     done = run(redirections, word)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def what_is_open(pid: int) -> dict[str, str]:
+    """Return what each descriptor of a process is; one that is closed meanwhile is missing."""
+    found = {}
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[file.name] = str(file.readlink())
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc shows what a descriptor is")
+def test_streams_that_were_closed_do_not_become_sockets() -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *GNAR, "relay", "tcp:0", "tcp:1"]
+    with subprocess.Popen(command) as gnar:
+        wait_until(lambda: "socket:" in "".join(what_is_open(gnar.pid).values()), "it listens")
+        is_open = what_is_open(gnar.pid)
+        gnar.terminate()
+    assert [is_open[number] for number in "012"] == ["/dev/null"] * 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has /dev/full")
