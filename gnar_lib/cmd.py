@@ -222,7 +222,7 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
                 reason = f"unknown option {word}{_did_you_mean(word, _options_in(text))}"
                 break
         else:
-            reason = _given_twice(all_options, argv) or _first_line(exc) or _misfit(text)
+            reason = _given_twice(all_options, argv) or _first_line(exc) or _wrong_usage(text)
         raise UsageError(f"{reason}; see gnar {name} --help") from None
 
 
@@ -236,7 +236,7 @@ def _first_line(exc: DocoptExit) -> str:
     return "" if line.startswith(("Usage", "Warning")) else line
 
 
-def _misfit(text: str) -> str:
+def _wrong_usage(text: str) -> str:
     """Return an error that shows the usage of the command."""
     found = re.search("^Usage: (.*)$", text, re.MULTILINE)
     return f"the arguments do not fit: {found[1]}" if found else "the arguments do not fit"
