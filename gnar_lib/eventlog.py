@@ -113,17 +113,21 @@ def _proxy_closed(event: events.ProxyClosed) -> None:
 # ---- users -------------------------------------------------------------------------------------------------
 
 
+def _of_user(event: events.UserCame | events.UserConnected | events.UserLeft) -> logger.Logger:
+    return _of_side[Side.RELAY] if event.side is Side.RELAY else _proxy("tcp", event.proxy)
+
+
 def _user_came(event: events.UserCame) -> None:
-    _proxy("tcp", event.proxy).debug("user %s has come", format_address(event.user))
+    _of_user(event).debug("user %s has come", format_address(event.user))
 
 
 def _user_connected(event: events.UserConnected) -> None:
-    log = _proxy("tcp", event.proxy)
-    log.debug("user %s has a data connection after %.3f s", format_address(event.user), event.after_s)
+    log = _of_user(event)
+    log.debug("user %s is connected after %.3f s", format_address(event.user), event.after_s)
 
 
 def _user_left(event: events.UserLeft) -> None:
-    _proxy("tcp", event.proxy).debug(
+    _of_user(event).debug(
         "user %s has left after %.3f s, with %d bytes up and %d down%s",
         format_address(event.user),
         event.lasted_s,
@@ -151,7 +155,7 @@ def _service_reached(event: events.ServiceReached) -> None:
 
 
 def _descriptors_short(event: events.DescriptorsShort) -> None:
-    _bursts.descriptors.warning(_net, "accepting waits: %s", event.reason)
+    _bursts.descriptors.warning(_net, "%s: %s", event.effect, event.reason)
 
 
 def _reloaded(event: events.Reloaded) -> None:

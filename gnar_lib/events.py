@@ -159,7 +159,7 @@ class UserCame(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserConnected(Event):
-    """A user has got a data connection, `after_s` seconds after it came."""
+    """A user has got a data connection, or the local service, `after_s` seconds after it came."""
 
     side: Side
     proxy: str
@@ -211,8 +211,9 @@ class ServiceReached(Event):
 
 @dataclass(frozen=True, slots=True)
 class DescriptorsShort(Event):
-    """A socket could not be opened or accepted because the process or the system has too many files."""
+    """The process or the system has too many files; `effect` says what happens until it has fewer."""
 
+    effect: str
     reason: str
 
 

@@ -247,21 +247,38 @@ def test_a_signal_interrupts_a_start(start: Callable[..., Child]) -> None:
 LOOKING_UP = (
     PRELUDE
     + """
-from gnar_lib import net
+from gnar_lib.net import target
 from gnar_lib.relay import run_relay
 
 def look_up(*_):
     say("looking up")
     Event().wait()
 
-net.resolve = look_up
+target.resolve = look_up
 say(run_relay("tcp:0", "tcp:name:1", 30))
 """
 )
 
+LOOKING_UP_TO_LISTEN = (
+    PRELUDE
+    + """
+from gnar_lib.config import load_server
+from gnar_lib.net import endpoint
+from gnar_lib.server.serve import run_server
 
-def test_a_signal_interrupts_the_look_up_of_a_relay(start: Callable[..., Child]) -> None:
-    child = start(LOOKING_UP)
+def look_up(*_):
+    say("looking up")
+    Event().wait()
+
+endpoint.resolve = look_up
+say(run_server(lambda: load_server({"bind": "name", "token": "t"}, {})))
+"""
+)
+
+
+@pytest.mark.parametrize("program", [LOOKING_UP, LOOKING_UP_TO_LISTEN], ids=["relay", "server"])
+def test_a_signal_interrupts_the_look_up_at_the_start(start: Callable[..., Child], program: str) -> None:
+    child = start(program)
     child.expect("looking up")
     child.signal(signal.SIGTERM)
     assert child.finish() == (0, "0\n")

@@ -40,10 +40,13 @@ def host_of(address: Sockaddr) -> str:
     return "" if isinstance(address, str) else format_address(address).rsplit(":", 1)[0]
 
 
-def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[tuple[int, Sockaddr]]:
-    """Return `(family, address)` for each address of a host, in order of preference; asks DNS off the loop.
+def resolve(
+    host: str, port: int, kind: int = socket.SOCK_STREAM, family: int = socket.AF_UNSPEC
+) -> list[tuple[int, Sockaddr]]:
+    """Return `(family, address)` for each address of a host, the preferred one first.
 
-    Raises `DialError` when the name is unknown.
+    Other greenlets go on while this one waits for DNS. Raises `DialError` if the name is unknown, or if the
+    host has no address of the `family` that is asked for.
     """
     try:
         host.encode("idna")  # as getaddrinfo does, but there, in gevent's thread, it would leave a traceback
@@ -52,4 +55,15 @@ def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[tuple[
         raise DialError(f"cannot resolve {host!r}: no host can have such a name") from exc
     except OSError as exc:
         raise DialError(f"cannot resolve {host!r}: {exc.strerror or exc}") from exc
-    return [(family, address) for family, _, _, _, address in found]
+    addresses: list[tuple[int, Sockaddr]] = [(each, address) for each, _, _, _, address in found]
+    fitting = [each for each in addresses if family in (socket.AF_UNSPEC, each[0])]
+    if not fitting:
+        raise DialError(f"{host} has no {'IPv4' if family == socket.AF_INET else 'IPv6'} address")
+    return fitting
+
+
+def family_of(source: str, default: int = socket.AF_UNSPEC) -> int:
+    """Return the family of the local IP address `source`, from which to dial; `default` if that is empty."""
+    if not source:
+        return default
+    return socket.AF_INET6 if ":" in source else socket.AF_INET

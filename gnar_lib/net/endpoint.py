@@ -14,8 +14,8 @@ import gevent
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
-from gnar_lib import logger
 from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenError
+from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net.address import Sockaddr, format_address, is_unix, resolve
 from gnar_lib.net.conn import CLOSED, SocketConn, read_watcher, socket_class
 from gnar_lib.net.greenlets import Crew, deadline
@@ -35,9 +35,6 @@ _OWN_PORT: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 _INHERITS = sys.platform != "win32"  # whether accepted sockets have the options of the listening one
 
 Opened = TypeVar("Opened")
-
-_log = logger.get("net")
-_waits = logger.Burst()  # of all listeners together
 
 
 def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
@@ -173,7 +170,7 @@ class Listener:
                     return
         except OSError as exc:
             # Nothing ends because descriptors ran out: the users wait in the backlog until some are free.
-            _waits.warning(_log, "accepting waits: %s", exc.strerror)
+            emit(DescriptorsShort, "accepting waits", exc.strerror or str(exc))
             self._watcher.stop()
             self._pause.start(self._resume)
 

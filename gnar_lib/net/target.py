@@ -1,4 +1,4 @@
-"""Where users are joined to: dialled again and again, without a look-up each time."""
+"""Where users are joined to: opens conns and datagram sockets to one place, without a look-up each time."""
 
 from __future__ import annotations
 
@@ -6,78 +6,130 @@ import socket
 import time
 
 from gnar_lib.errors import DialError
-from gnar_lib.net.address import Sockaddr, resolve
+from gnar_lib.net.address import Sockaddr, family_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import DatagramConn, connect_udp, connect_unix_datagram, is_out_of_files
 from gnar_lib.net.endpoint import dial, first_that_opens
 from gnar_lib.net.greenlets import Crew
 
-LOOK_UP_PAUSE_S = 1.0
+LOOK_UP_PAUSE_S = 1.0  # between two look-ups of a name whose addresses do not answer
+
+
+class _Place:
+    """The addresses of one place; the one to be tried first is the first.
+
+    `source` is a local IP address from which to open sockets, empty for any. Addresses of another family than
+    that of `source`, or than `family`, are left out.
+    """
+
+    def __init__(self, host: str, port: int, family: int, source: str) -> None:
+        self.host = host
+        self.source = source
+        self.known: list[tuple[int, Sockaddr]] = []
+        self._port = port
+        self._family = family_of(source, family)
+        self._next_look_up_s = 0.0
+
+    def look_up(self, kind: int) -> None:
+        """Ask for the addresses; raises `DialError` if there are none. `kind` is a type of sockets."""
+        self._next_look_up_s = time.monotonic() + LOOK_UP_PAUSE_S
+        self.known = resolve(self.host, self._port, kind, self._family)
+
+    @property
+    def may_look_up(self) -> bool:
+        """Whether the last look-up is long enough ago for another one."""
+        return time.monotonic() >= self._next_look_up_s
+
+    def prefer(self, address: Sockaddr) -> None:
+        """Try this address first from now on."""
+        if self.known and self.known[0][1] != address:
+            self.known.sort(key=lambda each: each[1] != address)
 
 
 class Target:
-    """A host and TCP port.
+    """A host and TCP port, which is dialled for one user after the other.
 
-    Keeps the address that answered last; looks the name up again only when that one fails.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self.host = host
-        self.port = port
-        self._known: tuple[int, Sockaddr] | None = None
-
-    def dial(self) -> SocketConn:
-        """Return a conn to the first address that answers; raises the last `DialError`."""
-        if self._known is not None:
-            try:
-                return dial(*self._known)
-            except DialError:
-                self._known = None
-        return first_that_opens(resolve(self.host, self.port), self._dial_and_remember, self.host)
-
-    def _dial_and_remember(self, family: int, address: Sockaddr) -> SocketConn:
-        conn = dial(family, address)
-        self._known = (family, address)
-        return conn
-
-
-class DatagramTarget:
-    """Opens sockets to a UDP host and port, without a look-up and without waiting.
-
-    A name's addresses are looked up by `look_up`, and again in the background, a second apart at least, when
-    none of them answers.
+    The address that answered last is tried first. When no address answers, the name is looked up again, at
+    most once a second.
     """
 
     def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
-        self._host = host
-        self._port = port
-        self._family = family
-        self._source = source
-        self._known: list[tuple[int, Sockaddr]] = []
-        self._refusals = 0
-        self._next_look_up_s = 0.0
+        self._place = _Place(host, port, family, source)
+
+    def look_up(self) -> None:
+        """Look the name up, which `dial` does otherwise; raises `DialError` if that fails."""
+        self._place.look_up(socket.SOCK_STREAM)
+
+    def dial(self) -> SocketConn:
+        """Return a conn to the first address that answers, which the caller closes; raises `DialError`."""
+        if not self._place.known:
+            self.look_up()
+        try:
+            return self._dial_known()
+        except DialError:
+            if not self._look_up_again():
+                raise
+        return self._dial_known()
+
+    def _dial_known(self) -> SocketConn:
+        place = self._place
+        conn = first_that_opens(
+            [*place.known], lambda family, address: dial(family, address, source=place.source), place.host
+        )
+        place.prefer(conn.getpeername())
+        return conn
+
+    def _look_up_again(self) -> bool:
+        """Look the name up if the last time is long enough ago; tell whether its addresses have changed."""
+        if not self._place.may_look_up:
+            return False
+        before = {address for _, address in self._place.known}
+        try:
+            self.look_up()
+        except DialError:
+            return False
+        return {address for _, address in self._place.known} != before
+
+
+class UnixTarget:
+    """A Unix path, which is dialled for one user after the other."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def dial(self) -> SocketConn:
+        """Return a conn to the path; the caller closes it. Raises `DialError`."""
+        return dial(unix_family(), self._path)
+
+
+class DatagramTarget:
+    """A host and UDP port. Opens sockets to it without a look-up and without waiting.
+
+    The addresses are looked up by `look_up`, and again in the background when none of them answers, at most
+    once a second.
+    """
+
+    def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
+        self._place = _Place(host, port, family, source)
+        self._refusals = 0  # since the last look-up
         self._crew = Crew("look-up")
 
     def look_up(self) -> None:
-        """Look the name up; raises `DialError` when it is unknown, or has no address of the wanted kind."""
-        self._next_look_up_s = time.monotonic() + LOOK_UP_PAUSE_S
-        found = resolve(self._host, self._port, socket.SOCK_DGRAM)
-        fitting = [each for each in found if self._family in (socket.AF_UNSPEC, each[0])]
-        if not fitting:
-            kind = "IPv4" if self._family == socket.AF_INET else "IPv6"
-            raise DialError(f"{self._host} has no {kind} address")
-        self._known, self._refusals = fitting, 0
+        """Look the name up; raises `DialError` if it is unknown, or has no address of the wanted family."""
+        self._place.look_up(socket.SOCK_DGRAM)
+        self._refusals = 0
 
     @property
     def is_known(self) -> bool:
         """Whether there is an address to open sockets to."""
-        return bool(self._known)
+        return bool(self._place.known)
 
     def open(self) -> DatagramConn:
-        """Return a new socket connected to the target; raises `DialError`."""
+        """Return a new socket that is connected to the target; the caller closes it. Raises `DialError`."""
+        place = self._place
         try:
             return first_that_opens(
-                self._known, lambda family, address: connect_udp(family, address, self._source), self._host
+                place.known, lambda family, address: connect_udp(family, address, place.source), place.host
             )
         except DialError as exc:
             if not is_out_of_files(exc):
@@ -85,31 +137,32 @@ class DatagramTarget:
             raise
 
     def refused(self, conn: DatagramConn) -> bool:
-        """Nobody receives where a socket is connected to: tell whether a new one is better."""
-        if len(self._known) > 1 and self._known[0][1] == conn.address:
-            self._known = [*self._known[1:], self._known[0]]
+        """Nobody receives where `conn` is connected to; tell whether a new socket is better."""
+        known = self._place.known
+        if len(known) > 1 and known[0][1] == conn.address:
+            self._place.known = known = [*known[1:], known[0]]
         self._refusals += 1
-        if self._refusals >= len(self._known):
+        if self._refusals >= len(known):
             self.look_up_soon()
-        return bool(self._known) and self._known[0][1] != conn.address
+        return bool(known) and known[0][1] != conn.address
 
     def look_up_soon(self) -> None:
-        """Look the name up in the background, if that was not done just now."""
-        if time.monotonic() >= self._next_look_up_s and not len(self._crew):
+        """Look the name up in the background, if the last time is long enough ago."""
+        if self._place.may_look_up and not len(self._crew):
             self._crew.spawn(self.look_up)
 
 
 class UnixDatagramTarget:
-    """Opens sockets to a Unix path."""
+    """A Unix path for datagrams."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def open(self) -> DatagramConn:
-        """Return a new socket connected to the target; raises `DialError`."""
+        """Return a new socket that is connected to the path; the caller closes it. Raises `DialError`."""
         return connect_unix_datagram(self._path)
 
     @staticmethod
     def refused(_conn: DatagramConn) -> bool:
-        """Return True: whoever comes back to the path has another socket there."""
+        """Return True: whoever receives at the path again has made another socket there."""
         return True

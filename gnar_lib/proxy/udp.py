@@ -16,6 +16,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, MessageTooLongError
+from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net import Conn, Crew, Datagram, DatagramConn, SocketConn, give_way
 from gnar_lib.net.datagram import BATCH, is_out_of_files
 from gnar_lib.pio.flow import Flow
@@ -148,6 +149,7 @@ class Sessions:
         except DialError as exc:
             if not self._conns or not is_out_of_files(exc):
                 raise
+            emit(DescriptorsShort, "the UDP session that was idle longest ends", str(exc))
         self._end_first()
         return self._target.open()
 

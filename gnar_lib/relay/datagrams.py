@@ -6,7 +6,7 @@ import socket
 
 from gnar_lib import logger, net
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
-from gnar_lib.errors import ConnError, ListenError
+from gnar_lib.errors import ConnError
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
@@ -60,10 +60,7 @@ def _target(address: Address) -> OpensSockets:
     """Return what opens sockets to `address`; raises `DialError` when the name is unknown."""
     if address.transport == "unix-dgram":
         return UnixDatagramTarget(address.path)
-    family = address.family
-    if address.source:
-        family = socket.AF_INET6 if ":" in address.source else socket.AF_INET
-    target = DatagramTarget(address.host, address.port, family, address.source)
+    target = DatagramTarget(address.host, address.port, address.family, address.source)
     target.look_up()
     return target
 
@@ -74,8 +71,5 @@ def _bind(address: Address) -> net.DatagramSocket:
         return net.bind_unix_datagram(address.path, address.mode, keep_file=address.keep_file)
     if not address.host:
         return net.bind_udp("", address.port)
-    found = net.resolve(address.host, address.port, socket.SOCK_DGRAM)
-    fitting = [each for each in found if address.family in (socket.AF_UNSPEC, each[0])]
-    if not fitting:
-        raise ListenError(f"{address.host} has no address of that kind")
-    return net.bind_udp(str(fitting[0][1][0]), address.port)
+    found = net.resolve(address.host, address.port, socket.SOCK_DGRAM, address.family)
+    return net.bind_udp(str(found[0][1][0]), address.port)

@@ -10,82 +10,24 @@ from dataclasses import replace
 
 from gnar_lib import logger, net
 from gnar_lib.errors import ConnError, DialError, UsageError
+from gnar_lib.events import Side, UserCame, UserConnected, UserLeft, emit
 from gnar_lib.lifecycle import Stopper
+from gnar_lib.net.target import Target, UnixTarget
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.stream import stream
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.datagrams import DatagramRelay
 
-LOOKUP_PAUSE_S = 1.0  # least time between two look-ups of a target's name, however many users come
-
-_ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
-
 _log = logger.get("relay")
 
 
-class _Target:
-    """Where users are joined to: the addresses of a name, the one that answered last first."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._known = self._look_up()
-        self._next_lookup_s = time.monotonic() + LOOKUP_PAUSE_S
-
-    def dial(self) -> net.SocketConn:
-        """Connect to the first address that answers; a name whose addresses all fail is looked up again.
-
-        Raises `DialError`.
-        """
-        try:
-            return self._dial_known()
-        except DialError:
-            if not self._look_up_again():
-                raise
-        return self._dial_known()
-
-    def _dial_known(self) -> net.SocketConn:
-        known = self._known  # another user's greenlet may replace it
-
-        def dial(family: int, address: net.Sockaddr) -> net.SocketConn:
-            conn = net.dial(family, address, source=self._address.source)
-            if address != known[0][1]:
-                self._known = [(family, address), *(each for each in known if each[1] != address)]
-            return conn
-
-        return net.first_that_opens(known, dial, self._address)
-
-    def _look_up_again(self) -> bool:
-        """Tell whether there are other addresses than before."""
-        now = time.monotonic()
-        if now < self._next_lookup_s:
-            return False
-        self._next_lookup_s = now + LOOKUP_PAUSE_S
-        try:
-            found = self._look_up()
-        except DialError:
-            return False
-        changed = sorted(map(str, found)) != sorted(map(str, self._known))
-        self._known = found
-        return changed
-
-    def _look_up(self) -> list[tuple[int, net.Sockaddr]]:
-        if self._address.transport == "unix":
-            return [(net.unix_family(), self._address.path)]
-        found = net.resolve(self._address.host, self._address.port)
-        return _of_family(found, self._address)
-
-
-def _of_family(found: list[tuple[int, net.Sockaddr]], address: Address) -> list[tuple[int, net.Sockaddr]]:
-    """Return the found addresses whose family the keyword and `bind=` of `address` allow.
-
-    Raises `DialError` when there are none.
-    """
-    family = address.family
-    if address.source:
-        family = _V6 if ":" in address.source else _V4
-    fitting = [each for each in found if family in (_ANY, each[0])]
-    if not fitting:
-        raise DialError(f"{address.host} has no {'IPv4' if family == _V4 else 'IPv6'} address")
-    return fitting
+def _target(address: Address) -> Target | UnixTarget:
+    """Return what dials `address`; raises `DialError` if the name is unknown."""
+    if address.transport == "unix":
+        return UnixTarget(address.path)
+    target = Target(address.host, address.port, address.family, address.source)
+    target.look_up()
+    return target
 
 
 def _listen(address: Address) -> net.Listener:
@@ -93,8 +35,8 @@ def _listen(address: Address) -> net.Listener:
     if address.transport == "unix":
         return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
     host = address.host
-    if host and address.family != _ANY:
-        host = str(_of_family(net.resolve(host, address.port), address)[0][1][0])
+    if host and address.family != socket.AF_UNSPEC:
+        host = str(net.resolve(host, address.port, family=address.family)[0][1][0])
     return net.listen(host, address.port)
 
 
@@ -108,8 +50,10 @@ class Relay:
     def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
         self.users = net.Crew("relay")  # a greenlet for each user
         self.error: ConnError | None = None  # why the only user of a relay without `fork` failed
+        self.meter = Meter()
+        self._name = str(listen)  # of this relay, in events
         self._on_end = on_end
-        self._target = _Target(target)
+        self._target = _target(target)
         self._refused = logger.Burst()  # warnings about users who were turned away
         self.listener = _listen(listen)
         self.listener.serve(self.users, self._serve if listen.fork else self._serve_only_user)
@@ -127,17 +71,31 @@ class Relay:
 
         When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
         """
+        address, began_s, reason = user.getpeername(), time.monotonic(), ""
+        emit(UserCame, Side.RELAY, self._name, address)
+        live = self.meter.connection(address, user.abort)
         try:
-            target = self._target.dial()
-        except DialError as exc:
+            target = self._dial()
+            emit(UserConnected, Side.RELAY, self._name, address, time.monotonic() - began_s)
+            with live:
+                stream(user, target, live.up, live.down)
+        except BaseException as exc:
+            reason = str(exc) or "ended by the relay"
             user.abort()  # a reset, since the user could take an orderly close for an empty answer
+            raise
+        finally:
+            up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
+            emit(UserLeft, Side.RELAY, self._name, address, up, down, lasted_s, reason)
+
+    def _dial(self) -> net.SocketConn:
+        """Return a conn to the target, which the caller closes; raises `DialError` after a warning."""
+        try:
+            conn = self._target.dial()
+        except DialError as exc:
             self._refused.warning(_log, "%s; users are turned away", exc)
             raise
-        except BaseException:
-            user.abort()
-            raise
         self._refused.end(_log)
-        stream(user, target)
+        return conn
 
     def _serve_only_user(self, user: net.SocketConn) -> None:
         """Serve one user, keep the error in `self.error`, and end the relay."""

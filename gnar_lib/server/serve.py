@@ -95,7 +95,10 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
     stopper.on_reload(lambda: server.reload(load()))
     stopper.on_status(server.status)
     try:
-        port = server.start()
+        port = stopper.call_until_stopped(server.start)
+        if port is None:
+            server.close()
+            return 0
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
         if not config.token and not is_loopback(config.bind):
             _log.warning("no token: whoever reaches port %d may open ports here; set --token", port)

@@ -430,11 +430,12 @@ def test_target_is_looked_up_again_only_when_its_address_fails(
     first, second = listen(LOOPBACK, 0), listen(LOOPBACK, 0)
     ports, asked = [first.port], list[int]()
 
-    def lookup(_host: str, _port: int) -> list[tuple[int, net.Sockaddr]]:
+    def lookup(*_: object) -> list[tuple[int, net.Sockaddr]]:
         asked.append(1)
         return [(V4, (LOOPBACK, port)) for port in ports]
 
     monkeypatch.setattr("gnar_lib.net.target.resolve", lookup)
+    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
     target = Target("name", 1)
     for _ in range(3):
         target.dial().close()
@@ -529,8 +530,9 @@ def test_handler_may_close_the_listener_and_a_defect_of_one_harms_no_other(
 FEW_DESCRIPTORS = """
 import resource, socket, sys
 import gevent
-from gnar_lib import logger, net
+from gnar_lib import eventlog, logger, net
 logger.setup()
+eventlog.start()
 held, crew, listener = [], net.Crew("test"), net.listen("127.0.0.1", 0)
 listener.serve(crew, held.append)
 clients = [socket.socket() for _ in range(20)]
