@@ -1,18 +1,18 @@
-"""Copies one direction in Python, through memory borrowed for as long as nothing waits; any conns will do."""
+"""Copies one direction of any two conns, through memory that is borrowed for as long as nothing waits."""
 
 from __future__ import annotations
 
 from gnar_lib.net import LENT_BYTES, Conn, SocketConn, give_way
 from gnar_lib.pio.flow import Flow, Limit
 
-FULL_IN_A_ROW = 8  # after that many full reads others have their turn
+FULL_IN_A_ROW = 8  # after so many full reads, other greenlets have their turn
 
 
 def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False) -> bool:
-    """Copy until the end of the stream and return True.
+    """Copy until `src` has ended, and return True.
 
-    With `until_bulk` return False as soon as a read brought all that it may (its bytes were sent): there is a
-    faster way for what follows.
+    With `until_bulk`, return False after the first read that brought as much as a read can bring, and whose
+    bytes have been sent: there is a faster way to copy the bytes behind them. Raises `ConnError`.
     """
     limit = flow.limit
     if limit is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
@@ -43,11 +43,11 @@ def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: b
                 return False
             full += 1
             if full % FULL_IN_A_ROW == 0:
-                give_way()  # where both ends keep up nothing here would ever wait
+                give_way()  # nothing here ever waits while both ends keep up
 
 
 def _send_as_granted(data: bytes, dst: Conn, limit: Limit) -> None:
-    """Send everything, as fast as the limit allows."""
+    """Send all bytes, as fast as the limit allows."""
     rest = memoryview(data)
     while rest:
         granted = limit.take(len(rest))

@@ -13,11 +13,12 @@ PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for (/proc/sys/fs/p
 MIN_PIPE_BYTES = (
     256 * 1024
 )  # past a user's share of pipe memory Linux gives 8 KiB, with which buffers are faster
-SPARE_PIPES = 16  # kept for the next bulk transfer
+SPARE_PIPES = 16  # that are kept for the next bulk transfers
 SMALL_BYTES = 16 * 1024
-SMALL_IN_A_ROW = 64  # after that many small moves the bulk is over, and the pipe is better used elsewhere
+SMALL_IN_A_ROW = 64  # after so many small moves the bulk is over, and others need the pipe more
 
-assert sys.platform == "linux"  # noqa: S101  (type checkers know by this what is at hand below)
+if sys.platform != "linux":
+    raise ImportError("only Linux has splice")
 
 if CAN_SPLICE := hasattr(os, "splice"):
     import fcntl
@@ -28,7 +29,7 @@ _spare: list[Pipe] = []
 
 
 class Pipe:
-    """An empty, enlarged, non-blocking pipe; `discard` it when bytes are left in it, else `keep` it."""
+    """An empty, enlarged, non-blocking pipe; whoever takes it calls `keep`, or `discard` if it is not empty."""
 
     __slots__ = ("reader", "size", "writer")
 
@@ -41,7 +42,7 @@ class Pipe:
 
     @classmethod
     def take(cls) -> Pipe | None:
-        """Return an empty pipe; None when no more of them are to be had in a useful size."""
+        """Return an empty pipe; None if the system gives none of a useful size."""
         if _spare:
             return _spare.pop()
         try:
@@ -54,7 +55,7 @@ class Pipe:
         return None
 
     def keep(self) -> None:
-        """Give an empty pipe back."""
+        """Give an empty pipe back, for the next transfer."""
         if len(_spare) < SPARE_PIPES:
             _spare.append(self)
         else:
@@ -67,9 +68,9 @@ class Pipe:
 
 
 def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bool:
-    """Copy through `pipe` until the end of the stream (True), or until the bulk is over (False).
+    """Copy through `pipe` until `src` has ended (returns True), or until the bulk is over (returns False).
 
-    The pipe is empty when this returns; after an error it is not.
+    The pipe is empty afterwards, but not after an error. Raises `ConnError`.
     """
     small = 0
     while small < SMALL_IN_A_ROW:
@@ -80,12 +81,12 @@ def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bo
         small = small + 1 if count < SMALL_BYTES else 0
         _drain(dst, flow, pipe, count)
         if count >= SMALL_BYTES:
-            give_way()  # where both ends keep up nothing here would ever wait, and nobody else be served
+            give_way()  # nothing here ever waits while both ends keep up
     return False
 
 
 def _fill(src: SocketConn, pipe: Pipe) -> int:
-    """Move what the socket has into the empty pipe, waiting for the first byte; 0 at the end."""
+    """Move what the socket has received into the empty pipe; return the count of bytes, 0 at the end."""
     while True:
         try:
             return os.splice(src.fileno(), pipe.writer, pipe.size, flags=_FLAGS)
@@ -96,7 +97,7 @@ def _fill(src: SocketConn, pipe: Pipe) -> int:
 
 
 def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
-    """Move the `count` bytes that the pipe holds into the socket, as fast as socket and limit allow."""
+    """Move the `count` bytes in the pipe into the socket, as fast as the socket and the limit allow."""
     limit = flow.limit
     while count:
         granted = count if limit is None else limit.take(count)
@@ -111,5 +112,5 @@ def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
 
 
 def _failed(conn: SocketConn, exc: OSError) -> ConnClosed:
-    """Translate what `splice` raised; a closed conn shows as descriptor -1."""
+    """Return the error of gnar's own tree for what `splice` raised; a closed conn has the descriptor -1."""
     return ConnClosed(f"{conn}: {'closed' if conn.closed else exc.strerror}")

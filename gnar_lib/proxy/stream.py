@@ -1,8 +1,8 @@
-"""`stream(a, b)` joins two conns, one greenlet per direction that is busy; knows neither server nor client.
+"""`stream(a, b)` joins two conns: it carries bytes both ways until both have ended.
 
-Each direction starts with small reads through a shared buffer, since most connections are short. When a read
-shows that bulk has begun and both ends are plain sockets, it goes on in the kernel (`splice.py`) and comes
-back when the bulk is over.
+Knows neither server nor client. Each direction begins with reads into a shared buffer, since most connections are
+short. When a read shows that bulk has begun, and both conns are plain sockets, the kernel moves the bytes
+(`splice.py`) until the bulk is over.
 """
 
 from __future__ import annotations
@@ -22,34 +22,36 @@ from gnar_lib.proxy.buffer import copy_buffered
 if sys.platform == "linux":
     from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
 
-IDLE_CHECK_S = 0.5  # how often those directions are looked for in which nothing comes
+IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
 
-_backs = Crew("stream")  # the second greenlets; the first of each pair ends its second
+_backs = Crew("stream")  # the greenlets of the ways back; the first greenlet of a pair ends the second
 
 
 def busy_pairs() -> int:
-    """Return how many joined pairs of this process are not idle."""
+    """Return how many joined pairs of this process have moved bytes lately."""
     return len(_backs)
 
 
 def stream(a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None) -> None:
     """Carry bytes both ways until both directions have ended, then close both conns.
 
-    `up` counts and limits a to b, `down` b to a. The end of the stream on one side shuts down writing on the
-    other. An error, or the end of the calling greenlet, resets both, and is raised when they are closed.
+    `up` counts and limits the bytes from `a` to `b`, `down` those from `b` to `a`. When one conn ends, the
+    other is half-closed. After an error, or when the calling greenlet is ended, both conns are reset and
+    closed, and the error is raised.
     """
     _Pair(a, b, up or Flow(), down or Flow()).run()
 
 
 class _Idle(BaseException):
-    """Takes a greenlet out of a read for which nothing has come for a while."""
+    """Ends the wait of a greenlet to read a conn on which nothing has come for a while."""
 
 
 class _Pair:
-    """Two conns and the greenlets between them; ends when the second of the two directions does.
+    """Two conns and the greenlets that copy between them.
 
-    The caller's greenlet copies a to b. The way back has a greenlet while there is something to copy, and a
-    mere watcher before that and when nothing has come for a while: most connections are idle mostly.
+    The caller's greenlet copies `a` to `b`. The way back, from `b` to `a`, has a greenlet while there is
+    something to copy. Before that, and when nothing has come for a while, it is parked: a callback of the hub
+    waits for bytes, since most connections are idle most of the time, and a greenlet costs memory.
     """
 
     __slots__ = ("_a", "_b", "_down", "_error", "_is_parked", "_running", "_up", "_waiter")
@@ -59,13 +61,13 @@ class _Pair:
         self._b = b
         self._up = up
         self._down = down
-        self._error: ConnError | None = None
-        self._running = 2  # directions
-        self._is_parked = False
-        self._waiter: greenlet | None = None
+        self._error: ConnError | None = None  # the first error of either direction
+        self._running = 2  # directions that have not ended
+        self._is_parked = False  # the way back has no greenlet, and waits for bytes
+        self._waiter: greenlet | None = None  # the caller's greenlet, while it waits for the way back to end
 
     def run(self) -> None:
-        """Copy both ways to the end."""
+        """Copy both ways until both have ended; raises the first error."""
         try:
             self._park()
             self._copy(self._a, self._b, self._up)
@@ -81,11 +83,12 @@ class _Pair:
             try:
                 raise self._error
             finally:
-                # The error refers to us: with both ways, the conns would wait for the collector.
+                # The error refers to this pair. If the pair also referred to the error, only the garbage
+                # collector would free both conns.
                 self._error = None
 
     def _wait_for_other(self) -> None:
-        """Wait until the other direction has ended; a read watcher of ours may still be started."""
+        """Wait until the way back has ended."""
         self._waiter = getcurrent()
         try:
             wait_for(self)
@@ -95,12 +98,12 @@ class _Pair:
     # ---- the way back --------------------------------------------------------------------------------------
 
     def _park(self) -> None:
-        """Have no greenlet on the way back until there is something to copy."""
+        """Let the way back go without a greenlet until there is something to copy."""
         self._is_parked = True
         self._b.call_once_readable(self._unpark)
 
     def _unpark(self) -> None:
-        if self._is_parked:  # not aborted meanwhile
+        if self._is_parked:  # else it was aborted meanwhile
             self._is_parked = False
             _backs.enter(self._copy_back)
 
@@ -114,7 +117,7 @@ class _Pair:
             _awake.discard(self)
 
     def park_if_idle(self) -> None:
-        """Give up the way back's greenlet, when it has been waiting to read since this was last called."""
+        """Park the way back if nothing has come on it since this was last called; runs in the hub."""
         if self._b.was_read:
             self._b.was_read = False
         else:
@@ -123,10 +126,10 @@ class _Pair:
     # ---- either way ----------------------------------------------------------------------------------------
 
     def _copy(self, src: Conn, dst: Conn, flow: Flow) -> None:
-        """Copy one direction to its end, whichever that is."""
+        """Copy one direction to its end, and half-close `dst`; an error aborts both conns."""
         try:
             _copy(src, dst, flow)
-            if self._running > 1:  # the second direction to end closes both at once
+            if self._running > 1:  # else both have ended, and `run` closes both conns
                 dst.shutdown(socket.SHUT_WR)
         except _Idle:
             raise
@@ -145,27 +148,27 @@ class _Pair:
             get_hub().loop.run_callback(self._wake)
 
     def _wake(self) -> None:
-        if self._waiter is not None:  # not ended meanwhile
+        if self._waiter is not None:  # else it was ended meanwhile
             self._waiter.switch(self)
 
     def _abort(self) -> None:
-        """Reset both conns; the other direction wakes with an error and ends as well."""
+        """Reset both conns, which ends the other direction with an error, too."""
         self._a.abort()
         self._b.abort()
-        if self._is_parked:  # nobody is there to wake
+        if self._is_parked:  # there is no greenlet that would end
             self._is_parked = False
             self._one_ended()
 
 
 class _Sweep:
-    """Parks what is idle, among the pairs whose way back has a greenlet."""
+    """Parks the ways back that have become idle."""
 
     def __init__(self) -> None:
-        self._pairs: set[_Pair] = set()
+        self._pairs: set[_Pair] = set()  # whose way back has a greenlet
         self._timer: Any = None
 
     def add(self, pair: _Pair) -> None:
-        """Look at this pair from now on."""
+        """Watch this pair from now on."""
         if not self._pairs:
             if self._timer is None:
                 self._timer = get_hub().loop.timer(IDLE_CHECK_S, IDLE_CHECK_S)
@@ -173,7 +176,7 @@ class _Sweep:
         self._pairs.add(pair)
 
     def discard(self, pair: _Pair) -> None:
-        """Look at it no more."""
+        """Watch this pair no longer."""
         self._pairs.discard(pair)
         if not self._pairs:
             self._timer.stop()
@@ -187,19 +190,19 @@ _awake = _Sweep()
 
 
 def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
-    """Copy until the end of the stream."""
+    """Copy until `src` has ended; raises `ConnError`."""
     if not isinstance(src, SocketConn):
         copy_buffered(src, dst, flow)
         return
-    src.keep_reading = True  # this greenlet waits on conns alone from here on
+    src.keep_reading = True  # from here on, this greenlet waits only for conns
     try:
         _copy_from_socket(src, dst, flow)
-    finally:  # the end of a stream can be read for ever: the loop would spin while the other way goes on
+    finally:  # the end of a stream can be read again and again: a watcher would keep the loop busy
         src.stop_reading()
 
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
-    """Copy until the end of the stream, by the fastest way that the two conns allow at the time."""
+    """Copy until `src` has ended, in the fastest way that the two conns allow at each moment."""
     if sys.platform == "linux" and CAN_SPLICE and isinstance(dst, SocketConn):
         _copy_between_sockets(src, dst, flow)
     else:

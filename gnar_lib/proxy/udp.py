@@ -1,7 +1,7 @@
-"""Carrying datagrams: sessions with a service, one for each user, and the data connection in between.
+"""Carries datagrams: over a data connection, and to a service with a session for each user.
 
-Knows neither server nor client. Nothing here waits for a slow side: what cannot go on at once, or within a
-bounded queue, is dropped and counted.
+Knows neither server nor client. Nothing here waits for a slow receiver: datagrams that cannot be sent at
+once, or kept in a bounded queue, are dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import Framing
 from gnar_lib.proxy.share import share
 
-MAX_SESSIONS = 4096  # of one proxy; past that the one that was idle longest ends
-MAX_QUEUED_BYTES = 1 << 20  # of one proxy, for a data connection that is slow
-MAX_UNSENT_BYTES = 128 << 10  # in the kernel's own queue: what is there cannot be dropped any more
-DEAD_AFTER_S = 20.0  # both ends of a data connection of datagrams read all the time, so silence means an end
+MAX_SESSIONS = 4096  # of one proxy; past that, the session that was idle longest is evicted
+MAX_QUEUED_BYTES = 1 << 20  # that wait for a slow data connection
+MAX_UNSENT_BYTES = 128 << 10  # that wait in the kernel, where nothing can be dropped
+DEAD_AFTER_S = 20.0  # without acknowledgement: both ends read all the time, so the peer has gone
 READ_BYTES = 64 << 10
-MIN_SWEEP_S = 0.01  # between two looks at idle sessions
+MIN_SWEEP_S = 0.01  # between two looks for idle sessions
 
 _writers = Crew("udp")
 
 
 def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]:
-    """Return those that the limit of a direction lets pass, counted; the others are dropped."""
+    """Count the datagrams that the limit of a direction lets pass, and return them; drop the others."""
     limit = flow.limit
     if limit is not None:
         before = len(datagrams)
@@ -52,27 +52,27 @@ def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a session ends: `timeout_s` after the last datagram either way, or when there are too many."""
+    """A session ends `timeout_s` after its last datagram, or when there are more than `sessions`."""
 
     timeout_s: float
     sessions: int = MAX_SESSIONS
 
 
 class OpensSockets(Protocol):
-    """The service that users' datagrams are for."""
+    """The service to which users' datagrams go."""
 
     def open(self) -> DatagramConn:
-        """Return a new socket connected to it; raises `DialError`."""
+        """Return a new socket that is connected to the service; the caller closes it. Raises `DialError`."""
 
     def refused(self, conn: DatagramConn) -> bool:
-        """Nobody receives where `conn` is connected to: tell whether a new one is better."""
+        """Nobody receives where `conn` is connected to; tell whether a new socket is better."""
 
 
 class Sessions:
-    """The sessions of one proxy: a socket for each user, by which the service tells them apart.
+    """The sessions of one proxy: a socket for each user, so that the service can tell the users apart.
 
-    A session begins with a user's first datagram and ends as the limits say. `answer` is called in the hub
-    with what the service sent to one user in one turn of the loop.
+    A session begins with the first datagram of a user, and ends when the limits say so. `answer` is called in
+    the hub with the datagrams that the service has sent to one user in one turn of the loop.
     """
 
     def __init__(
@@ -89,14 +89,16 @@ class Sessions:
         self._limits = limits
         self._log = log
         self._failures = logger.Burst()
-        self._conns: OrderedDict[bytes, DatagramConn] = OrderedDict()  # the longest idle first
-        self._sweeper: Any = None
+        self._conns: OrderedDict[bytes, DatagramConn] = (
+            OrderedDict()
+        )  # by the user's packed address, the session that was idle longest first
+        self._sweeper: Any = None  # the timer for the first session to become idle
 
     def __len__(self) -> int:
         return len(self._conns)
 
     def send(self, datagrams: list[Datagram]) -> None:
-        """Send users' datagrams to the service, each from its user's socket."""
+        """Send datagrams to the service, each from the socket of its user."""
         find, now_s = self._conns.get, time.monotonic()
         for user, payload in datagrams:
             conn = find(user)
@@ -116,7 +118,7 @@ class Sessions:
         self._conns.move_to_end(user)
         self._answer(datagrams)
         pause_s = share.pause_after(conn.used_s, self._meter)
-        if pause_s and len(datagrams) == BATCH:  # the others wait for what users send
+        if pause_s and len(datagrams) == BATCH:  # so that what users send has its turn
             conn.pause(pause_s)
 
     def close(self) -> None:
@@ -143,7 +145,7 @@ class Sessions:
         return conn
 
     def _open(self) -> DatagramConn:
-        """Open a socket; when there are too many files the session that was idle longest gives its own up."""
+        """Return a new socket; if there are too many files, the session that was idle longest is evicted."""
         try:
             return self._target.open()
         except DialError as exc:
@@ -154,7 +156,7 @@ class Sessions:
         return self._target.open()
 
     def _go_on(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
-        """Nobody received the last datagram: go on with the same socket, or with a better one."""
+        """Nobody has received the last datagram: return the same socket, or a better one."""
         conn.is_refused = False
         if not self._target.refused(conn):
             return conn
@@ -176,7 +178,7 @@ class Sessions:
         self._sweeper.start(self._sweep)
 
     def _sweep(self) -> None:
-        """End what is idle; one timer for all, set to when the first of those left would be."""
+        """End the idle sessions, and set the timer to when the next session would become idle."""
         now_s = time.monotonic()
         while self._conns:
             left_s = next(iter(self._conns.values())).used_s + self._limits.timeout_s - now_s
@@ -190,10 +192,10 @@ class Sessions:
 
 
 class Carrier:
-    """A data connection that carries the datagrams of a proxy; `run` owns and closes it.
+    """A data connection that carries the datagrams of one proxy; `run` closes the conn.
 
-    What is posted in one turn of the loop leaves in one send. While the conn takes no more, a greenlet waits
-    with what is queued, and past 1 MiB further datagrams are dropped.
+    The datagrams that are posted in one turn of the loop are sent together. While the conn takes no more, a
+    greenlet waits to send what is queued; past `MAX_QUEUED_BYTES`, further datagrams are dropped.
     """
 
     def __init__(self, conn: Conn, framing: Framing, meter: Meter, log: logger.Logger) -> None:
@@ -202,18 +204,18 @@ class Carrier:
         self._log = log
         self._frame = framing.frame
         self._parse = framing.parse
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # frames, or parts of frames, that are queued
         self._queued_bytes = 0
-        self._is_writing = False
-        self._is_flushing = False
-        self._has_told = False
-        if isinstance(conn, SocketConn):  # a stream of a session has its own limits
-            conn.keep_reading = True  # `run` waits on it alone
+        self._is_writing = False  # a greenlet waits to send
+        self._is_flushing = False  # `flush` will be called in this turn of the loop
+        self._has_warned = False  # of a datagram that is too large
+        if isinstance(conn, SocketConn):  # a stream has limits of its own
+            conn.keep_reading = True  # the greenlet of `run` waits only for this conn
             conn.limit_unsent(MAX_UNSENT_BYTES)
             conn.set_user_timeout(DEAD_AFTER_S)
 
     def post(self, datagrams: list[Datagram]) -> None:
-        """Queue datagrams, for `flush` or `flush_soon`; never waits."""
+        """Queue datagrams until `flush`; never waits."""
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._meter.dropped += len(datagrams)
             return
@@ -231,13 +233,13 @@ class Carrier:
                 parts += self._frame([datagram])
             except MessageTooLongError as exc:
                 self._meter.dropped += 1
-                if not self._has_told:
-                    self._has_told = True
+                if not self._has_warned:
+                    self._has_warned = True
                     self._log.warning("dropped: %s (told once)", exc)
         return parts
 
     def flush(self) -> None:
-        """Send what is queued, as far as that goes without waiting."""
+        """Send what is queued; a greenlet sends later what does not fit now."""
         self._is_flushing = False
         if self._is_writing or not self._parts:
             return
@@ -246,20 +248,23 @@ class Carrier:
             sent = self.conn.send_now(data)
         except ConnError as exc:
             self._log.debug("the data connection broke: %s", exc)
-            self.conn.abort()  # which `run` notices
+            self.conn.abort()  # which ends `run`
             return
         if sent < len(data):
             self._is_writing = True
             _writers.spawn(self._write, data[sent:])
 
     def flush_soon(self) -> None:
-        """Send what is queued when everything that is ready in this turn of the loop has been served."""
+        """Flush at the end of this turn of the loop, together with what is posted until then."""
         if not self._is_flushing:
             self._is_flushing = True
             get_hub().loop.run_callback(self.flush)
 
     def run(self, deliver: Callable[[list[Datagram]], None]) -> None:
-        """Hand on what comes, in batches, until the conn ends; then close it. Raises `ConnError`."""
+        """Call `deliver` with each batch of datagrams that comes, until the conn ends, and close the conn.
+
+        Raises `ConnError` or `ProtocolError`.
+        """
         rest = b""
         try:
             while data := self.conn.recv(READ_BYTES):
@@ -280,7 +285,7 @@ class Carrier:
         return b"".join(parts)
 
     def _write(self, data: bytes) -> None:
-        """Send what did not fit, and what was queued meanwhile."""
+        """Send `data` and what is queued meanwhile, waiting for room."""
         try:
             while data:
                 self._queued_bytes += len(data)
