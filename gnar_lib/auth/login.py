@@ -41,10 +41,10 @@ class ClientLogin:
         self.proves = bool(token) and kind == HMAC  # without a token there is nothing to prove
         self._clock = clock
         self._nonce = secrets.token_hex(NONCE_BYTES)
-        self._server_nonce = ""
+        self._server_nonce = ""  # of the Challenge, once it has come
 
     def message(self) -> Login:
-        """Return the Login of a control connection; the md5 of the token is in it only when asked for."""
+        """Return the Login of a control connection; it holds the md5 of the token only with `--auth md5`."""
         now = int(self._clock())
         return Login(
             token=_NO_TOKEN if self.proves else md5_token(self.token, now),
@@ -78,7 +78,7 @@ class ClientLogin:
         return Proof(mac(self.token, "client", self._nonce, challenge.nonce))
 
     def accept(self, welcome: Welcome) -> Session:
-        """Return the session; `AuthError` when the server refused us or failed to prove itself."""
+        """Return the session; raises `AuthError` if the server refused the login or proved nothing."""
         if welcome.error:
             raise AuthError(f"the server refused the login: {welcome.error}")
         if self.proves:
@@ -102,7 +102,7 @@ class ServerLogin:
         self._nonce = secrets.token_hex(NONCE_BYTES)
 
     def check(self) -> None:
-        """Check what the Login alone can tell; `AuthError` says why it is refused, without the token."""
+        """Check what the Login alone can tell; raises `AuthError`, whose text does not hold the token."""
         if self.needs_proof:
             if not self._token:
                 raise AuthError("this server has no token; start the client without one, or it with one")
@@ -118,7 +118,7 @@ class ServerLogin:
             raise AuthError(f"the clocks of client and server are {offset_s / 60:.0f} minutes apart")
 
     def challenge(self) -> Challenge:
-        """Return the question that only an end with the token can answer."""
+        """Return the message that only a client with the token can answer."""
         return Challenge(self._nonce)
 
     def prove(self, proof: Proof) -> None:
@@ -127,7 +127,7 @@ class ServerLogin:
             raise AuthError("wrong token")
 
     def welcome(self) -> tuple[Session, Welcome]:
-        """Return the session of one of our own clients, and the message that tells it."""
+        """Return the session with one of gnar's own clients, and the message that tells the client."""
         if not self.is_ours:
             raise ProtocolError("a session for a peer that did not ask for one")
         nonces = (self.login.nonce, self._nonce)

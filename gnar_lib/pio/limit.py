@@ -1,16 +1,16 @@
-"""The speed limit: a token bucket that the connections of one proxy and direction share; knows no conn.
+"""The speed limit: a token bucket that all connections of a proxy share in one direction; knows no conn.
 
-A burst of one second and a rate that is right within 3 % over ten seconds contradict each other: a bucket
-that lets through what it saved while idle, and then the full rate, is at 110 % after ten seconds. So here the
-burst is a loan. What an idle bucket saved, up to one second's worth, is there at once; then half of what
-comes in pays it back. A transfer that begins with a burst is level with the rate after two seconds, and stays
-level:
+An ordinary token bucket cannot allow a burst of one second and keep the rate within 3 % over ten seconds: it
+grants what it saved while idle and then the full rate, which is 110 % after ten seconds. So the burst is a
+loan here. What an idle bucket has saved, up to one second's worth, is granted at once; then half of what
+comes in pays the loan back. A transfer that begins with a burst has been granted exactly the rate after two
+seconds, and from then on:
 
     after (seconds)            0     1     2     3    10
     through (seconds' worth)   1   1.5     2     3    10
 
-So any ten seconds are within 3 %, unless they begin in the two seconds behind a burst and leave the burst
-itself out: those are short of it by up to one second's worth.
+So the rate over any ten seconds is within 3 % of the limit, except over ten seconds that begin just behind a
+burst: the bytes of the burst, one second's worth at most, are missing there.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from greenlet import getcurrent, greenlet
 from gnar_lib.net import wait_for
 
 BURST_S = 1.0  # what an idle bucket saves; as in the Go original
-SLACK_S = 0.1  # of it, what needs no paying back: copying is never on time to the millisecond
-GRANT_S = 0.05  # the most at once, so that connections which share a slow bucket take turns often
-SHARED_GRANT_BYTES = 64 * 1024  # the most at once, and in one turn, while others wait
+SLACK_S = 0.1  # of the burst need not be paid back: copying is never on time to the millisecond
+GRANT_S = 0.05  # of the rate is granted at once at most, so that connections take turns often
+SHARED_GRANT_BYTES = 64 * 1024  # are granted in one turn at most while others wait
 MIN_WAIT_S = 0.002  # the loop's clock ticks in milliseconds; a shorter wait would only spin
 
 
 class Tokens:
-    """The arithmetic of a bucket: time goes in, bytes come out; it waits for nothing.
+    """The arithmetic of a bucket: how many bytes may be moved, as time goes by. Waits for nothing.
 
-    `earned` is what came in and was not used; `credit` what may be borrowed on top; `debt` what was.
+    `earned` bytes have come in and were not used. `credit` bytes may be borrowed on top of them. `debt` bytes
+    have been borrowed and not paid back.
     """
 
     __slots__ = ("_now", "credit", "debt", "earned", "rate")
@@ -53,7 +54,7 @@ class Tokens:
         return self.earned + self.credit
 
     def advance(self, now: float, *, wanted: bool) -> None:
-        """Let time pass until `now`. What comes in while somebody waits is late, not saved: none is lost."""
+        """Let time pass until `now`. While somebody waits (`wanted`), what comes in is kept as earned."""
         income = max(0.0, now - self._now) * self.rate
         self._now = now
         repaid = min(self.debt, income / 2)
@@ -63,7 +64,7 @@ class Tokens:
         if wanted:
             self.earned = min(self.earned, self.rate * BURST_S)
             return
-        # Nobody wants it: all above the slack is saved, and what was late becomes savings as time goes by.
+        # Nobody waits: what was earned beyond the slack is saved little by little, as credit.
         saved = min(max(0.0, self.earned - self.rate * SLACK_S), 2 * income)
         self.earned -= saved
         repaid = min(self.debt, saved)
@@ -71,7 +72,7 @@ class Tokens:
         self.credit = min(self.credit + saved - repaid, self.rate * BURST_S - self.debt)
 
     def spend(self, count: float) -> None:
-        """Use up `count` bytes: what was earned first, then on credit, then from what comes in later."""
+        """Use up `count` bytes: first what was earned, then credit, then what will come in later."""
         borrowed = min(max(0.0, count - max(0.0, self.earned)), self.credit)
         self.credit -= borrowed
         self.debt += borrowed
@@ -84,7 +85,7 @@ class Tokens:
 
 
 class _Waiter:
-    """A greenlet in the queue of a bucket; wakes by being switched to with its own waiter."""
+    """A greenlet in the queue of a bucket; the bucket switches to it with this object as the token."""
 
     __slots__ = ("granted", "greenlet", "want")
 
@@ -95,9 +96,9 @@ class _Waiter:
 
 
 class Bucket:
-    """A limit of `rate` bytes per second, over all who take from it together; first come, first served.
+    """A limit of `rate` bytes per second for all who take from it together; first come, first served.
 
-    `clock` tells seconds and never goes back.
+    `clock` returns seconds and never goes back.
     """
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,22 +109,22 @@ class Bucket:
         self._tokens = Tokens(rate, clock())
         self._grant = max(1, int(rate * GRANT_S))
         self._turn = min(self._grant, SHARED_GRANT_BYTES)
-        self._left = self._turn  # of the turn of the first in the queue
+        self._left = self._turn  # bytes that are left of the turn of the first in the queue
         self._waiters: deque[_Waiter] = deque()
         self._timer: Any = None
 
     @classmethod
     def of(cls, rate: int | None) -> Bucket | None:
-        """Return a bucket of that rate, None when there is no limit."""
+        """Return a bucket of this rate; None if `rate` is None, which means no limit."""
         return None if rate is None else cls(rate)
 
     def __repr__(self) -> str:
         return f"<Bucket {self.rate} bytes/s, {len(self._waiters)} waiting>"
 
     def take_now(self, count: int) -> bool:
-        """Tell whether a datagram of `count` bytes may be moved now, all of it, and use up the tokens if so.
+        """Tell whether a datagram of `count` bytes may be moved now, and use up the tokens if so.
 
-        One that is larger than the whole bucket passes when the bucket is full, and is paid off afterwards.
+        A datagram that is larger than a full bucket may be moved when the bucket is full, and leaves a debt.
         """
         self._advance()
         if self._waiters or self._tokens.available < min(count, self.rate * BURST_S):
@@ -136,7 +137,7 @@ class Bucket:
     def take(self, want: int) -> int:
         """Wait until some of `want` bytes may be moved, and return how many (1 to `want`).
 
-        Ask when there is something to move: who holds tokens while it waits for bytes keeps them from others.
+        To be called when the bytes are there: tokens that are taken earlier are kept from others.
         """
         if not self._waiters:
             self._advance()
@@ -156,19 +157,20 @@ class Bucket:
         return waiter.granted
 
     def _serve(self) -> None:
-        """Grant to each who waits now, in turn, as far as the tokens reach; runs in the hub."""
+        """Grant tokens to those who wait, one after the other, while there are enough; runs in the hub."""
         self._timer = None
         self._advance()
-        for _ in range(len(self._waiters)):  # who comes back meanwhile has its turn when others had theirs
+        for _ in range(len(self._waiters)):  # whoever comes back meanwhile waits for its next turn
             if not self._serve_turn():
                 break
         if self._waiters:
             self._set_timer()
 
     def _serve_turn(self) -> bool:
-        """Grant to the first in the queue; False when the tokens do not reach.
+        """Let the first in the queue have its turn; return False if there are not enough tokens.
 
-        Who asks for little and comes back at once goes on: a turn is as many bytes for one as for another.
+        A greenlet that asks for few bytes and comes back at once goes on, so that a turn is as many bytes for
+        everybody.
         """
         while (count := self._next_grant()) and self._tokens.available >= count:
             waiter = self._waiters.popleft()
@@ -184,13 +186,13 @@ class Bucket:
         return False
 
     def _next_grant(self) -> int:
-        """Return how many bytes the first in the queue gets."""
+        """Return how many bytes the first in the queue is to get; 0 if nobody waits."""
         if not self._waiters:
             return 0
         return min(self._waiters[0].want, self._grant if len(self._waiters) == 1 else self._left)
 
     def _set_timer(self) -> None:
-        """Serve again when there is enough for the first in the queue."""
+        """Have `_serve` called when there are enough tokens for the first in the queue."""
         if self._timer is not None:
             self._timer.stop()
         wait_s = self._tokens.seconds_until(self._next_grant())

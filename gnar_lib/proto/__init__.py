@@ -1,4 +1,4 @@
-"""The wire: `send(conn, msg)` and `recv(conn)` on any conn; knows neither server nor client."""
+"""The protocol: `send(conn, message)` and `recv(conn)` on any conn; knows neither server nor client."""
 
 from __future__ import annotations
 
@@ -43,20 +43,21 @@ __all__ = [
     "to_frame",
 ]
 
-_READ_BYTES = 4096  # several frames of the usual size; whatever is more goes back into the conn
+_READ_BYTES = 4096  # several frames of the usual size; bytes behind the first frame go back into the conn
 
 M = TypeVar("M", bound=Message)
 
 
 def send(conn: Conn, message: Message) -> None:
-    """Send one message; raises `ConnError`, or `MessageTooLongError` before anything is sent."""
+    """Send one message; raises `ConnError`, or `MessageTooLongError` before any byte is sent."""
     conn.sendall(to_frame(message))
 
 
 def recv(conn: Conn, max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES) -> Message:
-    """Wait for one message; the bytes behind it stay in the conn.
+    """Wait for one message and return it; the bytes behind it stay in the conn.
 
-    Raises `ProtocolError` when it is not one or larger than `max_bytes`, `ConnClosed` when the stream ends.
+    Raises `ProtocolError` if what comes is no message or is larger than `max_bytes`, `ConnClosed` if the
+    stream ends, or another `ConnError`.
     """
     data = conn.recv(_READ_BYTES)
     while (size := packet.frame_size(data)) is None or len(data) < size:
@@ -75,7 +76,7 @@ def recv(conn: Conn, max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES
 
 
 def expect(conn: Conn, kind: type[M], max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES) -> M:
-    """Wait for a message of one kind; `ProtocolError` when another one comes."""
+    """Wait for one message and return it; as `recv`, and raises `ProtocolError` for another kind."""
     message = recv(conn, max_bytes)
     if not isinstance(message, kind):
         raise ProtocolError(f"{type(message).__name__} where {kind.__name__} was expected")

@@ -1,7 +1,7 @@
-"""Datagrams on a data connection: in binary between our own ends, as JSON with the Go programs; no I/O.
+"""Datagrams on a data connection: in binary between gnar's own ends, as JSON with the Go programs; no I/O.
 
-Both forms know a user by its packed address (`net.pack_address`). To the client that is only a name, which it
-sends back with the answer.
+Both forms name a user by the packed address (`net.pack_address`). To the client the address is only a name,
+which the client sends back with the answer.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from gnar_lib.net.datagram import PACKED_ADDRESS_BYTES, Datagram, pack_address, 
 from gnar_lib.proto import packet
 from gnar_lib.proto.msg import UDPDatagram, from_frame, to_frame
 
-# Not one of `PacketType`: the body is no JSON, and it has no business outside of a UDP data connection.
+# Not one of `PacketType`, since the body is not JSON; only on a UDP data connection.
 DATAGRAM_TYPE = 0x13
 MAX_PAYLOAD_BYTES = packet.MAX_BODY_BYTES - PACKED_ADDRESS_BYTES  # 65,513: more than UDP over IPv4 has
 
-NOBODY = b""  # the address of an answer whose sender did not say whom it is for
+NOBODY = b""  # the address of an answer that does not say for which user it is
 
 
 class Framing(Protocol):
     """One form of datagrams on a stream."""
 
     def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames, which may be in parts; raises `MessageTooLongError` when one does not fit."""
+        """Return the frames, perhaps in parts; raises `MessageTooLongError` if a datagram does not fit."""
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams of all whole frames in `data`, and how many bytes those are.
+        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes.
 
-        Raises `ProtocolError` when it is anything else.
+        Raises `ProtocolError` if `data` holds anything else.
         """
 
 
@@ -45,7 +45,7 @@ class BinaryFraming:
     _BEGINNING = struct.Struct(f">BH{PACKED_ADDRESS_BYTES}s")
 
     def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames in parts; raises `MessageTooLongError` when one does not fit."""
+        """Return the frames in parts; raises `MessageTooLongError` if a datagram does not fit."""
         parts: list[bytes] = []
         add, begin = parts.append, self._BEGINNING.pack
         try:
@@ -57,7 +57,7 @@ class BinaryFraming:
         return parts
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
+        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes."""
         datagrams = []
         unpack, size = self._HEADER.unpack_from, len(data)
         start, last_start = 0, size - self._HEADER.size
@@ -85,7 +85,7 @@ class JsonFraming:
         self._with_address = with_address
 
     def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames; raises `MessageTooLongError` when one does not fit."""
+        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
         return [
             to_frame(UDPDatagram(base64.b64encode(payload).decode(), self._address(packed)))
             for packed, payload in datagrams
@@ -98,7 +98,7 @@ class JsonFraming:
         return {"IP": host, "Port": port, "Zone": _zone(scope)}
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams of all whole frames in `data`, and how many bytes those are."""
+        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes."""
         datagrams: list[Datagram] = []
         start = 0
         while (size := packet.frame_size(data[start : start + packet.HEADER.size])) is not None:
@@ -124,13 +124,13 @@ def _packed(message: UDPDatagram) -> bytes:
     if message.addr is None:
         return NOBODY
     zone = str(message.addr.get("Zone", ""))
-    # The number of an interface of another machine means nothing here; it only tells users apart.
+    # An interface of another machine means nothing here, but keeps two users with one address apart.
     scope = zlib.crc32(zone.encode()) if zone else 0
     return pack_address((message.addr["IP"], message.addr["Port"], 0, scope))
 
 
 def _zone(scope: int) -> str:
-    """Return the name of the interface of a link-local user."""
+    """Return the name of the network interface by which a link-local user has come."""
     try:
         return socket.if_indextoname(scope) if scope else ""
     except OSError:

@@ -1,7 +1,7 @@
-"""The typed messages of the protocol, and the fields by which gnar's own ends extend them; no I/O.
+"""The typed messages of the protocol, from and to frames; no I/O.
 
-A field with a default is an extension, or one that only some versions of the Go program send: the Go programs
-ignore fields that they do not know, and an extension that is not set is not sent.
+A field with a default is an extension of gnar's own, or is sent by some versions of the Go program only. An
+extension that is not set is not sent. The Go programs ignore fields that they do not know.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gnar_lib.proto import packet
 from gnar_lib.proto.packet import PacketType
 
 MAX_PORT = 65535
-MAX_TEXT = 1024  # of any text field but an error and a payload: longer ones only cost memory
-INT64 = range(-(1 << 63), 1 << 63)  # what the Go program's integers hold
+MAX_TEXT = 1024  # characters of a text field that is neither an error nor a payload
+INT64 = range(-(1 << 63), 1 << 63)  # the integers of the Go program
 
 STATUS_SUCCESS, STATUS_FAILED = "success", "failed"
 AUTH_NONE = "none"  # in the Login of a health check, which only asks whether a server answers
@@ -31,11 +31,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login(Message):
-    """First on every TCP connection: who the client is.
+    """The first message on every TCP connection: who the client is.
 
-    `timestamp` is in Unix seconds. `features`, `nonce` and `auth` are sent by our own clients on a control
-    connection; `client_id` lets a client that comes back take its proxies over. Their data connections name
-    the `session` instead; one that is to wait for a user is the session's `waiting`-th, signed by `proof`.
+    `timestamp` is in Unix seconds. Gnar's own clients send `features`, `nonce` and `auth` on a control
+    connection, and a `client_id`, by which a client that comes back takes its proxies over. On a data
+    connection they name the `session` instead; a data connection that is to wait for a user is the session's
+    `waiting`-th, signed by `proof`.
     """
 
     TYPE = PacketType.LOGIN
@@ -54,9 +55,9 @@ class Login(Message):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
-    """Every second on a control connection: the sender is alive.
+    """Sent every second on a control connection: the sender is alive.
 
-    One of our own servers tells one of our own clients by `waiting` how many data connections are to wait.
+    By `waiting`, gnar's own server tells its own client how many data connections are to wait for users.
     """
 
     TYPE = PacketType.HEARTBEAT
@@ -65,7 +66,7 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True)
 class ProxyReq(Message):
-    """The client asks for a proxy; `remote_port` 0 lets one of our own servers choose."""
+    """The client asks for a proxy; with `remote_port` 0, gnar's own server chooses the port."""
 
     TYPE = PacketType.PROXY_REQ
     remote_port: int
@@ -89,7 +90,7 @@ class ProxyResp(Message):
 
 @dataclass(frozen=True, slots=True)
 class ProxyCancel(Message):
-    """The client ends a proxy: on a connection of its own, or on the control connection of our own ends."""
+    """The client ends a proxy: on the control connection, or as a Go client on a connection of its own."""
 
     TYPE = PacketType.PROXY_CANCEL
     proxy_name: str
@@ -98,10 +99,10 @@ class ProxyCancel(Message):
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Message):
-    """From the server: a user has come; from the client: here is the data connection for that user.
+    """From the server: a user has come. From the client: this is the data connection for that user.
 
-    Between our own ends: `proof` shows that the data connection belongs to the session, `proxy_name` and
-    `user` tell which proxy who came to.
+    Gnar's own ends add a `proof` that the data connection belongs to the session, the `proxy_name`, and the
+    address of the `user`.
     """
 
     TYPE = PacketType.EXCHANGE
@@ -123,7 +124,7 @@ class UDPDatagram(Message):
 
 @dataclass(frozen=True, slots=True)
 class Challenge(Message):
-    """Our own server asks our own client to prove that it knows the token."""
+    """Gnar's own server asks its own client to prove that it knows the token."""
 
     TYPE = PacketType.CHALLENGE
     nonce: str
@@ -139,7 +140,7 @@ class Proof(Message):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """Our own server's end of the login: its proof and the session's id, or the `error` that refused it."""
+    """Gnar's own server ends the login: with its proof and the session's id, or with an `error`."""
 
     TYPE = PacketType.WELCOME
     features: tuple[str, ...] = ()
@@ -149,7 +150,7 @@ class Welcome(Message):
     error: str = ""
 
 
-# ---- from and to the fields of a frame ---------------------------------------------------------------------
+# ---- from and to frames ------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> bool:
@@ -157,7 +158,7 @@ def _text(value: Any) -> bool:
 
 
 def _is_unicode(value: str) -> bool:
-    """Tell whether text can be sent and hashed: JSON can spell half a surrogate pair, UTF-8 cannot."""
+    """Tell whether UTF-8 can encode the text; JSON can spell half of a surrogate pair, which it cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -174,7 +175,7 @@ def _texts(value: Any) -> bool:
 
 
 def _address(value: Any) -> bool:
-    """What the Go program sends for a `*net.UDPAddr`."""
+    """Tell whether a value is what the Go program sends for a `*net.UDPAddr`."""
     return value is None or (
         isinstance(value, dict) and _text(value.get("IP")) and _integer(value.get("Port"))
     )
@@ -191,7 +192,7 @@ _UNBOUNDED = {"payload", "error"}
 
 
 class _Field:
-    """What one field of a message must be; made once for each, since parsing is part of the hot path."""
+    """What the value of one field has to be; made once for each field, since every message is parsed."""
 
     __slots__ = ("check", "default", "expected", "is_required", "max_length", "name")
 
@@ -203,7 +204,7 @@ class _Field:
         self.max_length = packet.MAX_BODY_BYTES if name in _UNBOUNDED else MAX_TEXT
 
     def parse(self, value: Any) -> Any:
-        """Return the value as the message holds it; `ProtocolError` says what was expected."""
+        """Return the value as the message holds it; raises `ProtocolError` that says what was expected."""
         if not self.check(value):
             raise ProtocolError(f"{self.name} is not {self.expected}")
         if self.name == "remote_port" and not 0 <= value <= MAX_PORT:
@@ -236,7 +237,7 @@ _REQUIRED = {cls: [name for name, field in _FIELDS[cls].items() if field.is_requ
 
 
 def to_frame(message: Message) -> bytes:
-    """Return the frame of a message, without the extensions that are not set."""
+    """Return the frame of a message, without extensions that are not set; raises `MessageTooLongError`."""
     values = {}
     for name, field in _FIELDS[type(message)].items():
         value = getattr(message, name)
@@ -246,7 +247,7 @@ def to_frame(message: Message) -> bytes:
 
 
 def from_frame(frame: bytes) -> Message:
-    """Return the message of one whole frame; `ProtocolError` when a field is missing or of the wrong type."""
+    """Return the message in one whole frame; raises `ProtocolError` for a missing or wrong field."""
     packet_type, values = packet.decode(frame)
     cls = _MESSAGES[packet_type]
     known = _FIELDS[cls]

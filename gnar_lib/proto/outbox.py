@@ -1,4 +1,4 @@
-"""Sends the messages of many greenlets on one conn, in order, so that no caller waits and no two mix."""
+"""Sends the messages of many greenlets on one conn, in order; no caller has to wait."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, Crew, deadline
 from gnar_lib.proto.msg import Message, to_frame
 
-WRITE_DEADLINE_S = 10.0  # for a peer that stops reading its control connection
+WRITE_DEADLINE_S = 10.0  # a peer that reads nothing for so long is given up
 MAX_QUEUED_BYTES = 1 << 20
 
 
 class Outbox:
-    """The writing half of a control connection; what is posted in one turn of the loop leaves in one send.
+    """The writing half of a control connection, with a greenlet of `crew`.
 
-    A conn that cannot be written to any more is aborted, which whoever reads it notices.
+    The messages that are posted in one turn of the loop are sent together. If writing fails, or if too many
+    bytes are queued, the conn is aborted, so that whoever reads the conn gets an error.
     """
 
     def __init__(self, conn: Conn, crew: Crew) -> None:
         self._conn = conn
-        self._queue: list[bytes] = []
+        self._queue: list[bytes] = []  # whole frames
         self._queued_bytes = 0
         self._posted = gevent.event.Event()
         self._is_closed = False
         crew.spawn(self._run)
 
     def post(self, message: Message) -> None:
-        """Queue one message; on an outbox that was closed or is overfull it is lost with the conn."""
+        """Queue a message; never waits. The message is lost if the outbox is closed."""
         if self._is_closed:
             return
         frame = to_frame(message)
@@ -38,7 +39,7 @@ class Outbox:
         self._posted.set()
 
     def close(self) -> None:
-        """Send nothing more; the greenlet ends. The conn stays its owner's to close."""
+        """Send nothing more, and end the greenlet; the owner of the conn closes the conn."""
         self._is_closed = True
         self._posted.set()
 

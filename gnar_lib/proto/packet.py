@@ -1,4 +1,4 @@
-"""Frames: one byte of type, two of length, that many bytes of JSON; a codec that does no I/O."""
+"""Frames: one byte of type, two bytes of length, and so many bytes of JSON; a codec that does no I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BODY_BYTES = 65535  # what the two length bytes can say
 
 
 class PacketType(IntEnum):
-    """The first byte of a frame. From 0x10 on: only to a peer that has said that it understands them."""
+    """The first byte of a frame. Those from 0x10 on are sent only to a peer that has said it knows them."""
 
     LOGIN = 0x01
     HEARTBEAT = 0x02
@@ -40,7 +40,7 @@ _decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def encode(packet_type: PacketType, fields: dict[str, Any]) -> bytes:
-    """Return one frame; raises `MessageTooLongError` rather than send a truncated one."""
+    """Return one frame; raises `MessageTooLongError` if `fields` do not fit into it."""
     try:
         body = _encode_json(fields).encode()
     except UnicodeEncodeError as exc:
@@ -51,9 +51,10 @@ def encode(packet_type: PacketType, fields: dict[str, Any]) -> bytes:
 
 
 def frame_size(data: bytes | bytearray) -> int | None:
-    """Return the size of the frame that `data` begins with, header included; None while the header is cut.
+    """Return the size in bytes of the frame with which `data` begins, header included.
 
-    Raises `ProtocolError` for a type that nobody sends, before its body has arrived.
+    Returns None if `data` is shorter than a header. Raises `ProtocolError` if the first byte is no known
+    type.
     """
     if data and data[0] not in _TYPES:
         raise ProtocolError(f"unknown packet type 0x{data[0]:02x}")
@@ -63,7 +64,7 @@ def frame_size(data: bytes | bytearray) -> int | None:
 
 
 def decode(frame: bytes) -> tuple[PacketType, dict[str, Any]]:
-    """Return the type and the JSON object of one whole frame; `ProtocolError` when it is anything else."""
+    """Return the type and the JSON object of one whole frame; raises `ProtocolError` for other bodies."""
     packet_type = _TYPES[frame[0]]
     try:
         fields = _decode_json(frame[HEADER.size :].decode())  # json.loads would guess at UTF-16 and UTF-32

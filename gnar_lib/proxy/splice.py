@@ -29,7 +29,7 @@ _spare: list[Pipe] = []
 
 
 class Pipe:
-    """An empty, enlarged, non-blocking pipe; whoever takes it calls `keep`, or `discard` if it is not empty."""
+    """An empty, enlarged, non-blocking pipe; its taker calls `keep`, or `discard` if it is not empty."""
 
     __slots__ = ("reader", "size", "writer")
 

@@ -1,7 +1,7 @@
 """`stream(a, b)` joins two conns: it carries bytes both ways until both have ended.
 
-Knows neither server nor client. Each direction begins with reads into a shared buffer, since most connections are
-short. When a read shows that bulk has begun, and both conns are plain sockets, the kernel moves the bytes
+Knows neither server nor client. Each direction begins with reads into a shared buffer, since most connections
+are short. When a read shows that bulk has begun, and both conns are plain sockets, the kernel moves the bytes
 (`splice.py`) until the bulk is over.
 """
 
