@@ -13,6 +13,7 @@ from gnar_lib.net import Conn
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
+from gnar_lib.proxy.joiner import Joiner
 
 
 class ProxyState(Enum):
@@ -29,6 +30,7 @@ class ClientProxy:
     def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
         self.meter = Meter(total, config.speed_limit)
+        self.joiner = Joiner(Side.CLIENT, config.proxy_name, self.meter)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port  # the port at the server, once that is known; 0: not yet

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from gnar_lib import logger, net
 from gnar_lib.errors import ConnError, DialError, UsageError
-from gnar_lib.events import Side, UserCame, UserConnected, UserLeft, emit
+from gnar_lib.events import Side
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net.target import Target, UnixTarget
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proxy.stream import stream
+from gnar_lib.proxy.joiner import Joiner
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.datagrams import DatagramRelay
 
@@ -50,8 +49,7 @@ class Relay:
     def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
         self.users = net.Crew("relay")  # a greenlet for each user
         self.error: ConnError | None = None  # why the only user of a relay without `fork` failed
-        self.meter = Meter()
-        self._name = str(listen)  # of this relay, in events
+        self._joiner = Joiner(Side.RELAY, str(listen), Meter())
         self._on_end = on_end
         self._target = _target(target)
         self._refused = logger.Burst()  # warnings about users who were turned away
@@ -71,21 +69,7 @@ class Relay:
 
         When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
         """
-        address, began_s, reason = user.getpeername(), time.monotonic(), ""
-        emit(UserCame, Side.RELAY, self._name, address)
-        live = self.meter.connection(address, user.abort)
-        try:
-            target = self._dial()
-            emit(UserConnected, Side.RELAY, self._name, address, time.monotonic() - began_s)
-            with live:
-                stream(user, target, live.up, live.down)
-        except BaseException as exc:
-            reason = str(exc) or "ended by the relay"
-            user.abort()  # a reset, since the user could take an orderly close for an empty answer
-            raise
-        finally:
-            up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
-            emit(UserLeft, Side.RELAY, self._name, address, up, down, lasted_s, reason)
+        self._joiner.join(user, user.getpeername(), self._dial)
 
     def _dial(self) -> net.SocketConn:
         """Return a conn to the target, which the caller closes; raises `DialError` after a warning."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import gevent
@@ -12,7 +11,7 @@ from gnar_lib import events
 from gnar_lib.client import tunnel
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.config import ProxyConfig
-from gnar_lib.errors import ConnError, ProtocolError
+from gnar_lib.errors import ConnError, DialError, ProtocolError
 from gnar_lib.events import (
     ServiceReached,
     ServiceUnreachable,
@@ -21,19 +20,12 @@ from gnar_lib.events import (
     UserConnected,
     UserLeft,
 )
-from gnar_lib.net import Listener, SocketConn, deadline, dial, listen
+from gnar_lib.net import Listener, deadline, listen
 from gnar_lib.pio.meter import Meter
+from tests.helpers.conns import tcp_pair
 
 TIMEOUT_S = 10.0
 USER = "192.0.2.1:4000"
-
-
-def pair() -> tuple[SocketConn, SocketConn]:
-    listener = listen("127.0.0.1", 0)
-    near = dial(socket.AF_INET, listener.getsockname())
-    far = listener.accept()
-    listener.close()
-    return near, far
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def proxy(service: Listener, kind: str = "tcp") -> ClientProxy:
 
 
 def test_each_step_of_a_user_is_said(service: Listener, said: list[events.Event]) -> None:
-    server_end, conn = pair()
+    server_end, conn = tcp_pair()
     serving = gevent.spawn(tunnel.serve, proxy(service), conn, USER)
     local = service.accept()
     server_end.sendall(b"a question")
@@ -83,8 +75,9 @@ def test_user_is_reset_when_the_service_is_away_and_its_return_is_said_once(
     port = service.port
     service.close()
     for _ in range(2):
-        server_end, conn = pair()
-        tunnel.serve(served, conn, USER)
+        server_end, conn = tcp_pair()
+        with pytest.raises(DialError):
+            tunnel.serve(served, conn, USER)
         with pytest.raises(ConnError, match="reset"):
             server_end.recv(1)
         server_end.close()
@@ -93,7 +86,7 @@ def test_user_is_reset_when_the_service_is_away_and_its_return_is_said_once(
     again = listen("127.0.0.1", port)
     said.clear()
     for _ in range(2):
-        server_end, conn = pair()
+        server_end, conn = tcp_pair()
         serving = gevent.spawn(tunnel.serve, served, conn, USER)
         again.accept().close()
         server_end.close()
@@ -106,7 +99,7 @@ def test_user_is_reset_when_the_service_is_away_and_its_return_is_said_once(
 
 
 def test_user_of_tcp_for_a_udp_proxy_is_refused(service: Listener, said: list[events.Event]) -> None:
-    server_end, conn = pair()
+    server_end, conn = tcp_pair()
     with pytest.raises(ProtocolError, match="which is UDP"):
         tunnel.serve(proxy(service, "udp"), conn, USER)
     with pytest.raises(ConnError, match="reset"):

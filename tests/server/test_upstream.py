@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,15 +11,15 @@ import pytest
 from gevent.event import AsyncResult
 
 from gnar_lib.auth import ClientLogin, Session
-from gnar_lib.net import Conn, SocketConn, deadline, dial, format_address, listen
+from gnar_lib.net import Conn, SocketConn, deadline, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Message, expect
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import EXPIRY_S, ConnMap
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
+from tests.helpers.conns import tcp_pair
 
 TIMEOUT_S = 10.0
-LOOPBACK = "127.0.0.1"
 
 
 def session(*features: str) -> Session:
@@ -34,10 +33,7 @@ class Ends:
     conns: list[Conn] = field(default_factory=list)
 
     def pair(self) -> tuple[SocketConn, SocketConn]:
-        listener = listen(LOOPBACK, 0)
-        near = dial(socket.AF_INET, listener.getsockname())
-        far = listener.accept()
-        listener.close()
+        near, far = tcp_pair()
         self.conns += [near, far]
         return near, far
 

@@ -1,0 +1,47 @@
+"""Joins each user of a proxy with the other end, and says what happens to the user."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gnar_lib.events import Side, UserCame, UserConnected, UserLeft, emit
+from gnar_lib.net import Conn, Sockaddr
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proxy.stream import stream
+
+
+class Joiner:
+    """Serves the users of one proxy, or of one relay, whose `name` is in the events."""
+
+    def __init__(self, side: Side, name: str, meter: Meter) -> None:
+        self.side = side
+        self.name = name
+        self.meter = meter  # counts the users, and lists those who are joined
+
+    def join(self, user: Conn, address: Sockaddr, connect: Callable[[], Conn | None]) -> None:
+        """Carry the bytes of one user until both ends are closed; closes `user`.
+
+        `connect` returns a conn to the other end, or None if there is none: then the user is closed. After an
+        error of `connect` or of one of the conns, the user is reset, and the error is raised: mostly a
+        `ConnError`. `address` is the user's.
+        """
+        began_s, reason = time.monotonic(), ""
+        emit(UserCame, self.side, self.name, address)
+        live = self.meter.connection(address, user.abort)
+        try:
+            other = connect()
+            if other is None:
+                reason = "nothing to connect to"
+                user.close()
+                return
+            emit(UserConnected, self.side, self.name, address, time.monotonic() - began_s)
+            with live:
+                stream(user, other, live.up, live.down)
+        except BaseException as exc:
+            reason = str(exc) or f"ended by the {self.side.value}"
+            user.abort()  # a reset, since an orderly end could be taken for the whole
+            raise
+        finally:
+            up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
+            emit(UserLeft, self.side, self.name, address, up, down, lasted_s, reason)
