@@ -11,8 +11,8 @@ def serve(proxy: ClientProxy, conn: Conn, user: str) -> None:
     """Carry bytes between a data connection and the local service until both are closed; closes `conn`.
 
     `user` is the user's address as the server tells it, empty if the server does not. If the local service
-    does not answer, the user's connection is reset. Raises `ConnError`, or `ProtocolError` if the proxy is one
-    of UDP.
+    does not answer, the user's connection is reset. Raises `ConnError`, or `ProtocolError` if the proxy is of
+    UDP.
     """
     if proxy.udp is not None:  # nobody has offered the TCP port of that number to the server
         conn.abort()

@@ -10,7 +10,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def tcp_pair() -> tuple[SocketConn, SocketConn]:
-    """Return both ends of a connection over loopback, that of the dialling side first; the caller closes them."""
+    """Return both ends of a connection over loopback, the dialling one first; the caller closes both."""
     listener = listen(LOOPBACK, 0)
     near = dial(socket.AF_INET, listener.getsockname())
     far = listener.accept()
