@@ -32,7 +32,7 @@ from bench import plot, report
 from bench.contestants import Contestant, all_contestants
 from bench.idle import run_idle
 from bench.longpath import run_long_path
-from bench.procs import BenchError, raise_file_limit
+from bench.procs import BenchError, end_on_signals, raise_file_limit
 from bench.results import Results
 from bench.rounds import Scoreboard, run_loopback, run_start
 from bench.work import WORKS
@@ -162,9 +162,7 @@ def run_and_write(args: argparse.Namespace, board: Scoreboard, contestants: Sequ
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
     args = parser().parse_args(argv)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # ends the programs that were started, as ^C does
+    end_on_signals()
     # Debian keeps haproxy and nginx in these folders, which only root has on the PATH.
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
     notes: list[str] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import os
 import resource
 import secrets
@@ -10,9 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -98,7 +101,7 @@ _ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that no TCP or UDP socket uses, and that was never returned before.
+    """Return a port that no TCP or UDP socket uses, and that no process of this user was given before.
 
     The port is below the range from which the system takes ports for outgoing connections: one of thousands
     of connections could otherwise take the port before a contestant listens on it.
@@ -107,9 +110,32 @@ def free_port() -> int:
     top = ephemeral if ephemeral > LOWEST_PORT + 1000 else HIGHEST_PORT
     while True:
         port = LOWEST_PORT + secrets.randbelow(top - LOWEST_PORT)
-        if port not in _ports_given and _is_free(port):
-            _ports_given.add(port)
+        if take_port(port):
             return port
+
+
+def take_port(port: int) -> bool:
+    """Tell whether a port is free, and keep it from then on for as long as this process lives."""
+    if port in _ports_given or not _lock_port(port) or not _is_free(port):
+        return False
+    _ports_given.add(port)
+    return True
+
+
+def _lock_port(port: int) -> bool:
+    """Lock a port's byte in a file that all processes of this user share, until this process ends."""
+    try:
+        fcntl.lockf(_open_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _open_ports_file() -> int:
+    """Open the file of port locks, once; nobody closes it, since that would end the locks."""
+    path = Path(tempfile.gettempdir(), f"gnar-ports-{os.getuid()}")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _is_free(port: int) -> bool:
@@ -132,6 +158,37 @@ def raise_file_limit(wanted: int) -> int:
         return wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end_on_signals() -> None:
+    """Have SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that `with` blocks end what they started.
+
+    A shell starts programs in the background with SIGINT ignored; the benchmark takes SIGINT all the same.
+    SIGHUP stays ignored where the parent ignored it, as nohup does.
+    """
+    for number in ENDING_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def signals_ignored() -> Iterator[None]:
+    """Ignore the signals that end the benchmark: a second one must not break off what the first one began.
+
+    Does nothing outside the main thread, since signals are handled in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _session_stats(session: int) -> dict[int, list[str]]:
@@ -274,19 +331,9 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A second ^C must not leave programs running.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
-        try:
-            with contextlib.ExitStack() as stack:
-                for proc in self._procs:
-                    stack.callback(proc.stop)
-        finally:
-            if handler is not None:
-                signal.signal(signal.SIGINT, handler)
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+        with signals_ignored(), contextlib.ExitStack() as stack:
+            for proc in self._procs:
+                stack.callback(proc.stop)
 
 
 class Usage:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bench.procs import KILL_WAIT_S, LOOPBACK, BenchError, Host, compile_c
+from bench.procs import KILL_WAIT_S, LOOPBACK, BenchError, Host, compile_c, end_on_signals, signals_ignored
 
 ADDRESSES = ("10.213.0.1", "10.213.0.2")  # the same in every pair, since pairs do not see each other
 PREFIX_BITS = 24
@@ -129,10 +129,11 @@ def _ip(*words: str) -> None:
 
 def _delete_namespace(name: str) -> None:
     """Kill the programs in a namespace and delete it; the namespace would live as long as they do."""
-    for pid in LOOPBACK.run(["ip", "netns", "pids", name], check=False).stdout.split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    LOOPBACK.run(["ip", "netns", "del", name], check=False)
+    with signals_ignored():
+        for pid in LOOPBACK.run(["ip", "netns", "pids", name], check=False).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        LOOPBACK.run(["ip", "netns", "del", name], check=False)
 
 
 @contextlib.contextmanager
@@ -171,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=0, metavar="MBIT", help="per second; 0 is no limit")
     parser.add_argument("command", nargs="+", help="what runs while the hosts are there")
     args = parser.parse_args(argv)
+    end_on_signals()
     try:
         with wan(args.delay, args.loss, args.rate) as (a, b):
             return subprocess.run(

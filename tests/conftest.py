@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,18 @@ def pytest_configure() -> None:
     """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
+    _give_children_default_signals()
+
+
+def _give_children_default_signals() -> None:
+    """Have programs that tests start react to SIGINT and SIGHUP, also where this process ignores them.
+
+    A shell starts programs in the background with SIGINT ignored, and nohup ignores SIGHUP. Programs inherit
+    that. They do not inherit a handler, so a handler that does nothing takes its place here.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

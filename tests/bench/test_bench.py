@@ -21,7 +21,7 @@ from bench import plot, report
 from bench.__main__ import choose
 from bench.contestants import Contestant, Kind, all_contestants, parse_peer
 from bench.metrics import METRICS, TARGETS
-from bench.procs import LOOPBACK, BenchError, Crew, Usage, compile_c, free_port
+from bench.procs import LOOPBACK, BenchError, Crew, Usage, compile_c
 from bench.results import Results, show
 from bench.services import SOURCE
 from bench.wan import LongPath, WanError, wan
@@ -247,17 +247,60 @@ def test_contestant_that_fails_shows_as_failed_and_the_run_goes_on(tmp_path: Pat
     assert contestants["gnar relay"]["failures"]["udp1"] == ["server ended: nothing said"]
 
 
-def test_interrupted_run_reports_and_leaves_nothing_running() -> None:
-    command = _bench("--only", "direct", "--work", "udp", "--rounds", "1", "--seconds", "60")
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with run:
-        started = _wait_for(lambda: _echo_programs(run.pid))
-        run.send_signal(signal.SIGINT)
+@contextlib.contextmanager
+def _ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """Ignore signals in this process, so that a program started meanwhile inherits that."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_run_reports_and_leaves_nothing_running(number: signal.Signals) -> None:
+    # a shell starts a program in the background with SIGINT ignored; SIGHUP is ignored under nohup alone
+    with _ignored(signal.SIGINT), _udp_run() as (run, started):
+        run.send_signal(number)
         shown, errors = run.communicate(timeout=15)
     assert run.returncode == 128 + signal.SIGINT, errors
     assert "interrupted: not all was measured" in shown
-    assert started
     assert all(map(_has_ended, started))
+
+
+def test_run_under_nohup_outlives_its_terminal() -> None:
+    with _ignored(signal.SIGHUP), _udp_run() as (run, started):
+        assert "SIGHUP" in _ignored_signals(run.pid)
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=15)
+    assert all(map(_has_ended, started))
+
+
+def _ignored_signals(pid: int) -> set[str]:
+    """Return the names of the signals that a process ignores."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [line.split()[1] for line in status if line.startswith("SigIgn:")]
+    return {each.name for each in signal.Signals if int(mask, 16) >> (each - 1) & 1}
+
+
+@contextlib.contextmanager
+def _udp_run() -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Start a run that would take a minute; yield it with the ids of the two programs it started."""
+    command = _bench("--only", "direct", "--work", "udp", "--rounds", "1", "--seconds", "60")
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            started = _wait_for(lambda: _echo_programs(run.pid))
+            assert started
+            yield run, started
+        finally:
+            if run.poll() is None:  # asked first: killed, it would leave what it started
+                run.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(15)
+                run.kill()
 
 
 def _echo_programs(parent: int) -> list[int]:
@@ -299,11 +342,6 @@ def test_datagram_that_reaches_the_wrong_user_is_counted(tmp_path: Path) -> None
     assert int(counted["sent"]) == 200
     assert int(counted["wrong"]) >= 150
     assert int(counted["answered"]) <= 50
-
-
-def test_free_ports_are_not_given_twice() -> None:
-    ports = [free_port() for _ in range(50)]
-    assert len(set(ports)) == 50
 
 
 @pytest.fixture

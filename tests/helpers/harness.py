@@ -27,8 +27,6 @@ LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
 ESTABLISHED, LISTENING = "01", "0A"  # in /proc/net/tcp
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that run tests at the same time
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # the number of this one
-PORTS_IN_A_ROW = 8  # belong to the same worker
 SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
 
 
@@ -55,21 +53,15 @@ def first_of_workers(folders: pytest.TempPathFactory, what: str) -> Iterator[boo
 
 
 def free_port() -> int:
-    """Return a port, TCP and UDP, that is given to no other test, not to one in another worker either."""
-    while (port := procs.free_port()) // PORTS_IN_A_ROW % WORKERS != WORKER:
-        pass
-    return port
+    """Return a port, TCP and UDP, that no other test gets, in whatever process it runs."""
+    return procs.free_port()
 
 
 def free_ports(count: int) -> int:
-    """Return the first of several ports in a row that were free a moment ago."""
+    """Return the first of several ports in a row, each as `free_port` gives them."""
     while True:
         first = free_port()
-        if first % PORTS_IN_A_ROW + count > PORTS_IN_A_ROW:
-            continue
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
-            for port in range(first, first + count):
-                stack.enter_context(socket.create_server((LOOPBACK, port)))
+        if all(procs.take_port(port) for port in range(first + 1, first + count)):
             return first
 
 
