@@ -8,8 +8,7 @@ Usage: tests/run.sh [--python PYTHON] [--all] [ARGUMENT-OF-PYTEST ...]
 
 Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
 with the tools that tests talk to. Then: build_zipapp.sh, shellcheck, ruff, mypy, pytest.
-pytest runs twice: first the tests that measure time, with nothing beside them, then the others, four at
-once. With arguments of pytest it runs once, and the tests one after the other.
+pytest runs four tests at once; with arguments of its own it runs them one after the other.
 The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
 --all runs the tests that take minutes (marked slow) too.
 With CI=true a skipped test is a failure.
@@ -40,6 +39,7 @@ groff|groff-base|tests of the manual page
 setpriv|util-linux|tests as another user
 shellcheck|shellcheck|what is wrong in shell scripts
 mmdebstrap|mmdebstrap|tests on other systems than this one
+mount|mount|tests on other systems than this one
 '
 # The same of what slow tests alone need.
 slow_tools='
@@ -47,6 +47,7 @@ pipx|pipx|tests of installing
 buildah|buildah|tests that build the image
 qemu-aarch64-static|qemu-user-static|tests on another processor
 make|make|tests on musl
+xz|xz-utils|tests on musl
 '
 
 say() { printf '%s\n' "$*" >&2; }
@@ -85,14 +86,8 @@ main() {
 # Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time:
 # those that wait for long come first in the list, and what follows fills the gaps (tests/conftest.py).
 run_all_tests() {
-    and_not_slow=${unless_slow:+ and $unless_slow}
-    failed=""
-    step "pytest: what measures time, alone" python -m pytest -m "alone$and_not_slow" || failed=$?
-    [ "$failed" != 2 ] || return 2 # interrupted
-    step "pytest: all else" python -m pytest -m "not alone$and_not_slow" \
-        -n 4 --dist load --maxschedchunk 1 || return
-    [ -z "$failed" ] || say "!! tests that measure time failed: see further above"
-    return ${failed:-0}
+    step "pytest" python -m pytest -m "$unless_slow" -n 4 --dist load --maxschedchunk 1 \
+        --durations=10 --durations-min=1
 }
 
 step() {
@@ -122,7 +117,10 @@ install_tools() {
     [ -z "$missing" ] || complain
 }
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends "$@" >/dev/null; }
+# Another apt-get that runs is waited for.
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+}
 
 # Where a release lacks one of them, the others still come.
 one_by_one() {
@@ -161,9 +159,14 @@ make_environment() {
         cksum <pyproject.toml
         "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
     )
-    if [ -f "$venv/stamp" ] && [ "$(cat "$venv/stamp")" = "$stamp" ]; then
-        return
+    ! command -v flock >/dev/null || { exec 8>build/test.lock && flock 8; } # two runs take turns
+    if [ ! -f "$venv/stamp" ] || [ "$(cat "$venv/stamp")" != "$stamp" ]; then
+        install_packages
     fi
+    exec 8>&- # nobody waits for the tests of another run
+}
+
+install_packages() {
     say "== installing the packages of the tests"
     rm -rf "$venv"
     "$PYTHON" -m venv "$venv"

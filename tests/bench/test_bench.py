@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DELAY_MS = 20  # one way
-SLACK_MS = 30  # what a busy machine may add to a round trip
+DELAY_MS = 100  # one way
 
 CONNECT_MS = """
 import socket, sys, time
@@ -363,7 +362,7 @@ def test_long_path_delays_cuts_and_mends(path: LongPath) -> None:
         assert server.stdout.readline() == b"up\n"
         connect = [sys.executable, "-c", CONNECT_MS, path.b.ip, port]
         fastest_ms = min(float(path.a.run(connect).stdout) for _ in range(3))
-        assert 2 * DELAY_MS <= fastest_ms <= 2 * DELAY_MS + SLACK_MS
+        assert 1 <= fastest_ms / (2 * DELAY_MS) < 2  # round trips
         path.cut()
         with pytest.raises(BenchError, match=r"[Tt]ime(d )?out"):
             path.a.run(connect)
