@@ -4,13 +4,15 @@ set -eu
 
 usage() {
     cat <<'EOF'
-Usage: tests/run.sh [--python PYTHON] [--all] [ARGUMENT-OF-PYTEST ...]
+Usage: tests/run.sh [--python PYTHON] [--all] [--coverage] [ARGUMENT-OF-PYTEST ...]
 
 Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
 with the tools that tests talk to. Then: build_zipapp.sh, shellcheck, ruff, mypy, pytest.
 pytest runs four tests at once; with arguments of its own it runs them one after the other.
 The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
 --all runs the tests that take minutes (marked slow) too.
+--coverage shows which lines and branches of gnar_lib no test reaches, programs that tests start included.
+That takes longer.
 With CI=true a skipped test is a failure.
 EOF
 }
@@ -54,12 +56,14 @@ say() { printf '%s\n' "$*" >&2; }
 
 main() {
     unless_slow="not slow"
+    pytest="python -m pytest"
     while true; do
         case "${1-}" in
             -h | --help) usage && exit ;;
             --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
             --python=*) PYTHON=${1#*=} && shift ;;
             --all) unless_slow="" && tools="$tools$slow_tools" && shift ;;
+            --coverage) pytest="coverage run -m pytest" && shift ;;
             *) break ;;
         esac
     done
@@ -76,18 +80,20 @@ main() {
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
     step "mypy" mypy
-    if [ $# = 0 ]; then
-        run_all_tests
-    else
-        step "pytest" python -m pytest -m "$unless_slow" "$@"
-    fi
+    # Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time:
+    # those that wait for long come first in the list, and what follows fills the gaps (tests/conftest.py).
+    [ $# != 0 ] || set -- -n 4 --dist load --maxschedchunk 1 --durations=10 --durations-min=1
+    [ "${pytest#coverage}" = "$pytest" ] || coverage erase
+    failed=""
+    # shellcheck disable=SC2086 # a command of several words
+    step "pytest" $pytest -m "$unless_slow" "$@" || failed=$?
+    [ "${pytest#coverage}" = "$pytest" ] || report_coverage
+    return ${failed:-0}
 }
 
-# Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time:
-# those that wait for long come first in the list, and what follows fills the gaps (tests/conftest.py).
-run_all_tests() {
-    step "pytest" python -m pytest -m "$unless_slow" -n 4 --dist load --maxschedchunk 1 \
-        --durations=10 --durations-min=1
+report_coverage() {
+    step "coverage" coverage combine --quiet
+    coverage report
 }
 
 step() {

@@ -27,6 +27,7 @@ LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
 ESTABLISHED, LISTENING = "01", "0A"  # in /proc/net/tcp
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that run tests at the same time
+IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ  # tests/run.sh --coverage
 SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
 
 
@@ -90,7 +91,7 @@ class Gnar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
+        self.end()
         if kind is not None:
             print(f"---- {' '.join(self.args)} ----\n{self.log}{self.out}")
 
@@ -120,6 +121,15 @@ class Gnar:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def end(self) -> None:
+        """End it as its test is over: at once, unless it has to write down what was measured of coverage."""
+        if IS_MEASURED and self.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.signal(signal.SIGCONT)  # a test may have stopped it
+                self.signal(signal.SIGTERM)
+                self.process.wait(SOON_S)
+        self.kill()
 
     def kill(self) -> None:
         """End it as kill -9 does."""
@@ -391,7 +401,7 @@ class Tunnels:
 
     def close(self, *, failed: bool) -> None:
         for process in self._started:
-            process.kill()
+            process.end()
             if failed:
                 print(f"---- {' '.join(process.args)} ----\n{process.log}{process.out}")
         for process in self._started:
