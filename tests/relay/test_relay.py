@@ -552,7 +552,7 @@ def test_a_second_signal_ends_users_at_once(tmp_path: Path) -> None:
         before = time.monotonic()
         running.terminate()
         assert wait_for_end(running) == 0
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 15  # half of the grace
         user.close()
 
 

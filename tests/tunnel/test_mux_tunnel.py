@@ -285,7 +285,7 @@ def test_session_without_a_stream_and_stream_without_a_word_are_closed_after_10_
             ]
             assert ask(echo_tunnel.port) == b"ping"
             took_s = [wait.result() for wait in waits]
-        assert all(FIRST_STREAM_S - 1 < seconds < FIRST_STREAM_S + 3 for seconds in took_s), took_s
+        assert all(FIRST_STREAM_S / 2 < seconds < FIRST_STREAM_S * 2 for seconds in took_s), took_s
         assert is_open(port)  # the stream alone is gone
         beats.set()
         keep.join(WAIT_S)
