@@ -92,9 +92,26 @@ def _give_children_default_signals() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, let those that wait begin first: the others fill the time."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+    """Where several workers share the tests, sort the tests so that no core and no worker is ever idle.
+
+    Tests that wait for seconds are spread evenly among those that start programs: while one worker waits, the
+    others keep the cores busy. What is short comes at the end, so that all workers finish together.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    waiting: list[pytest.Item] = []
+    starting: list[pytest.Item] = []
+    short: list[pytest.Item] = []
+    for item in items:
+        if item.get_closest_marker("waits"):
+            waiting.append(item)
+        else:
+            (starting if "gnar_pyz" in getattr(item, "fixturenames", ()) else short).append(item)
+    gap = len(starting) // max(len(waiting), 1)
+    items[:] = []
+    for number, item in enumerate(waiting):
+        items += [item, *starting[number * gap : (number + 1) * gap]]
+    items += [*starting[len(waiting) * gap :], *short]
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -80,8 +80,8 @@ main() {
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
     step "mypy" mypy
-    # Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time:
-    # those that wait for long come first in the list, and what follows fills the gaps (tests/conftest.py).
+    # Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time,
+    # in an order in which few wait at the same time (tests/conftest.py).
     [ $# != 0 ] || set -- -n 4 --dist load --maxschedchunk 1 --durations=10 --durations-min=1
     [ "${pytest#coverage}" = "$pytest" ] || coverage erase
     failed=""
