@@ -13,7 +13,7 @@ import pytest
 from gevent.hub import get_hub
 from hypothesis import configuration
 
-from tests.helpers.harness import Tunnels, first_of_workers
+from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -71,6 +71,28 @@ def _started(
     failures = request.session.testsfailed
     yield started
     started.close(failed=request.session.testsfailed > failures)
+
+
+@pytest.fixture(scope="session")
+def _tunnels_of_worker(gnar_pyz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedTunnels]:
+    shared = SharedTunnels(gnar_pyz, tmp_path_factory.mktemp("shared"))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
+def shared_tunnel(_tunnels_of_worker: SharedTunnels, request: pytest.FixtureRequest) -> Iterator[Tunnel]:
+    """Return a tunnel to an echo service, for tests that end none of its processes and leave nothing."""
+    failures = request.session.testsfailed
+    tunnel = _tunnels_of_worker.get(request.param)
+    yield tunnel
+    try:
+        tunnel.assert_nothing_left()
+    except BaseException:
+        _tunnels_of_worker.drop(request.param, failed=True)
+        raise
+    if request.session.testsfailed > failures:
+        _tunnels_of_worker.drop(request.param, failed=True)
 
 
 def pytest_configure() -> None:

@@ -443,3 +443,31 @@ class Tunnel:
             wait_until(back, "nothing left")
         except AssertionError:
             raise AssertionError(f"{process.args[0]}: {before} became {found}") from None
+
+
+class SharedTunnels:
+    """Tunnels to an echo service, one for each mode, for many tests: a start takes longer than most tests."""
+
+    def __init__(self, pyz: Path, folder: Path) -> None:
+        self._pyz = pyz
+        self._folder = folder
+        self._kept: dict[tuple[str, ...], tuple[Tunnels, Tunnel]] = {}
+        self._made = 0
+
+    def get(self, mode: tuple[str, ...]) -> Tunnel:
+        """Return the tunnel of a mode; starts it when there is none."""
+        if mode not in self._kept:
+            self._made += 1
+            tunnels = Tunnels(self._pyz, self._folder / f"{self._made}", mode)
+            self._kept[mode] = tunnels, Tunnel(tunnels, echo)
+        return self._kept[mode][1]
+
+    def drop(self, mode: tuple[str, ...], *, failed: bool) -> None:
+        """End the tunnel of a mode, and show its logs if a test failed."""
+        tunnels, tunnel = self._kept.pop(mode)
+        tunnel.service.stop()
+        tunnels.close(failed=failed)
+
+    def close(self) -> None:
+        for mode in [*self._kept]:
+            self.drop(mode, failed=False)

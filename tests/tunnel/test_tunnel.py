@@ -74,28 +74,24 @@ def echo_tunnel(tunnels: Tunnels) -> Iterator[Tunnel]:
 # ---- users -------------------------------------------------------------------------------------------------
 
 
-def test_200_users_at_once_get_their_own_bytes_back(echo_tunnel: Tunnel) -> None:
+def test_200_users_at_once_get_their_own_bytes_back(shared_tunnel: Tunnel) -> None:
     payloads = [os.urandom(MIB) for _ in range(8)]
+    data = [payloads[number % 8] + bytes([number]) for number in range(200)]
     with ThreadPoolExecutor(200) as pool:
-        hashes = list(
-            pool.map(lambda n: exchange_both_ways(echo_tunnel.port, payloads[n % 8] + bytes([n])), range(200))
-        )
-    expected = [hashlib.sha256(payloads[n % 8] + bytes([n])).hexdigest() for n in range(200)]
+        hashes = list(pool.map(lambda each: exchange_both_ways(shared_tunnel.port, each), data))
+    expected = [hashlib.sha256(each).hexdigest() for each in data]
     assert hashes == expected
-    echo_tunnel.assert_nothing_left()
 
 
-def test_64_mib_both_ways_at_once_on_one_connection(echo_tunnel: Tunnel) -> None:
+def test_64_mib_both_ways_at_once_on_one_connection(shared_tunnel: Tunnel) -> None:
     data = os.urandom(MIB) * 64
-    assert exchange_both_ways(echo_tunnel.port, data) == hashlib.sha256(data).hexdigest()
-    echo_tunnel.assert_nothing_left()
+    assert exchange_both_ways(shared_tunnel.port, data) == hashlib.sha256(data).hexdigest()
 
 
-def test_1000_short_connections_one_after_the_other(echo_tunnel: Tunnel) -> None:
+def test_1000_short_connections_one_after_the_other(shared_tunnel: Tunnel) -> None:
     for number in range(1000):
         request = b"%d" % number
-        assert ask(echo_tunnel.port, request) == request
-    echo_tunnel.assert_nothing_left()
+        assert ask(shared_tunnel.port, request) == request
 
 
 def test_service_that_answers_after_the_end_of_input_is_heard(tunnels: Tunnels) -> None:
@@ -553,23 +549,22 @@ def test_hangup_while_the_server_is_away_keeps_one_control_connection(
         b"\xff" * 9000,
     ],
 )
-def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(echo_tunnel: Tunnel, sent: bytes) -> None:
-    with dial(echo_tunnel.server_port) as attacker:
+def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(shared_tunnel: Tunnel, sent: bytes) -> None:
+    with dial(shared_tunnel.server_port) as attacker:
         attacker.sendall(sent)
         with contextlib.suppress(OSError):  # the server may have reset it already
             attacker.shutdown(socket.SHUT_WR)
             assert attacker.recv(100) == b""
-    assert ask(echo_tunnel.port) == b"ping"
-    echo_tunnel.assert_nothing_left()
+    assert ask(shared_tunnel.port) == b"ping"
 
 
 @pytest.mark.waits
-def test_login_slower_than_10_s_is_closed(echo_tunnel: Tunnel) -> None:
-    with dial(echo_tunnel.server_port) as attacker:
+def test_login_slower_than_10_s_is_closed(shared_tunnel: Tunnel) -> None:
+    with dial(shared_tunnel.server_port) as attacker:
         attacker.sendall(b"\x01\x00")
         with contextlib.suppress(ConnectionResetError):
             assert attacker.recv(1) == b""
-    assert echo_tunnel.server.wait_idle()["logins"] == 0
+    assert shared_tunnel.server.wait_idle()["logins"] == 0
 
 
 def test_server_without_token_warns_unless_on_loopback(tunnels: Tunnels) -> None:
@@ -577,8 +572,8 @@ def test_server_without_token_warns_unless_on_loopback(tunnels: Tunnels) -> None
     server.wait_log("no token")
 
 
-def test_tokens_are_in_no_log_and_no_process_title(echo_tunnel: Tunnel) -> None:
-    for process in (echo_tunnel.server, echo_tunnel.client):
+def test_tokens_are_in_no_log_and_no_process_title(shared_tunnel: Tunnel) -> None:
+    for process in (shared_tunnel.server, shared_tunnel.client):
         assert TOKEN not in process.log + process.out
         assert TOKEN.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
