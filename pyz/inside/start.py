@@ -1,6 +1,6 @@
-"""What gnar.pyz does on a host that it is for: finds its unpacked files, or unpacks them, and runs gnar.
+"""What gnar.pyz does on a host that it is made for: finds its unpacked files, or unpacks them, and runs gnar.
 
-Python compiles this file at every start, so only what every start needs stands here; the rest is in `unpack`.
+Python compiles this file at every start, so it holds only what every start needs; the rest is in `unpack`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from contextlib import suppress
 
 from pyz.inside import holds
 
-LIST = "files"  # names every other file and its size; the last one to be written
+LIST = "files"  # names every other file, with its size and its checksum; the last file to be written
 NOTE_USE_EVERY_S = 86_400.0  # the time of LIST is that of the last use, as exactly as this
+IMPORT_ERRORS = (ImportError, SyntaxError, EOFError, ValueError)  # what importing a damaged file raises
 
 _locks: list[int] = []  # the descriptor that keeps others from removing the folder in use
 
@@ -24,19 +25,20 @@ _locks: list[int] = []  # the descriptor that keeps others from removing the fol
 def start(host: str) -> None:
     """Run gnar and end the process with its status; `host` is a name in `holds.TARGETS`."""
     name = f"gnar-{holds.BUILD_ID}-{host.replace('/', '-')}"
+    home = ""
     try:
-        sys.path[0] = os.path.join(find(name) or _unpack(name, host), "site-packages")
+        home = find(name) or _unpack(name, host)
+        sys.path[0] = os.path.join(home, "site-packages")
         sys.modules.pop("zope", None)  # a .pth file of another installation may have made one
         import gnar
 
         status = gnar.main()
     except KeyboardInterrupt:  # before gnar takes signals itself
         status = 0
-    except ImportError as exc:
-        if not str(exc.path).endswith(".so"):
-            raise
-        # Most likely the system has no library of C++, which greenlet needs.
-        sys.exit(f"gnar.pyz: {exc} (libstdc++ is in Debian's package libstdc++6)")
+    except IMPORT_ERRORS as exc:
+        if home:
+            _explain(home, exc)
+        raise
     sys.exit(status)
 
 
@@ -46,8 +48,15 @@ def _unpack(name: str, host: str) -> str:
     return unpack(name, host)
 
 
+def _explain(home: str, error: Exception) -> None:
+    """Mend what an import failed for, or end the process with one line; return when neither is possible."""
+    from pyz.inside.mend import explain
+
+    explain(home, error)
+
+
 def folders() -> Iterator[str]:
-    """Yield where unpacked files may lie, the best first."""
+    """Yield the folders that unpacked files may lie in, the best first."""
     if os.environ.get("SHIV_ROOT"):
         yield os.path.abspath(os.environ["SHIV_ROOT"])
         return
@@ -64,73 +73,95 @@ def folders() -> Iterator[str]:
 
 
 def find(name: str) -> str:
-    """Return the folder of that name in which everything lies, in use from now on, or an empty text."""
+    """Return the path of the first folder of this name that is safe and whole, and lock it; "" for none."""
     for folder in folders():
-        with suppress(OSError):  # then the next one may do
-            home = os.path.join(resolve(folder), name)
-            if os.path.isdir(home) and not danger(home) and use(home):
+        with suppress(OSError):  # then the next folder may do
+            resolved = resolve(folder)
+            home = os.path.join(resolved, name)
+            if os.path.isdir(home) and not find_danger(resolved) and lock_if_usable(home):
                 return home
     return ""
 
 
 def resolve(folder: str) -> str:
-    """Return where a folder really is, once and for all: a link that is changed later leads nowhere else.
+    """Return the path of a folder without links, so that a link that is changed later leads nowhere else.
 
-    Raises OSError for a link that is neither this user's nor root's.
+    Raises OSError when the folder itself is a link that belongs neither to this user nor to root.
     """
     if os.path.islink(folder) and hasattr(os, "geteuid") and os.lstat(folder).st_uid not in (os.geteuid(), 0):
         raise PermissionError(errno.EPERM, "it is a link of somebody else")
     return os.path.realpath(folder)
 
 
-def danger(path: str, is_there: bool = True) -> str:
-    """Say why somebody else could put code into a folder that it is going to be run from; or nothing.
+def find_danger(path: str, is_there: bool = True) -> str:
+    """Say why somebody else could put code into a folder that code is going to be run from; "" if nobody can.
 
-    The folder and all above it have to belong to this user or to root. Others may write to none of them, but
-    to those above in which only its owner can remove or rename a file, as in /tmp. `path` is resolved: a link
-    in it was put there meanwhile. Unless it `is_there`, what does not exist of it is left out.
+    The folder has to belong to this user or to root, and nobody else may write to it. The folders above may
+    also belong to the owner of `/`: in a user namespace that does not map root, root has the number of an
+    unknown user. Others may write to a folder above if only the owner of a file can remove or rename the
+    file there, as in /tmp.
+
+    `path` has been resolved: a link in it was put there since. With `is_there=False` these folders need not
+    exist yet.
     """
+    if not hasattr(os, "geteuid"):
+        return ""
+    mine = (os.geteuid(), 0)
+    owners_above = (*mine, os.lstat("/").st_uid)
     folder, above = path, os.path.dirname(path)
-    while hasattr(os, "geteuid"):
+    while True:
         try:
             info = os.lstat(folder)
         except FileNotFoundError:
             if is_there:
                 return f"{folder} has gone"
         else:
-            if info.st_uid not in (os.geteuid(), 0):
+            if info.st_uid not in (mine if folder == path else owners_above):
                 return f"{folder} belongs to user {info.st_uid}"
             if info.st_mode & 0o022 and (folder == path or not info.st_mode & stat.S_ISVTX):
                 return f"others can write to {folder}"
         if above == folder:
-            break
+            return ""
         folder, above = above, os.path.dirname(above)
-    return ""
 
 
-def use(home: str) -> bool:
-    """Keep others from removing a folder until this process ends, and tell whether everything lies in it.
+def is_noexec(folder: str) -> bool:
+    """Tell whether compiled modules cannot be loaded from a folder because of how it is mounted."""
+    flag = getattr(os, "ST_NOEXEC", 0)
+    return bool(flag and os.statvfs(folder).f_flag & flag)
 
-    The lock is on the folder itself, which programs that clean temporary folders respect as well.
+
+def lock_if_usable(home: str) -> bool:
+    """Tell whether gnar can run from a folder: it is safe and whole. If so, keep others from removing it.
+
+    The lock that does so ends with this process. Programs that clean temporary folders respect the lock, too.
     """
+    return os.path.isdir(home) and not find_danger(home) and not is_noexec(home) and _lock_if_whole(home)
+
+
+def _lock_if_whole(home: str) -> bool:
+    lock = -1
     with suppress(ImportError):  # Windows removes nothing that is in use
         import fcntl
 
         with suppress(OSError):  # a file system may have no locks
             folder = os.open(home, os.O_RDONLY)
             try:
-                # Not one of the first three: those may be closed at the start, and are the standard streams.
+                # Not one of the first three numbers: those are the standard streams, and may be closed now.
                 lock = fcntl.fcntl(folder, fcntl.F_DUPFD_CLOEXEC, 3)
             finally:
                 os.close(folder)
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:  # somebody is about to remove it
+            except BlockingIOError:  # another process is about to remove the folder
                 os.close(lock)
                 return False
-            _locks.append(lock)
     if not is_whole(home):
+        if lock >= 0:
+            os.close(lock)
         return False
+    if lock >= 0:
+        _locks.append(lock)
     with suppress(OSError):
         noted = os.path.join(home, LIST)
         if time.time() - os.stat(noted).st_mtime > NOTE_USE_EVERY_S:
@@ -139,17 +170,23 @@ def use(home: str) -> bool:
 
 
 def is_whole(home: str) -> bool:
-    """Tell whether every file is there and as long as it was.
+    """Tell whether every file is there and has the size that it had when it was unpacked.
 
     Some programs clean temporary folders by the age of files, and after a crash a file may be empty.
     """
-    try:
-        with open(os.path.join(home, LIST), encoding="utf-8") as file:
-            *lines, end = file.read().split("\n")
-        for line in lines:
-            size, _, path = line.partition(" ")
-            if os.stat(os.path.join(home, path)).st_size != int(size):
-                return False
-    except (OSError, ValueError):
-        return False
-    return end == "end"
+    with suppress(OSError, ValueError):
+        return all(os.stat(path).st_size == size for path, size, _ in listed(home))
+    return False
+
+
+def listed(home: str) -> list[tuple[str, int, int]]:
+    """Return path, size and checksum (CRC-32) of every unpacked file, as noted when it was unpacked.
+
+    Raises OSError when the list cannot be read, and ValueError when the list is not whole.
+    """
+    with open(os.path.join(home, LIST), encoding="utf-8") as file:
+        *lines, end = file.read().split("\n")
+    if end != "end":
+        raise ValueError("the list of files was cut")
+    fields = [line.split(" ", 2) for line in lines]
+    return [(os.path.join(home, path), int(size), int(checksum, 16)) for size, checksum, path in fields]

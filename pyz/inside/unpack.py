@@ -1,4 +1,4 @@
-"""The first start of gnar.pyz on a host: unpacks what that needs, and removes what older versions left."""
+"""The first start of gnar.pyz on a host: unpacks the files for that host, and removes older versions."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pyz.inside import holds
-from pyz.inside.start import LIST, danger, folders, resolve, use
+from pyz.inside.start import LIST, find_danger, folders, is_noexec, lock_if_usable, resolve
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
-LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy one takes less than a second
+LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy process takes less than a second
 ELF_HEAD_BYTES = 65_536  # in which a program names its loader
-MADE_HERE = re.compile(
-    r"gnar-[0-9a-f]{16}-[\w.-]+?-3\.\d+(?P<unfinished>\.\w+\.tmp(\.old)?)?"
-)  # nothing else is removed
-STALE_S = 3600.0  # age of an unfinished folder whose process has ended, where there are no locks
+OLD = ".old"  # ends the name of a folder that has been replaced
+# The names of folders that gnar.pyz makes; a folder with another name is never removed.
+MADE_HERE = re.compile(r"gnar-[0-9a-f]{16}-[\w.-]+?-3\.\d+(?P<unfinished>\.\w+\.tmp(\.old)?)?")
+STALE_S = 3600.0  # the age of an unfinished folder whose process must have ended, where there are no locks
 
 
 def unpack(name: str, host: str) -> str:
-    """Make the folder of that name in the first place that will do, and return it, in use from now on.
+    """Unpack the files for a host into a folder of this name, and return its path; the folder is locked.
 
-    Ends the process with one line where none will do.
+    `host` is a name in `holds.TARGETS`. The folder is made in the first place that will do. Ends the process
+    with one line when no place will do.
     """
     if "-musl/" in host and () < (musl := _musl_version()) < holds.MUSL:
         found, needed = (".".join(map(str, version)) for version in (musl, holds.MUSL))
@@ -50,7 +51,7 @@ def _unpack_somewhere(name: str, host: str) -> str:
     for folder in folders():
         try:
             resolved = resolve(folder)
-            problem = danger(resolved, is_there=False) or _make(resolved) or danger(resolved)
+            problem = find_danger(resolved, is_there=False) or _make_place(resolved) or find_danger(resolved)
             if not problem:
                 return _unpack_into(resolved, name, host)
         except OSError as exc:
@@ -68,7 +69,10 @@ def _unpack_somewhere(name: str, host: str) -> str:
 
 
 def _musl_version() -> tuple[int, ...]:
-    """Ask musl, which is also the program that loads Python, for its version; empty if that is not found."""
+    """Return the version that musl itself tells, or an empty tuple when musl is not found.
+
+    musl is also the loader of every program, Python included, and tells its version when it is run alone.
+    """
     with suppress(OSError, subprocess.SubprocessError):
         with open(sys.executable, "rb") as file:
             loader = re.search(rb"/[\w./-]*ld-musl-[\w-]+\.so\.1", file.read(ELF_HEAD_BYTES))
@@ -81,38 +85,40 @@ def _musl_version() -> tuple[int, ...]:
     return ()
 
 
-def _make(folder: str) -> str:
-    """Make a folder unless it is there, and say why compiled modules cannot be loaded from it; or nothing."""
+def _make_place(folder: str) -> str:
+    """Make a folder unless it exists. Say why compiled modules cannot be loaded from it; "" if they can."""
     os.makedirs(folder, 0o755 if os.environ.get("SHIV_ROOT") else 0o700, exist_ok=True)
-    no_exec = getattr(os, "ST_NOEXEC", 0)
-    return f"{folder} is mounted noexec" if no_exec and os.statvfs(folder).f_flag & no_exec else ""
+    return f"{folder} is mounted noexec" if is_noexec(folder) else ""
 
 
 def _unpack_into(folder: str, name: str, host: str) -> str:
+    """Unpack into the folder `name` in `folder`, lock it and return its path. Raises OSError."""
     home = os.path.join(folder, name)
-    with _lock(folder) as locked:
-        if use(home):  # another process was faster
+    with _take_turn(folder) as is_alone:
+        if lock_if_usable(home):  # another process was faster
             return home
         fresh = tempfile.mkdtemp(".tmp", name + ".", folder)
         try:
             _write_files(fresh, host)
-            if use(home):  # where there are no locks: others may run from the first one's files by now
-                shutil.rmtree(fresh, ignore_errors=True)
-                return home
-            _replace(home, fresh)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
-        use(home)
-        _remove_old(folder, home, locked)
+            if not lock_if_usable(home):  # others do not always wait, and may run from the folder by now
+                _replace(home, fresh)
+                lock_if_usable(home)
+        except OSError:
+            if not lock_if_usable(home):  # another process has put its folder there just now
+                raise
+        finally:
+            for made in (fresh, fresh + OLD):
+                shutil.rmtree(made, ignore_errors=True)
+        _remove_old(folder, home, is_alone)
     return home
 
 
 @contextmanager
-def _lock(folder: str) -> Iterator[bool]:
-    """Have processes unpack one after the other; yields whether that can be told of the others.
+def _take_turn(folder: str) -> Iterator[bool]:
+    """Make processes that unpack into a folder take turns, and yield whether the others wait for this one.
 
-    Without it each makes files of its own, and the first one's are used.
+    They do not where the file system has no locks, or when a process has kept its turn for LOCK_WAIT_S. Then
+    each process unpacks into a folder of its own, and all use the folder that is ready first.
     """
     try:
         import fcntl
@@ -136,20 +142,25 @@ def _lock(folder: str) -> Iterator[bool]:
 
 
 def _write_files(home: str, host: str) -> None:
-    """Write the packages for a host, the same compiled, and the list of them all."""
+    """Write the packages for a host, compile their modules to bytecode, and at last write the list."""
     site = os.path.join(home, "site-packages")
     prefix, sys.pycache_prefix = sys.pycache_prefix, None
     try:
-        os.chmod(home, 0o755)  # noqa: S103  (a container can be run by any user; what lies there is no secret)
+        os.chmod(home, 0o755)  # noqa: S103  (any user may run a container; the files are no secret)
         for path, data in _packed_files(host):
             target = os.path.join(site, *path.split("/"))
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as file:
                 file.write(data)
-        # Python trusts such files whatever the time of the source says: a copy may not keep it.
+                # A compiled module that a crash has left half written ends Python without a word. Its
+                # 15 files take 5 ms on an SSD; to do the same for all files would double the time.
+                if path.endswith(".pyd") or ".so" in path:
+                    file.flush()
+                    os.fsync(file.fileno())
+        # Python trusts such bytecode whatever the time of the source is: a copy may not keep the time.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(site, quiet=2, invalidation_mode=mode)
-        lines = [f"{os.path.getsize(path)} {os.path.relpath(path, home)}\n" for path in _files(site)]
+        lines = [_listed(path, home) for path in _files_below(site)]
         with open(os.path.join(home, LIST), "w", encoding="utf-8") as file:
             file.write("".join([*lines, "end"]))
     finally:
@@ -158,7 +169,7 @@ def _write_files(home: str, host: str) -> None:
 
 def _packed_files(host: str) -> Iterator[tuple[str, bytes]]:
     """Yield path and content of every file that a host needs."""
-    with zipfile.ZipFile(sys.path[0]) as archive:  # which is gnar.pyz itself until it has been unpacked
+    with zipfile.ZipFile(sys.path[0]) as archive:  # sys.path[0] is gnar.pyz itself until all is unpacked
         for name in archive.namelist():
             top, _, path = name.partition("/")
             if top == "site-packages":
@@ -170,24 +181,45 @@ def _packed_files(host: str) -> Iterator[tuple[str, bytes]]:
                         yield member.name, file.read()
 
 
-def _files(folder: str) -> Iterator[str]:
+def _files_below(folder: str) -> Iterator[str]:
     for at, _, names in os.walk(folder):
         for name in names:
             yield os.path.join(at, name)
 
 
+def _listed(path: str, home: str) -> str:
+    """Return the line for a file in the list, which `start.listed` reads."""
+    with open(path, "rb") as file:
+        data = file.read()
+    return f"{len(data)} {zlib.crc32(data):08x} {os.path.relpath(path, home)}\n"
+
+
 def _replace(home: str, fresh: str) -> None:
-    """Put a new folder in the place of a damaged one, or of none."""
-    with suppress(FileNotFoundError):
-        os.rename(home, fresh + ".old")
-    try:
+    """Put the files of a new folder into the place of damaged ones, or of none. Raises OSError.
+
+    A damaged folder stays where it is and gets new files: processes that run from it have their locks on it.
+    Afterwards `fresh`, or a folder named like `fresh` with OLD behind it, has the files that were damaged.
+    """
+    if find_danger(home) or not os.path.isdir(home):
+        with suppress(FileNotFoundError):
+            os.rename(home, fresh + OLD)
         os.rename(fresh, home)
-    finally:
-        shutil.rmtree(fresh + ".old", ignore_errors=True)
+        return
+    site, files = os.path.join(home, "site-packages"), os.path.join(home, LIST)
+    with open(files, "w", encoding="utf-8"):
+        pass  # with an empty list no process takes the folder for whole
+    with suppress(FileNotFoundError):
+        os.rename(site, os.path.join(fresh, "damaged"))
+    os.rename(os.path.join(fresh, "site-packages"), site)
+    os.replace(os.path.join(fresh, LIST), files)
 
 
-def _remove_old(folder: str, home: str, locked: bool) -> None:
-    """Remove what crashed starts left, and other versions but for the last used ones and those in use."""
+def _remove_old(folder: str, home: str, is_alone: bool) -> None:
+    """Remove what unfinished starts left in a folder, and other versions than `home`.
+
+    Of the other versions those in use stay, and those that were used last. Unless this process `is_alone` in
+    unpacking, the unfinished folder of another process stays until it is old.
+    """
     own_version = os.path.basename(home).split("-")[:2]
     others = []
     for entry in os.scandir(folder):
@@ -195,7 +227,7 @@ def _remove_old(folder: str, home: str, locked: bool) -> None:
         if not made_here or not entry.is_dir(follow_symlinks=False):
             continue
         if made_here["unfinished"]:
-            if locked or time.time() - entry.stat().st_mtime > STALE_S:
+            if is_alone or time.time() - entry.stat().st_mtime > STALE_S:
                 shutil.rmtree(entry.path, ignore_errors=True)
         elif entry.name.split("-")[:2] != own_version and os.path.exists(os.path.join(entry.path, LIST)):
             others.append((_last_use(entry.path), entry.path))
@@ -204,6 +236,7 @@ def _remove_old(folder: str, home: str, locked: bool) -> None:
 
 
 def _last_use(home: str) -> float:
+    """Return when a process last started from a folder, in seconds since 1970, or 0 if that is not known."""
     try:
         return os.stat(os.path.join(home, LIST)).st_mtime
     except OSError:
@@ -211,13 +244,13 @@ def _last_use(home: str) -> float:
 
 
 def _remove_unused(home: str) -> None:
-    """Remove a folder unless a process uses it; one that starts meanwhile sees the lock and unpacks anew."""
+    """Remove a folder unless a process uses it. One that starts meanwhile sees the lock and unpacks anew."""
     try:
         import fcntl
     except ImportError:  # Windows removes nothing that is in use
         shutil.rmtree(home, ignore_errors=True)
         return
-    with suppress(OSError):
+    with suppress(OSError):  # among others BlockingIOError: a process uses the folder
         folder = os.open(home, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

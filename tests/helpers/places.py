@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -44,8 +45,9 @@ TOOLS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 TMP, VAR_TMP = "/tmp", "/var/tmp"  # noqa: S108  (of systems that nobody else uses)
 STRANGER = 61_234  # a user and a group without a name
 HOLDER_WAIT_S = 10.0  # a few mounts
+PROBE_LIMIT_S = 60.0  # it takes 0.1 s on a quiet machine
 
-# Of a Python without lzma nobody can say that gnar.pyz starts there: it says in one line that it cannot.
+# Fails under a Python without lzma: gnar.pyz does not start there, and says so in one line.
 PROBE = """
 import json, lzma, os, sys, zlib
 kind = sys.implementation.name + sys.abiflags
@@ -81,35 +83,57 @@ class Place:
 # ---- the Pythons of this machine ---------------------------------------------------------------------------
 
 
+@functools.cache
 def find_pythons() -> dict[str, Path]:
-    """Return every CPython on this machine that gnar.pyz is made for, by version and place."""
-    found: set[tuple[tuple[int, ...], Path]] = set()
-    for candidate in {*_candidates()}:
-        probe = subprocess.run([candidate, "-I", "-c", PROBE], capture_output=True, text=True, check=False)
-        if probe.returncode != 0:
-            continue
-        kind, version, executable = json.loads(probe.stdout)
-        if kind == "cpython" and tuple(version[:2]) in PYTHONS:
-            found.add((tuple(version), Path(executable)))
+    """Return every CPython of this machine that gnar.pyz is made for, by version and place, oldest first."""
+    found = sorted({python for candidate in {*_candidates()} if (python := _probe(candidate))})
+    places = [f"{'.'.join(map(str, version))} in {path.parent.parent.name}" for version, path in found]
     return {
-        f"{'.'.join(map(str, version))} in {python.parent.parent.name}": python
-        for version, python in sorted(found)
+        place if places.count(place) == 1 else f"{place} ({path})": path
+        for place, (_, path) in zip(places, found, strict=True)
     }
 
 
+def _probe(candidate: Path) -> tuple[tuple[int, ...], Path] | None:
+    """Return version and path of a Python; None if it does not start, or if gnar.pyz is not made for it."""
+    command = [str(candidate), "-I", "-c", PROBE]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if probe.returncode != 0:
+        return None
+    kind, version, executable = json.loads(probe.stdout)
+    is_held = kind == "cpython" and tuple(version[:2]) in PYTHONS
+    return (tuple(version), Path(executable)) if is_held else None
+
+
 def _candidates() -> Iterator[Path]:
-    """Yield what may be a Python, resolved, so that one with several names is found once."""
+    """Yield what may be a Python, resolved, so that a Python with several names is found once."""
     names = ["python3", *("python{}.{}".format(*python) for python in PYTHONS)]
-    folders = [Path(folder) for folder in [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]]
-    if shutil.which("pyenv"):
-        asked = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True)
-        root = Path(asked.stdout.strip())
-        folders = [folder for folder in folders if folder != root / "shims"]  # they start the same Pythons
-        folders += [version / "bin" for version in (root / "versions").iterdir()]
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    folders = [Path(folder) for folder in [*path, "/usr/bin"] if Path(folder).name != "shims"]  # pyenv's
+    folders += [version / "bin" for version in pyenv_versions()]
     for folder in folders:
         for name in names:
             if os.access(folder / name, os.X_OK):
                 yield (folder / name).resolve()
+
+
+def pyenv_versions() -> list[Path]:
+    """Return the folder of each Python that pyenv has installed; none where there is no pyenv."""
+    pyenv = shutil.which("pyenv")
+    if pyenv is None:
+        return []
+    command = [pyenv, "root"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_LIMIT_S)
+    return sorted(Path(asked.stdout.strip(), "versions").glob("*")) if asked.returncode == 0 else []
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Tell whether every user may read a file, or list and enter a folder, and enter all folders above."""
+    may_enter_above = all(folder.stat().st_mode & 0o001 for folder in path.parents)
+    return may_enter_above and path.stat().st_mode & 0o005 == 0o005
 
 
 def on_this_system(python: Path, pyz: Path, folder: Path) -> Place:

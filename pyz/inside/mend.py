@@ -1,0 +1,51 @@
+"""What gnar.pyz does after an import failed: mends damaged files, or says in one line what the host lacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+
+from pyz.inside.start import LIST, listed
+
+COMPILED_MODULES = (".so", ".pyd")
+
+
+def explain(home: str, error: Exception) -> None:
+    """Start this process again, or end it with one line, since an import from `home` failed with `error`.
+
+    Returns when the files are as they were unpacked and the host lacks nothing: then `error` is a defect.
+    """
+    if damaged := find_damage(home):
+        _unpack_anew(home, damaged)
+    if isinstance(error, ImportError) and str(error.path).endswith(COMPILED_MODULES):
+        advice = " (libstdc++ is in Debian's package libstdc++6)" if "libstdc++" in str(error) else ""
+        sys.exit(f"gnar.pyz: {error}{advice}")
+
+
+def find_damage(home: str) -> str:
+    """Return the path of a file that is missing or has another content than when it was unpacked, or ""."""
+    path = os.path.join(home, LIST)
+    try:
+        for path, _, checksum in listed(home):
+            with open(path, "rb") as file:
+                if zlib.crc32(file.read()) != checksum:
+                    return path
+    except (OSError, ValueError):
+        return path
+    return ""
+
+
+def _unpack_anew(home: str, damaged: str) -> None:
+    """Start this process again, with a list of files that makes the new start unpack them anew."""
+    try:
+        os.truncate(os.path.join(home, LIST), 0)
+    except FileNotFoundError:  # the list itself is missing
+        pass
+    except OSError:
+        sys.exit(f"gnar.pyz: {damaged} is damaged: remove {home} and start again")
+    if not hasattr(os, "geteuid"):  # Windows cannot replace a process
+        sys.exit(f"gnar.pyz: {damaged} is damaged, and the next start unpacks everything anew: start again")
+    sys.stderr.write(f"gnar.pyz: {damaged} is damaged: everything is unpacked anew\n")
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  (no shell is needed)

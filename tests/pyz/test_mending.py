@@ -1,0 +1,314 @@
+"""gnar.pyz unpacks once however many processes start, mends what is damaged, and removes old versions."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pyz.inside import unpack
+from pyz.inside.start import LIST
+from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, free_port, wait_until
+from tests.helpers.onefile import (
+    NOBODY,
+    START_LIMIT_S,
+    VERSION_LINE,
+    assert_one_line,
+    files_below,
+    needs_root,
+    other_version,
+    start,
+    unpacked,
+)
+
+
+def test_ten_first_starts_at_once_all_work_and_leave_one_folder(moved: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        starts = [pool.submit(start, moved, "--version", SHIV_ROOT=tmp_path / "root") for _ in range(10)]
+    assert {(each.result().stdout, each.result().stderr) for each in starts} == {(VERSION_LINE, "")}
+    assert len(unpacked(tmp_path / "root")) == 1
+
+
+def spoil_by_removing(home: Path) -> None:
+    (home / "site-packages" / "gnar_lib" / "cmd.py").unlink()
+
+
+def spoil_by_emptying(home: Path) -> None:
+    """Leave a file as a crash does when the disk had its name already, and not yet its content."""
+    (home / "site-packages" / "gnar_lib" / "cmd.py").write_text("")
+
+
+def spoil_by_cutting_what_is_compiled(home: Path) -> None:
+    (cached,) = (home / "site-packages" / "gnar_lib" / "__pycache__").glob("cmd.*.pyc")
+    cached.write_bytes(cached.read_bytes()[:100])
+
+
+def spoil_by_cutting_the_list(home: Path) -> None:
+    files = home / "files"
+    files.write_bytes(files.read_bytes()[:-200])
+
+
+def spoil_by_removing_half(home: Path) -> None:
+    shutil.rmtree(home / "site-packages" / "gevent")
+    (home / "files").unlink()
+
+
+def test_spoilt_folder_is_mended(moved: Path, tmp_path: Path) -> None:
+    start(moved, "--version", SHIV_ROOT=tmp_path / "root")
+    (home,) = unpacked(tmp_path / "root")
+    whole = {path: path.stat().st_size for path in files_below(home) if path.is_file()}
+    for spoil in (
+        spoil_by_removing,
+        spoil_by_emptying,
+        spoil_by_cutting_what_is_compiled,
+        spoil_by_cutting_the_list,
+        spoil_by_removing_half,
+    ):
+        spoil(home)
+        done = start(moved, "--version", SHIV_ROOT=tmp_path / "root")
+        assert (done.stdout, done.stderr) == (VERSION_LINE, ""), spoil
+        assert {path: path.stat().st_size for path in files_below(home) if path.is_file()} == whole, spoil
+        assert unpacked(tmp_path / "root") == [home]
+
+
+# A start that is killed when all files are written and none is compiled.
+KILLED_HALF_WAY = """
+import compileall, os, runpy, signal, sys
+compileall.compile_dir = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_what_a_killed_start_left_is_removed(moved: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    command = [sys.executable, "-c", KILLED_HALF_WAY, str(moved), "--version"]
+    killed = subprocess.run(command, env={"SHIV_ROOT": str(root)}, check=False, timeout=START_LIMIT_S)
+    assert killed.returncode == -signal.SIGKILL
+    assert len([*root.glob("*.tmp")]) == 1
+    assert start(moved, "--version", SHIV_ROOT=root).stdout == VERSION_LINE
+    assert [path.name for path in files_below(root) if ".tmp" in path.name] == []
+
+
+def spoil_by_zeros(home: Path, *patterns: str) -> None:
+    """Leave files with zeros instead of their content, as a crash does on some file systems."""
+    for pattern in patterns:
+        (path,) = (home / "site-packages").glob(pattern)
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ("greenlet/_greenlet.*.so",),
+        ("gevent/libev/corecext.*.so",),
+        ("gnar_lib/cmd.py", "gnar_lib/__pycache__/cmd.*.pyc"),
+    ],
+    ids=lambda patterns: patterns[0],
+)
+def test_file_of_zeros_is_noticed_when_it_is_imported_and_all_is_unpacked_anew(
+    moved: Path, tmp_path: Path, patterns: tuple[str, ...]
+) -> None:
+    root = tmp_path / "root"
+    start(moved, "--version", SHIV_ROOT=root)
+    (home,) = unpacked(root)
+    spoil_by_zeros(home, *patterns)
+    mended = start(moved, "relay", "nonsense", "x", SHIV_ROOT=root)
+    assert mended.returncode == 2, mended
+    assert mended.stderr.startswith(f"gnar.pyz: {home}/site-packages/{patterns[0].partition('*')[0]}")
+    assert "is damaged: everything is unpacked anew\n" in mended.stderr
+    again = start(moved, "relay", "nonsense", "x", SHIV_ROOT=root)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert mended.stderr.endswith(again.stderr)
+    assert unpacked(root) == [home]
+
+
+@needs_root
+def test_damage_that_this_user_cannot_mend_is_one_line(
+    moved: Path, open_folder: Path, python_for_all: Path
+) -> None:
+    pyz, root = Path(shutil.copy(moved, open_folder)), open_folder / "root"
+    start(pyz, "--version", python=python_for_all, SHIV_ROOT=root)
+    root.chmod(0o755)
+    (home,) = unpacked(root)
+    spoil_by_zeros(home, "greenlet/_greenlet.*.so")
+    done = start(pyz, "relay", "nonsense", "x", python=python_for_all, user=NOBODY, SHIV_ROOT=root)
+    assert_one_line(done, "_greenlet", f"is damaged: remove {home} and start again")
+
+
+def test_versions_side_by_side_work_and_old_ones_do_not_pile_up(gnar_pyz: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(5)]
+    for pyz in versions:
+        assert start(pyz, "--version", SHIV_ROOT=root).stdout == VERSION_LINE
+    assert [path.name.split("-")[1] for path in unpacked(root)] == [f"{number:016d}" for number in (2, 3, 4)]
+    files = files_below(root)
+    for pyz in versions[2:] * 2:
+        assert start(pyz, "--version", SHIV_ROOT=root).stdout == VERSION_LINE
+    assert files_below(root) == files  # three versions by turns unpack nothing anew
+
+
+def test_only_what_gnar_has_unpacked_is_removed(gnar_pyz: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    mine = [
+        root / name for name in ("gnar-site", "gnar-docs", "gnar-data.tmp", "gnar-" + "0" * 16 + "-x-3.12")
+    ]
+    for folder in mine:
+        folder.mkdir(parents=True)
+    for number in range(5):
+        start(other_version(gnar_pyz, tmp_path, f"{number:016d}"), "--version", SHIV_ROOT=root)
+    assert all(folder.is_dir() for folder in mine)
+    assert len(unpacked(root)) == len(mine) + 3
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o277])
+def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int) -> None:
+    root = tmp_path / "a" / "b"
+    before = os.umask(umask)
+    try:
+        done = start(moved, "--version", XDG_CACHE_HOME=root)
+    finally:
+        os.umask(before)
+    assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+    for path in [tmp_path / "a", *files_below(tmp_path / "a")]:
+        assert path.stat().st_mode & 0o022 == 0, path
+    assert (root / "gnar").stat().st_mode & 0o777 == 0o700
+
+
+def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(5)]
+    with Gnar(
+        versions[0], tmp_path / "run", "server", str(free_port()), env={"SHIV_ROOT": str(root)}
+    ) as server:
+        server.wait_log("listening")
+        for pyz in versions[1:]:
+            start(pyz, "--version", SHIV_ROOT=root)
+        assert len(unpacked(root)) == 4
+        assert server.stop() == 0
+    start(other_version(gnar_pyz, tmp_path, "9" * 16), "--version", SHIV_ROOT=root)
+    assert len(unpacked(root)) == 3
+
+
+def test_folder_that_was_damaged_and_mended_stays_while_a_process_runs_from_it(
+    gnar_pyz: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(4)]
+    arguments = ("server", str(free_port()), "--bind", LOOPBACK)
+    with Gnar(versions[0], tmp_path / "run", *arguments, env={"SHIV_ROOT": str(root)}) as server:
+        server.wait_log("listening")
+        (home,) = unpacked(root)
+        spoil_by_removing(home)
+        for pyz in versions:
+            assert start(pyz, "--version", SHIV_ROOT=root).stdout == VERSION_LINE
+        assert home in unpacked(root)
+        assert len(unpacked(root)) == 4
+        assert server.stop() == 0
+
+
+def test_without_locks_the_files_that_are_ready_first_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = 0
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def write_files(fresh: str, _host: str) -> None:
+        nonlocal writers
+        writers += 1
+        site = Path(fresh, "site-packages")
+        site.mkdir()
+        (site / "writer").write_text(f"{writers}")
+        Path(fresh, LIST).write_text("1 00000000 site-packages/writer\nend")
+        if writers == 1:  # another start comes now, and is ready before this one
+            unpack._unpack_into(str(tmp_path), "name", "host")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(unpack, "_write_files", write_files)
+    home = unpack._unpack_into(str(tmp_path), "name", "host")
+    assert writers == 2
+    assert Path(home, "site-packages", "writer").read_text() == "2"
+    assert {path.name for path in tmp_path.iterdir()} == {"name", ".lock"}
+
+
+def test_process_that_was_stopped_while_unpacking_does_not_hold_up_others_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack, "LOCK_WAIT_S", 0.1)
+    with (tmp_path / ".lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with unpack._take_turn(str(tmp_path)) as is_alone:
+            assert not is_alone
+    with unpack._take_turn(str(tmp_path)) as is_alone:
+        assert is_alone
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_standard_streams_get_no_number_of_ours(gnar_pyz: Path, closed: int) -> None:
+    shell = f'exec "$0" server {free_port()} {closed}>&-'
+    process = subprocess.Popen(["sh", "-c", shell, gnar_pyz], stderr=subprocess.DEVNULL)
+    numbers: list[int] = []
+
+    def locked() -> bool:
+        assert process.poll() is None
+        links: dict[int, str] = {}
+        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links[int(entry.name)] = os.readlink(entry)
+        root = os.environ["SHIV_ROOT"]
+        numbers[:] = [number for number, path in links.items() if path.startswith(root)]
+        return bool(numbers) and len(links) > len(numbers) + 3
+
+    try:
+        wait_until(locked, "the server has its lock and its listener")
+        assert min(numbers) > 2
+    finally:
+        process.kill()
+        process.wait(WAIT_S)
+
+
+# What Windows lacks of what the start-up uses, taken away.
+AS_ON_WINDOWS = """
+import os, runpy, sys
+sys.modules["fcntl"] = None
+for name in ("geteuid", "getuid", "statvfs", "ST_NOEXEC", "confstr", "fork"):
+    delattr(os, name)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
+    gnar_pyz: Path, tmp_path: Path
+) -> None:
+    local = tmp_path / "AppData" / "Local"
+    local.mkdir(parents=True)
+    with zipfile.ZipFile(
+        gnar_pyz
+    ) as archive:  # a host without confstr has no glibc, so it seems to have musl
+        assert b"'linux-x86_64-musl/" in archive.read("pyz/inside/holds.py")
+    for number in range(5):
+        pyz = other_version(gnar_pyz, tmp_path, f"{number:016d}")
+        for _ in ("unpacks", "is unpacked"):
+            done = subprocess.run(
+                [sys.executable, "-c", AS_ON_WINDOWS, pyz, "--version"],
+                env={"LOCALAPPDATA": str(local), "HOME": "/proc"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+    assert [path.name.split("-")[1] for path in unpacked(local / "gnar")] == [f"{n:016d}" for n in (2, 3, 4)]
