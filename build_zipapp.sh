@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds gnar.pyz, the one file that gnar is shipped as. All that it makes besides lies in build/.
+# Builds gnar.pyz, the one file that gnar is shipped as. All other files that this script makes are in build/.
 set -eu
 
 usage() {
@@ -40,9 +40,9 @@ main() {
             --host) tools=shiv ;;
         esac
     done
+    python=$(find_python) # before cd: $PYTHON may be a path from the present folder
     started_in=$PWD
     cd "$(dirname "$0")"
-    python=$(find_python)
     mkdir -p build
     lock
     set_surroundings
@@ -61,19 +61,19 @@ find_python() {
     fail "Python 3.10 or newer is needed and not found; install it: apt-get install python3 python3-venv"
 }
 
-# Prints where a Python really is; fails when it is missing or too old.
+# Prints the absolute path of a Python. Fails when the Python is missing or too old.
 new_enough() {
     "$1" -c 'import sys; sys.version_info < (3, 10) and sys.exit(1); print(sys.executable)' 2>/dev/null
 }
 
-# Two builds at once take turns. macOS has no flock; there nobody builds twice at once.
+# Makes builds of the same tree take turns. macOS has no flock: there two builds at once are not safe.
 lock() {
     command -v flock >/dev/null || return 0
     exec 9>build/lock
     flock 9
 }
 
-# Nothing of the user's settings leads outside build/ or into another Python.
+# Keeps the tools from writing outside build/ and from using packages of another Python, whatever the user has set.
 set_surroundings() {
     venv="$PWD/build/tools-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
     mkdir -p build/tmp
@@ -83,7 +83,7 @@ set_surroundings() {
     export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never PYTHONDONTWRITEBYTECODE=1
 }
 
-# Puts a tool of pyz/pins/ into $venv, where it is not there yet.
+# Installs a tool of pyz/pins/ into $venv, unless that has just this version. $venv is made if needed.
 install() {
     interpreter=$("$python" -c 'import sys; print(sys.version, sys.base_prefix)')
     if [ "$(cat "$venv/interpreter" 2>/dev/null)" != "$interpreter" ]; then
@@ -96,7 +96,7 @@ install() {
     fi
     say "installing $1, a tool of the build"
     "$venv/bin/python" -m pip install --quiet --only-binary :all: --require-hashes --requirement "pyz/pins/$1.txt" ||
-        fail "pip could not install $1 (above it says why)"
+        fail "pip could not install $1 (the reason is above)"
     cp "pyz/pins/$1.txt" "$venv/$1.txt"
 }
 

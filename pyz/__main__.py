@@ -1,4 +1,4 @@
-"""The command that makes gnar.pyz. `build_zipapp.sh` calls it, with the tools that it needs at hand."""
+"""The command that makes gnar.pyz. `build_zipapp.sh` installs the tools for it, and runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main() -> int:
             pins.renew(say)
             return 0
         what = _make_for_this_host(output) if wanted.host else _make_for(wanted.platform, output)
-    except (fetch.FetchError, pins.PinError, ValueError, OSError) as exc:
+    except (fetch.FetchError, pack.PackError, pins.PinError, ValueError, OSError) as exc:
         say(str(exc))
         return 1
     say(f"{output.name} is ready: {output.stat().st_size:,} bytes, for {what}")
@@ -53,7 +53,7 @@ def _make_for_this_host(output: Path) -> str:
     name = host.name(NAMES)
     work = WORK / name.replace("/", "-")
     packages = fetch.fetch_for_this_python(work, say)
-    # Wheels for a known platform run with an old glibc; what pip has compiled here runs with this one.
+    # Wheels for a known platform run with an old glibc; what pip compiles needs the glibc of this host.
     oldest = GLIBC if name.split("/")[0] in NAMES.values() else host.glibc() or NO_GLIBC
     pack.pack(None, {name: packages}, oldest, work, output)
     return f"{platform.python_implementation()} {platform.python_version()} ({name})"

@@ -1,21 +1,22 @@
-"""Shortens compiled modules of Linux by what is for debuggers alone, which is up to half of them."""
+"""Cuts what only debuggers read off compiled modules of Linux; it is up to half of such a file."""
 
 from __future__ import annotations
 
 import struct
 
-MAGIC = b"\x7fELF\x02\x01"  # of 64 bits, the low byte first: every Linux that gnar.pyz is for
+MAGIC = b"\x7fELF\x02\x01"  # 64 bits, low byte first, as on every Linux that gnar.pyz is made for
 
-# Of the header: where the program headers and the section headers begin; then the size and number of the
-# former, and the size, the number and the index of the names of the latter (elf(5), Elf64_Ehdr).
+# Fields of the header (elf(5), Elf64_Ehdr): where the program headers begin, where the section headers begin,
+# size and number of program headers, size and number of section headers, index of the section with the names.
 _HEADER = struct.Struct("<32x QQ 6x HHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQ 16x")  # type, flags, offset, two addresses, size in the file
 
 
 def without_symbols(data: bytes) -> bytes:
-    """Return a compiled module without its section headers, and what stands behind all that is loaded.
+    """Return the content of a compiled module without its section headers and without symbols for debuggers.
 
-    The loader goes by the program headers alone. What is no such module comes back as it is.
+    The loader reads only the program headers and the segments that these name. The result ends with the last
+    of these segments; symbols and section headers come after it. Other kinds of files are returned unchanged.
     """
     if not data.startswith(MAGIC):
         return data

@@ -1,4 +1,4 @@
-"""Fetches the packages that go into gnar.pyz, as pinned, and takes away what never runs."""
+"""Fetches the packages that go into gnar.pyz, in the pinned versions, and removes what never runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyz.targets import PLATFORMS, PYTHONS, Target
 
 Say = Callable[[str], None]
 
-# Tests, sources, loops and resolvers that gnar does not use, and what the installation notes about itself.
+# Tests, sources, loops and resolvers that gnar does not use, and what the installer notes for itself.
 _NEVER_RUN = (
     "bin", "include", ".lock",
     "**/tests", "**/testing", "zope/event/tests.py", "zope/interface/common",
@@ -33,16 +33,17 @@ _TEXTS = (".py", ".txt", ".md", ".rst", "METADATA", "LICENSE")
 
 
 class FetchError(Exception):
-    """Packages could not be had; the text is for a person."""
+    """Packages could not be fetched; the text is for a person."""
 
 
 def fetch(wanted: Iterable[Target], work: Path, say: Say) -> tuple[Path, dict[str, Path]]:
-    """Return a folder of the packages that are all Python, and one of the others for each target's name.
+    """Return a folder of the packages without compiled modules, and by target a folder of the other packages.
 
-    What `work` holds of an earlier build with the same pins is not fetched again. Raises FetchError.
+    The folders are in `work`. Those of an earlier build with the same pins are not fetched again. Raises
+    FetchError.
     """
     pure = [name for name in pins.names() if name not in pins.COMPILED]
-    oldest = Target(PLATFORMS[0], PYTHONS[0])  # what it can run, all others can
+    oldest = Target(PLATFORMS[0], PYTHONS[0])  # what the oldest Python can run, all others can
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         common = pool.submit(_fetch_with_uv, work / "every-host", oldest, pure, say)
         others = {
@@ -53,9 +54,9 @@ def fetch(wanted: Iterable[Target], work: Path, say: Say) -> tuple[Path, dict[st
 
 
 def fetch_for_this_python(work: Path, say: Say) -> Path:
-    """Return a folder of all packages for the Python that runs this, which pip compiles if it has to.
+    """Return the folder of all packages for the Python that runs this. Raises FetchError.
 
-    Raises FetchError.
+    pip compiles a package for which there is no wheel.
     """
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--prefer-binary"]
     return _fetch(work / "this-host", command, pins.names(), say, "this host")
@@ -69,7 +70,10 @@ def _fetch_with_uv(folder: Path, target: Target, names: Iterable[str], say: Say)
 
 
 def _fetch(folder: Path, command: list[str], names: Iterable[str], say: Say, label: str) -> Path:
-    """Fill a folder with some packages, unless it has been filled with just these."""
+    """Install packages into a folder, prune them, and return the folder. Raises FetchError.
+
+    A folder that an earlier call has filled alike is returned as it is. `label` is its name for people.
+    """
     requirements = folder.with_name(f"{folder.name}.txt")
     stamp = folder.with_name(f"{folder.name}.done")
     text = pins.text(names)
@@ -92,7 +96,7 @@ def _fetch(folder: Path, command: list[str], names: Iterable[str], say: Say, lab
 
 
 def _prune(folder: Path) -> None:
-    """Take away what never runs, and what differs between two wheels of the same sources."""
+    """Remove what never runs, and what makes two wheels of the same sources differ."""
     for pattern in _NEVER_RUN:
         for path in [*folder.glob(pattern)]:
             if path.is_dir():

@@ -1,11 +1,11 @@
-"""Packs gnar and its packages into one file for several hosts, each thing once.
+"""Packs gnar and its packages into one file for several hosts, in which nothing is there twice.
 
 The file is a zip archive that Python runs:
 
     __main__.py, pyz/...    the start-up, which is `inside/`
-    pyz/inside/holds.py     which blocks each host needs
+    pyz/inside/holds.py     the blocks that each host needs
     site-packages/...       what every host needs, packed by shiv
-    blocks/....tar.xz       what some hosts need, in one piece, which compresses best
+    blocks/....tar.xz       what some hosts need; one archive for all of it compresses best
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ ID_DIGITS = 16
 PRESET = 4  # of LZMA; 9 saves 3 % more and takes twice as long
 DICTIONARY_BYTES = 8 << 20  # as much as a block has; a host needs as much memory to unpack it
 
-Files = dict[str, Path]  # what lies where below site-packages, and where it comes from
+Files = dict[str, Path]  # the source of each file, by the path that the file gets below site-packages
 Block = tuple[str, bytes]  # a compressed archive: its name in the file, and its content
+
+
+class PackError(Exception):
+    """The file could not be packed; the text is one line for a person."""
 
 
 def pack(
@@ -42,20 +46,21 @@ def pack(
 ) -> None:
     """Write a file that has the packages of `common` for every host, and those of `others` for each target.
 
-    `glibc` is the oldest that the packages run with. What took long is kept in `work` for the next time.
+    `glibc` is the oldest version that the packages run with. `work` keeps blocks for the next build. Raises
+    PackError, and OSError where something cannot be written.
     """
     groups = _group(others)
     shared = groups.pop(tuple(others), {})
     site = _lay_out(common, shared, [*others], work / "site")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compressing lets other threads run
-        packed = pool.map(lambda hosts: _block(hosts, groups[hosts], work / "blocks"), groups)
+        packed = pool.map(lambda hosts: _make_block(hosts, groups[hosts], work / "blocks"), groups)
         blocks = dict(zip(groups, packed, strict=True))
     needs = {name: sorted(block[0] for hosts, block in blocks.items() if name in hosts) for name in others}
     _write(_packed_by_shiv(site, work), sorted(blocks.values()), needs, glibc, output)
 
 
 def _group(others: dict[str, Path]) -> dict[tuple[str, ...], Files]:
-    """Return for each set of targets the files that just these have in common."""
+    """Return for each set of targets the files that these targets need, and no other target does."""
     needed_by: dict[tuple[str, bytes], list[str]] = defaultdict(list)
     sources: dict[tuple[str, bytes], Path] = {}
     for target, folder in others.items():
@@ -70,7 +75,10 @@ def _group(others: dict[str, Path]) -> dict[tuple[str, ...], Files]:
 
 
 def _lay_out(common: Path | None, shared: Files, names: list[str], site: Path) -> Path:
-    """Make the folder of what every host needs: gnar itself, and the packages that are the same for all."""
+    """Make a folder of what every host needs: gnar itself, and the packages that are the same everywhere.
+
+    `names` are those of the targets; gnar shows them in `--version --verbose`.
+    """
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     if common is not None:
@@ -86,8 +94,8 @@ def _lay_out(common: Path | None, shared: Files, names: list[str], site: Path) -
     return site
 
 
-def _block(hosts: tuple[str, ...], files: Files, kept_in: Path) -> Block:
-    """Return some files as a block, from `kept_in` if it was made before: compressing takes long."""
+def _make_block(hosts: tuple[str, ...], files: Files, kept_in: Path) -> Block:
+    """Return a block of some files, from the folder `kept_in` if the same block was made before."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path, source in sorted(files.items()):
@@ -110,10 +118,14 @@ def _block(hosts: tuple[str, ...], files: Files, kept_in: Path) -> Block:
 
 
 def _packed_by_shiv(site: Path, work: Path) -> dict[str, bytes]:
-    """Return what stands in the archive that shiv makes of a folder, but for shiv's own start-up."""
+    """Return the files of the archive that shiv makes of a folder, without shiv's own start-up."""
     made = work / "shiv.pyz"
     shiv = [sys.executable, "-W", "ignore", "-m", "shiv", "--reproducible", "--entry-point", "gnar:main"]
-    subprocess.run([*shiv, "--site-packages", str(site), "--output-file", str(made)], check=True)
+    command = [*shiv, "--site-packages", str(site), "--output-file", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        *_, reason = ["it said nothing", *(done.stdout + done.stderr).strip().splitlines()]
+        raise PackError(f"shiv failed with status {done.returncode}: {reason}")
     with zipfile.ZipFile(made) as archive:
         names = [name for name in archive.namelist() if name.startswith("site-packages/")]
         return {name: archive.read(name) for name in names}
@@ -147,10 +159,10 @@ def _write(
             for name, data in blocks:
                 _add(archive, name, data, zipfile.ZIP_STORED)
     fresh.chmod(0o755)
-    fresh.replace(output)  # at once, so that whoever starts it meanwhile finds a whole file
+    fresh.replace(output)  # in one step, so that whoever starts it meanwhile finds a whole file
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:
-    info = zipfile.ZipInfo(name)  # its time is the same in every build
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int) -> None:
+    info = zipfile.ZipInfo(name)  # with the same time in every build
     info.external_attr = 0o644 << 16
-    archive.writestr(info, data, how)
+    archive.writestr(info, data, compression)

@@ -1,7 +1,7 @@
-"""The versions and hashes of what goes into gnar.pyz, and of the tools that make it: reads and renews them.
+"""Reads and renews the pins: versions and hashes of what goes into gnar.pyz, and of the tools that make it.
 
 Renewing (`./build_zipapp.sh --renew-pins`) takes the newest version of every package. Where a project no
-longer makes wheels for some target, that target keeps the last version that has one.
+longer makes wheels for some target, the pin for that target is the last version with a wheel for it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pyz.targets import PYTHONS, Target, targets
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "pyz" / "pins"
 PACKAGES = PINS / "packages.txt"
-COMPILED = ("gevent", "greenlet")  # fetched for each target; of the others the half in Python will do
+COMPILED = ("gevent", "greenlet")  # fetched for each target; other packages do without compiled modules
 UV = (sys.executable, "-m", "uv")
 
-_TOOLS = ("shiv", "uv")  # in a file each, since a file for this host alone needs no uv
-_NOT_USED = ("cffi", "pycparser")  # for gevent's other loop on Windows, which does not go into the file
+_TOOLS = ("shiv", "uv")  # each has pins of its own, since a build for this host alone needs no uv
+_NOT_USED = ("cffi", "pycparser")  # gevent needs them for libuv on Windows, which is not in the file
 _HEAD = "# Made by ./build_zipapp.sh --renew-pins\n"
 _PIN = re.compile(r"^([\w.-]+)==([\w.]+).*\n(?:[ \t].*\n)*", re.MULTILINE)
 
@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 def text(wanted: Iterable[str]) -> str:
-    """Return the pins of some packages, in the format of pip's files of requirements."""
+    """Return the pins of some packages, as the text of a requirements file for pip."""
     pins = _PIN.finditer(PACKAGES.read_text(encoding="utf-8"))
     return "".join(pin[0] for pin in pins if pin[1] in wanted)
 
@@ -48,7 +48,7 @@ def renew(say: Callable[[str], None]) -> None:
     chosen = {target: _versions_for(target) for target in targets()}
     lines = [f"{name}=={version}" for name, version in _common(chosen).items() if name not in COMPILED]
     for name in COMPILED:
-        lines += _requirements(name, {target: versions[name] for target, versions in chosen.items()})
+        lines += _lines_by_target(name, {target: versions[name] for target, versions in chosen.items()})
     _write(PACKAGES, lines, "--no-deps")
     for tool in _TOOLS:
         _write(PINS / f"{tool}.txt", [tool])
@@ -57,6 +57,7 @@ def renew(say: Callable[[str], None]) -> None:
 
 
 def _versions_for(target: Target) -> dict[str, str]:
+    """Return the newest version of every package that a target can have. Raises PinError."""
     binary = [option for name in COMPILED for option in ("--only-binary", name)]
     platform = ["--python-platform", target.platform.uv, "--python-version", target.version]
     found = _PIN.finditer(_compile(["pyproject.toml", *platform, *binary]))
@@ -64,12 +65,15 @@ def _versions_for(target: Target) -> dict[str, str]:
 
 
 def _common(chosen: dict[Target, dict[str, str]]) -> dict[str, str]:
-    """Return the versions that the oldest Python takes, which run on all."""
+    """Return the versions for the oldest Python, which run under all newer ones."""
     return next(versions for target, versions in chosen.items() if target.python == PYTHONS[0])
 
 
-def _requirements(name: str, versions: dict[Target, str]) -> list[str]:
-    """Return a line for each version of a package: for most hosts, and for those that need another."""
+def _lines_by_target(name: str, versions: dict[Target, str]) -> list[str]:
+    """Return a requirement for each version of a package, with a marker that names its targets.
+
+    The version that most targets have comes first.
+    """
     usual = Counter(versions.values()).most_common(1)[0][0]
     lines, elsewhere = [], []
     for other in sorted(set(versions.values()) - {usual}):
@@ -82,6 +86,7 @@ def _requirements(name: str, versions: dict[Target, str]) -> list[str]:
 
 
 def _facts(target: Target) -> tuple[tuple[str, str], ...]:
+    """Return the variables of markers that tell a target from others, with their values there."""
     platform = target.platform
     return (
         ("python_version", target.version),
@@ -95,13 +100,14 @@ def _marker(facts: tuple[tuple[str, str], ...], operator: str, joint: str) -> st
 
 
 def _write(path: Path, lines: list[str], *options: str) -> None:
-    """Write versions and hashes of every file of each, with what they need in turn."""
+    """Write a file of pins for some requirements, and for their own ones unless an option excludes these."""
     oldest = "{}.{}".format(*PYTHONS[0])
     options = ("-", "--universal", "--generate-hashes", "--python-version", oldest, *options)
     path.write_text(_HEAD + _compile(list(options), "\n".join(lines)), encoding="utf-8")
 
 
 def _compile(options: list[str], given: str = "") -> str:
+    """Return what `uv pip compile` prints, with `given` as its standard input. Raises PinError."""
     command = [*UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", *options]
     done = subprocess.run(command, input=given, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:

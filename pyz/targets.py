@@ -1,27 +1,23 @@
-"""Which hosts gnar.pyz is made for: the platforms, the Pythons, and the name of each pair."""
+"""The hosts that gnar.pyz is made for: platforms, versions of Python, and the name of each pair of these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
-GLIBC = (2, 28)  # the oldest that the wheels for manylinux_2_28 run with
-MUSL = (1, 2, 4)  # the first that loads the libstdc++ of greenlet's wheels; older ones crash (DT_RELR)
+GLIBC = (2, 28)  # the oldest version that wheels for manylinux_2_28 run with
+MUSL = (1, 2, 4)  # the first that loads the libstdc++ of greenlet's wheels; older versions crash (DT_RELR)
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A system, a processor and a C library that compiled packages exist for.
-
-    `abi` is what CPython there marks its compiled modules with, on macOS with the processor behind it.
-    Requirements differ by `sys_platform` and `platform_machine`, which are `system` and `machine` there.
-    """
+    """A system, a processor and a C library that compiled packages exist for."""
 
     name: str
-    uv: str  # what `uv --python-platform` calls it
-    abi: str
-    system: str
-    machine: str
+    uv: str  # its name for `uv --python-platform`
+    abi: str  # the mark in the names of compiled modules; on macOS with the processor behind it
+    system: str  # the value of `sys_platform` in markers of requirements
+    machine: str  # the value of `platform_machine` there
 
 
 PLATFORMS = (
@@ -45,18 +41,18 @@ class Target:
 
     @property
     def version(self) -> str:
-        """Its Python's version, such as `3.12`."""
+        """The version of Python, such as `3.12`."""
         return "{}.{}".format(*self.python)
 
     def __str__(self) -> str:
-        """Return its name, which is also what the start-up of gnar.pyz finds out of its host."""
+        """Return the name, such as `linux-x86_64/3.12`; `inside.host.name` returns the same there."""
         return f"{self.platform.name}/{self.version}"
 
 
 def targets(names: list[str] | None = None) -> list[Target]:
-    """Return the targets of some platforms, or of all.
+    """Return the targets of the platforms with these names, or of all platforms.
 
-    Raises ValueError, in words for a person, for a name that is none of a platform.
+    Raises ValueError, with a text for a person, when a name is not that of a platform.
     """
     known = {platform.name: platform for platform in PLATFORMS}
     for name in names or ():

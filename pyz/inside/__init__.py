@@ -1,1 +1,1 @@
-"""The start-up of gnar.pyz, which stands in the file under the same names as here."""
+"""The start-up of gnar.pyz; its modules have the same names in the file as here."""

@@ -1,4 +1,4 @@
-"""Where gnar.pyz starts. Even Python 2.7 has to read this file, to be told that it is too old."""
+"""Where gnar.pyz starts. Even Python 2.7 has to be able to run this file, to say that it is too old."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Finds out what this host is, and why gnar.pyz cannot run on it. Even Python 2.7 has to read this file."""
+"""Names this host, and says why gnar.pyz cannot run on it. Even Python 2.7 has to be able to run this."""
 
 import os
 import sys
 
-TYPE_CHECKING = False  # the module that has the right one is missing in Python 2.7
+TYPE_CHECKING = False  # Python 2.7 has no module typing
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple  # noqa: F401  (used in comments)
 
@@ -12,7 +12,7 @@ OLDEST = (3, 10)
 
 def find_obstacle(holds):
     # type: (Any) -> str
-    """Say why gnar cannot run here and what to do; or nothing. `holds` says what the file is for."""
+    """Say why gnar cannot run on this host, and what to do; "" if it can. `holds` is the module."""
     versions = sorted(set(target.split("/")[1] for target in holds.TARGETS), key=_by_number)
     pythons = versions[0] if len(versions) == 1 else versions[0] + " to " + versions[-1]
     implementation = getattr(getattr(sys, "implementation", None), "name", "cpython")
@@ -35,11 +35,11 @@ def find_obstacle(holds):
 
 def name(platforms):
     # type: (Dict[str, str]) -> str
-    """Return this host's name, such as `linux-x86_64/3.12`; `platforms` has the known ones by their marks."""
+    """Return the name of this host, such as `linux-x86_64/3.12`; `platforms` is `holds.PLATFORMS`."""
     python, abi = _marks()
-    if abi.endswith("-linux-gnu") and glibc() is None:  # CPython 3.10 says so with musl as well
+    if abi.endswith("-linux-gnu") and glibc() is None:  # CPython 3.10 has this mark with musl as well
         abi = abi[: -len("gnu")] + "musl"
-    if abi == "darwin" or not abi:  # the mark lacks the processor, or all
+    if abi == "darwin" or not abi:  # the mark lacks the processor, or there is none
         abi = (abi or sys.platform) + "-" + os.uname()[4]
     version = _version()
     if python and python != "cp" + version.replace(".", ""):  # such as cp313t, without the global lock
@@ -49,7 +49,7 @@ def name(platforms):
 
 def glibc():
     # type: () -> Optional[Tuple[int, int]]
-    """Return the version of the host's glibc, or None where there is another C library."""
+    """Return the version of this host's glibc, or None where the C library is another one."""
     try:
         library, version = str(os.confstr("CS_GNU_LIBC_VERSION")).split()
         major, minor = version.split(".")[:2]
@@ -70,7 +70,7 @@ def _by_number(version):
 
 def _marks():
     # type: () -> Tuple[str, str]
-    """Return what this Python marks its compiled modules with, such as `cp312` and `x86_64-linux-gnu`."""
+    """Return the marks in names of compiled modules, such as `cp312` and `x86_64-linux-gnu`, or two ""."""
     from _imp import extension_suffixes
 
     # such as .cpython-312-x86_64-linux-gnu.so, .cpython-312-darwin.so, .cp312-win_amd64.pyd, or a bare .so

@@ -163,8 +163,8 @@ def test_every_dependency_is_pinned_with_hashes_and_no_place_to_fetch_it_from() 
 
 def test_version_without_a_wheel_for_some_target_is_pinned_for_the_others() -> None:
     linux, macos = targets(["linux-x86_64"])[0], targets(["macos-arm64"])[0]
-    assert pins._requirements("p", {linux: "2", macos: "2"}) == ["p==2"]
-    usual, other = pins._requirements("p", {linux: "2", targets(["linux-x86_64"])[1]: "2", macos: "1"})
+    assert pins._lines_by_target("p", {linux: "2", macos: "2"}) == ["p==2"]
+    usual, other = pins._lines_by_target("p", {linux: "2", targets(["linux-x86_64"])[1]: "2", macos: "1"})
     macos_facts = ('python_version {0} "3.10"', 'sys_platform {0} "darwin"', 'platform_machine {0} "arm64"')
     assert usual == f"p==2 ; ({' or '.join(fact.format('!=') for fact in macos_facts)})"
     assert other == f"p==1 ; ({' and '.join(fact.format('==') for fact in macos_facts)})"
@@ -210,13 +210,15 @@ def test_wrong_call_says_why(gnar_pyz: Path, args: tuple[str, ...], status: int,
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """Return a copy of the sources that a build needs."""
+    """Return a copy of the sources that the Dockerfile builds from, which are all that a build needs."""
     copy = tmp_path / "tree"
     copy.mkdir()
-    for name in ("build_zipapp.sh", "pyproject.toml", "gnar.py"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("gnar_lib", "pyz"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        source = ROOT / line.removeprefix("!")
+        if line.startswith("!") and source.is_dir():
+            shutil.copytree(source, copy / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif line.startswith("!"):
+            shutil.copy(source, copy)
     return copy
 
 
@@ -305,6 +307,24 @@ def test_missing_python_names_the_package_to_install(sources: Path, tmp_path: Pa
     done = build("--host", tree=sources, PYTHON="", PATH=tmp_path)
     assert done.returncode == 1
     assert "apt-get install python3 python3-venv" in done.stderr
+
+
+def test_python_may_be_a_path_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "my-python").symlink_to(sys.executable)
+    done = build("--platform", "amiga", cwd=tmp_path, PYTHON="./my-python")
+    assert (done.returncode, "unknown platform 'amiga'" in done.stderr) == (1, True), done.stderr
+
+
+def test_shiv_that_fails_is_one_line_and_the_old_file_stays(tree: Path) -> None:
+    (tree / "gnar.pyz").write_text("old")
+    (shiv,) = tree.glob("build/tools-*/lib/python*/site-packages/shiv/__main__.py")
+    shiv.unlink()  # the file may be a link to that of another build
+    shiv.write_text("raise ValueError('no space for this')\n")
+    done = build(tree=tree)
+    assert done.returncode == 1
+    assert "] shiv failed with status 1: ValueError: no space for this\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tree / "gnar.pyz").read_text() == "old"
 
 
 def test_package_that_cannot_be_fetched_is_said_and_the_old_file_stays(tree: Path) -> None:
