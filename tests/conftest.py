@@ -13,7 +13,7 @@ import pytest
 from gevent.hub import get_hub
 from hypothesis import configuration
 
-from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers
+from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers, tunnels_of_test
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -49,28 +49,19 @@ def _build() -> None:
 @pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
 def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients; what is said of a tunnel holds either way."""
-    yield from _started(gnar_pyz, tmp_path, request, request.param)
+    yield from tunnels_of_test(gnar_pyz, tmp_path, request, request.param)
 
 
 @pytest.fixture
 def plain_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients without multiplexing."""
-    yield from _started(gnar_pyz, tmp_path, request, ())
+    yield from tunnels_of_test(gnar_pyz, tmp_path, request)
 
 
 @pytest.fixture
 def multiplexed_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients with multiplexing."""
-    yield from _started(gnar_pyz, tmp_path, request, ("-m",))
-
-
-def _started(
-    pyz: Path, folder: Path, request: pytest.FixtureRequest, mode: tuple[str, ...]
-) -> Iterator[Tunnels]:
-    started = Tunnels(pyz, folder / "run", mode)
-    failures = request.session.testsfailed
-    yield started
-    started.close(failed=request.session.testsfailed > failures)
+    yield from tunnels_of_test(gnar_pyz, tmp_path, request, ("-m",))
 
 
 @pytest.fixture(scope="session")

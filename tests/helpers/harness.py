@@ -364,13 +364,21 @@ class Forwarder:
 
 
 class Tunnels:
-    """Starts servers and clients of one test, and ends them with it."""
+    """Starts servers and clients of one test, and ends them with it: by `close`, or as a context manager."""
 
     def __init__(self, pyz: Path, folder: Path, mode: tuple[str, ...]) -> None:
         self._pyz = pyz
         self._folder = folder
         self._started: list[Gnar] = []
         self.mode = mode  # what clients are told besides: how they carry what they carry
+
+    def __enter__(self) -> Tunnels:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=kind is not None)
 
     @property
     def multiplexes(self) -> bool:
@@ -400,6 +408,7 @@ class Tunnels:
         return client, int(client.wait_log(r"open at \S+:(\d+)")[1])
 
     def close(self, *, failed: bool) -> None:
+        """Kill all processes, and check their logs for defects; show the logs if the test has `failed`."""
         for process in self._started:
             process.end()
             if failed:
@@ -407,6 +416,16 @@ class Tunnels:
         for process in self._started:
             assert "Traceback" not in process.log, process.log
             assert "defect" not in process.log, process.log
+
+
+def tunnels_of_test(
+    pyz: Path, folder: Path, request: pytest.FixtureRequest, mode: tuple[str, ...] = ()
+) -> Iterator[Tunnels]:
+    """Yield the tunnels for a fixture, and close them after the test; their logs are shown if it failed."""
+    tunnels = Tunnels(pyz, folder / "run", mode)
+    failures = request.session.testsfailed
+    yield tunnels
+    tunnels.close(failed=request.session.testsfailed > failures)
 
 
 class Tunnel:

@@ -259,14 +259,8 @@ def _tool(name: str) -> str:
 def use(place: Place, folder: Path) -> None:
     """Use gnar in a place as a person would: texts, both kinds of tunnel, UDP, the relay, and the end."""
     assert_texts(place)
-    tunnels = Tunnels(place.launcher, folder, ())
-    failed = True
-    try:
-        with Service(echo) as service:
-            _use_all(place, tunnels, service.port)
-        failed = False
-    finally:
-        tunnels.close(failed=failed)
+    with Tunnels(place.launcher, folder, ()) as tunnels, Service(echo) as service:
+        _use_all(place, tunnels, service.port)
 
 
 def assert_texts(place: Place) -> None:

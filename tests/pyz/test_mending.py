@@ -312,3 +312,22 @@ def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
             )
             assert (done.stdout, done.stderr) == (VERSION_LINE, "")
     assert [path.name.split("-")[1] for path in unpacked(local / "gnar")] == [f"{n:016d}" for n in (2, 3, 4)]
+
+
+def test_without_what_windows_lacks_damage_is_mended_by_the_next_start(moved: Path, tmp_path: Path) -> None:
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", AS_ON_WINDOWS, str(moved), *args],
+            env={"LOCALAPPDATA": str(tmp_path), "HOME": "/proc"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_LIMIT_S,
+        )
+
+    run("--version")
+    (home,) = unpacked(tmp_path / "gnar")
+    spoil_by_zeros(home, "greenlet/_greenlet.*.so")
+    assert_one_line(run("relay", "nonsense", "x"), "_greenlet", "is damaged", "start again")
+    run("--version")
+    assert any(next(home.glob("site-packages/greenlet/_greenlet.*.so")).read_bytes())

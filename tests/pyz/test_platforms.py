@@ -38,6 +38,7 @@ from tests.helpers.harness import (
     free_port,
     is_open,
     read_all,
+    tunnels_of_test,
     wait_until,
 )
 from tests.helpers.platforms import MACOS_OPEN_MAX, PLATFORMS, WINDOWS_SOCKETS
@@ -68,31 +69,21 @@ def platform(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def programs(platform: str, tmp_path: Path) -> Iterator[Tunnels]:
+def programs(platform: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start gnar as on a platform."""
-    yield from _started(platform, tmp_path)
+    yield from tunnels_of_test(script_for(platform, tmp_path), tmp_path, request)
 
 
 @pytest.fixture
-def windows(tmp_path: Path) -> Iterator[Tunnels]:
+def windows(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start gnar as on Windows."""
-    yield from _started("windows", tmp_path)
+    yield from tunnels_of_test(script_for("windows", tmp_path), tmp_path, request)
 
 
 @pytest.fixture
-def macos(tmp_path: Path) -> Iterator[Tunnels]:
+def macos(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start gnar as on macOS."""
-    yield from _started("macos", tmp_path)
-
-
-def _started(platform: str, folder: Path) -> Iterator[Tunnels]:
-    started = Tunnels(script_for(platform, folder), folder / "run", ())
-    try:
-        yield started
-    except BaseException:
-        started.close(failed=True)
-        raise
-    started.close(failed=False)
+    yield from tunnels_of_test(script_for("macos", tmp_path), tmp_path, request)
 
 
 def gnar(platform: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

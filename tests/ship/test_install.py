@@ -182,8 +182,7 @@ def test_installed_command_works_as_the_one_file_does(
     gnar = place / "bin" / "gnar"
     assert run(gnar, "--version") == f"gnar {__version__}\n"
     assert run(gnar, "man") == (place / "share/man/man1/gnar.1").read_text()
-    tunnels = Tunnels(gnar, tmp_path / "run", ())
-    try:
+    with Tunnels(gnar, tmp_path / "run", ()) as tunnels:
         tunnel = Tunnel(tunnels, echo)
         assert ask(tunnel.port, b"through the tunnel") == b"through the tunnel"
         port = free_port()
@@ -193,5 +192,3 @@ def test_installed_command_works_as_the_one_file_does(
         demo = tunnels.run("demo")
         wait_until(lambda: "It works." in demo.out, f"the demo works: {demo.log}")
         assert [process.stop() for process in (demo, relay, tunnel.client, tunnel.server)] == [0, 0, 0, 0]
-    finally:
-        tunnels.close(failed=False)
