@@ -59,6 +59,44 @@ def test_this_machine_has_pythons_to_try() -> None:
     assert PYTHONS
 
 
+def put_script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_what_is_no_python_is_passed_over_and_no_python_hides_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {
+        "first/x/bin": '["cpython", [3, 12, 1], "/first/x/bin/python3"]',
+        "second/x/bin": '["cpython", [3, 12, 1], "/second/x/bin/python3"]',
+        "old": '["cpython", [3, 9, 1], "/old/python3"]',
+        "pypy": '["pypy", [3, 12, 1], "/pypy/python3"]',
+    }
+    for folder, answer in answers.items():
+        put_script(tmp_path / folder / "python3", f"#!/bin/sh\necho '{answer}'\n")
+    put_script(tmp_path / "fails" / "python3", "#!/bin/sh\nexit 1\n")
+    put_script(tmp_path / "no-program" / "python3", "\0")
+    put_script(tmp_path / "no-program" / "python3.12", "#!/nonexistent/interpreter\n")
+    put_script(tmp_path / "pyenv" / "pyenv", f"#!/bin/sh\necho {tmp_path}/no-such-folder\n")
+    folders = [*answers, "fails", "no-program", "pyenv", "missing"]
+    monkeypatch.setenv("PATH", ":".join(str(tmp_path / folder) for folder in folders))
+    found = places.find_pythons.__wrapped__()
+    both = {Path("/first/x/bin/python3"), Path("/second/x/bin/python3")}
+    assert both <= {*found.values()}
+    assert {label for label, path in found.items() if path in both} == {
+        f"3.12.1 in x ({path})" for path in both
+    }
+    assert not {Path("/old/python3"), Path("/pypy/python3")} & {*found.values()}
+
+
+def test_python_that_does_not_answer_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_script(tmp_path / "python3", "#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(places, "PROBE_LIMIT_S", 0.1)
+    assert places._probe(tmp_path / "python3") is None
+
+
 @pytest.mark.parametrize("version", PYTHONS)
 def test_gnar_works_under_every_python_of_this_machine(
     version: str, pyz: Path, tmp_path: Path, use: Callable[[Place], None]
