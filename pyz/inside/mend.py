@@ -6,12 +6,12 @@ import os
 import sys
 import zlib
 
-from pyz.inside.start import LIST, listed
+from pyz.inside.start import LIST, read_list
 
 COMPILED_MODULES = (".so", ".pyd")
 
 
-def explain(home: str, error: Exception) -> None:
+def mend_or_explain(home: str, error: Exception) -> None:
     """Start this process again, or end it with one line, since an import from `home` failed with `error`.
 
     Returns when the files are as they were unpacked and the host lacks nothing: then `error` is a defect.
@@ -24,10 +24,10 @@ def explain(home: str, error: Exception) -> None:
 
 
 def find_damage(home: str) -> str:
-    """Return the path of a file that is missing or has another content than when it was unpacked, or ""."""
+    """Return the path of a file that is missing or has another content than before; "" if there is none."""
     path = os.path.join(home, LIST)
     try:
-        for path, _, checksum in listed(home):
+        for path, _, checksum in read_list(home):
             with open(path, "rb") as file:
                 if zlib.crc32(file.read()) != checksum:
                     return path
@@ -37,7 +37,7 @@ def find_damage(home: str) -> str:
 
 
 def _unpack_anew(home: str, damaged: str) -> None:
-    """Start this process again, with a list of files that makes the new start unpack them anew."""
+    """Empty the list of files, so that the next start unpacks all anew, and start this process again."""
     try:
         os.truncate(os.path.join(home, LIST), 0)
     except FileNotFoundError:  # the list itself is missing

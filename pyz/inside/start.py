@@ -1,6 +1,7 @@
-"""What gnar.pyz does on a host that it is made for: finds its unpacked files, or unpacks them, and runs gnar.
+"""Runs gnar on a host that gnar.pyz is made for: from the unpacked files, which the first start unpacks.
 
-Python compiles this file at every start, so it holds only what every start needs; the rest is in `unpack`.
+Python compiles this module at every start, so it holds only what every start needs; the rest is in `unpack`
+and `mend`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from contextlib import suppress
 from pyz.inside import holds
 
 LIST = "files"  # names every other file, with its size and its checksum; the last file to be written
-NOTE_USE_EVERY_S = 86_400.0  # the time of LIST is that of the last use, as exactly as this
+NOTE_USE_EVERY_S = 86_400.0  # the time of LIST is that of the last start, give or take this
 IMPORT_ERRORS = (ImportError, SyntaxError, EOFError, ValueError)  # what importing a damaged file raises
 
-_locks: list[int] = []  # the descriptor that keeps others from removing the folder in use
+_locks: list[int] = []  # the descriptor whose lock keeps others from removing the folder in use
 
 
 def start(host: str) -> None:
@@ -37,7 +38,7 @@ def start(host: str) -> None:
         status = 0
     except IMPORT_ERRORS as exc:
         if home:
-            _explain(home, exc)
+            _mend_or_explain(home, exc)
         raise
     sys.exit(status)
 
@@ -48,15 +49,14 @@ def _unpack(name: str, host: str) -> str:
     return unpack(name, host)
 
 
-def _explain(home: str, error: Exception) -> None:
-    """Mend what an import failed for, or end the process with one line; return when neither is possible."""
-    from pyz.inside.mend import explain
+def _mend_or_explain(home: str, error: Exception) -> None:
+    from pyz.inside.mend import mend_or_explain
 
-    explain(home, error)
+    mend_or_explain(home, error)
 
 
-def folders() -> Iterator[str]:
-    """Yield the folders that unpacked files may lie in, the best first."""
+def list_folders() -> Iterator[str]:
+    """Yield the folders in which unpacked files may lie, the best first."""
     if os.environ.get("SHIV_ROOT"):
         yield os.path.abspath(os.environ["SHIV_ROOT"])
         return
@@ -73,8 +73,8 @@ def folders() -> Iterator[str]:
 
 
 def find(name: str) -> str:
-    """Return the path of the first folder of this name that is safe and whole, and lock it; "" for none."""
-    for folder in folders():
+    """Return the path of the first folder of this name that is usable, and lock it; "" if there is none."""
+    for folder in list_folders():
         with suppress(OSError):  # then the next folder may do
             resolved = resolve(folder)
             home = os.path.join(resolved, name)
@@ -134,7 +134,7 @@ def is_noexec(folder: str) -> bool:
 def lock_if_usable(home: str) -> bool:
     """Tell whether gnar can run from a folder: it is safe and whole. If so, keep others from removing it.
 
-    The lock that does so ends with this process. Programs that clean temporary folders respect the lock, too.
+    A lock does that until this process ends. Programs that clean temporary folders respect the lock, too.
     """
     return os.path.isdir(home) and not find_danger(home) and not is_noexec(home) and _lock_if_whole(home)
 
@@ -175,11 +175,11 @@ def is_whole(home: str) -> bool:
     Some programs clean temporary folders by the age of files, and after a crash a file may be empty.
     """
     with suppress(OSError, ValueError):
-        return all(os.stat(path).st_size == size for path, size, _ in listed(home))
+        return all(os.stat(path).st_size == size for path, size, _ in read_list(home))
     return False
 
 
-def listed(home: str) -> list[tuple[str, int, int]]:
+def read_list(home: str) -> list[tuple[str, int, int]]:
     """Return path, size and checksum (CRC-32) of every unpacked file, as noted when it was unpacked.
 
     Raises OSError when the list cannot be read, and ValueError when the list is not whole.

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pyz.inside import holds
-from pyz.inside.start import LIST, find_danger, folders, is_noexec, lock_if_usable, resolve
+from pyz.inside.start import LIST, find_danger, is_noexec, list_folders, lock_if_usable, resolve
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
 LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy process takes less than a second
@@ -48,7 +48,7 @@ def unpack(name: str, host: str) -> str:
 
 def _unpack_somewhere(name: str, host: str) -> str:
     problems = []
-    for folder in folders():
+    for folder in list_folders():
         try:
             resolved = resolve(folder)
             problem = find_danger(resolved, is_there=False) or _make_place(resolved) or find_danger(resolved)
@@ -117,8 +117,8 @@ def _unpack_into(folder: str, name: str, host: str) -> str:
 def _take_turn(folder: str) -> Iterator[bool]:
     """Make processes that unpack into a folder take turns, and yield whether the others wait for this one.
 
-    They do not where the file system has no locks, or when a process has kept its turn for LOCK_WAIT_S. Then
-    each process unpacks into a folder of its own, and all use the folder that is ready first.
+    They do not wait where the file system has no locks, or when a process has kept its turn for LOCK_WAIT_S.
+    Then each process unpacks into a folder of its own, and all use the folder that is ready first.
     """
     try:
         import fcntl
@@ -152,15 +152,15 @@ def _write_files(home: str, host: str) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as file:
                 file.write(data)
-                # A compiled module that a crash has left half written ends Python without a word. Its
-                # 15 files take 5 ms on an SSD; to do the same for all files would double the time.
+                # A compiled module that a crash of the host left half written would crash Python. The wait
+                # for the disk takes 5 ms for these 15 files, and would take 85 ms for all 360.
                 if path.endswith(".pyd") or ".so" in path:
                     file.flush()
                     os.fsync(file.fileno())
         # Python trusts such bytecode whatever the time of the source is: a copy may not keep the time.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(site, quiet=2, invalidation_mode=mode)
-        lines = [_listed(path, home) for path in _files_below(site)]
+        lines = [_list_entry(path, home) for path in _files_below(site)]
         with open(os.path.join(home, LIST), "w", encoding="utf-8") as file:
             file.write("".join([*lines, "end"]))
     finally:
@@ -187,8 +187,8 @@ def _files_below(folder: str) -> Iterator[str]:
             yield os.path.join(at, name)
 
 
-def _listed(path: str, home: str) -> str:
-    """Return the line for a file in the list, which `start.listed` reads."""
+def _list_entry(path: str, home: str) -> str:
+    """Return the line for a file in the list, which `start.read_list` reads."""
     with open(path, "rb") as file:
         data = file.read()
     return f"{len(data)} {zlib.crc32(data):08x} {os.path.relpath(path, home)}\n"

@@ -1,4 +1,4 @@
-"""Starts of gnar.pyz in an environment of their own, and what a test needs to look at what they unpack."""
+"""Starts gnar.pyz in an environment of its own, and looks at what it has unpacked."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def unpacked(root: Path) -> list[Path]:
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Check that a start failed with one line, which has some parts in it."""
+    """Check that a start failed with one line, and that the line contains some texts."""
     assert done.returncode == 1, done
     assert done.stderr.startswith("gnar.pyz: ")
     assert done.stderr.count("\n") == 1

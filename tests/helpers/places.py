@@ -1,4 +1,4 @@
-"""Places where gnar.pyz is put to use: every Python of this machine, and systems made for it by places.sh."""
+"""Places in which tests use gnar.pyz: every Python of this machine, and the systems that places.sh makes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ TOOLS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 
 TMP, VAR_TMP = "/tmp", "/var/tmp"  # noqa: S108  (of systems that nobody else uses)
 STRANGER = 61_234  # a user and a group without a name
-HOLDER_WAIT_S = 10.0  # a few mounts
-PROBE_LIMIT_S = 60.0  # it takes 0.1 s on a quiet machine
+HOLDER_WAIT_S = 10.0  # for a process to mount a few folders, or to say why it cannot
+PROBE_LIMIT_S = 60.0  # a Python answers in 0.1 s on a quiet machine
 
 # Fails under a Python without lzma: gnar.pyz does not start there, and says so in one line.
 PROBE = """
@@ -59,8 +59,9 @@ print(json.dumps([kind, sys.version_info[:3], os.path.realpath(sys.executable)])
 class Place:
     """A Python somewhere with gnar.pyz beside it.
 
-    `launcher` starts gnar.pyz there with the arguments that it gets, and with no variable but GNAR_TOKEN and
-    those of the place. `sockets` is a folder as gnar sees it there; this process sees it as `sockets_here`.
+    `launcher` is a program that starts gnar.pyz there with its own arguments, and with no variables but
+    GNAR_TOKEN and those of the place. `sockets` is the path of a folder for gnar there; `sockets_here` is the
+    path of the same folder for this process. A start takes at most `patience_s`.
     """
 
     launcher: Path
@@ -69,7 +70,7 @@ class Place:
     patience_s: float = WAIT_S
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run gnar.pyz to its end."""
+        """Run gnar.pyz in this place until it ends."""
         return subprocess.run(
             [self.launcher, *args],
             stdin=subprocess.DEVNULL,
@@ -112,7 +113,7 @@ def _candidates() -> Iterator[Path]:
     """Yield what may be a Python, resolved, so that a Python with several names is found once."""
     names = ["python3", *("python{}.{}".format(*python) for python in PYTHONS)]
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    folders = [Path(folder) for folder in [*path, "/usr/bin"] if Path(folder).name != "shims"]  # pyenv's
+    folders = [Path(folder) for folder in [*path, "/usr/bin"] if Path(folder).name != "shims"]  # of pyenv
     folders += [version / "bin" for version in pyenv_versions()]
     for folder in folders:
         for name in names:
@@ -137,7 +138,7 @@ def is_open_to_all(path: Path) -> bool:
 
 
 def on_this_system(python: Path, pyz: Path, folder: Path) -> Place:
-    """Return the place of a Python that starts here as it is, with a home of its own below `folder`."""
+    """Return a place with a Python of this system, and with a home of its own in `folder`."""
     home = folder / "home"
     home.mkdir()
     command = [str(python), str(pyz)]
@@ -148,18 +149,12 @@ def on_this_system(python: Path, pyz: Path, folder: Path) -> Place:
 
 
 def make(*args: str, limit_s: float) -> Path:
-    """Make a place by places.sh, unless it is there already, and return its folder in build/."""
+    """Make a system with places.sh, unless an earlier test did, and return its folder in build/."""
     if os.geteuid() != 0:
         pytest.skip("only root can make another system")
     folder = MADE / "-".join(args)
     done = subprocess.run(
-        [
-            "timeout",
-            f"{limit_s}",
-            ROOT / "tests" / "helpers" / "places.sh",
-            *args,
-            folder,
-        ],  # ends its children too
+        ["timeout", f"{limit_s}", SCRIPT, *args, folder],  # timeout also ends what the script has started
         env={**os.environ, "PATH": TOOLS},
         capture_output=True,
         text=True,
@@ -171,7 +166,7 @@ def make(*args: str, limit_s: float) -> Path:
 
 
 def this_debian_architecture() -> str:
-    """Return Debian's name for this machine's processor."""
+    """Return the name that Debian has for the processor of this machine."""
     return {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
@@ -185,11 +180,10 @@ def chroot(
     variables: Mapping[str, str] | None = None,
     patience_s: float = WAIT_S,
 ) -> Iterator[Place]:
-    """Make the place of a Python in a root that cannot be written to, under a user without a name.
+    """Yield a place in another root folder, which cannot be written to, for a user without a name.
 
-    `pyz` appears as /app/NAME, with what lies beside it. `mounts` says where a tmpfs is, and with which
-    options; nothing else can be written to. No other process sees these mounts, and they end with the last
-    process that does.
+    The folder of `pyz` appears there as /app. `mounts` has the options of a tmpfs by its path; gnar can write
+    only there. Other processes do not see these mounts, which end with the last process that sees them.
     """
     commands = [
         ["mount", "-o", "bind,ro", str(root), str(root)],
@@ -202,7 +196,7 @@ def chroot(
     script = [
         *map(shlex.join, commands),
         "echo ready",
-        "exec cat",  # ends with its standard input
+        "exec cat",  # cat ends when its standard input does, and keeps the mounts until then
     ]
     with subprocess.Popen(
         [_tool("unshare"), "--mount", "sh", "-ec", "\n".join(script)],
@@ -227,7 +221,7 @@ def chroot(
 
 
 def _enter(holder: int, root: Path, pyz: str) -> list[str]:
-    user = f"+{STRANGER}:+{STRANGER}"  # with the sign nobody looks for a name
+    user = f"+{STRANGER}:+{STRANGER}"  # with the sign chroot takes a number for a number, not for a name
     emulator = ["/emulator"] if (root / "emulator").exists() else []
     return [
         *(_tool("nsenter"), f"--target={holder}", "--mount"),
@@ -237,7 +231,7 @@ def _enter(holder: int, root: Path, pyz: str) -> list[str]:
 
 
 def _write_launcher(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -> Path:
-    """Write the script that becomes gnar, in the same process, so that signals arrive."""
+    """Write a script that starts gnar in its own process, so that signals to the script reach gnar."""
     launcher = folder / "start-gnar"
     settings = [f"{name}={value}" for name, value in variables.items()]
     token = '${GNAR_TOKEN+"GNAR_TOKEN=$GNAR_TOKEN"}'
@@ -257,14 +251,14 @@ def _tool(name: str) -> str:
 
 
 def use(place: Place, folder: Path) -> None:
-    """Use gnar in a place as a person would: texts, both kinds of tunnel, UDP, the relay, and the end."""
+    """Use gnar in a place as a person would: texts, plain and multiplexed tunnel, UDP, relay, and SIGTERM."""
     assert_texts(place)
     with Tunnels(place.launcher, folder, ()) as tunnels, Service(echo) as service:
         _use_all(place, tunnels, service.port)
 
 
 def assert_texts(place: Place) -> None:
-    """Check what gnar says to those who only ask, and to those who ask for the wrong thing."""
+    """Check the version, the help, and the answer to a wrong option."""
     version = place.run("--version")
     assert (version.returncode, version.stdout, version.stderr) == (0, f"gnar {__version__}\n", "")
     assert "Usage" in place.run("--help").stdout
@@ -274,7 +268,7 @@ def assert_texts(place: Place) -> None:
 
 
 def python_of(place: Place) -> str:
-    """Return what gnar itself says of where it runs: the Python, the processor and the C library."""
+    """Return the Python, the processor and the C library of a place, as gnar shows them there."""
     verbose = place.run("--version", "--verbose").stdout
     found = re.search(r"^runs on +(CPython \S+) \(.*\), \S+ \S+ (\w+.*)$", verbose, re.MULTILINE)
     assert found is not None, verbose
@@ -282,7 +276,7 @@ def python_of(place: Place) -> str:
 
 
 def one_line(text: str) -> bool:
-    """Tell whether a text is what a person should see: one line, and no traceback."""
+    """Tell whether a text is one line and no traceback, as every message to a person should be."""
     return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
 
 
@@ -318,7 +312,7 @@ def _open_at(client: Gnar, place: Place) -> int:
 
 
 def assert_echoes(sock: socket.socket) -> None:
-    """Send through a connection and end it; the service behind gnar sends everything back and ends it too."""
+    """Check that a service behind gnar echoes what a connection carries; end both directions."""
     data = bytes(range(256)) * 1024
 
     def send() -> None:
@@ -332,7 +326,7 @@ def assert_echoes(sock: socket.socket) -> None:
 
 
 def assert_answers(port: int) -> None:
-    """Send a datagram to a port of loopback; the service behind gnar sends it back."""
+    """Check that a service behind gnar echoes a datagram to a port of loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(WAIT_S)
         sock.sendto(b"ping", (LOOPBACK, port))
@@ -340,7 +334,7 @@ def assert_answers(port: int) -> None:
 
 
 def assert_end_on_sigterm(place: Place, *processes: Gnar) -> None:
-    """End processes as a person does; that is no failure."""
+    """End processes by SIGTERM, and check that they exit with status 0."""
     for process in processes:
         process.process.terminate()
     for process in processes:
@@ -348,7 +342,7 @@ def assert_end_on_sigterm(place: Place, *processes: Gnar) -> None:
 
 
 def dial_unix(path: Path) -> socket.socket:
-    """Connect to a Unix socket whose path may be longer than the system allows for one."""
+    """Connect to a Unix socket, also by a path too long for the system; the caller closes the socket."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         sock = socket.socket(socket.AF_UNIX)
@@ -364,7 +358,7 @@ def dial_unix(path: Path) -> socket.socket:
 
 
 def _udp_echo() -> socket.socket:
-    """Return a socket on loopback that sends every datagram back, until it is closed."""
+    """Return a UDP socket on loopback whose datagrams a thread sends back, until the caller closes it."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((LOOPBACK, 0))
 

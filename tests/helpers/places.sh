@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes places where gnar.pyz is put to use (tests/helpers/places.py): other systems than this machine's. See usage below.
+# Makes other systems than that of this machine, in which tests/helpers/places.py uses gnar.pyz. See usage below.
 set -eu
 
 usage() {
@@ -29,7 +29,7 @@ main() {
     for folder in "$@"; do :; done # the last argument
     mkdir -p "$folder"
     folder=$(cd "$folder" && pwd)
-    stamp="$(cksum <"$0") $folder" # what is built knows where it lies
+    stamp="$(cksum <"$0") $folder" # a system works only in the folder in which it was made
     exec 9>"$folder.lock" # two runs of the tests take turns
     flock 9
     if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
@@ -40,8 +40,8 @@ main() {
     fi
 }
 
-# Packages are unpacked, and no script of theirs runs: neither another processor's code nor a shell is needed.
-# An old list of packages is as good as a new one.
+# Unpacks packages and runs none of their scripts, so code for another processor and a shell are not needed.
+# apt may use a list of packages that has expired.
 unpack() {
     mmdebstrap --quiet --mode=root --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' "$@"
 }
@@ -50,8 +50,8 @@ make_debian() {
     unpack --architectures="$1" --include="$newer_python,libstdc++6" "$suite" "$folder/libstdc++"
     (
         cd "$folder/libstdc++"
-        rm -rf dev etc var # not even these
-        mkdir app var var/tmp # where tests mount something
+        rm -rf dev etc var # gnar has to work without these
+        mkdir app var var/tmp # tests mount something there
         for lib in usr/lib*; do ln -s "$lib" "${lib#usr/}"; done
         ln -s "$newer_python" usr/bin/python
         [ "$1" = "$(dpkg --print-architecture)" ] || cp "$(command -v qemu-aarch64-static)" emulator
@@ -61,7 +61,7 @@ make_debian() {
     find "$folder/python3" -name 'libstdc++.so*' -exec rm {} +
 }
 
-# Has Python compile once what gnar imports of the library, as the installation of the package does with all of it.
+# Compiles the modules of the standard library that gnar imports. The scripts of the package would compile all.
 compile_library() {
     emulator=
     [ ! -e emulator ] || emulator=/emulator
@@ -70,8 +70,8 @@ import compileall, heapq, http.client, logging, platform, selectors, signal, soc
 import threading, uuid, zipfile'
 }
 
-# The compiled packages for musl need musl 1.2.4, and Debian 12 has 1.2.3: musl is that of the newer Debian, the
-# sources of Python and its two libraries are those of the Debian at hand, and so is the compiler.
+# gevent and greenlet need musl 1.2.4, and Debian 12 has 1.2.3. So musl comes from the newer Debian; the compiler, and
+# the sources of Python and of two libraries, come from the Debian of this machine.
 make_musl() {
     machine=$(uname -m)
     prefix="$folder/prefix"
@@ -108,8 +108,8 @@ fetch_sources() {
     done
 }
 
-# Makes $folder/cc: gcc for the musl in $folder. It names its platform as gcc on a system of musl does, and it
-# finds the kernel's headers, which are the same for every libc.
+# Makes $folder/cc, which runs gcc for the musl in $folder. Like gcc on a system with musl, it names musl as its
+# platform. The headers of the kernel are those of this machine, since they are the same for every libc.
 make_compiler() {
     sed -e "s#/usr/#$folder/musl/usr/#g" -e "s#/lib/ld-musl#$folder/musl/usr/lib/ld-musl#" \
         "$folder/musl/usr/lib/$machine-linux-musl/musl-gcc.specs" >"$folder/specs"
@@ -135,7 +135,7 @@ build_lzma() {
     make -s -j2 -C src/liblzma install >/dev/null
 }
 
-# It runs where it is built. What it does without is what gnar never imports, TLS among that.
+# Builds a Python that runs in the folder of its sources. It lacks modules that gnar never imports, such as _ssl.
 build_python() {
     cd "$folder"/sources/Python-*
     printf '%s\n' '*disabled*' _asyncio _bz2 _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw \

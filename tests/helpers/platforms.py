@@ -1,15 +1,15 @@
-"""Runs gnar as on Windows or macOS, as far as taking features away and answering otherwise shows it.
+"""Runs gnar on Linux as on Windows or macOS: without what these lack, and with the answers that these give.
 
     python tests/helpers/platforms.py windows server 8910
 
-gevent and the standard library are imported first, for the platform that there is. Then what the other one
-lacks is removed, what it does otherwise is done so, and gnar is imported. What each platform has stands under
-"Availability" in the documentation of `socket`, `os` and `signal`, and in gevent's sources.
+gevent and the standard library are imported first, for Linux. Then this module removes what the other
+platform lacks, replaces what the other platform does in another way, and imports gnar. What each platform has
+is written under "Availability" in the documentation of `socket`, `os` and `signal`, and in gevent's sources.
 """
 
 from __future__ import annotations
 
-import _socket  # the type below the class: what is missing there is missing everywhere
+import _socket  # has the type of all sockets: a method that is removed there is missing everywhere
 import ctypes
 import errno
 import gc
@@ -28,8 +28,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-WINDOWS_SOCKETS = "PLATFORM_SOCKETS"  # variable: how many the loop can watch; on Windows 1,024
-WINDOWS_TICK_S = 1 / 64  # of `time.monotonic` before Python 3.13
+WINDOWS_SOCKETS = "PLATFORM_SOCKETS"  # the variable that says how many the loop can watch; 1,024 without it
+WINDOWS_TICK_S = 1 / 64  # the step of `time.monotonic` before Python 3.13
 WINDOWS_SIGNALS = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
 WINDOWS_HAS_NO = {
     "os": """O_CLOEXEC O_NONBLOCK chown fchmod fork forkpty get_blocking getegid geteuid getgid getuid killpg
@@ -50,7 +50,7 @@ LINUX_ALONE_HAS = {
 }
 WINDOWS_HAS_NO_MODULE = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty")
 
-MACOS_DATAGRAM_BYTES = 9216  # the largest that a UDP socket sends, unless its buffer was made larger
+MACOS_DATAGRAM_BYTES = 9216  # the largest datagram, unless the buffer of the socket was made larger
 MACOS_OPEN_MAX = 10240
 
 
@@ -58,7 +58,7 @@ MACOS_OPEN_MAX = 10240
 
 
 def preload() -> None:
-    """Import what gnar needs, and patch as gnar does, for the platform that there is; makes no hub yet."""
+    """Import what gnar needs, and patch the standard library as gnar does, for Linux; no hub is made yet."""
     importlib.import_module("gevent").config.loop = "libev-cext"
     importlib.import_module("gevent.monkey").patch_all(ssl=False)
     for module in pkgutil.walk_packages([str(ROOT / "gnar_lib")], "gnar_lib."):
@@ -76,8 +76,8 @@ def take_away(names: dict[str, str]) -> None:
 
 
 def replace_method(name: str, make: Callable[[Any], Any] | None) -> None:
-    """Have the type of all sockets do something else under this name, or nothing."""
-    methods = gc.get_referents(vars(_socket.socket))[0]  # what the read-only view shows
+    """Replace a method of all sockets by what `make` returns for the original; without `make` remove it."""
+    methods = gc.get_referents(vars(_socket.socket))[0]  # the dictionary behind the read-only view
     original = methods.pop(name)
     if make is not None:
         methods[name] = make(original)
@@ -91,13 +91,13 @@ def become_windows() -> None:
     take_away(LINUX_ALONE_HAS)
     take_away(WINDOWS_HAS_NO)
     for module in WINDOWS_HAS_NO_MODULE:
-        sys.modules[module] = None  # type: ignore[assignment]  # which is what makes an import fail
-    sys.modules["gevent.libuv._corecffi"] = None  # type: ignore[assignment]  # gnar.pyz does not carry it
-    signal.SIGBREAK = signal.SIGUSR2  # type: ignore[attr-defined]  # ^Break, sent as this one here
+        sys.modules[module] = None  # type: ignore[assignment]  # so an import of the module fails
+    sys.modules["gevent.libuv._corecffi"] = None  # type: ignore[assignment]  # gnar.pyz does not have this module
+    signal.SIGBREAK = signal.SIGUSR2  # type: ignore[attr-defined]  # the tests send SIGUSR2 for ^Break
     for name in [name for name in dir(signal) if name.startswith("SIG") and name not in WINDOWS_SIGNALS]:
         if name != "SIGBREAK":
             delattr(signal, name)
-    socket.SO_EXCLUSIVEADDRUSE = socket.SO_KEEPALIVE  # type: ignore[attr-defined]  # anything that does no harm
+    socket.SO_EXCLUSIVEADDRUSE = socket.SO_KEEPALIVE  # type: ignore[attr-defined]  # an option that does no harm
     socket.errorTab = {errno.ECONNREFUSED: "Connection refused by a table."}  # type: ignore[attr-defined]
     for name in ("sendmsg", "recvmsg", "recvmsg_into"):
         replace_method(name, None)
@@ -105,7 +105,7 @@ def become_windows() -> None:
         replace_method(name, _with_errors_of_windows)
     replace_method("connect_ex", _connect_ex_of_windows)
     ssl = importlib.import_module("ssl")
-    vars(ssl)["enum_certificates"] = lambda _store: []  # which urllib asks Windows for
+    vars(ssl)["enum_certificates"] = lambda _store: []  # urllib asks Windows for certificates
     _limit_watched_sockets(int(os.environ.get(WINDOWS_SOCKETS, "1024")))
     _coarsen_clock()
     sys.platform = "win32"
@@ -136,7 +136,7 @@ def _connect_ex_of_windows(original: Any) -> Any:
 
 
 def _limit_watched_sockets(limit: int) -> None:
-    """Have the loop watch so many sockets at once, as gevent's with `select` does."""
+    """Make the loop refuse to watch more than `limit` sockets, as the loop of gevent on Windows does."""
     from gevent.libev import corecext
 
     watched: Counter[int] = Counter()
@@ -213,7 +213,7 @@ def _bind_of_macos(original: Any) -> Any:
 
 
 def _limit_descriptors(resource: Any) -> None:
-    """Promise any number of them, and give no more than 10,240."""
+    """Show no limit for descriptors, and refuse more than 10,240."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     original = resource.setrlimit
     limits = [min(256, soft), 1 << 62]

@@ -1,4 +1,4 @@
-"""What the tests of the one-file build share: a copy of gnar.pyz that is new to this host, and places."""
+"""Fixtures for the tests of gnar.pyz: a copy that is new to this host, and what every user may read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyz.targets import MUSL
 from tests.helpers import places
 from tests.helpers.onefile import other_version
 
-# Stands in for the module that is written when gnar.pyz is packed, so that tests can import the start-up.
+# Stands in for the module that `pack` writes into gnar.pyz, so that tests can import the start-up.
 _HOLDS = types.ModuleType("pyz.inside.holds")
 _HOLDS.__dict__.update(MUSL=MUSL)
 sys.modules["pyz.inside.holds"] = _HOLDS
@@ -31,7 +31,7 @@ def moved(gnar_pyz: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Return a new folder that every user may enter; `tmp_path` is closed to others than this user."""
+    """Return a new folder that every user may enter; other users may not enter `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -42,7 +42,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def python_for_all() -> Path:
-    """Return a Python that every user may start; the Python of the tests may lie in a closed home."""
+    """Return a Python that every user may start; that of the tests may be in a home closed to others."""
     for python in places.find_pythons().values():
         if places.is_open_to_all(python):
             return python

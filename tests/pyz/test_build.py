@@ -25,8 +25,8 @@ MAX_FILE_BYTES = 30_000_000
 MAX_UNPACKED_BYTES = 12_000_000
 MAX_HOST_FILE_BYTES = 6_000_000
 
-# How compiled modules begin: ELF with the number of the processor at 18, Mach-O for several processors, and
-# Windows' format with the number of the processor 4 bytes behind the place that stands at 60.
+# The first bytes of compiled modules. ELF has the number of the processor at offset 18, Mach-O has a list of
+# processors, and the format of Windows has at offset 60 the place of a header, with the number 4 bytes later.
 ELF, MACH_O_FAT, WINDOWS = b"\x7fELF", b"\xca\xfe\xba\xbe", b"MZ"
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 MACH_O_PROCESSORS = {"x86_64": 0x01000007, "arm64": 0x0100000C}
@@ -38,7 +38,7 @@ WINDOWS_AMD64 = 0x8664
 
 @pytest.fixture(scope="module")
 def held(gnar_pyz: Path) -> dict[str, dict[str, bytes]]:
-    """Return for each target what the file unpacks there: the content of each file by its path."""
+    """Return by target the files that gnar.pyz unpacks there: the content of each by its path."""
     holds: dict[str, dict[str, list[str]]] = {}
     contents: dict[str, dict[str, bytes]] = {}
     with zipfile.ZipFile(gnar_pyz) as archive:
@@ -56,7 +56,7 @@ def held(gnar_pyz: Path) -> dict[str, dict[str, bytes]]:
 
 
 def compiled(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the compiled modules among some files, by their names without what Python marks them with."""
+    """Return the compiled modules among some files, by their names without marks and suffix."""
     return {path.split(".")[0]: data for path, data in files.items() if path.endswith((".so", ".pyd"))}
 
 
@@ -112,7 +112,7 @@ def test_what_a_target_unpacks_is_small_and_holds_nothing_that_never_runs(
 ) -> None:
     files = held[str(target)]
     sources = sum(len(data) for path, data in files.items() if path.endswith(".py"))
-    # Compiled, a source is at most as long again: tests/pyz/test_start.py measures it on this host.
+    # The bytecode of a source is at most as long as the source; test_start.py measures both on this host.
     assert sum(map(len, files.values())) + sources <= MAX_UNPACKED_BYTES
     unwanted = (".c", ".h", ".pyx", ".pyi", ".pyc", ".cpp", "RECORD", "INSTALLER")
     assert [path for path in files if path.endswith(unwanted) or "/tests/" in path or "cffi" in path] == []
@@ -176,7 +176,7 @@ def test_version_without_a_wheel_for_some_target_is_pinned_for_the_others() -> N
 def build(
     *args: str, tree: Path = ROOT, cwd: Path = ROOT, **variables: str | Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run the build script of a tree, with some variables changed."""
+    """Run the build script of a tree, with other values for some variables."""
     env = os.environ | {"PYTHON": sys.executable} | {name: str(value) for name, value in variables.items()}
     command = [str(tree / "build_zipapp.sh"), *args]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600)
@@ -224,7 +224,7 @@ def sources(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(gnar_pyz: Path, sources: Path) -> Path:
-    """Return a copy of the sources, with what the build of `gnar_pyz` has fetched and made."""
+    """Return a copy of the sources, with what the build of `gnar_pyz` has fetched and packed."""
     assert gnar_pyz.is_file()
     made = ROOT / "build"
     for path in [*made.glob("tools-*"), made / "pyz" / "packages", made / "pyz" / "blocks"]:
@@ -234,7 +234,7 @@ def tree(gnar_pyz: Path, sources: Path) -> Path:
 
 
 def link_or_copy(source: str, copy: str) -> None:
-    """Save time where a build will not write into the file."""
+    """Link a file into which no build writes, and copy any other."""
     try:
         if source.endswith((".txt", ".done")):
             shutil.copy2(source, copy)
@@ -270,13 +270,13 @@ def test_change_of_the_sources_is_picked_up_and_one_platform_is_smaller(tree: Pa
     done = build("--platform", "linux-x86_64", "--output", "one.pyz", tree=tree, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "on linux-x86_64" in done.stderr
-    made = tmp_path / "one.pyz"  # where the command was given
+    made = tmp_path / "one.pyz"  # relative to where the command was started
     assert made.stat().st_size < MAX_HOST_FILE_BYTES
     assert run(made, "--version", tmp_path).stdout == "gnar 9.8.7\n"
 
 
 def run(pyz: Path, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a file with an empty environment, unpacked into a folder."""
+    """Run a command of a gnar.pyz with an empty environment; the file unpacks into a folder in `folder`."""
     env = {"SHIV_ROOT": str(folder / "root")}
     words = [sys.executable, str(pyz), *command.split()]
     return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=60)

@@ -44,7 +44,7 @@ def spoil_by_removing(home: Path) -> None:
 
 
 def spoil_by_emptying(home: Path) -> None:
-    """Leave a file as a crash does when the disk had its name already, and not yet its content."""
+    """Leave an empty file, as a crash does when the disk has the name of a file and not yet its content."""
     (home / "site-packages" / "gnar_lib" / "cmd.py").write_text("")
 
 
@@ -81,7 +81,7 @@ def test_spoilt_folder_is_mended(moved: Path, tmp_path: Path) -> None:
         assert unpacked(tmp_path / "root") == [home]
 
 
-# A start that is killed when all files are written and none is compiled.
+# Runs gnar.pyz until it has written all files and compiled none, and is killed then.
 KILLED_HALF_WAY = """
 import compileall, os, runpy, signal, sys
 compileall.compile_dir = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_versions_side_by_side_work_and_old_ones_do_not_pile_up(gnar_pyz: Path, 
     files = files_below(root)
     for pyz in versions[2:] * 2:
         assert start(pyz, "--version", SHIV_ROOT=root).stdout == VERSION_LINE
-    assert files_below(root) == files  # three versions by turns unpack nothing anew
+    assert files_below(root) == files  # nothing is unpacked anew when three versions are used by turns
 
 
 def test_only_what_gnar_has_unpacked_is_removed(gnar_pyz: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_without_locks_the_files_that_are_ready_first_stay(
         site.mkdir()
         (site / "writer").write_text(f"{writers}")
         Path(fresh, LIST).write_text("1 00000000 site-packages/writer\nend")
-        if writers == 1:  # another start comes now, and is ready before this one
+        if writers == 1:  # now another start begins and ends
             unpack._unpack_into(str(tmp_path), "name", "host")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
@@ -265,7 +265,7 @@ def test_closed_standard_streams_get_no_number_of_ours(gnar_pyz: Path, closed: i
         assert process.poll() is None
         links: dict[int, str] = {}
         for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # it was closed just now
                 links[int(entry.name)] = os.readlink(entry)
         root = os.environ["SHIV_ROOT"]
         numbers[:] = [number for number, path in links.items() if path.startswith(root)]
@@ -279,7 +279,7 @@ def test_closed_standard_streams_get_no_number_of_ours(gnar_pyz: Path, closed: i
         process.wait(WAIT_S)
 
 
-# What Windows lacks of what the start-up uses, taken away.
+# Runs gnar.pyz without the names that the start-up uses and Windows lacks.
 AS_ON_WINDOWS = """
 import os, runpy, sys
 sys.modules["fcntl"] = None
@@ -295,9 +295,8 @@ def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
 ) -> None:
     local = tmp_path / "AppData" / "Local"
     local.mkdir(parents=True)
-    with zipfile.ZipFile(
-        gnar_pyz
-    ) as archive:  # a host without confstr has no glibc, so it seems to have musl
+    # Without confstr there seems to be no glibc, so this host has the name of one with musl.
+    with zipfile.ZipFile(gnar_pyz) as archive:
         assert b"'linux-x86_64-musl/" in archive.read("pyz/inside/holds.py")
     for number in range(5):
         pyz = other_version(gnar_pyz, tmp_path, f"{number:016d}")

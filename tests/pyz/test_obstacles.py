@@ -36,7 +36,7 @@ HOLDS = types.SimpleNamespace(
 
 
 def mark(monkeypatch: pytest.MonkeyPatch, suffix: str, version: tuple[int, int] = (3, 12)) -> None:
-    """Make this Python look like one of a version, with a suffix for compiled modules."""
+    """Make this Python look like another version, with another suffix for compiled modules."""
     monkeypatch.setattr("_imp.extension_suffixes", lambda: [suffix, ".abi3.so", ".so"])
     monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
 
@@ -88,7 +88,7 @@ def test_old_musl_is_told_so(
     loader.write_text(f"#!/bin/sh\nprintf 'musl libc (x86_64)\\nVersion {version}\\n' >&2; exit 1\n")
     loader.chmod(0o755)
     python.write_bytes(b"\x7fELF..." + os.fsencode(loader) + b"\0...")
-    monkeypatch.setattr(unpack, "folders", lambda: iter(()))
+    monkeypatch.setattr(unpack, "list_folders", lambda: iter(()))
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(SystemExit) as end:
         unpack.unpack("name", "linux-x86_64-musl/3.12")

@@ -1,4 +1,4 @@
-"""The built gnar.pyz, put to use in every place that this machine has or can make."""
+"""gnar.pyz works in every place that this machine has or can make: Pythons, a bare system, musl, aarch64."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 PYTHONS = places.find_pythons()
 
-BARE_LIMIT_S = 120.0  # it takes 4 s, and most of that is the network
+BARE_LIMIT_S = 120.0  # making the place takes 4 s, mostly for the network
 EMULATED_LIMIT_S = 300.0
-EMULATED_PATIENCE_S = 240.0  # a start takes 5 s there, the first one 30 s
-MUSL_LIMIT_S = 1500.0  # it takes 2 minutes, and 5 on a busy machine
+EMULATED_PATIENCE_S = 240.0  # a start takes 5 s there, and the first start 30 s
+MUSL_LIMIT_S = 1500.0  # making the place takes 2 minutes, and 5 on a busy machine
 
-ENOUGH = "size=32m"  # for what is unpacked
+ENOUGH = "size=32m"  # room for the unpacked files
 
 
 @pytest.fixture
 def pyz(gnar_pyz: Path, tmp_path: Path) -> Path:
-    """Return gnar.pyz in a folder of its own."""
+    """Return a copy of gnar.pyz in a folder of its own."""
     (tmp_path / "app").mkdir()
     return Path(shutil.copy(gnar_pyz, tmp_path / "app" / "gnar.pyz"))
 
 
 @pytest.fixture(scope="session")
 def newer() -> Path:
-    """Return the folder of two systems that have a newer Python and next to nothing else."""
+    """Return the folder of two systems with a newer Python and little else: `python3` and `libstdc++`."""
     return places.make("debian", places.this_debian_architecture(), limit_s=BARE_LIMIT_S)
 
 
@@ -46,7 +46,7 @@ def bare(newer: Path) -> Path:
 
 @pytest.fixture
 def use(tmp_path: Path, record_property: Callable[[str, object], None]) -> Callable[[Place], None]:
-    """Return what uses gnar in a place, and has the summary of all tests say under which Python."""
+    """Return a function that uses gnar in a place, and notes the Python for the summary of all tests."""
 
     def use_and_report(place: Place) -> None:
         places.use(place, tmp_path / "run")
@@ -132,7 +132,7 @@ def test_gnar_works_on_another_processor(pyz: Path, tmp_path: Path, use: Callabl
 
 
 def assert_serves(place: Place, folder: Path) -> None:
-    """Check that gnar starts in a place and moves bytes there."""
+    """Check that gnar starts in a place and carries bytes there."""
     port = free_port()
     with (
         Service(echo) as service,

@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as it can be shown elsewhere: what they lack is taken away (`platforms.py`)."""
+"""gnar on Windows and macOS, as far as Linux shows it: `helpers/platforms.py` takes away what they lack."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from tests.tunnel.test_udp_tunnel import UdpService, ask_udp, user_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BULK = random.Random(1).randbytes(3 << 20)  # noqa: S311  (the same every time)
-SOCKETS = 40  # that the loop can watch, where a test reaches that limit
+SOCKETS = 40  # how many the loop can watch in a test that reaches the limit
 
 
 def script_for(platform: str, folder: Path) -> Path:
-    """Return a program that is run as gnar.pyz is, and runs gnar as on that platform."""
+    """Return a program that takes the arguments of gnar.pyz, and runs gnar as on that platform."""
     script = folder / f"gnar-on-{platform}"
     lines = (f"#!{sys.executable}", "import sys", f"sys.path.insert(0, {str(ROOT)!r})")
     run = (
@@ -87,7 +87,7 @@ def macos(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
 
 
 def gnar(platform: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of gnar to its end."""
+    """Run a command of gnar until it ends."""
     return subprocess.run(
         [script_for(platform, folder), *args], capture_output=True, text=True, timeout=60, check=False
     )
@@ -102,7 +102,7 @@ def port_of(process: Gnar) -> int:
 
 
 def type_errors(platform: str, *files: str | Path) -> list[str]:
-    """Return what mypy says of files for a platform: it knows which names the standard library has there."""
+    """Return the errors that mypy finds in files for a platform, such as names that are missing there."""
     command = [sys.executable, "-m", "mypy", "--platform", platform, "--no-warn-unreachable"]
     cache = ROOT / "build" / "cache" / f"mypy-{platform}"
     found = subprocess.run(
@@ -142,7 +142,7 @@ def test_tunnel_carries_bulk_half_closes_and_datagrams(
         _, port = programs.server()
         config = tmp_path / "client.toml"
         config.write_bytes(
-            "\ufeff".encode()  # as editors of Windows begin a file
+            "\ufeff".encode()  # editors on Windows begin a file with this
             + "".join(
                 f'[[proxys]]\r\nproxy-name = "{name}"\r\nlocal-port = {local}\r\nproxy-type = "{kind}"\r\n'
                 for name, local, kind in (
@@ -157,7 +157,7 @@ def test_tunnel_carries_bulk_half_closes_and_datagrams(
         client.wait_log(r"open at \S+:(\d+)", count=3)
         wait_until(lambda: client.out.count("->") == 3, "the proxies are shown")
         echo_port, counter_port, udp_port = map(int, re.findall(r":(\d+)  ->", client.out))
-        assert "\\u6570" in client.out  # which the old encoding of a console cannot show
+        assert "\\u6570" in client.out  # the encoding cp1252 does not have this letter
 
         assert exchange_both_ways(echo_port, BULK) == hashlib.sha256(BULK).hexdigest()
         counted = f"{len(BULK)} {hashlib.sha256(BULK).hexdigest()}\n"
@@ -206,7 +206,7 @@ def test_demo_works(platform: str, tmp_path: Path) -> None:
         assert "Traceback" not in demo.log
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])  # the last stands for ^Break
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])  # SIGUSR2 stands for ^Break
 def test_each_signal_of_windows_stops_it(name: str, windows: Tunnels) -> None:
     server, port = windows.server()
     server.signal(getattr(signal, name))
@@ -285,7 +285,7 @@ def test_unix_datagrams_are_sent_without_a_name_on_macos(macos: Tunnels, tmp_pat
 
 
 class _FullLoop:
-    """A loop that watches no more sockets, as gevent's on Windows past 1,024."""
+    """A loop that watches no more sockets, like the loop of gevent on Windows once it watches 1,024."""
 
     def io(self, _fd: int, _events: int) -> object:
         raise OSError("cannot watch more than 1024 sockets")
@@ -330,7 +330,7 @@ print(type(gevent.get_hub().loop).__module__)
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, "GEVENT_LOOP": "libuv-cffi"},  # which is gevent's own choice on Windows
+        env={**os.environ, "GEVENT_LOOP": "libuv-cffi"},  # this is what gevent chooses on Windows
         capture_output=True,
         text=True,
         check=False,
@@ -341,7 +341,7 @@ print(type(gevent.get_hub().loop).__module__)
 def test_a_port_is_taken_exclusively_where_windows_offers_that() -> None:
     code = """
 import socket
-socket.SO_EXCLUSIVEADDRUSE = socket.SO_KEEPALIVE  # a number that is known here
+socket.SO_EXCLUSIVEADDRUSE = socket.SO_KEEPALIVE  # an option that Linux has
 from gnar_lib.net import bind_udp, listen
 for sock in (listen("127.0.0.1", 0).sock, bind_udp("127.0.0.1", 0).sock):
     options = socket.SO_REUSEADDR, socket.SO_EXCLUSIVEADDRUSE

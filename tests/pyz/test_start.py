@@ -88,7 +88,7 @@ def test_nowhere_to_unpack_is_one_line(moved: Path) -> None:
     assert_one_line(start(moved, "--version", SHIV_ROOT="/proc/gnar"), "/proc/gnar", "SHIV_ROOT")
 
 
-# What a mount became after gnar.pyz had unpacked there.
+# Starts gnar.pyz, which unpacks into a new mount; makes the mount noexec; starts gnar.pyz again.
 NOW_NOEXEC = """
 set -e
 mount -t tmpfs -o mode=700,size=32m gnar "$1"
@@ -161,7 +161,7 @@ def test_verbose_version_tells_what_the_file_holds_and_where_it_runs(moved: Path
 def test_version_needs_no_gevent(gnar_pyz: Path) -> None:
     done = start(gnar_pyz, "--version", SHIV_ROOT=os.environ["SHIV_ROOT"], PYTHONPROFILEIMPORTTIME="1")
     assert done.stdout == VERSION_LINE
-    assert "gnar_lib" in done.stderr  # the list of imports is there
+    assert "gnar_lib" in done.stderr  # so the imports have been listed
     assert "gevent" not in done.stderr
 
 

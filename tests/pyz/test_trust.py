@@ -39,7 +39,7 @@ def test_folder_below_one_that_others_can_rename_it_in_is_not_run_from(moved: Pa
     (tmp_path / "open").chmod(0o777)
     done = start(moved, "--version", SHIV_ROOT=tmp_path / "open" / "mine")
     assert_one_line(done, f"others can write to {tmp_path / 'open'}")
-    (tmp_path / "open").chmod(0o1777)  # as /tmp is: only the owner of a folder can rename it
+    (tmp_path / "open").chmod(0o1777)  # as /tmp is: only its owner can rename a folder there
     assert start(moved, "--version", SHIV_ROOT=tmp_path / "open" / "mine").stdout == VERSION_LINE
 
 
@@ -95,7 +95,7 @@ def test_unpacked_files_that_others_can_write_to_are_replaced(moved: Path, tmp_p
     assert "planted" not in planted.read_text()
 
 
-IN_USER_NAMESPACE = ["unshare", "--user", "--map-current-user"]  # where only this user has a number
+IN_USER_NAMESPACE = ["unshare", "--user", "--map-current-user"]  # there root has no number of its own
 
 
 def test_it_starts_where_root_has_the_number_of_an_unknown_user(
@@ -104,7 +104,7 @@ def test_it_starts_where_root_has_the_number_of_an_unknown_user(
     pyz = Path(shutil.copy(moved, open_folder / "gnar.pyz"))
     home = open_folder / "home"
     home.mkdir()
-    user = NOBODY if os.geteuid() == 0 else os.geteuid()  # root would own `/` in the namespace, too
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()  # to root `/` would belong there, too
     os.chown(home, user, -1)
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:

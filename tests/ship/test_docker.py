@@ -1,4 +1,4 @@
-"""What the Dockerfile says, and an image made from it: any user, nothing to write, healthy, gone in time."""
+"""The Dockerfile, and an image that is built from it: any user, read-only, healthy, stopped in time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCKER_KILLS_S = 10  # after SIGTERM, unless told otherwise
+DOCKER_KILLS_S = 10  # from SIGTERM to SIGKILL, unless a person sets another time
 ANY_USER = 12345
-HEALTHY_S = 60.0  # until a server on a busy machine answers for the first time
+HEALTHY_S = 60.0  # the longest time until a server on a busy machine answers
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile with their arguments, comments left out."""
+    """Return the instructions of the Dockerfile with their arguments, without comments."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
@@ -41,13 +41,13 @@ LAST_STAGE = instructions()[[word for word, _ in instructions()].index("FROM", 2
 
 
 def of_last_stage(instruction: str) -> str:
-    """Return the arguments of the one such instruction in the last stage."""
+    """Return the arguments of an instruction that is once in the last stage."""
     (found,) = [rest for word, rest in LAST_STAGE if word == instruction]
     return found
 
 
 def exec_form(text: str) -> list[str]:
-    """Return the words of a command that no shell reads; fails for any other."""
+    """Return the words of a command in the form that needs no shell; raises ValueError for the other form."""
     words = json.loads(text)
     assert all(isinstance(word, str) for word in words)
     return list(words)
@@ -104,21 +104,21 @@ def test_the_health_check_is_a_command_that_ends_before_docker_ends_it(
 
 
 def stranger() -> list[str]:
-    """Return what runs a command as a user to whom nothing belongs; nothing, where only root may do that."""
+    """Return the words that run a command as a user who owns nothing; none unless this user is root."""
     if os.geteuid() != 0:
         return []
     reads_all: list[str] = []
     python = Path(shutil.which("python3") or "").resolve()
-    if not all(folder.stat().st_mode & 0o001 for folder in python.parents):  # a Python in root's home
+    if not all(folder.stat().st_mode & 0o001 for folder in python.parents):  # Python is in the home of root
         reads_all = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return ["setpriv", f"--reuid={ANY_USER}", f"--regid={ANY_USER}", "--clear-groups", *reads_all]
 
 
 @pytest.fixture(scope="module")
 def prepared(gnar_pyz: Path) -> Iterator[Path]:
-    """Return a folder with what the first stage makes, by the Dockerfile's own commands but for the build."""
+    """Return a folder in which the commands of the first stage have run, except for the build."""
     (script,) = [rest for word, rest in instructions() if word == "RUN"]
-    with tempfile.TemporaryDirectory() as name:  # not below tmp_path, which nobody else may enter
+    with tempfile.TemporaryDirectory() as name:  # other users may not enter tmp_path
         folder = Path(name)
         folder.chmod(0o755)
         shutil.copy(gnar_pyz, folder)
@@ -146,7 +146,8 @@ def test_bytecode_counts_whatever_the_times_of_the_files_became(prepared: Path) 
     files = [*prepared.rglob("gnar_lib/**/__pycache__/*.pyc")]
     assert len(files) == len([*prepared.rglob("gnar_lib/**/*.py")])
     for path in files:
-        assert int.from_bytes(path.read_bytes()[4:8], "little") == 0b01, path  # PEP 552: by hash, unchecked
+        flags = int.from_bytes(path.read_bytes()[4:8], "little")
+        assert flags == 0b01, path  # PEP 552: the hash of the source is there and is not checked
 
 
 def test_a_server_of_any_user_without_a_home_answers_and_stops_in_time(
@@ -154,7 +155,7 @@ def test_a_server_of_any_user_without_a_home_answers_and_stops_in_time(
 ) -> None:
     port = free_port()
     env = {"PATH": os.environ["PATH"], **ENV, "SHIV_ROOT": f"{prepared}/unpacked", "GNAR_TOKEN": TOKEN}
-    env.update(GNAR_PORT=str(port), GNAR_BIND=LOOPBACK, GNAR_GRACE="0.5")  # 8 s are for the slow test
+    env.update(GNAR_PORT=str(port), GNAR_BIND=LOOPBACK, GNAR_GRACE="0.5")  # the slow test has the 8 s
     pyz = str(prepared / "gnar.pyz")
 
     def is_healthy() -> bool:
@@ -182,7 +183,7 @@ def test_a_server_of_any_user_without_a_home_answers_and_stops_in_time(
 def stop_with_an_idle_user(
     tunnels: Tunnels, control_port: int, server: subprocess.Popen[bytes], pid: int
 ) -> float:
-    """End a server to which a user holds an idle connection, and return the seconds; its status must be 0."""
+    """End a server while a user has an idle connection, with status 0, and return the seconds that took."""
     with Service(echo) as service:
         _, port = tunnels.client(control_port, "-l", str(service.port), "-r", "0")
         with dial(port) as user:
@@ -196,11 +197,11 @@ def stop_with_an_idle_user(
 
 # ---- the image, built and run ------------------------------------------------------------------------------
 
-SUITE = "trixie"  # its python3 is that of the Dockerfile's own base
+SUITE = "trixie"  # has the same python3 as the base that the Dockerfile names
 BUILD_S = 600.0
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
-MAX_ADDED_BYTES = 15_000_000  # to the base
-# What docker run --read-only --user 12345:0 --cap-drop ALL --security-opt no-new-privileges comes to.
+MAX_ADDED_BYTES = 15_000_000  # on top of the base
+# Does what docker run --read-only --user 12345:0 --cap-drop ALL --security-opt no-new-privileges does.
 IN_CONTAINER = """
 mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" &&
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"
@@ -212,7 +213,7 @@ AS_ANY_USER = [
 
 
 class Store:
-    """Images and containers of buildah, in a folder of their own."""
+    """Images and containers of buildah in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -233,7 +234,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def base() -> Path:
-    """Return an archive of a small Debian with Python, made once and kept in build/."""
+    """Return an archive of a small Debian with Python, which build/ keeps for the next run."""
     if os.geteuid() != 0:
         pytest.skip("an image is built by root alone")
     archive = ROOT / "build" / "cache" / f"base-{SUITE}.tar"
@@ -257,7 +258,7 @@ def store(base: Path) -> Iterator[Store]:
         empty = store.run("from", "scratch")
         store.run("add", "--quiet", empty, base, "/")
         store.run("commit", "--quiet", empty, "gnar-base")
-        # pip in the build reaches its index as pip on this machine does
+        # pip in the build uses the same index and certificates as pip on this machine
         own = [path for path in ("/etc/pip.conf", "/etc/ssl/certs") if Path(path).exists()]
         mounts = [word for path in own for word in ("--volume", f"{path}:{path}:ro")]
         how = ["--isolation", "chroot", "--format", "docker", "--build-arg", "BASE=localhost/gnar-base"]

@@ -1,4 +1,4 @@
-"""fly.toml says what fly.io and the server understand, and opens the ports that the server allows."""
+"""fly.toml has only keys that fly.io and the server know, and opens the ports that the server allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TEXT = (ROOT / "fly.toml").read_text()
 GUIDE = (ROOT / "docs" / "fly.md").read_text()
 
-# By place in the file; from fly.io's reference of fly.toml and the definitions in flyctl, both as of 2026-11.
+# Keys by their place in the file, from the reference of fly.toml and the sources of flyctl, both of 2026-11.
 KNOWN_KEYS = {
     "": {
         *("app", "primary_region", "kill_signal", "kill_timeout", "swap_size_mb", "console_command"),
@@ -53,7 +53,7 @@ HANDLERS = {"http", "tls", "pg_tls", "proxy_proto"}
 
 
 def with_options(text: str) -> str:
-    """Return the file with every option on: a line that begins with # and no space behind it."""
+    """Return the text with every option on: a line that begins with # and no space after it is an option."""
     return re.sub(r"^#(?=\S)", "", text, flags=re.MULTILINE)
 
 
@@ -156,7 +156,7 @@ def test_udp_has_no_handlers_and_handlers_are_known(file: dict[str, Any]) -> Non
 
 
 def test_the_build_names_its_dockerfile() -> None:
-    # Without it `fly launch` scans the Dockerfile and adds an HTTP service on the port it EXPOSEs.
+    # Without this key `fly launch` reads the Dockerfile, and adds an HTTP service for the port in EXPOSE.
     assert (ROOT / FILE["build"]["dockerfile"]).is_file()
 
 

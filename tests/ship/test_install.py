@@ -1,7 +1,7 @@
-"""gnar as a package: what source package and wheel hold, and the command that pipx, uv and pip make of it.
+"""gnar as a package: the content of source package and wheel, and the command that pipx, uv and pip install.
 
-The packages are built with the setuptools of the tests' environment (`--no-isolation`): one for each build
-would cost seconds and need the network. The slow tests build as people do, isolated.
+The packages are built with the setuptools of the environment of the tests (`--no-isolation`): to install
+setuptools for each build would take seconds and the network. The slow tests build isolated, as people do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NOT_PACKED = (
 
 
 def run(*argv: str | Path, env: dict[str, str] | None = None, folder: Path = ROOT) -> str:
-    """Run a command that has to succeed, and return what it printed."""
+    """Run a command, check that it succeeds, and return what it prints."""
     done = subprocess.run(
         argv, cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
     )
@@ -56,7 +56,7 @@ def run(*argv: str | Path, env: dict[str, str] | None = None, folder: Path = ROO
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the sources, without what was built, with files that do not belong."""
+    """Return a copy of the sources, with files that do not belong into a package."""
     copy = tmp_path_factory.mktemp("package") / "tree"
     ignored = shutil.ignore_patterns("build", ".*", "__pycache__", "*.pyz", "*.egg-info")
     shutil.copytree(ROOT, copy, ignore=ignored)
@@ -68,7 +68,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packages(tree: Path) -> Path:
-    """Return a folder with the source package, and the wheel that is built from it."""
+    """Return a folder with the source package, and with the wheel that is built from the source package."""
     out = tree.parent / "packages"
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, tree)
     return out
@@ -105,7 +105,7 @@ def test_metadata_is_what_an_index_takes(packages: Path) -> None:
     given = metadata.get_all("Classifier") or []
     assert set(given) <= classifiers
     assert len(set(given)) == len(given)
-    assert not [name for name in given if name.startswith("License ::")]  # the expression says it
+    assert not [name for name in given if name.startswith("License ::")]  # License-Expression has it
     assert metadata["License-Expression"] == "MIT"
     versions = [
         name.rpartition(" ")[2] for name in given if name.startswith("Programming Language :: Python :: 3.")
@@ -142,20 +142,20 @@ def test_one_command_renews_the_files_made_from_the_help(tree: Path, tmp_path: P
 
 
 def environment(folder: Path, *packages: str | Path) -> Path:
-    """Make an environment with packages, and return where its commands are."""
+    """Make an environment with packages, and return the folder of its commands."""
     run(sys.executable, "-m", "venv", folder)
     run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
     return folder / "bin"
 
 
 def install_by_pip(tree: Path, folder: Path) -> Path:
-    """Install into an environment of its own, and return the folder of the command and of share/."""
+    """Install with pip into a new environment, and return the folder above bin/ and share/."""
     environment(folder, tree)
     return folder
 
 
 def install_by_pipx(tree: Path, folder: Path) -> Path:
-    """Install by the pipx of the system, and return as above."""
+    """Install with the pipx of the system, and return the folder above bin/ and share/."""
     env = {"HOME": str(folder / "home"), "PIPX_HOME": str(folder), "PIPX_BIN_DIR": str(folder / "bin")}
     run("pipx", "install", "--python", sys.executable, tree, env=env)
     assert (folder / "bin" / "gnar").exists()
@@ -163,7 +163,7 @@ def install_by_pipx(tree: Path, folder: Path) -> Path:
 
 
 def install_by_uv(tree: Path, folder: Path) -> Path:
-    """Install by uv, and return as above."""
+    """Install with uv, and return the folder above bin/ and share/."""
     uv = environment(folder / "uv", "uv") / "uv"
     places = {"UV_TOOL_DIR": "tools", "UV_TOOL_BIN_DIR": "bin", "UV_CACHE_DIR": "cache"}
     env = {name: str(folder / place) for name, place in places.items()}

@@ -1,4 +1,4 @@
-"""The unit files: systemd understands them, they are hardened, and what stands in them is what gnar knows."""
+"""The unit files: systemd understands them, they are hardened, and gnar knows all that they name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_EXPOSURE = 2.0  # of 10; a service without any limits has 9.6
 
 
 def shown_files() -> dict[str, str]:
-    """Return by path the files for systemd that the page about it shows."""
+    """Return by path the text of the files for systemd that the page about systemd shows."""
     shown = {}
     for text in blocks("ini"):
         first, _, rest = text.partition("\n")
@@ -35,7 +35,7 @@ DROP_INS = shown_files()
 
 
 def with_drop_ins(path: str) -> tuple[str, str]:
-    """Return name and text of a unit with a drop-in behind it, which is what systemd makes of the two."""
+    """Return name and text of a unit with a drop-in at its end, as systemd reads the two."""
     unit = re.sub(r"@\w+\.", "@.", Path(path).parent.name.removesuffix(".d"))
     return unit, f"{UNITS[unit]}\n{DROP_INS[path]}"
 
@@ -45,7 +45,7 @@ def values_of(text: str, key: str) -> list[str]:
 
 
 def analyze(folder: Path, name: str, text: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Have systemd-analyze look at a unit."""
+    """Run systemd-analyze on a unit."""
     file = folder / name
     file.write_text(text)
     return subprocess.run(
@@ -60,7 +60,7 @@ def analyze(folder: Path, name: str, text: str, *args: str) -> subprocess.Comple
 @pytest.mark.parametrize(("name", "text"), [*UNITS.items(), *map(with_drop_ins, DROP_INS)])
 def test_systemd_finds_nothing_wrong(name: str, text: str, gnar_pyz: Path, tmp_path: Path) -> None:
     if "notify-reload" in text:
-        text = text.replace("notify-reload", "notify")  # new in 253
+        text = text.replace("notify-reload", "notify")  # an older systemd than 253 does not know the former
     text = text.replace(INSTALLED_AT, str(gnar_pyz))
     verified = analyze(tmp_path, name, text, "verify", "--man=no")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
@@ -115,9 +115,9 @@ def test_units_differ_in_nothing_but_their_job() -> None:
 def test_systemd_waits_for_longer_than_gnar_takes(text: str) -> None:
     [timeout_s] = values_of(text, "TimeoutStopSec")
     assert float(timeout_s) > DEFAULT_GRACE_S + lifecycle.KILL_TIMEOUT_S
-    assert not values_of(text, "TimeoutStartSec")  # the usual 90 seconds
+    assert not values_of(text, "TimeoutStartSec")  # so the limit is 90 s, which is the default
     assert lifecycle.READY_WAIT_S < 60
-    # what reloads at SIGHUP may be sent it; a relay would end
+    # SIGHUP reloads a server or a client, and ends a relay
     assert bool(values_of(text, "ExecReload")) == ("gnar.pyz relay" not in text)
 
 
@@ -134,7 +134,7 @@ def test_the_page_about_it_tells_of_every_file_and_setting(name: str) -> None:
 
 
 def test_it_unpacks_into_the_folder_that_systemd_gives_it(gnar_pyz: Path, tmp_path: Path) -> None:
-    """The folder of a dynamic user is a link into one that root alone can enter from outside."""
+    """For a dynamic user that folder is a link, whose target only root can enter from outside."""
     private = tmp_path / "private" / "gnar" / "server"
     private.mkdir(parents=True)
     (tmp_path / "gnar").mkdir()
