@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -142,6 +143,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"gnar worked under {', '.join(pythons)}")
     if count := terminalreporter.config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(f"{count} slow tests were left out; tests/run.sh --all runs them")
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log() -> Iterator[None]:
+    """Restore the level of the log: at debug level, records keep the conns that they are about alive."""
+    root = logging.getLogger("gnar")
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
