@@ -42,10 +42,18 @@ def _open_missing_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
-    for name in ("stdout", "stderr"):
+            _open_nothing()  # gets the lowest free descriptor, which is `number`
+    for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  (for good)
+
+
+def _open_nothing() -> None:
+    """Open the null device; on a bare system that lacks it, a folder, to which nobody can write either."""
+    try:
+        os.open(os.devnull, os.O_RDWR)
+    except FileNotFoundError:
+        os.open(os.sep, os.O_RDONLY)
 
 
 def patch_all() -> None:
@@ -70,7 +78,10 @@ def patch_all() -> None:
             _ = hub.resolver, hub.threadpool
         monkey.patch_all(ssl=False)  # gnar speaks no TLS, and some Pythons lack it
     except Exception as exc:
-        if not names or isinstance(exc, OSError):
+        is_damaged = (
+            isinstance(exc, ImportError) and exc.path is not None
+        )  # a module is there and cannot be loaded
+        if not names or is_damaged or isinstance(exc, OSError):
             raise
         settings = " ".join(f"{name}={os.environ[name]}" for name in names)
         reason = str(exc).partition("\n")[0]
@@ -81,7 +92,7 @@ def _check_files_left(count: int) -> None:
     """Raise `OSError` unless this process may open that many more files."""
     opened: list[int] = []
     try:
-        opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
+        opened.extend(os.dup(0) for _ in range(count))  # no path: a bare system may lack /dev/null
     finally:
         for file in opened:
             os.close(file)

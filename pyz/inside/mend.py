@@ -6,7 +6,7 @@ import os
 import sys
 import zlib
 
-from pyz.inside.start import LIST, read_list
+from pyz.inside.folders import LIST, read_list
 
 COMPILED_MODULES = (".so", ".pyd")
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pyz.inside import holds
-from pyz.inside.start import LIST, find_danger, is_noexec, list_folders, lock_if_usable, resolve
+from pyz.inside.folders import LIST, find_danger, is_noexec, list_folders, lock_if_usable, resolve
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
 LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy process takes less than a second

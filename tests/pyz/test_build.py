@@ -317,9 +317,9 @@ def test_python_may_be_a_path_from_another_folder(tmp_path: Path) -> None:
 
 def test_shiv_that_fails_is_one_line_and_the_old_file_stays(tree: Path) -> None:
     (tree / "gnar.pyz").write_text("old")
-    (shiv,) = tree.glob("build/tools-*/lib/python*/site-packages/shiv/__main__.py")
-    shiv.unlink()  # the file may be a link to that of another build
-    shiv.write_text("raise ValueError('no space for this')\n")
+    for shiv in tree.glob("build/tools-*/lib/python*/site-packages/shiv/__main__.py"):  # one for each Python
+        shiv.unlink()  # the file may be a link to that of another build
+        shiv.write_text("raise ValueError('no space for this')\n")
     done = build(tree=tree)
     assert done.returncode == 1
     assert "] shiv failed with status 1: ValueError: no space for this\n" in done.stderr

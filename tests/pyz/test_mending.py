@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pyz.inside import unpack
-from pyz.inside.start import LIST
+from pyz.inside.folders import LIST
 from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, free_port, wait_until
 from tests.helpers.onefile import (
     NOBODY,

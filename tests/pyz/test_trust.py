@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyz.inside.start import find_danger
+from pyz.inside.folders import find_danger
 from tests.helpers.onefile import (
     NOBODY,
     START_LIMIT_S,
