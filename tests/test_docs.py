@@ -21,19 +21,10 @@ from gnar_lib.usage import SERVER_UNADVERTISED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+from tests.helpers.docs import DOCS, blocks
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
 PROTOCOL, CONFIGURATION = DOCS["docs/protocol.md"].read_text(), DOCS["docs/configuration.md"].read_text()
-
-
-def blocks(language: str) -> Iterator[str]:
-    """Yield the text of every fenced block of a language."""
-    for path in DOCS.values():
-        for found in re.finditer(
-            rf"^ *```{language}\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL
-        ):
-            yield found[1]
 
 
 def anchors(text: str) -> set[str]:

@@ -1,18 +1,61 @@
-"""Pairs of connected conns."""
+"""Pairs of conns in this process, and calls that wait."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
+import gevent
+
+from gnar_lib.errors import ConnError
 from gnar_lib.net import SocketConn, dial, listen
 
+TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
+BLACKHOLE = "192.0.2.1"  # nobody has it (RFC 5737)
+MIB = 1 << 20
+V4 = socket.AF_INET
 
 
 def tcp_pair() -> tuple[SocketConn, SocketConn]:
     """Return both ends of a connection over loopback, the dialling one first; the caller closes both."""
     listener = listen(LOOPBACK, 0)
-    near = dial(socket.AF_INET, listener.getsockname())
+    near = dial(V4, listener.getsockname())
     far = listener.accept()
     listener.close()
     return near, far
+
+
+def unix_pair() -> tuple[SocketConn, SocketConn]:
+    near, far = socket.socketpair()
+    return SocketConn(near), SocketConn(far)
+
+
+Pair = tuple[SocketConn, SocketConn]
+
+
+class Waiter:
+    """Calls something that waits, in a greenlet, and keeps what came of it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._greenlet = gevent.spawn(self._run, call)
+        gevent.sleep(0)
+        gevent.sleep(0)
+        assert not self._greenlet.ready(), "it was to wait"
+
+    @staticmethod
+    def _run(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except ConnError as exc:
+            return exc
+
+    def result(self) -> object:
+        return self._greenlet.get()
+
+
+def read_all(conn: SocketConn) -> bytes:
+    data = bytearray()
+    while more := conn.recv(1 << 16):
+        data += more
+    return bytes(data)

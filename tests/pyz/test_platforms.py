@@ -42,7 +42,7 @@ from tests.helpers.harness import (
     wait_until,
 )
 from tests.helpers.platforms import MACOS_OPEN_MAX, PLATFORMS, WINDOWS_SOCKETS
-from tests.tunnel.test_udp_tunnel import UdpService, ask_udp, user_of
+from tests.helpers.udp import UdpService, ask_udp, user_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BULK = random.Random(1).randbytes(3 << 20)  # noqa: S311  (the same every time)

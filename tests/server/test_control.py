@@ -14,7 +14,7 @@ from gnar_lib.net import Listener, Sockaddr, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyReq, send
 from gnar_lib.server.in_progress import InProgress
-from tests.auth.test_auth import LOOPBACK, answer_of, serving
+from tests.helpers.servers import LOOPBACK, answer_of, serving
 
 
 @pytest.mark.parametrize(("kind", "module"), [("tcp", "endpoint"), ("udp", "datagram")])

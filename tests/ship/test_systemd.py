@@ -12,8 +12,8 @@ import pytest
 from gnar_lib import cmd, lifecycle
 from gnar_lib.config import load
 from gnar_lib.config.model import DEFAULT_GRACE_S
+from tests.helpers.docs import blocks
 from tests.helpers.harness import LOOPBACK, Gnar
-from tests.test_docs import blocks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = {path.name: path.read_text() for path in sorted((ROOT / "systemd").iterdir())}

@@ -7,19 +7,17 @@ import socket
 
 from gnar_lib.yamux import frame
 from tests.helpers.harness import LOOPBACK, WAIT_S, Tunnels, free_port, wait_until
+from tests.helpers.udp import UdpService, is_bound, user_of
 from tests.peers.plain import MuxPeer
-from tests.tunnel.test_udp_tunnel import (
+from tests.peers.udp_recording import (
     GO_TOKEN,
     LOGIN,
     RECORDED_PORT,
     Recording,
-    UdpService,
     accepted,
     body_of,
-    is_bound,
     login_of_today,
     recv_frame,
-    user_of,
     with_fields,
 )
 

@@ -1,0 +1,133 @@
+"""The login between our own ends: a challenge that cannot be replayed, and the session that comes of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnar_lib import auth
+from gnar_lib.auth import ClientLogin, ReplayWindow, ServerLogin
+from gnar_lib.errors import AuthError, ProtocolError
+from gnar_lib.proto import (
+    Challenge,
+    Welcome,
+)
+from gnar_lib.proto.numbers import FEATURES
+from tests.helpers.logins import NONE, NOW, OTHER, TOKEN, go_login, log_in
+
+
+@pytest.mark.parametrize("policy", ["any", "hmac"])
+def test_both_ends_with_the_token_come_to_one_session(policy: str) -> None:
+    client, server = log_in(ClientLogin(TOKEN, "hmac"), policy=policy)
+    assert client == server
+    assert client.is_signed("a conn_id", server.sign("a conn_id"))
+    assert client.features == set(FEATURES)
+
+
+def test_ends_without_a_token_come_to_one_session() -> None:
+    client, server = log_in(ClientLogin(NONE, "hmac"), token=NONE)
+    assert client == server
+
+
+def test_our_client_with_md5_comes_to_one_session_unless_the_policy_is_hmac() -> None:
+    client, server = log_in(ClientLogin(TOKEN, "md5", clock=lambda: NOW))
+    assert client == server
+    with pytest.raises(AuthError, match="takes no md5 login"):
+        log_in(ClientLogin(TOKEN, "md5", clock=lambda: NOW), policy="hmac")
+
+
+def test_wrong_token_is_refused() -> None:
+    with pytest.raises(AuthError, match=r"^wrong token$"):
+        log_in(ClientLogin(OTHER, "hmac"))
+
+
+def test_client_without_a_token_is_refused_by_a_server_with_one() -> None:
+    with pytest.raises(AuthError, match=r"^wrong token$"):
+        log_in(ClientLogin(NONE, "hmac", clock=lambda: NOW))
+
+
+def test_client_with_a_token_is_told_that_the_server_has_none() -> None:
+    with pytest.raises(AuthError, match="this server has no token"):
+        log_in(ClientLogin(TOKEN, "hmac"), token=NONE)
+
+
+def test_server_that_cannot_prove_itself_is_refused() -> None:
+    client = ClientLogin(TOKEN, "hmac")
+    client.answer(Challenge("ab" * 32))
+    with pytest.raises(AuthError, match="server could not prove"):
+        client.accept(Welcome(session="x", nonce="ab" * 32, proof="00" * 32))
+
+
+def test_server_that_skips_the_challenge_is_refused() -> None:
+    with pytest.raises(AuthError, match="server could not prove"):
+        ClientLogin(TOKEN, "hmac").accept(Welcome(session="x", nonce="ab" * 32, proof=""))
+
+
+def test_server_that_sends_the_clients_own_proof_back_is_refused() -> None:
+    client = ClientLogin(TOKEN, "hmac")
+    proof = client.answer(Challenge("ab" * 32)).proof
+    with pytest.raises(AuthError, match="server could not prove"):
+        client.accept(Welcome(session="x", nonce="ab" * 32, proof=proof))
+
+
+def test_refusal_is_told_with_its_reason() -> None:
+    with pytest.raises(AuthError, match="refused the login: wrong token"):
+        ClientLogin(TOKEN, "hmac").accept(Welcome(error="wrong token"))
+
+
+def test_recorded_login_sent_again_is_refused() -> None:
+    client = ClientLogin(TOKEN, "hmac")
+    login = client.message()
+    first = ServerLogin(TOKEN, "any", login)
+    proof = client.answer(first.challenge())
+    first.prove(proof)
+    again = ServerLogin(TOKEN, "any", login)
+    again.check()
+    assert again.challenge() != first.challenge()
+    with pytest.raises(AuthError, match="wrong token"):
+        again.prove(proof)
+
+
+def test_recorded_answers_of_a_server_are_worth_nothing_to_another_login() -> None:
+    first = ClientLogin(TOKEN, "hmac")
+    server = ServerLogin(TOKEN, "any", first.message())
+    server.prove(first.answer(server.challenge()))
+    _, welcome = server.welcome()
+    second = ClientLogin(TOKEN, "hmac")
+    second.answer(server.challenge())
+    with pytest.raises(AuthError, match="server could not prove"):
+        second.accept(welcome)
+
+
+def test_signature_is_worth_nothing_in_another_session_or_for_another_conn_id() -> None:
+    one, _ = log_in(ClientLogin(TOKEN, "hmac"))
+    other, _ = log_in(ClientLogin(TOKEN, "hmac"))
+    assert not other.is_signed("conn_id", one.sign("conn_id"))
+    assert not one.is_signed("another", one.sign("conn_id"))
+    assert not one.is_signed("conn_id", "")
+    assert not one.is_signed("conn_id", "é")
+    assert one.sign(auth.waiting_id(1)) != one.sign(auth.waiting_id(11))
+
+
+def test_session_is_not_given_to_a_go_client() -> None:
+    with pytest.raises(ProtocolError, match="did not ask for one"):
+        ServerLogin(TOKEN, "any", go_login()).welcome()
+
+
+@given(st.lists(st.integers(-3, 2 * ReplayWindow.SIZE) | st.integers(1, 1 << 62), max_size=60))
+def test_replay_window_takes_each_number_once_and_none_that_is_too_old(numbers: list[int]) -> None:
+    window, seen, highest = ReplayWindow(), set[int](), 0
+    for number in numbers:
+        fresh = number >= 1 and number not in seen and number > highest - ReplayWindow.SIZE
+        assert window.accept(number) is fresh
+        if fresh:
+            seen.add(number)
+            highest = max(highest, number)
+
+
+def test_replay_window_holds_no_more_than_its_size() -> None:
+    window = ReplayWindow()
+    for number in range(1, 3 * ReplayWindow.SIZE, 2):
+        assert window.accept(number)
+    assert len(window._seen) <= ReplayWindow.SIZE

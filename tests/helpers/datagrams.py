@@ -1,0 +1,104 @@
+"""Datagrams in this process: services, users and sessions in greenlets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import gevent
+import gevent.socket
+
+from gnar_lib import logger
+from gnar_lib.net import Datagram, DatagramSocket
+from gnar_lib.net.datagram import pack_address
+from gnar_lib.net.target import DatagramTarget
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
+
+LOOPBACK = "127.0.0.1"
+TIMEOUT_S = 20.0
+LOG = logger.get("test")
+USER = pack_address((LOOPBACK, 1000))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something that sends no event; the test's time limit ends it."""
+    while not true():
+        gevent.sleep(0.002)
+
+
+class EchoService:
+    """A UDP service in a greenlet that answers with what it got, and notes from whom."""
+
+    def __init__(self, host: str = LOOPBACK, port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._sock = gevent.socket.socket(family, socket.SOCK_DGRAM)
+        self._sock.bind((host, port))
+        self.port = int(self._sock.getsockname()[1])
+        self.heard: list[tuple[bytes, int]] = []
+        self._greenlet = gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            payload, peer = self._sock.recvfrom(65536)
+            self.heard.append((payload, peer[1]))
+            self._sock.sendto(payload, peer)
+
+    def close(self) -> None:
+        self._greenlet.kill()
+        self._sock.close()
+
+
+class Answers:
+    """Sessions with a service, and what it answered."""
+
+    def __init__(self, target: OpensSockets, timeout_s: float = 60.0, most: int = 4096) -> None:
+        self.meter = Meter()
+        self.got: list[Datagram] = []
+        limits = Limits(timeout_s=timeout_s, sessions=most)
+        self.sessions = Sessions(target, self.got.extend, self.meter, limits, LOG)
+
+    def ask(self, user: bytes, payload: bytes) -> None:
+        """Send one datagram and wait for its answer."""
+        self.sessions.send([(user, payload)])
+        wait_until(lambda: (user, payload) in self.got)
+
+
+def users(number: int) -> list[bytes]:
+    return [pack_address((LOOPBACK, 1000 + index)) for index in range(number)]
+
+
+def target_at(port: int, host: str = LOOPBACK) -> DatagramTarget:
+    target = DatagramTarget(host, port)
+    target.look_up()
+    return target
+
+
+@contextmanager
+def answering(timeout_s: float = 60.0, most: int = 4096) -> Iterator[tuple[EchoService, Answers]]:
+    """Run a service and sessions with it for the block."""
+    with closing(EchoService()) as service:
+        answers = Answers(target_at(service.port), timeout_s, most)
+        with closing(answers.sessions):
+            yield service, answers
+        assert answers.meter.sessions == 0
+
+
+def udp_user(host: str = LOOPBACK) -> gevent.socket.socket:
+    sock = gevent.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    sock.settimeout(TIMEOUT_S)
+    return sock
+
+
+@contextmanager
+def echoing(sock: DatagramSocket) -> Iterator[DatagramSocket]:
+    """Have a socket answer with what it gets, for the block."""
+    failed: list[int] = []
+    sock.serve(lambda datagrams: failed.append(sock.send(datagrams)))
+    try:
+        yield sock
+    finally:
+        sock.close()
+    assert sum(failed) == 0

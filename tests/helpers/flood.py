@@ -1,0 +1,45 @@
+"""Floods of datagrams, for tests with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+from tests.helpers.harness import (
+    WAIT_S,
+    Gnar,
+)
+from tests.helpers.udp import user_of
+
+
+class Flood:
+    """Datagrams as fast as one thread can send them, for as long as the block lasts."""
+
+    def __init__(self, port: int, size: int = 100) -> None:
+        self.sent = 0
+        self._port = port
+        self._data = b"x" * size
+        self._is_ending = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with user_of(self._port) as user:
+            user.setblocking(False)
+            while not self._is_ending.is_set():
+                with contextlib.suppress(OSError):
+                    user.send(self._data)
+                    self.sent += 1
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_ending.set()
+        self._thread.join(WAIT_S)
+
+
+def resident_kib(process: Gnar) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])

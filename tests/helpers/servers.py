@@ -1,0 +1,98 @@
+"""A real server in this process, and clients that log in to it by hand."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gnar_lib.client.connect import Control
+from gnar_lib.config import Address, ClientConfig, ServerConfig
+from gnar_lib.errors import ConnError
+from gnar_lib.net import Conn, SocketConn, deadline, dial
+from gnar_lib.proto import (
+    Exchange,
+    Heartbeat,
+    Login,
+    Message,
+    ProxyReq,
+    ProxyResp,
+    recv,
+    send,
+)
+from gnar_lib.server.serve import Server
+from tests.helpers.logins import TOKEN
+
+LOOPBACK = "127.0.0.1"
+TIMEOUT_S = 10.0
+
+
+@dataclass
+class Running:
+    """A server in this process, and the clients that logged in to it."""
+
+    server: Server
+    port: int
+
+    def dial(self) -> SocketConn:
+        return dial(socket.AF_INET, (LOOPBACK, self.port))
+
+    def log_in(self, name: str) -> tuple[Control, int]:
+        """Log one of our own clients in, with one proxy; returns it and the proxy's port."""
+        address = Address(LOOPBACK, self.port)
+        control = Control.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
+        control.log_in(ProxyReq(remote_port=0, proxy_name=name, subdomain="", proxy_type="tcp"))
+        return control, answer_of(control.conn).remote_port
+
+
+@contextmanager
+def serving(policy: str = "any") -> Iterator[Running]:
+    server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, auth=policy))
+    port = server.start()
+    try:
+        with deadline(TIMEOUT_S, "the test"):
+            yield Running(server, port)
+    finally:
+        server.stop_listening()
+        server.close()
+        assert server.shared.users.wait_empty(TIMEOUT_S)
+        assert server.shared.crew.wait_empty(TIMEOUT_S)
+        assert len(server.shared.conn_map) == 0
+
+
+def of_kind(conn: Conn, kind: type[Message]) -> Message:
+    """Return the next message that is no heartbeat."""
+    while isinstance(message := recv(conn), Heartbeat):
+        pass
+    assert isinstance(message, kind)
+    return message
+
+
+def answer_of(conn: Conn) -> ProxyResp:
+    answer = of_kind(conn, ProxyResp)
+    assert isinstance(answer, ProxyResp)
+    return answer
+
+
+def exchange_of(conn: Conn) -> Exchange:
+    exchange = of_kind(conn, Exchange)
+    assert isinstance(exchange, Exchange)
+    return exchange
+
+
+def is_closed_by_peer(conn: SocketConn) -> bool:
+    """Wait for the peer to end a conn without a byte."""
+    try:
+        return conn.recv(1) == b""
+    except ConnError:
+        return True
+    finally:
+        conn.close()
+
+
+def bring(running: Running, login: Login, exchange: Exchange) -> SocketConn:
+    conn = running.dial()
+    send(conn, login)
+    send(conn, exchange)
+    return conn

@@ -1,0 +1,102 @@
+"""Datagram sockets: listening, answering from the right address, and connected ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import closing
+
+import pytest
+
+from gnar_lib import net
+from gnar_lib.errors import ConnError, DialError, PortTakenError
+from gnar_lib.net import Datagram, datagram
+from gnar_lib.net.datagram import connect_udp, pack_address
+from gnar_lib.net.target import DatagramTarget
+from tests.helpers.datagrams import LOOPBACK, EchoService, echoing, udp_user, wait_until
+
+
+@pytest.mark.parametrize("bind", ["", "0.0.0.0", "::"])
+@pytest.mark.parametrize("asked", [LOOPBACK, "127.0.0.2", "127.0.0.3"])
+def test_answer_leaves_from_the_address_that_the_question_came_to(bind: str, asked: str) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has all of 127.0.0.0/8 on loopback")
+    with echoing(net.bind_udp(bind, 0)) as sock, udp_user() as user:
+        for each in (asked, LOOPBACK, asked):
+            user.sendto(b"question", (each, sock.port))
+            assert user.recvfrom(100) == (b"question", (each, sock.port))
+
+
+def test_ipv6_and_ipv4_users_are_answered_by_one_socket() -> None:
+    with echoing(net.bind_udp("", 0)) as sock, udp_user("::1") as six, udp_user() as four:
+        six.sendto(b"six", ("::1", sock.port))
+        four.sendto(b"four", (LOOPBACK, sock.port))
+        assert six.recvfrom(100)[0] == b"six"
+        assert four.recvfrom(100)[0] == b"four"
+        assert sock.recent_peers(60) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 1472, 9000, 65507])
+def test_datagram_of_any_size_arrives_whole(size: int) -> None:
+    payload = os.urandom(size)
+    with echoing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
+        user.sendto(payload, (LOOPBACK, sock.port))
+        assert user.recv(65536) == payload
+
+
+def test_what_the_kernel_drops_is_counted() -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems do not tell")
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
+        for _ in range(20_000):
+            user.sendto(b"x" * 500, (LOOPBACK, sock.port))
+        sock.serve(heard.extend)
+        dropped = sock.take_overflow()
+        assert dropped > 0
+        wait_until(lambda: len(heard) + dropped == 20_000)
+        assert sock.take_overflow() == 0
+
+
+def test_peers_are_forgotten_when_there_are_too_many_and_are_not_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datagram, "MAX_PEERS", 4)
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock:
+        sock.serve(heard.extend)
+        for number in range(9):
+            with udp_user() as user:
+                user.sendto(b"x", (LOOPBACK, sock.port))
+                wait_until(lambda number=number: len(heard) == number + 1)  # type: ignore[misc]  # bound now
+        assert sock.send(heard[:4]) == 4
+        assert sock.send(heard[4:]) == 0
+        assert sock.recent_peers(60) == 5
+        assert sock.send([(pack_address(("192.0.2.1", 53)), b"not asked")]) == 1
+
+
+def test_port_that_is_taken_is_said() -> None:
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, pytest.raises(PortTakenError, match="already in use"):
+        net.bind_udp(LOOPBACK, sock.port)
+
+
+def test_unknown_name_and_foreign_address_are_not_bound() -> None:
+    for host in ("no..such..name", "192.0.2.1"):
+        with pytest.raises(ConnError):
+            net.bind_udp(host, 0)
+
+
+def test_unreachable_target_is_a_dial_error() -> None:
+    with pytest.raises(DialError, match="cannot connect to"):
+        connect_udp(socket.AF_INET, ("255.255.255.255", 9))
+
+
+def test_bind_sets_the_address_that_the_service_sees() -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has all of 127.0.0.0/8 on loopback")
+    with closing(EchoService()) as service:
+        target = DatagramTarget(LOOPBACK, service.port, source="127.0.0.2")
+        target.look_up()
+        with closing(target.open()) as conn:
+            assert conn.sock.getsockname()[0] == "127.0.0.2"

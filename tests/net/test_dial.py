@@ -1,0 +1,139 @@
+"""Dialling addresses, names and targets."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from gnar_lib import net
+from gnar_lib.errors import DialError
+from gnar_lib.net import SocketConn, dial, dial_host, listen, resolve
+from gnar_lib.net.target import Target
+from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4
+
+
+def test_refused_dial_says_who_refused() -> None:
+    listener = listen(LOOPBACK, 0)
+    address = listener.getsockname()
+    listener.close()
+    with pytest.raises(DialError, match=rf"cannot connect to {LOOPBACK}:{address[1]}: Connection refused"):
+        dial(V4, address)
+
+
+def test_dial_that_nobody_answers_ends_in_time() -> None:
+    """A full backlog drops the SYN: the kernel would try for two minutes."""
+    with socket.socket() as full:
+        full.bind((LOOPBACK, 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        with pytest.raises(DialError, match=r"connecting to \S+ took longer than 0.2 s"):
+            dial(V4, full.getsockname(), timeout_s=0.2)
+        for filler in fillers:
+            filler.close()
+
+
+def test_dial_that_is_killed_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SocketConn] = []
+
+    def never(conn: SocketConn) -> None:
+        made.append(conn)
+        gevent.sleep(TIMEOUT_S)
+
+    monkeypatch.setattr(SocketConn, "wait_writable", never)
+    with socket.socket() as full:
+        full.bind((LOOPBACK, 0))
+        full.listen()
+        dialling = gevent.spawn(dial, V4, full.getsockname())
+        while not made and not dialling.ready():
+            gevent.sleep(0)
+        dialling.kill()
+    if made:
+        assert made[0].closed
+    else:  # loopback was quick enough to need no wait
+        dialling.get().close()
+
+
+def test_dial_from_an_address_is_seen_as_coming_from_it() -> None:
+    listener = listen(LOOPBACK, 0)
+    near = dial(V4, listener.getsockname(), source="127.0.0.2")
+    far = listener.accept()
+    assert net.host_of(far.getpeername()) == "127.0.0.2"
+    for thing in (near, far, listener):
+        thing.close()
+    with pytest.raises(DialError, match="Cannot assign requested address"):
+        dial(V4, (LOOPBACK, 1), source=BLACKHOLE)
+
+
+def test_dial_host_goes_on_to_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = listen(LOOPBACK, 0)
+    port = listener.port
+    found = [(socket.AF_INET6, ("::1", port, 0, 0)), (V4, (LOOPBACK, port))]
+    monkeypatch.setattr("gnar_lib.net.endpoint.resolve", lambda *_: found)
+    dial_host("name", port).close()
+    listener.close()
+    with pytest.raises(DialError, match=f"{LOOPBACK}:{port}"):
+        dial_host("name", port)
+
+
+@pytest.mark.parametrize("host", ["no-such-name.invalid", "a" * 300, "..", "\udcff"])
+def test_name_that_does_not_resolve_is_a_dial_error(host: str) -> None:
+    with pytest.raises(DialError, match="cannot resolve"):
+        resolve(host, 1)
+
+
+@pytest.mark.parametrize(
+    "dial_one", [lambda port: Target("127.0.0.1", port).dial(), lambda port: dial_host("127.0.0.1", port)]
+)
+def test_a_dial_that_failed_leaves_nothing_to_the_collector(dial_one: Callable[[int], object]) -> None:
+    def held() -> int:
+        return sum(isinstance(thing, SocketConn) for thing in gc.get_objects())
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        for _ in range(10):
+            with pytest.raises(DialError):
+                dial_one(port)
+        assert held() <= before + 1
+    finally:
+        gc.enable()
+
+
+def test_target_is_looked_up_again_only_when_its_address_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = listen(LOOPBACK, 0), listen(LOOPBACK, 0)
+    ports, asked = [first.port], list[int]()
+
+    def lookup(*_: object) -> list[tuple[int, net.Sockaddr]]:
+        asked.append(1)
+        return [(V4, (LOOPBACK, port)) for port in ports]
+
+    monkeypatch.setattr("gnar_lib.net.target.resolve", lookup)
+    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
+    target = Target("name", 1)
+    for _ in range(3):
+        target.dial().close()
+    assert len(asked) == 1
+    first.close()
+    ports[:] = [second.port]
+    conn = target.dial()
+    assert conn.getpeername() == (LOOPBACK, second.port)
+    conn.close()
+    target.dial().close()
+    assert len(asked) == 2
+    second.close()
+    with pytest.raises(DialError, match="Connection refused"):
+        target.dial()
+    assert len(asked) == 3

@@ -1,0 +1,155 @@
+"""The data connection of a UDP proxy: what it queues, drops and hands on, and its part of the process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import gevent
+import gevent.socket
+import pytest
+
+from gnar_lib import logger, net
+from gnar_lib.errors import ProtocolError
+from gnar_lib.net import Datagram
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto.datagram import (
+    BinaryFraming,
+    Framing,
+    JsonFraming,
+)
+from gnar_lib.proxy.share import Share
+from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier
+from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    with gevent.Timeout(TIMEOUT_S):
+        yield
+
+
+class StuckConn:
+    """A conn that takes what `room` says, and blocks the rest until there is some."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.sent = b""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        count = min(self.room, len(data))
+        self.room -= count
+        self.sent += bytes(data[:count])
+        return count
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest := rest[self.send_now(rest) :]:
+            gevent.sleep(0.001)
+
+
+def stuck_carrier(framing: Framing, room: int = 0) -> tuple[StuckConn, Carrier, Meter]:
+    conn, meter = StuckConn(room), Meter()
+    return conn, Carrier(conn, framing, meter, LOG), meter  # type: ignore[arg-type]  # all it uses
+
+
+def test_slow_data_connection_holds_1_mib_and_drops_the_rest() -> None:
+    framing = BinaryFraming()
+    conn, carrier, meter = stuck_carrier(framing)
+    sent = [(USER, number.to_bytes(4, "big") * 250) for number in range(5000)]
+    for each in sent:
+        carrier.post([each])
+        carrier.flush()
+        gevent.sleep(0)
+    assert meter.dropped > 3000
+    assert conn.sent == b""
+    conn.room = 1 << 30
+    wait_until(lambda: not carrier._is_writing)
+    found, used = framing.parse(conn.sent)
+    assert used == len(conn.sent) <= MAX_QUEUED_BYTES + 2048
+    assert found == sent[: len(found)]
+    assert len(found) == 5000 - meter.dropped
+    carrier.post([(USER, b"again")])
+    carrier.flush()
+    assert conn.sent.endswith(b"again")
+
+
+def test_empty_datagrams_are_bounded_as_well() -> None:
+    conn, carrier, meter = stuck_carrier(BinaryFraming())
+    for _ in range(1500):
+        carrier.post([(USER, b"")] * 64)
+        carrier.flush()
+        gevent.sleep(0)
+    assert meter.dropped > 1500 * 64 - 2 * MAX_QUEUED_BYTES // 25
+    conn.room = 1 << 30
+    wait_until(lambda: not carrier._is_writing)
+
+
+def test_datagram_too_large_for_json_is_dropped_alone_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    framing = JsonFraming(with_address=True)
+    conn, carrier, meter = stuck_carrier(framing, 1 << 30)
+    logger._root.addHandler(caplog.handler)
+    try:
+        for _ in range(3):
+            carrier.post([(USER, b"before"), (USER, b"x" * 60_000), (USER, b"behind")])
+            carrier.flush()
+    finally:
+        logger._root.removeHandler(caplog.handler)
+    assert meter.dropped == 3
+    assert framing.parse(conn.sent)[0] == [(USER, b"before"), (USER, b"behind")] * 3
+    assert caplog.text.count("dropped") == 1
+
+
+def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
+    near, far = _pair()
+    got: list[Datagram] = []
+    carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+    running = gevent.spawn(carrier.run, got.extend)
+    sent = [(USER, os.urandom(size % 3000)) for size in range(0, 70_000, 70)]
+    gevent.spawn(far.sendall, b"".join(BinaryFraming().frame(sent)))
+    wait_until(lambda: len(got) == len(sent))
+    assert got == sent
+    far.close()
+    running.get()
+    assert near.closed
+
+
+def test_carrier_ends_on_what_is_no_datagram() -> None:
+    near, far = _pair()
+    carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+    far.sendall(b"\x02\x00\x02{}")
+    with pytest.raises(ProtocolError):
+        carrier.run(lambda _: None)
+    assert near.closed
+    far.close()
+
+
+def _pair() -> tuple[net.SocketConn, net.SocketConn]:
+    listener = net.listen(LOOPBACK, 0)
+    near = net.dial(socket.AF_INET, (LOOPBACK, listener.port))
+    far = listener.accept()
+    listener.close()
+    return near, far
+
+
+def test_datagrams_pause_for_users_of_tcp_that_are_busy_and_for_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = [0]
+    monkeypatch.setattr("gnar_lib.proxy.share.busy_pairs", lambda: pairs[0])
+    monkeypatch.setattr("gnar_lib.proxy.share.LOOK_EVERY_S", 0.0)
+    meter, share = Meter(Meter()), Share()
+
+    def work() -> float:
+        """Do more than there is credit for; return the pause."""
+        return share.pause_after(time.monotonic() - 0.01, meter)
+
+    assert work() == 0  # no TCP at all
+    pairs[0] = 1
+    meter.up.bytes += 1
+    assert work() > 0.005
+    share.bytes, meter.up.bytes = 100, 101
+    monkeypatch.setattr("gnar_lib.proxy.share.BUSY_FOR_S", 0.0)
+    assert work() == 0  # connected, and silent: what was counted besides was datagrams

@@ -1,0 +1,188 @@
+"""Sessions of UDP users with a local service, and the limit on their datagrams."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import gevent
+import gevent.socket
+import pytest
+
+from gnar_lib import net
+from gnar_lib.errors import DialError
+from gnar_lib.net import DatagramConn
+from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
+from gnar_lib.pio.flow import Flow
+from gnar_lib.pio.limit import Bucket
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proxy.udp import admit
+from tests.helpers.datagrams import (
+    LOOPBACK,
+    TIMEOUT_S,
+    USER,
+    Answers,
+    EchoService,
+    answering,
+    echoing,
+    target_at,
+    users,
+    wait_until,
+)
+
+SESSION_S = 0.8  # a busy machine holds a process up for less
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    with gevent.Timeout(TIMEOUT_S):
+        yield
+
+
+def test_service_sees_users_apart_and_answers_come_back_to_each() -> None:
+    with answering() as (service, answers):
+        for _ in range(3):
+            for user in users(50):
+                answers.ask(user, user + os.urandom(8))
+        assert len({port for _, port in service.heard}) == 50
+        assert len(answers.sessions) == answers.meter.sessions == answers.meter.users_total == 50
+        assert answers.meter.dropped == 0
+
+
+def test_session_ends_after_its_time_without_a_datagram_and_not_before() -> None:
+    with answering(timeout_s=SESSION_S) as (_, answers):
+        idle, busy = users(2)
+        answers.ask(idle, b"once")
+        answers.ask(busy, b"once")
+        while idle in answers.sessions._conns:
+            gevent.sleep(0.05)
+            answers.ask(busy, b"again")
+        assert answers.sessions._conns.keys() == {busy}
+        wait_until(lambda: len(answers.sessions) == 0)
+
+
+def test_answers_alone_keep_a_session() -> None:
+    with answering(timeout_s=SESSION_S) as (service, answers):
+        answers.ask(USER, b"once")
+        end = time.monotonic() + 1.5 * SESSION_S
+        while time.monotonic() < end:
+            gevent.sleep(0.05)
+            service._sock.sendto(b"news", (LOOPBACK, service.heard[0][1]))
+        assert len(answers.sessions) == 1
+
+
+def test_session_idle_longest_goes_first_when_there_are_too_many() -> None:
+    with answering(most=3) as (_, answers):
+        first, second, third, fourth = users(4)
+        for user in (first, second, third):
+            answers.ask(user, b"hello")
+        answers.ask(first, b"again")
+        answers.ask(fourth, b"hello")
+        assert list(answers.sessions._conns) == [third, first, fourth]
+
+
+def test_sessions_leave_no_descriptor_behind() -> None:
+    with answering(most=20) as (_, answers):
+        answers.ask(USER, b"x")
+        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+        for user in users(200):
+            answers.sessions.send([(user, b"x")])
+        answers.sessions.close()
+        if before:
+            assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_port_unreachable_ends_nothing() -> None:
+    with closing(EchoService()) as gone:
+        port = gone.port
+    answers = Answers(target_at(port))
+    with closing(answers.sessions):
+        for _ in range(5):
+            answers.sessions.send([(USER, b"anybody?")])
+            gevent.sleep(0.005)
+        with closing(EchoService(port=port)):
+            answers.ask(USER, b"there you are")
+            assert len(answers.sessions) == answers.meter.users_total == 1
+
+
+def test_target_with_two_addresses_is_found_at_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(EchoService()) as service:
+        port = service.port
+        found = [(socket.AF_INET, ("127.0.0.3", port)), (socket.AF_INET, (LOOPBACK, port))]
+        monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: found)
+        answers = Answers(target_at(port, "two.example"))
+        with closing(answers.sessions):
+            while not answers.got:
+                answers.sessions.send([(USER, b"hello")])
+                gevent.sleep(0.005)
+            assert answers.got[0] == (USER, b"hello")
+
+
+def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
+    with closing(EchoService()) as service:
+        addresses = [("127.0.0.3", service.port), (LOOPBACK, service.port)]
+        monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: [(socket.AF_INET, addresses[0])])
+        answers = Answers(target_at(service.port, "moved.example"))
+        del addresses[0]
+        with closing(answers.sessions):
+            while not answers.got:
+                answers.sessions.send([(USER, b"hello")])
+                gevent.sleep(0.005)
+
+
+def test_too_many_files_cost_the_session_idle_longest() -> None:
+    class Full:
+        """Has no descriptor left every other time."""
+
+        def __init__(self, target: DatagramTarget) -> None:
+            self._target = target
+            self.calls = 0
+
+        def open(self) -> DatagramConn:
+            self.calls += 1
+            if self.calls in (1, 3):
+                raise DialError("too many") from OSError(errno.EMFILE, "too many open files")
+            return self._target.open()
+
+        @staticmethod
+        def refused(_conn: DatagramConn) -> bool:
+            return False
+
+    with closing(EchoService()) as service:
+        answers = Answers(Full(target_at(service.port)))
+        first, second = users(2)
+        with closing(answers.sessions):
+            answers.sessions.send([(first, b"lost: there is no session to give up")])
+            assert answers.meter.dropped == 1
+            answers.ask(first, b"hello")
+            answers.ask(second, b"hello")
+            assert list(answers.sessions._conns) == [second]
+
+
+def test_limit_drops_what_exceeds_it_and_counts_the_rest() -> None:
+    meter, flow = Meter(), Flow(Bucket(1000))
+    datagrams = [(USER, b"x" * 400)] * 10
+    passed = admit(datagrams, flow, meter)
+    assert len(passed) == 2
+    assert (flow.bytes, meter.dropped) == (800, 8)
+    assert admit(datagrams, Flow(), meter) == datagrams
+
+
+def test_unix_target_that_comes_back_is_found_again(tmp_path: Path) -> None:
+    path = f"{tmp_path}/x.sock"
+    answers = Answers(UnixDatagramTarget(path))
+    with closing(answers.sessions):
+        answers.sessions.send([(USER, b"nobody there")])
+        assert answers.meter.dropped == 1
+        for _ in range(2):
+            with echoing(net.bind_unix_datagram(path)):
+                while (USER, b"hello") not in answers.got:
+                    answers.sessions.send([(USER, b"hello")])
+                    gevent.sleep(0.005)
+            answers.got.clear()

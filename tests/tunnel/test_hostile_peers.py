@@ -1,0 +1,112 @@
+"""What unknown peers do to the control port, and a server to a client, harms nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+
+from gnar_lib.eventlog import REFUSALS_PER_MINUTE
+from gnar_lib.proto import (
+    Exchange,
+    ProxyResp,
+    Welcome,
+    to_frame,
+)
+from gnar_lib.server.in_progress import MAX_IN_PROGRESS
+from tests.helpers.harness import (
+    LOOPBACK,
+    WAIT_S,
+    Service,
+    Tunnel,
+    Tunnels,
+    ask,
+    dial,
+    echo,
+    free_port,
+    read_all,
+)
+from tests.peers.plain import go_client
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x01",
+        b"\x01\xff\xff",
+        b"\x01\x00\x02[]",
+        b"\x02\x00\x02{}",
+        b"\xff" * 9000,
+    ],
+)
+def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(shared_tunnel: Tunnel, sent: bytes) -> None:
+    with dial(shared_tunnel.server_port) as attacker:
+        attacker.sendall(sent)
+        with contextlib.suppress(OSError):  # the server may have reset it already
+            attacker.shutdown(socket.SHUT_WR)
+            assert attacker.recv(100) == b""
+    assert ask(shared_tunnel.port) == b"ping"
+
+
+@pytest.mark.waits
+def test_login_slower_than_10_s_is_closed(shared_tunnel: Tunnel) -> None:
+    with dial(shared_tunnel.server_port) as attacker:
+        attacker.sendall(b"\x01\x00")
+        with contextlib.suppress(ConnectionResetError):
+            assert attacker.recv(1) == b""
+    assert shared_tunnel.server.wait_idle()["logins"] == 0
+
+
+def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(dial(server_port))
+        others = [stack.enter_context(dial(server_port)) for _ in range(MAX_IN_PROGRESS)]
+        with contextlib.suppress(ConnectionResetError):
+            assert first.recv(1) == b""
+        assert server.status()["logins"] == MAX_IN_PROGRESS
+        with go_client(server_port, free_port()):  # an honest one comes in all the same
+            pass
+        assert len(others) == MAX_IN_PROGRESS
+    server.wait_idle(clients=0)
+
+
+def test_peers_that_are_refused_cannot_fill_the_log(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    for _ in range(3 * REFUSALS_PER_MINUTE):
+        with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
+            attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert attacker.recv(1) == b""
+    server.wait_log("refused", count=REFUSALS_PER_MINUTE)
+    server.wait_idle()
+    assert server.log.count("refused") == REFUSALS_PER_MINUTE
+
+
+def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    with dial(server_port) as attacker:
+        attacker.sendall(b"\x01" + (5000).to_bytes(2, "big") + b" " * 3000)
+        with contextlib.suppress(ConnectionResetError):
+            assert attacker.recv(1) == b""
+    server.wait_log("a frame of 5003 bytes where at most 4096 are allowed")
+    server.wait_idle()
+
+
+def test_server_cannot_reach_the_tcp_port_of_a_udp_proxy(tunnels: Tunnels) -> None:
+    with Service(echo) as service, socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(WAIT_S)
+        address, local = f"{LOOPBACK}:{server.getsockname()[1]}", str(service.port)
+        tunnels.run("client", address, "-l", local, "-y", "udp", "-n", "u", env={"GNAR_TOKEN": ""})
+        control, _ = server.accept()
+        opened = ProxyResp(domain="", status="success", remote_port=9001, proxy_name="u")
+        user = Exchange(conn_id="x", proxy_type="tcp", proxy_name="u")
+        with control:
+            control.sendall(b"".join(map(to_frame, [Welcome(session="x"), opened, user])))
+            data, _ = server.accept()
+            with data, contextlib.suppress(ConnectionResetError):
+                data.settimeout(WAIT_S)
+                read_all(data)
+        assert service.served == 0

@@ -1,0 +1,103 @@
+"""Which ports a client gets: taken, not allowed, chosen by the server, in a range, from a file."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from tests.helpers.harness import (
+    LOOPBACK,
+    TOKEN,
+    Service,
+    Tunnel,
+    Tunnels,
+    ask,
+    echo,
+    free_port,
+    free_ports,
+    wait_until,
+)
+from tests.helpers.services import answer_with
+
+
+def test_port_taken_is_asked_for_again_until_it_is_free(tunnels: Tunnels) -> None:
+    with Service(echo) as service, socket.socket() as holder:
+        holder.bind((LOOPBACK, 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        _, server_port = tunnels.server()
+        client, _ = tunnels.client(server_port, "-l", str(service.port), "-r", str(port), wait=False)
+        client.wait_log("is taken; trying again in")
+        holder.close()
+        client.wait_log("open at")
+        assert ask(port) == b"ping"
+
+
+def test_port_not_allowed_gives_that_proxy_up_and_keeps_the_others(tunnels: Tunnels) -> None:
+    with Service(echo) as service:
+        allowed, refused = free_port(), free_port()
+        _, server_port = tunnels.server("--allow-ports", str(allowed))
+        mappings = [f"{service.port}:{refused}", f"{service.port}:{allowed}"]
+        client, port = tunnels.client(server_port, *mappings)
+        client.wait_log("not allowed")
+        assert port == allowed
+        assert ask(port) == b"ping"
+        alone, _ = tunnels.client(server_port, "-l", str(service.port), "-r", str(refused), wait=False)
+        assert alone.wait_exit() == 1
+        assert "no proxy is left" in alone.log
+
+
+def test_port_0_is_chosen_from_the_allowed_ones(tunnels: Tunnels) -> None:
+    with Service(echo) as service:
+        wanted = free_port()
+        _, server_port = tunnels.server("--allow-ports", f"{wanted}")
+        client, port = tunnels.client(server_port, str(service.port))
+        assert port == wanted
+        assert str(wanted) in client.out
+        assert ask(port) == b"ping"
+
+
+def test_range_forwards_each_port_to_its_own(tunnels: Tunnels) -> None:
+    first, remote = free_ports(3), free_ports(3)
+    services = [Service(answer_with(b"%d" % n), first + n) for n in range(3)]
+    _, server_port = tunnels.server()
+    client, _ = tunnels.client(server_port, f"{first}-{first + 2}:{remote}-{remote + 2}", wait=False)
+    client.wait_log("open at", count=3)
+    assert [ask(remote + n) for n in range(3)] == [b"0", b"1", b"2"]
+    for n in range(3):
+        assert f"{LOOPBACK}:{remote + n}  ->  {LOOPBACK}:{first + n}\n" in client.out
+    for service in services:
+        service.stop()
+
+
+def test_file_with_several_proxies_shows_them_in_one_block(tunnels: Tunnels, tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    with Service(answer_with(b"web")) as web, Service(answer_with(b"db")) as database:
+        _, server_port = tunnels.server()
+        path.write_text(
+            f'server-addr = "{LOOPBACK}:{server_port}"\n'
+            f'[[proxys]]\nproxy-name = "web"\nlocal-port = {web.port}\n'
+            f'[[proxys]]\nproxy-name = "database"\nlocal-port = {database.port}\n'
+        )
+        client = tunnels.run("client", "-c", str(path), env={"GNAR_TOKEN": TOKEN})
+        client.wait_log("open at", count=2)
+        wait_until(lambda: "database" in client.out, "the block is shown")
+        shown = dict(
+            re.findall(rf"^  (\w+) +{LOOPBACK}:(\d+)  ->  {LOOPBACK}:\d+$", client.out, re.MULTILINE)
+        )
+        assert ask(int(shown["web"])) == b"web"
+        assert ask(int(shown["database"])) == b"db"
+        assert client.out.count("->") == 2
+
+
+def test_port_that_one_client_holds_is_taken_for_another_until_it_goes(
+    echo_tunnel: Tunnel, tunnels: Tunnels
+) -> None:
+    address = ("-l", str(echo_tunnel.service.port), "-r", str(echo_tunnel.port))
+    other, _ = tunnels.client(echo_tunnel.server_port, *address, wait=False)
+    other.wait_log(f"port {echo_tunnel.port} is taken; trying again in")
+    assert ask(echo_tunnel.port) == b"ping"
+    assert echo_tunnel.client.stop() == 0
+    other.wait_log("open at")
+    assert ask(echo_tunnel.port) == b"ping"
