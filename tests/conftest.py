@@ -87,6 +87,12 @@ def shared_tunnel(_tunnels_of_worker: SharedTunnels, request: pytest.FixtureRequ
         _tunnels_of_worker.drop(request.param, failed=True)
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep coverage out of the programs that the test starts: it loads gevent, opens files and takes time."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def pytest_configure() -> None:
     """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

@@ -104,12 +104,12 @@ def test_nothing_can_be_opened_behind_a_health_check(plain_tunnels: Tunnels) -> 
     assert server.wait_idle()["proxies"] == 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_command_does_not_load_gevent(plain_tunnels: Tunnels) -> None:
     _, port = plain_tunnels.server()
     code = "import sys, gnar; status = gnar.main(); assert 'gevent' not in sys.modules; sys.exit(status)"
     done = subprocess.run(
         [sys.executable, "-c", code, "health", f"{LOOPBACK}:{port}"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
         capture_output=True,
         text=True,
         check=False,

@@ -302,6 +302,7 @@ def test_fish_says_what_each_word_does(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
+@pytest.mark.usefixtures("unmeasured")
 def test_script_is_printed_without_loading_gevent(shell: str) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", ROOT / "gnar.py", "completion", shell],

@@ -103,6 +103,7 @@ def test_hyphens_can_be_copied_as_they_are_typed(page: Path) -> None:
     assert "\N{HYPHEN}" not in text.replace("\N{HYPHEN}\n", "\n")  # but where a line was broken
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_page_is_printed_without_loading_gevent_and_the_same_each_time(page: Path) -> None:
     for _ in range(2):
         done = subprocess.run(

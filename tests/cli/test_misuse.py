@@ -202,6 +202,7 @@ def test_process_that_may_open_too_few_files_says_so_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("left", range(4))
+@pytest.mark.usefixtures("unmeasured")
 def test_loop_for_which_no_file_is_left_is_one_line_of_error(left: int) -> None:
     code = (
         "import os, resource, sys\n"
@@ -221,6 +222,7 @@ def test_loop_for_which_no_file_is_left_is_one_line_of_error(left: int) -> None:
     assert done.stderr.startswith("gnar: ")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
