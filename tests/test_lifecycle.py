@@ -165,6 +165,7 @@ def test_users_that_outlast_the_grace_are_ended(start: Callable[..., Child]) -> 
     child.expect("stopping")
     child.expect("user closed")
     child.expect("all ended by themselves False")
+    assert child.finish(say="\n")[0] == 0
 
 
 def test_a_hangup_that_nohup_hid_does_not_stop(start: Callable[..., Child]) -> None:
