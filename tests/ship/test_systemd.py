@@ -133,6 +133,7 @@ def test_the_page_about_it_tells_of_every_file_and_setting(name: str) -> None:
         assert setting in UNITS[name] or setting in ("Status", "SupplementaryGroups"), setting
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_it_unpacks_into_the_folder_that_systemd_gives_it(gnar_pyz: Path, tmp_path: Path) -> None:
     """For a dynamic user that folder is a link, whose target only root can enter from outside."""
     private = tmp_path / "private" / "gnar" / "server"
