@@ -169,6 +169,11 @@ def test_an_answer_that_comes_byte_by_byte_has_no_more_time_than_another() -> No
     assert time.monotonic() - began_s < SHORT_S * 50  # of the 100 that the whole answer takes
 
 
+def test_a_deadline_that_has_passed_is_said_before_anything_is_sent() -> None:
+    with Service(hang_up) as service, pytest.raises(DeadlineError, match="no answer from"):
+        health.check(Address(LOOPBACK, service.port), 0.0)
+
+
 def test_a_name_that_leads_nowhere_is_no_answer() -> None:
     with pytest.raises(ConnError, match=r"no answer from a\.\.b:1: "):
         health.check(Address("a..b", 1), SHORT_S)

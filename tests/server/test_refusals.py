@@ -1,0 +1,88 @@
+"""What the server refuses: proxies that it does not do, and messages in a place where they do not belong."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gnar_lib.errors import ConnError
+from gnar_lib.proto import Login, Message, ProxyReq, Welcome, send
+from tests.auth.test_auth import answer_of, go_login, is_closed_by_peer, serving
+
+if TYPE_CHECKING:
+    from gnar_lib.net import Conn
+
+UNEXPECTED = Welcome()  # servers send it, and no client does
+
+
+def request(name: str, kind: str = "tcp", subdomain: str = "") -> ProxyReq:
+    return ProxyReq(remote_port=0, proxy_name=name, subdomain=subdomain, proxy_type=kind)
+
+
+def assert_refused(conn: Conn, message: ProxyReq, said: str) -> None:
+    """Ask for a proxy that the server refuses for good, and says why."""
+    send(conn, message)
+    answer = answer_of(conn)
+    assert (answer.status, answer.error, answer.retry) == ("failed", said, False)
+
+
+def test_kinds_and_subdomains_that_the_server_does_not_do_are_refused_and_the_client_stays() -> None:
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        assert_refused(ours.conn, request("x", "quic"), "proxy type 'quic' is not supported by this server")
+        assert_refused(
+            ours.conn, request("x", subdomain="www"), "this server has no domain: leave the subdomain out"
+        )
+        send(ours.conn, request("x"))
+        assert answer_of(ours.conn).status == "success"
+        ours.conn.close()
+
+
+def test_more_proxies_than_a_client_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnar_lib.auth.rights.MAX_PROXIES", 2)
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        send(ours.conn, request("second"))
+        assert answer_of(ours.conn).status == "success"
+        assert_refused(ours.conn, request("third"), "one client may have 2 proxies")
+        ours.conn.close()
+
+
+def test_a_message_that_no_client_sends_ends_that_client_alone() -> None:
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        other, _ = running.log_in("other")
+        send(other.conn, UNEXPECTED)
+        read_to_end(other.conn)
+        send(ours.conn, request("x"))
+        assert answer_of(ours.conn).status == "success"
+        ours.conn.close()
+
+
+def read_to_end(conn: Conn) -> None:
+    """Read what the peer has still sent until the peer ends the conn, and close the conn."""
+    with suppress(ConnError):
+        while conn.recv(4096):
+            pass
+    conn.close()
+
+
+@pytest.mark.parametrize("behind", [UNEXPECTED, Login(token="", version="", timestamp=0)])
+def test_what_is_no_request_behind_a_login_is_closed(behind: Message) -> None:
+    with serving() as running:
+        conn = running.dial()
+        send(conn, go_login(int(time.time())))
+        send(conn, behind)
+        assert is_closed_by_peer(conn)
+
+
+def test_a_login_behind_which_nothing_comes_leaves_nothing() -> None:
+    with serving() as running:
+        conn = running.dial()
+        send(conn, go_login(int(time.time())))
+        conn.shutdown(socket.SHUT_WR)
+        assert is_closed_by_peer(conn)
