@@ -14,8 +14,8 @@ class Owner(Protocol):
     """A session, as its streams see it."""
 
     closed: bool  # the session has ended
-    sender: Sender
-    path: Path
+    sender: Sender  # sends the frames of all streams
+    path: Path  # what the windows of all streams share
     stored_bytes: int  # received and unread, in all streams
 
     @property
@@ -28,11 +28,11 @@ class Owner(Protocol):
     def forget(self, stream_id: int) -> None:
         """Ignore frames for a stream that has ended."""
 
-    def accepted(self) -> None:
-        """Take note that the peer has accepted one more of the streams that this end has opened."""
+    def on_accepted(self) -> None:
+        """The peer has accepted a stream that this end opened, or the stream has ended before."""
 
-    def granted(self, update: bytes) -> None:
-        """Send a WindowUpdate frame, and measure the round trip again if the last time is long ago."""
+    def send_window_update(self, frame: bytes) -> None:
+        """Send a WindowUpdate `frame`; measure the round trip if no recent measurement is known."""
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the hub."""

@@ -25,11 +25,11 @@ _buffer = memoryview(bytearray(BUFFER_BYTES))
 class FrameHandler(Protocol):
     """What a receiver needs of its session."""
 
-    closed: bool
-    sender: Sender
+    closed: bool  # the session has ended
+    sender: Sender  # is corked while frames are handled, so that the answers leave in one system call
 
     def stream_for(self, stream_id: int, flags: int) -> Stream | None:
-        """Return the stream to which a frame belongs, a new one for SYN; None if nobody wants the frame."""
+        """Return the stream to which a frame belongs, a new one for SYN; None to ignore the frame."""
 
     def on_ping(self, flags: int, number: int) -> None:
         """A Ping frame has come."""
@@ -51,13 +51,13 @@ class Receiver:
 
     def __init__(self, conn: EventedConn, session: FrameHandler) -> None:
         self.has_heard = True  # some byte has come since somebody set this to False
-        self._conn = conn
-        self._session = session
+        self._conn = conn  # belongs to the session, which closes it
+        self._session = session  # is told of every frame that belongs to no stream
         self._header = b""  # the first bytes of a header of which the rest has not come
         # Of the Data frame whose payload is not complete yet:
         self._stream: Stream | None = None  # where the payload goes; None if it is ignored
         self._missing = 0  # how many bytes of the payload have not come
-        self._flags = 0
+        self._flags = 0  # of that frame: they count once the payload is complete
         self._touched: list[Stream] = []  # streams for which frames have come in this read
 
     def start(self) -> None:
@@ -85,19 +85,19 @@ class Receiver:
             self.has_heard = True
             session.sender.corked = True
             _buffer[:begin] = self._header
-            self._cut(begin + count)
+            self._handle_frames(begin + count)
         except GnarError as exc:
             session.on_error(exc)
         touched, self._touched = self._touched, []
         try:
             session.after_frames(touched)
-        finally:  # the next read, of whichever session, overwrites the buffer
+        finally:  # the next read of any session overwrites the buffer
             for stream in touched:
                 stream.copy_borrowed()
             session.sender.corked = False
         session.sender.flush()
 
-    def _cut(self, end: int) -> None:
+    def _handle_frames(self, end: int) -> None:
         """Handle the frames in the first `end` bytes of the buffer."""
         at = self._pass_payload(0, end) if self._stream or self._missing else 0
         while end - at >= HEADER_BYTES:
@@ -122,7 +122,7 @@ class Receiver:
         self._header = bytes(_buffer[at:end]) if at < end else b""
 
     def _pass_payload(self, at: int, end: int) -> int:
-        """Pass on the part of a payload that has come; behind the last part, the flags of its frame.
+        """Pass what has come of a payload to the stream; after the last part, pass the frame's flags, too.
 
         Returns where in the buffer the payload ends.
         """

@@ -18,12 +18,12 @@ from gnar_lib.errors import ConnError, GnarError, MuxError
 from gnar_lib.net import EventedConn
 
 UNSENT_BYTES = 128 * 1024  # that may wait in the socket itself (TCP_NOTSENT_LOWAT)
-COPY_BYTES = 16 * 1024  # copying a payload of no more into the queue costs less than a system call
-SMALL_BYTES = 4 * 1024  # a frame with no more may be sent before those of streams that wait in line
-FULL_BYTES = 64 * 1024  # a queue of so many bytes is sent at once, and not at the end of the turn
-SMALL_FULL_BYTES = 256 * 1024  # with a queue of so many bytes, even small frames wait in line
-BULK_BYTES = 128 * 1024  # of payload in one turn: then streams wait in line, even if the conn has room
-# Control frames are always queued. A peer that causes so many of them and reads none is hostile.
+COPY_BYTES = 16 * 1024  # up to this size, copying a payload into the queue costs less than a system call
+SMALL_BYTES = 4 * 1024  # up to this size, a Data frame may overtake the streams that wait in line
+FULL_BYTES = 64 * 1024  # a queue of this size is sent at once, and not at the end of the turn
+SMALL_FULL_BYTES = 256 * 1024  # behind a queue of this size even small frames wait in line
+BULK_BYTES = 128 * 1024  # after so much payload in one turn, streams wait in line even if the conn has room
+# Frames without data are always queued. A peer that causes so many of them and reads none is hostile.
 MAX_QUEUE_BYTES = 1 << 20
 
 
@@ -33,8 +33,8 @@ class Writer(Protocol):
     def send_flags(self) -> None:
         """Send the flags of this stream that no frame has carried yet."""
 
-    def take_turn(self) -> None:
-        """Send one frame, since this stream is the first in line; runs in the hub."""
+    def on_first_in_line(self) -> None:
+        """The stream is the first in line: it may send one Data frame now. Runs in the hub."""
 
 
 class Sender:
@@ -48,12 +48,12 @@ class Sender:
         "_is_full",
         "_line",
         "_loop",
+        "_owing_flags",
         "_queue",
-        "_scheduled",
         "_send_now",
-        "_silent",
         "_turn",
         "_was_lone",
+        "_will_flush",
         "corked",
         "epoch",
     )
@@ -62,19 +62,19 @@ class Sender:
         conn.limit_unsent(UNSENT_BYTES)
         self.corked = False  # True while more frames are to come, with a `flush` behind them
         self.epoch = 0  # how often the conn has had room again after it was full
-        self._conn = conn
-        self._fail = fail
-        self._send_now = conn.send_now
+        self._conn = conn  # belongs to the session, which closes it
+        self._fail = fail  # ends the session
+        self._send_now = conn.send_now  # looked up once: every frame passes here
         self._loop = get_hub().loop
-        self._queue = bytearray()  # whole frames, but for the first, of which a part may have been sent
-        self._is_full = False  # the conn took fewer bytes than it was given
-        self._scheduled = False  # a flush at the end of this turn
+        self._queue = bytearray()  # frames in order; a part of the first may have been sent
+        self._is_full = False  # the conn took fewer bytes than it was given, and is not writable yet
+        self._will_flush = False  # `flush` is going to be called at the end of this turn
         self._line: deque[Writer] = deque()  # streams that wait to send, first come first served
-        self._silent: list[Writer] = []  # streams with flags that no frame has carried yet
-        self._turn = 0.0  # the loop's time in this turn: each turn has another one
+        self._owing_flags: list[Writer] = []  # streams with flags that no frame has carried yet
+        self._turn = 0.0  # the loop's time, which differs from turn to turn
         self._frames = 0  # sent in this turn
         self._bulk = 0  # bytes of payload sent in this turn
-        self._was_lone = True  # the turn before had one frame: this turn probably has only one, too
+        self._was_lone = True  # the turn before had at most one frame, so this turn probably has one, too
 
     def send(self, frame: bytes) -> None:
         """Send a whole frame, in this turn or as soon as the conn takes it."""
@@ -99,7 +99,7 @@ class Sender:
         elif len(queue) >= FULL_BYTES:
             self.flush()
         else:
-            self.schedule()
+            self.flush_soon()
 
     def send_data(self, header: bytes, payload: bytes | bytearray | memoryview) -> None:
         """Send a Data frame; of a large payload, only what the conn does not take now is copied."""
@@ -131,38 +131,38 @@ class Sender:
         self._wait_writable()
 
     def has_room(self) -> bool:
-        """Tell whether a Data frame may be sent now; otherwise its stream has to wait in line."""
+        """Tell whether a Data frame may be sent now; otherwise the stream has to wait in line."""
         if self._loop.now() != self._turn:
             self._begin_turn()
         return not (self._is_full or self._line or self._bulk >= BULK_BYTES)
 
-    def may_pass(self, count: int) -> bool:
-        """Tell whether a Data frame with `count` bytes is so small that it need not wait in line.
+    def may_overtake(self, count: int) -> bool:
+        """Tell whether a Data frame with `count` bytes is small enough to overtake the streams in line.
 
-        A stream may do so once in each `epoch`: otherwise bulk in small pieces would keep the others waiting.
+        A stream may overtake once in each `epoch`: bulk in small pieces must not keep the others waiting.
         """
         return count <= SMALL_BYTES and len(self._queue) < SMALL_FULL_BYTES
 
-    def wait_for_turn(self, writer: Writer) -> None:
-        """Put `writer` into the line: its `take_turn` is called when it is the first."""
+    def wait_in_line(self, writer: Writer) -> None:
+        """Put `writer` at the end of the line; `writer.on_first_in_line` is called in the hub."""
         self._line.append(writer)
         self._wait_writable()
 
     def send_flags_soon(self, writer: Writer) -> None:
         """Have `writer.send_flags` called at the end of this turn, unless a frame carries them before."""
-        self._silent.append(writer)
-        self.schedule()
+        self._owing_flags.append(writer)
+        self.flush_soon()
 
-    def schedule(self) -> None:
+    def flush_soon(self) -> None:
         """Flush at the end of this turn of the loop."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.run_callback(self._flush_scheduled)
+        if not self._will_flush:
+            self._will_flush = True
+            self._loop.run_callback(self._flush_at_end_of_turn)
 
     def flush(self) -> None:
         """Send what is queued, as far as the conn takes it."""
-        silent, self._silent = self._silent, []
-        for writer in silent:
+        writers, self._owing_flags = self._owing_flags, []
+        for writer in writers:
             writer.send_flags()
         queue = self._queue
         if not queue or self._is_full:
@@ -186,10 +186,10 @@ class Sender:
         self._fail = _ignore
         self._queue.clear()
         self._line.clear()
-        self._silent.clear()
+        self._owing_flags.clear()
 
-    def _flush_scheduled(self) -> None:
-        self._scheduled = False
+    def _flush_at_end_of_turn(self) -> None:
+        self._will_flush = False
         if not self._conn.closed:
             self.flush()
 
@@ -210,13 +210,13 @@ class Sender:
         self.flush()
         if not (self._is_full or self._conn.closed):
             self._conn.call_when_writable(None)
-        # One stream gets its turn in any case: otherwise small frames of others could hold it up for ever.
+        # The first stream in line sends in any case: small frames of others must not hold it up for ever.
         line = self._line
         self._begin_turn()
         if line and len(self._queue) < SMALL_FULL_BYTES:
-            line.popleft().take_turn()
+            line.popleft().on_first_in_line()
         while line and not self._is_full and self._bulk < BULK_BYTES:
-            line.popleft().take_turn()
+            line.popleft().on_first_in_line()
         if line:
             self._wait_writable()
 

@@ -51,39 +51,40 @@ class _Handler:
 class Session:
     """One end of a multiplexed session over a conn, which the session closes.
 
-    The session receives at once or, if `receives` is false, from `receive` on. Streams of the peer wait for
-    `serve` or `accept`; if `ACCEPT_BACKLOG` of them wait, further ones are refused.
+    If `receives` is false, the session reads nothing until `receive` is called. Streams of the peer wait for
+    `serve` or `accept`; while `ACCEPT_BACKLOG` of them wait, further ones are refused.
     """
 
     def __init__(self, conn: EventedConn, *, is_client: bool, receives: bool = True) -> None:
-        self.closed = False
+        self.closed = False  # the session has ended, for whatever reason
         self.error: GnarError | None = None  # why the session ended; None if this end closed it
         self.path = Path()  # what the windows of all streams share
         self.stored_bytes = 0  # received and unread, in all streams
-        self.sender = Sender(conn, self._end)
-        self._conn = conn
-        self._name = str(conn)
+        self.sender = Sender(conn, self._end)  # sends the frames of the session and of all streams
+        self._conn = conn  # closed by `_end`
+        self._name = str(conn)  # how errors and log lines name this session
         self._loop = get_hub().loop
-        self._next_id = 1 if is_client else 2  # of the next stream that this end opens
-        self._peer_parity = 0 if is_client else 1  # the ids of the peer's streams are even, or odd
-        self._streams: dict[int, Stream] = {}  # that have not been ended by both ends
+        self._next_id = 1 if is_client else 2  # the id of the next stream that this end opens
+        self._peer_parity = 0 if is_client else 1  # the ids of the peer's streams are even (0) or odd (1)
+        self._streams: dict[int, Stream] = {}  # by id; without those that both ends have ended
         self._peer_gone_away = False  # the peer takes no further streams
         self._gone_away = False  # this end takes no further streams
-        self._handler: _Handler | None = None  # once `serve` was called
+        self._handler: _Handler | None = None  # None until `serve` is called
         self._handled = 0  # streams of the peer whose handlers run
-        self._held: deque[Stream] = deque()  # opened, but the peer does not know: its backlog may be full
-        self._announced = 0  # opened, and known to the peer, which has not accepted them yet
-        self._arrived: list[Stream] = []  # streams of the peer that came with the present read
+        self._held: deque[Stream] = deque()  # opened and not announced, since the peer's backlog may be full
+        self._announced = 0  # streams of this end that the peer knows and has not accepted yet
+        self._arrived: list[Stream] = []  # streams of the peer that the present read has opened
         self._backlog: deque[Stream] = deque()  # streams of the peer that wait for `serve` or `accept`
         self._acceptors: deque[greenlet] = deque()  # greenlets that wait in `accept`
-        self._pings: dict[int, tuple[float, greenlet | None]] = {}  # sent when, and who waits for the answer
+        # By number: when the ping was sent, and who waits for the answer.
+        self._pings: dict[int, tuple[float, greenlet | None]] = {}
         self._next_ping = 0  # the number of the next ping
         self._is_measuring = False  # a ping is on the way to measure the round trip
         self._enders: list[Callable[[], None]] = []  # to be called at the end
         self._receiver = Receiver(conn, self)
         self._keepalive = self._loop.timer(KEEPALIVE_S, KEEPALIVE_S)
         self._keepalive.start(self._keep_alive)
-        # Repeating, since a timer of libev that does not is good for one start.
+        # Ends the session of a silent peer. The timer repeats, since `again` does not start others.
         self._deadline = self._loop.timer(KEEPALIVE_TIMEOUT_S, KEEPALIVE_TIMEOUT_S)
         if receives:
             self.receive()
@@ -193,7 +194,7 @@ class Session:
         self._receiver.has_heard = False
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
         self._send_ping(None)
-        if not self.closed:  # by that very ping
+        if not self.closed:  # sending the ping may have failed, which ends the session
             self._deadline.again(self._check_alive)
 
     def _check_alive(self) -> None:
@@ -257,12 +258,13 @@ class Session:
         """Ignore frames for a stream that has ended."""
         self._streams.pop(stream_id, None)
 
-    def accepted(self) -> None:
-        """Take note that the peer has accepted one more of the streams that this end has opened."""
+    def on_accepted(self) -> None:
+        """The peer has accepted a stream that this end opened, or the stream has ended before."""
         self._announced -= 1
         self._announce()
 
     def _announce(self) -> None:
+        """Tell the peer of streams that this end has opened, as many as the peer's backlog holds."""
         while self._held and self._announced < ACCEPT_BACKLOG:
             stream = self._held.popleft()
             if stream.announce():
@@ -275,11 +277,11 @@ class Session:
         """Call `callback` in the hub."""
         self._loop.run_callback(callback)
 
-    def granted(self, update: bytes) -> None:
-        """Send a WindowUpdate frame, and measure the round trip again if the last time is long ago."""
+    def send_window_update(self, frame: bytes) -> None:
+        """Send a WindowUpdate `frame`; measure the round trip if no recent measurement is known."""
         if self.closed:
             return
-        self.sender.send(update)
+        self.sender.send(frame)
         if self.path.is_stale and not self._is_measuring:
             self._is_measuring = True
             self._send_ping(None)
@@ -287,7 +289,7 @@ class Session:
     # ---- for the receiver ----------------------------------------------------------------------------------
 
     def stream_for(self, stream_id: int, flags: int) -> Stream | None:
-        """Return the stream to which a frame belongs, a new one for SYN; None if nobody wants the frame."""
+        """Return the stream to which a frame belongs, a new one for SYN; None to ignore the frame."""
         if not flags & SYN:
             return self._streams.get(stream_id)
         if stream_id & 1 != self._peer_parity or stream_id == SESSION_ID:
@@ -304,14 +306,14 @@ class Session:
         return stream
 
     def on_ping(self, flags: int, number: int) -> None:
-        """A Ping frame has come: answer it, or take it as the answer to a ping of this end."""
+        """A Ping frame has come: answer the peer's question, or note the answer to a ping of this end."""
         if flags & SYN:
             self.sender.send(pack(PING, ACK, SESSION_ID, number))
             return
         if number in self._pings:
             began_s, waiter = self._pings[number]
             self._is_measuring = False
-            self.path.measured(monotonic() - began_s)
+            self.path.set_rtt(monotonic() - began_s)
             if waiter is None:
                 del self._pings[number]
             else:
@@ -319,17 +321,17 @@ class Session:
 
     def _wake_pinger(self, number: int) -> None:
         _, waiter = self._pings.pop(number, (0.0, None))
-        if waiter is not None:  # it may have given up meanwhile
+        if waiter is not None:  # the greenlet may have given up meanwhile
             waiter.switch(self)
 
     def on_go_away(self, reason: int) -> None:
-        """A GoAway frame has come: open no further streams. Raises `MuxError` if it tells of an error."""
+        """A GoAway frame has come: open no further streams. Raises `MuxError` if the reason is an error."""
         if reason != NORMAL:
             raise MuxError(f"the peer ended the session: {_GO_AWAY_REASONS.get(reason, f'reason {reason}')}")
         self._peer_gone_away = True
 
     def after_frames(self, touched: list[Stream]) -> None:
-        """All frames of one read have been handled: wake who waits on the streams that they `touched`."""
+        """All frames of one read have been handled: wake the greenlets that wait on the `touched` streams."""
         for stream in touched:
             stream.is_touched = False
             stream.wake()
@@ -339,14 +341,15 @@ class Session:
             self._reset_fullest()
 
     def _reset_fullest(self) -> None:
+        """Reset the stream with the most unread bytes, so that the process does not run out of memory."""
         fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
-        if fullest is None or not fullest.stored_bytes:  # all is in streams that both ends have ended
+        if fullest is None or not fullest.stored_bytes:  # all bytes are in streams that both ends have ended
             self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
         else:
             fullest.abort()
 
     def on_error(self, error: GnarError) -> None:
-        """The conn broke or ended, or the peer broke the protocol, and is told so: end the session."""
+        """End the session, since the conn broke or ended, or since the peer broke the protocol."""
         if isinstance(error, ProtocolError) and not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, PROTOCOL_ERROR))
         self._end(error)
@@ -361,7 +364,7 @@ class Session:
                 self._acceptors.popleft().switch(self)
             return
         for stream in arrived:
-            if stream.is_reset:  # by frames of the same read
+            if stream.is_reset:  # the read that opened the stream has reset it, too
                 continue
             self.sender.send_flags_soon(stream)
             self._handled += 1

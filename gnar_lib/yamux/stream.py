@@ -25,10 +25,10 @@ from gnar_lib.yamux.owner import Owner
 from gnar_lib.yamux.state import TRANSITIONS, Event, State
 from gnar_lib.yamux.window import Window
 
-# What one Data frame carries at most: other streams wait for so long. 64 KiB and a header would be more than
-# loopback carries in one packet, and a write of that costs up to twice as much for each byte.
+# What one Data frame carries at most: all other streams wait while the frame is sent. 64 KiB and a header are
+# more than loopback carries in one packet, and writing them costs up to twice as much for each byte.
 FRAME_BYTES: Final = 32 * 1024
-# Smaller chunks are joined: each chunk costs about fifty bytes besides, and a peer may send single bytes.
+# Smaller chunks are joined: each chunk costs about fifty bytes on top, and a peer may send single bytes.
 JOIN_BYTES: Final = 2 * 1024
 
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
@@ -39,23 +39,23 @@ class Stream:
     """A conn whose bytes travel as frames of a session, which makes it.
 
     The session forgets the stream when both ends have ended it. Bytes that have arrived are kept until they
-    are read; they are at most as many as the receive window allows.
+    are read; the receive window limits how many they are.
     """
 
     __slots__ = (
         "_chunks",
         "_flags",
-        "_has_turn",
+        "_is_first_in_line",
+        "_is_in_line",
         "_is_unaccepted",
         "_offset",
         "_on_readable",
-        "_passed",
+        "_overtook_in",
         "_read_waiter",
         "_room",
         "_session",
         "_state",
         "_unread",
-        "_waits_for_turn",
         "_window",
         "_write_waiter",
         "closed",
@@ -69,21 +69,21 @@ class Stream:
         self.closed = False  # this end has called `close` or `abort`
         self.was_read = False  # a wait to read has ended since somebody set this to False
         self.is_touched = False  # a frame for this stream was among those of the present read
-        self._session = session
-        self._state = _OPEN
+        self._session = session  # to which this stream belongs
+        self._state = _OPEN  # changes in `_end` alone
         self._flags = flags  # SYN or ACK, until a frame has carried it to the peer
         self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # bytes that this end may send
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path)  # what the peer may send
         self._chunks: list[bytes | memoryview] = []  # received and unread; a memoryview is borrowed
         self._offset = 0  # bytes of the first chunk that have been read
-        self._unread = b""  # bytes that were put back
+        self._unread = b""  # bytes that `unread` has put back
         self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
         self._read_waiter: greenlet | None = None  # the greenlet that waits to read
         self._write_waiter: greenlet | None = None  # the greenlet that waits to send
-        self._waits_for_turn = False  # it is in the sender's line
-        self._has_turn = False  # it is the first in line, and may send one frame
-        self._passed = -1  # the epoch of the sender in which a small frame last went past the line
+        self._is_in_line = False  # this stream is in the sender's line
+        self._is_first_in_line = False  # this stream may send one frame, whatever else waits
+        self._overtook_in = -1  # the epoch of the sender in which a small frame last overtook the line
 
     def __repr__(self) -> str:
         return f"<Stream {self} {'closed, ' if self.closed else ''}{self._state.value}>"
@@ -112,7 +112,7 @@ class Stream:
             return b"" if self._is_at_end() else None
         chunk, offset = self._chunks[0], self._offset
         if not offset and len(chunk) <= size:
-            data = bytes(chunk)  # the very object, when it is bytes already
+            data = bytes(chunk)  # no copy if the chunk is bytes already
             del self._chunks[0]
         else:
             data = bytes(chunk[offset : offset + size])
@@ -209,7 +209,7 @@ class Stream:
 
     def _grant(self, count: int) -> None:
         if self._state is _OPEN or self._state is _WE_ENDED:
-            self._session.granted(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))
+            self._session.send_window_update(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -222,11 +222,11 @@ class Stream:
             count = min(total - sent, self._room, FRAME_BYTES)
             if not count:
                 break
-            if not (self._has_turn or sender.has_room()):
-                if self._passed == sender.epoch or not sender.may_pass(count):
+            if not (self._is_first_in_line or sender.has_room()):
+                if self._overtook_in == sender.epoch or not sender.may_overtake(count):
                     break
-                self._passed = sender.epoch
-            self._has_turn = False
+                self._overtook_in = sender.epoch
+            self._is_first_in_line = False
             if count < total:
                 view = memoryview(data)[sent : sent + count]
             self._room -= count
@@ -251,18 +251,18 @@ class Stream:
         if self._flags:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags(), self.id, 0))
 
-    def take_turn(self) -> None:
-        """Let the greenlet that waits to send have its turn; runs in the hub."""
-        self._waits_for_turn = False
+    def on_first_in_line(self) -> None:
+        """Let the greenlet that waits to send write one frame; runs in the hub."""
+        self._is_in_line = False
         if self._write_waiter is not None:
-            self._has_turn = True
+            self._is_first_in_line = True
             self._write_waiter.switch(self)
-            self._has_turn = False
+            self._is_first_in_line = False
 
     def _wait_to_write(self) -> None:
-        if self._room and not self._waits_for_turn:
-            self._waits_for_turn = True
-            self._session.sender.wait_for_turn(self)
+        if self._room and not self._is_in_line:
+            self._is_in_line = True
+            self._session.sender.wait_in_line(self)
         self._write_waiter = getcurrent()
         try:
             wait_for(self)
@@ -348,35 +348,35 @@ class Stream:
             return
         if event is Event.SEND_FIN:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | FIN, self.id, 0))
-        elif event is Event.SEND_RST and not self._flags & SYN:  # otherwise the peer does not know of it
+        elif event is Event.SEND_RST and not self._flags & SYN:  # the peer knows of the stream
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | RST, self.id, 0))
         if state in _OVER:
             self._flags = 0
             self._session.forget(self.id)
             if self._is_unaccepted:
-                self._accepted()
+                self._on_accepted()
             self._window.release()
 
-    # ---- what frames bring, and what the session does with it ----------------------------------------------
+    # ---- for the receiver and the session ------------------------------------------------------------------
 
     def on_flags(self, flags: int) -> None:
         """A frame has come with these flags: FIN and RST end the stream, ACK accepts it."""
         if self._state in _OVER:
             return
         if self._is_unaccepted and flags & ACK:
-            self._accepted()
+            self._on_accepted()
         if flags & FIN:
             self._end(Event.RECEIVE_FIN)
         if flags & RST and self._state is not _ENDED:
             self._end(Event.RECEIVE_RST)
             self._forget_chunks()
 
-    def _accepted(self) -> None:
+    def _on_accepted(self) -> None:
         self._is_unaccepted = False
-        self._session.accepted()
+        self._session.on_accepted()
 
     def announce(self) -> bool:
-        """Begin to send, with SYN in the first frame; return False if the stream has ended before."""
+        """Allow sending, with SYN in the first frame; return False if the stream has ended already."""
         if self._flags & SYN:
             self._room = INITIAL_WINDOW_BYTES
             self._is_unaccepted = True
@@ -386,9 +386,9 @@ class Stream:
         """A Data frame with `count` bytes has begun; raises `ProtocolError` if the peer may not send them."""
         if count and (self._state is _PEER_ENDED or self._state is _ENDED):
             raise ProtocolError(f"{self}: data after FIN")
-        self._window.charge(count)
+        self._window.use_room(count)
         if self.closed and self._state is _WE_ENDED and self._window.room < self._window.size >> 1:
-            self._end(Event.SEND_RST)  # the peer sends on and on, and nobody reads it
+            self._end(Event.SEND_RST)  # the peer keeps sending to a closed stream
 
     def on_data(self, view: memoryview) -> None:
         """Bytes of a Data frame have come, in memory that is borrowed until `copy_borrowed`."""
@@ -418,14 +418,14 @@ class Stream:
         chunks[first:] = [b"".join(chunks[first:])]
 
     def wake(self) -> None:
-        """Switch to the greenlets that can go on now, be it with an error; runs in the hub."""
+        """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
         is_over = self.closed or self._session.closed
         if self._read_waiter is not None or self._on_readable is not None:
             peer_may_send = self._state is _OPEN or self._state is _WE_ENDED
             if self._chunks or self._unread or is_over or not peer_may_send:
                 self._wake_reader()
         if self._write_waiter is not None and (
-            (self._room and not self._waits_for_turn)
+            (self._room and not self._is_in_line)
             or is_over
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):

@@ -1,4 +1,4 @@
-"""How much a peer may send: the receive window of one stream, and what all streams of a session share.
+"""How much a peer may send: the receive window of a stream, and what all windows of a session share.
 
 A window begins with the size that every peer assumes. It doubles whenever the reader has consumed half of it
 in less than about a round trip, because then the window is what holds the stream back. So it grows towards
@@ -25,11 +25,11 @@ class Path:
     __slots__ = ("_measured_s", "rtt_s", "spare_bytes")
 
     def __init__(self) -> None:
-        self.rtt_s = 0.0  # 0: not known yet
-        self.spare_bytes = MAX_GROWTH_BYTES  # by which windows may grow
+        self.rtt_s = 0.0  # the round trip time as last measured; 0 if it was never measured
+        self.spare_bytes = MAX_GROWTH_BYTES  # by which all windows together may still grow
         self._measured_s = 0.0  # when the round trip was measured
 
-    def measured(self, rtt_s: float) -> None:
+    def set_rtt(self, rtt_s: float) -> None:
         """Take note of a round trip that was just measured."""
         self._measured_s = monotonic()
         self.rtt_s = rtt_s
@@ -47,8 +47,8 @@ class Window:
 
     def __init__(self, path: Path) -> None:
         self.room = INITIAL_WINDOW_BYTES  # bytes that the peer may send now
-        self._path = path
-        self._size = INITIAL_WINDOW_BYTES
+        self._path = path  # shared with the other windows of the session
+        self._size = INITIAL_WINDOW_BYTES  # see `size`
         self._consumed = 0  # bytes read since the last grant
         self._granted_s = monotonic()  # when the last grant was made
 
@@ -57,8 +57,8 @@ class Window:
         """How many bytes may be on the way, or received and unread, at the same time."""
         return self._size
 
-    def charge(self, count: int) -> None:
-        """A Data frame brings `count` bytes; raises `ProtocolError` if the peer may not send so many."""
+    def use_room(self, count: int) -> None:
+        """Take note that the peer has sent `count` bytes; raises `ProtocolError` if they exceed the room."""
         if count > self.room:
             raise ProtocolError(f"{count} bytes for a window that has room for {self.room}")
         self.room -= count
@@ -66,8 +66,7 @@ class Window:
     def consume(self, count: int) -> int:
         """Take note that the reader took `count` bytes, and return how many more the peer may send: mostly 0.
 
-        The peer is granted half a window at a time. So grants are few, and the peer does not run dry
-        meanwhile.
+        The peer is granted half a window at a time. So grants are few, and the peer can send all the while.
         """
         self._consumed += count
         if self._consumed < self._size >> 1:

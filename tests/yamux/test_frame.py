@@ -62,7 +62,7 @@ INITIAL = frame.INITIAL_WINDOW_BYTES
 
 def use(one: window.Window, count: int) -> int:
     """Have the peer send and the reader take `count` bytes."""
-    one.charge(count)
+    one.use_room(count)
     return one.consume(count)
 
 
@@ -75,14 +75,14 @@ def test_window_grants_half_of_itself_at_a_time() -> None:
 
 def test_data_beyond_the_window_is_an_error_of_the_protocol() -> None:
     one = window.Window(window.Path())
-    one.charge(INITIAL)
+    one.use_room(INITIAL)
     with pytest.raises(ProtocolError):
-        one.charge(1)
+        one.use_room(1)
 
 
 def test_window_of_a_fast_reader_on_a_long_path_doubles_up_to_its_limit() -> None:
     path = window.Path()
-    path.measured(60.0)  # no test takes that long
+    path.set_rtt(60.0)  # no test takes that long
     one, sizes = window.Window(path), []
     while one.size < window.MAX_WINDOW_BYTES:
         assert use(one, one.size // 2) > 0
@@ -101,7 +101,7 @@ def test_window_does_not_grow_before_the_round_trip_is_known() -> None:
 
 def test_windows_of_one_session_grow_within_a_common_limit() -> None:
     path = window.Path()
-    path.measured(60.0)
+    path.set_rtt(60.0)
     several = [window.Window(path) for _ in range(8)]
     for one in several:
         for _ in range(10):

@@ -196,6 +196,6 @@ def test_round_trip_is_measured_when_a_window_relies_on_it_and_the_window_grows(
         ]
         peer.send((PING, ACK, 0, 0))
         turn()
-        session.path.measured(60.0)
+        session.path.set_rtt(60.0)
         use(INITIAL_WINDOW_BYTES // 2)
         assert peer.recv() == (WINDOW_UPDATE, 0, 1, INITIAL_WINDOW_BYTES // 2 + INITIAL_WINDOW_BYTES)

@@ -78,7 +78,7 @@ def test_stream_is_forgotten_when_both_ends_have_ended_it_and_not_before() -> No
 def test_window_grown_by_a_stream_returns_when_it_ends() -> None:
     with session_pair() as (client, server):
         spare = server.path.spare_bytes
-        server.path.measured(60.0)
+        server.path.set_rtt(60.0)
         ours = client.open()
         ours.sendall(bytes(INITIAL_WINDOW_BYTES))
         theirs = server.accept()

@@ -120,7 +120,7 @@ class WriterInLine:
     def send_flags(self) -> None:
         pytest.fail("it has nothing to say")
 
-    def take_turn(self) -> None:
+    def on_first_in_line(self) -> None:
         self.turns += 1
 
 
@@ -129,11 +129,11 @@ def test_writer_in_line_gets_a_turn_though_the_socket_stays_full() -> None:
     ours = sender.Sender(cast("net.SocketConn", conn), lambda error: pytest.fail(str(error)))
     ours.send_data(bytes(12), bytes(30_000))
     assert not ours.has_room()
-    ours.wait_for_turn(writer)
+    ours.wait_in_line(writer)
     for turns in range(1, 4):
         epoch = ours.epoch
         conn.room = 1000
         assert conn.on_writable is not None
         conn.on_writable()
         assert (writer.turns, ours.epoch) == (turns, epoch + 1)
-        ours.wait_for_turn(writer)
+        ours.wait_in_line(writer)
