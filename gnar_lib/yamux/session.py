@@ -80,7 +80,7 @@ class Session:
         self._pings: dict[int, tuple[float, greenlet | None]] = {}
         self._next_ping = 0  # the number of the next ping
         self._is_measuring = False  # a ping is on the way to measure the round trip
-        self._enders: list[Callable[[], None]] = []  # to be called at the end
+        self._ended = Event()  # set when everybody who waits on the session or on a stream was woken
         self._receiver = Receiver(conn, self)
         self._keepalive = self._loop.timer(KEEPALIVE_S, KEEPALIVE_S)
         self._keepalive.start(self._keep_alive)
@@ -99,16 +99,6 @@ class Session:
     def getpeername(self) -> Sockaddr:
         """Return the address of the other end."""
         return self._conn.getpeername()
-
-    @property
-    def stream_count(self) -> int:
-        """How many streams there are that have not been ended by both ends."""
-        return len(self._streams)
-
-    @property
-    def rtt_s(self) -> float:
-        """The round trip time in seconds as it was last measured; 0 if it has not been measured."""
-        return self.path.rtt_s
 
     @property
     def why_closed(self) -> str:
@@ -204,12 +194,6 @@ class Session:
 
     # ---- ending --------------------------------------------------------------------------------------------
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once in the hub when the session has ended, for whatever reason."""
-        self._enders.append(callback)
-        if self.closed:
-            self._loop.run_callback(self._tell_end)
-
     def close(self) -> None:
         """Tell the peer, and end the session with all its streams; in any state and more than once."""
         if not self.closed:
@@ -221,12 +205,8 @@ class Session:
         self._end(None)
 
     def wait_end(self) -> None:
-        """Wait until the session has ended."""
-        if self.closed:
-            return
-        ended: Event = Event()
-        self.on_end(ended.set)
-        ended.wait()
+        """Wait until the session has ended, for whatever reason."""
+        self._ended.wait()
 
     def _end(self, error: GnarError | None) -> None:
         if self.closed:
@@ -248,9 +228,7 @@ class Session:
             self._wake_pinger(number)
         while self._acceptors:
             self._acceptors.popleft().switch(self)
-        enders, self._enders = self._enders, []
-        for ender in enders:
-            ender()
+        self._ended.set()
 
     # ---- for the streams -----------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import gevent
 import pytest
-from gevent.event import Event
 from gevent.hub import get_hub
 
 from gnar_lib import net
@@ -77,10 +76,13 @@ def turn() -> None:
 
 def wait_end(session: Session) -> str:
     """Wait until a session has ended; return why."""
-    ended = Event()
-    session.on_end(ended.set)
-    ended.wait()
+    session.wait_end()
     return str(session.error)
+
+
+def stream_count(session: Session) -> int:
+    """Return how many streams the session knows: those that have not been ended by both ends."""
+    return len(session._streams)
 
 
 def read_all(stream: Stream) -> bytes:

@@ -20,7 +20,7 @@ from gnar_lib.yamux import Session
 from gnar_lib.yamux import session as session_module
 from gnar_lib.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.helpers.harness import first_of_workers
-from tests.peers.mux import read_all
+from tests.peers.mux import read_all, stream_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def go_peer(program: Path, role: str, *actions: str) -> Iterator[GoPeer]:
         try:
             yield peer
             assert peer.crew.wait_empty(5)
-            while peer.session.stream_count:  # until the deadline above: its last FIN may be on the way
+            while stream_count(peer.session):  # until the deadline above: its last FIN may be on the way
                 peer.session.ping()
             assert "[ERR]" not in peer.stop()
         finally:
@@ -271,13 +271,11 @@ def test_go_away_to_go_and_its_streams_are_refused(peer_program: Path, role: str
 def test_end_of_go_ends_the_session_and_the_streams(peer_program: Path, role: str) -> None:
     with gevent.Timeout(TIMEOUT_S):
         peer = GoPeer(peer_program, role)
-        ended = gevent.event.Event()
         try:
             stream = peer.session.open()
             stream.sendall(b"e")
-            peer.session.on_end(ended.set)
             peer.stop()
-            ended.wait()
+            peer.session.wait_end()
             assert peer.session.closed
         finally:
             peer.kill()

@@ -26,6 +26,7 @@ from tests.peers.mux import (
     clean,
     session_and_peer,
     session_pair,
+    stream_count,
     turn,
     wait_end,
 )
@@ -46,8 +47,8 @@ def _bounded_and_clean() -> Iterator[None]:
 def test_ping_measures_the_round_trip() -> None:
     with session_pair() as (client, server):
         assert 0 < client.ping() < 5
-        assert client.rtt_s > 0
-        assert server.rtt_s == 0
+        assert client.path.rtt_s > 0
+        assert server.path.rtt_s == 0
         assert server.ping() > 0
 
 
@@ -95,19 +96,24 @@ def test_after_go_away_streams_go_on_and_no_new_ones_come() -> None:
 
 def test_close_says_so_and_ends_everything_once() -> None:
     with session_and_peer() as (session, peer):
-        ends: list[int] = []
+        crew, ends = net.Crew("waiters"), []
+
+        def wait() -> None:
+            session.wait_end()
+            ends.append(session.error)
+
         peer.send((DATA, SYN, 1, b"x"))
         stream = session.accept()
-        session.on_end(lambda: ends.append(1))
+        crew.spawn(wait)
+        turn()
+        assert ends == []
         session.close()
         session.close()
         frames = peer.recv_to_end()
         assert frames[-1] == (GO_AWAY, 0, 0, NORMAL)
-        turn()
-        assert (ends, session.error, session.stream_count) == ([1], None, 0)
-        session.on_end(lambda: ends.append(2))
-        turn()
-        assert ends == [1, 2]
+        session.wait_end()
+        assert crew.wait_empty(5)
+        assert (ends, stream_count(session)) == ([None], 0)
         for action in (lambda: stream.sendall(b"x"), session.accept, session.open, session.ping):
             with pytest.raises((ConnClosed, MuxError), match="closed"):
                 action()
@@ -167,7 +173,7 @@ def test_peer_that_answers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             assert peer.recv() == (PING, SYN, 0, number)
             peer.send((PING, ACK, 0, number))
         assert not session.closed
-        assert session.rtt_s > 0
+        assert session.path.rtt_s > 0
 
 
 def test_keep_alive_that_cannot_be_written_ends_the_session_and_starts_no_timer() -> None:
