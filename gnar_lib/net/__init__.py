@@ -1,12 +1,13 @@
 """Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
-from gnar_lib.net.conn import LENT_BYTES, SocketConn
+from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
 from gnar_lib.net.endpoint import Listener, dial, dial_host, first_that_opens, listen
-from gnar_lib.net.greenlets import Crew, busy_greenlets, deadline, give_way, wait_for
+from gnar_lib.net.greenlets import Crew, deadline
 from gnar_lib.net.options import set_keepalive
+from gnar_lib.net.switching import LENT_BYTES, busy_greenlets, give_way, wait_for
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
 __all__ = [

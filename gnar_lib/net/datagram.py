@@ -20,8 +20,9 @@ from gevent.hub import get_hub
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, ListenError
 from gnar_lib.net.address import Sockaddr, format_address, resolve, unix_family
-from gnar_lib.net.conn import read_watcher, socket_class
+from gnar_lib.net.conn import socket_class
 from gnar_lib.net.endpoint import listen_error
+from gnar_lib.net.switching import read_watcher
 
 BATCH = 64  # datagrams per turn of the loop, so that a flood of them does not starve the others
 MAX_PEERS = 4096  # at least as many of the latest are remembered, and at most twice as many

@@ -17,9 +17,10 @@ from greenlet import getcurrent
 from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenError
 from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net.address import Sockaddr, format_address, is_unix, resolve
-from gnar_lib.net.conn import CLOSED, SocketConn, read_watcher, socket_class
+from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.greenlets import Crew, deadline
 from gnar_lib.net.options import set_common_options
+from gnar_lib.net.switching import CLOSED, read_watcher
 
 DIAL_TIMEOUT_S = 10.0
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
