@@ -11,7 +11,8 @@ import pytest
 
 from gnar_lib.errors import ConnError
 from gnar_lib.proto import Login, Message, ProxyReq, Welcome, send
-from tests.auth.test_auth import answer_of, go_login, is_closed_by_peer, serving
+from tests.helpers.logins import go_login
+from tests.helpers.servers import answer_of, is_closed_by_peer, serving
 
 if TYPE_CHECKING:
     from gnar_lib.net import Conn
