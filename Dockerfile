@@ -1,12 +1,13 @@
-# gnar's server as an image, and its client with another entry point: docs/docker.md.
-# BASE is any image with Python 3.10 or newer, its venv, and a shell for the first stage.
+# Makes an image of gnar's server; with another entry point the image is the client. See docs/docker.md.
+# BASE is any image with Python 3.10 or newer, Python's module venv, and a shell for the first stage.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 WORKDIR /src
-# .dockerignore lets in what the build needs.
+# .dockerignore leaves out all files but those that the build needs.
 COPY . .
-# Unpacked here, by root and for every user to read: a container has nothing to unpack, and no folder to write to.
+# gnar.pyz is unpacked now, by root, into files that every user can read. So a container unpacks nothing, and needs
+# no folder that it can write to.
 RUN ./build_zipapp.sh --host && \
     SHIV_ROOT=/opt/gnar ./gnar.pyz --version && \
     chmod -R a+rX,a-w gnar.pyz /opt/gnar && \
@@ -21,12 +22,12 @@ COPY --from=build /etc/passwd /etc/group /etc/
 COPY --from=build /opt/gnar /opt/gnar
 COPY --from=build /src/LICENSE /usr/share/doc/gnar/
 COPY --from=build /src/gnar.pyz /usr/local/bin/
-# Users get less time to finish than the 10 s after which Docker kills.
+# Docker kills a container 10 s after it asked it to stop; users have to finish before that.
 ENV SHIV_ROOT=/opt/gnar \
     GNAR_GRACE=8
-# Numeric, so that Kubernetes can tell that it is not root; any other user works, too.
+# A number, so that Kubernetes can see that the user is not root. Any other user works as well.
 USER 8910:8910
-# The control port; the ports of the proxies are published when the container is started.
+# The control port. The ports of the proxies are published when a container is started.
 EXPOSE 8910
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["gnar.pyz", "health"]

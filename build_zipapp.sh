@@ -11,18 +11,18 @@ Usage: ./build_zipapp.sh [--output FILE]
        ./build_zipapp.sh --which-python
        ./build_zipapp.sh --help
 
-Without an option: make ./gnar.pyz for every host: CPython 3.10 to 3.14 on Linux (x86_64 and aarch64, with
-glibc 2.28 or musl 1.2), macOS (Intel and Apple silicon) and Windows (x86_64).
+Without an option, makes ./gnar.pyz for every host: CPython 3.10 to 3.14 on Linux (x86_64 and aarch64, with
+glibc 2.28 or musl 1.2.4), macOS (Intel and Apple silicon) and Windows (x86_64).
 
-  --host           Make it for the Python and the platform of this machine alone; a tenth of the size.
-  --platform NAME  Make it for every Python on one platform: linux-x86_64, linux-aarch64, linux-x86_64-musl,
-                   linux-aarch64-musl, macos-x86_64, macos-arm64 or windows-x86_64.
+  --host           Make the file for the Python and the platform of this host alone: a tenth of the size, or less.
+  --platform NAME  Make the file for every Python on one platform: linux-x86_64, linux-aarch64,
+                   linux-x86_64-musl, linux-aarch64-musl, macos-x86_64, macos-arm64 or windows-x86_64.
   --output FILE    Write FILE instead of ./gnar.pyz.
-  --renew-pins     Take the newest version of every package into pyz/pins/.
-  --which-python   Only print the Python that would be used.
+  --renew-pins     Write the newest version of every package into pyz/pins/.
+  --which-python   Only print the path of the Python that would be used.
 
-The Python is $PYTHON if that is set, otherwise the first of python3 and python3.14 to python3.10 that is new
-enough (3.10). Packages are checked against the hashes in pyz/pins/ and kept in build/.
+The build runs under $PYTHON if that is set, otherwise under the first of python3, python3.14, ..., python3.10
+that is version 3.10 or newer. Packages are checked against the hashes in pyz/pins/, and kept in build/.
 EOF
 }
 

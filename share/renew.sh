@@ -1,6 +1,7 @@
 #!/bin/sh
-# Renews the files below share/, which are made from the texts of --help and are part of the package.
-# $PYTHON, otherwise python3, has to have gnar's packages, as that of the tests has.
+# Renews the manual page and the completion scripts below share/. They are made from the texts of --help, and are
+# part of the package. The script uses $PYTHON, or else python3. This Python needs gnar's dependencies; the
+# environment of the tests has them (build/test-VERSION/bin/python).
 set -eu
 cd "$(dirname "$0")"
 

@@ -1,19 +1,21 @@
 #!/bin/sh
-# Runs everything that says whether gnar works: style, types, the build, the tests. See usage below.
+# Runs all checks of gnar: style, types, the build, the tests. See usage below.
 set -eu
 
 usage() {
     cat <<'EOF'
 Usage: tests/run.sh [--python PYTHON] [--all] [--coverage] [ARGUMENT-OF-PYTEST ...]
 
-Makes its own environment in build/, installs what it needs there, and as root also the Debian packages
-with the tools that tests talk to. Then: build_zipapp.sh, shellcheck, ruff, mypy, pytest.
-pytest runs four tests at once; with arguments of its own it runs them one after the other.
-The Python is that of --python, or $PYTHON, or what build_zipapp.sh picks.
---all runs the tests that take minutes (marked slow) too.
---coverage shows which lines and branches of gnar_lib no test reaches, programs that tests start included.
-That takes longer.
-With CI=true a skipped test is a failure.
+Installs the Python packages of the tests into an environment in build/. Started by root, also installs the
+Debian packages with the tools that the tests use. Then runs build_zipapp.sh, shellcheck, ruff, mypy and pytest.
+pytest runs four tests at once. With arguments for pytest, the tests run one after the other.
+
+  --python PYTHON  Use this Python. Otherwise $PYTHON, or the one that build_zipapp.sh chooses.
+  --all            Also run the tests that take minutes (marked slow).
+  --coverage       Show which lines and branches of gnar_lib no test reaches. Programs that the tests start
+                   are included. Takes longer.
+
+With CI=true in the environment a skipped test is a failure.
 EOF
 }
 
@@ -43,7 +45,7 @@ shellcheck|shellcheck|what is wrong in shell scripts
 mmdebstrap|mmdebstrap|tests on other systems than this one
 mount|mount|tests on other systems than this one
 '
-# The same of what slow tests alone need.
+# The same list for the tools that only the slow tests need.
 slow_tools='
 pipx|pipx|tests of installing
 buildah|buildah|tests that build the image
@@ -68,20 +70,20 @@ main() {
         esac
     done
     cd "$(dirname "$0")/.."
-    PATH="$PATH:/usr/sbin:/sbin" # where Debian keeps ip, haproxy and nginx, for people who are not root
+    PATH="$PATH:/usr/sbin:/sbin" # Debian has ip, haproxy and nginx there, and only root's PATH has these folders
     PYTHON=$(PYTHON="${PYTHON:-}" ./build_zipapp.sh --which-python)
     export PYTHON PATH PIP_CACHE_DIR="$PWD/build/cache/pip" PIP_DISABLE_PIP_VERSION_CHECK=1
 
     install_tools
-    step "building gnar.pyz" ./build_zipapp.sh # first: it says best what a bare machine lacks
+    step "building gnar.pyz" ./build_zipapp.sh # first, since its messages say best what a new machine lacks
     make_environment
-    PATH="$venv/bin:$PATH" # gnar.pyz starts with python3, and that has to be this one
+    PATH="$venv/bin:$PATH" # gnar.pyz is started by python3, which has to be that of the environment
     step "shellcheck" lint_shell
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
     step "mypy" mypy
-    # Half of the time of the tests is waiting, so four workers keep two cores busy. They get one test at a time,
-    # in an order in which few wait at the same time (tests/conftest.py).
+    # The tests wait for half of their time, so four workers keep two cores busy. A worker gets one test at a time.
+    # tests/conftest.py puts the tests into an order in which few of them wait at the same time.
     [ $# != 0 ] || set -- -n 4 --dist load --maxschedchunk 1 --durations=10 --durations-min=1
     [ "${pytest#coverage}" = "$pytest" ] || coverage erase
     failed=""
@@ -102,10 +104,10 @@ step() {
     "$@"
 }
 
-# SC2015: in `a && b || c`, c is meant for the failure of either.
+# SC2015 warns about `a && b || c`. Here c is meant to run when a or b fails.
 lint_shell() {
     if [ "${CI:-}" != true ] && ! present shellcheck; then
-        return # complain() has told
+        return # complain() has said that it is missing
     fi
     # shellcheck disable=SC2046 # no name of a script has a space in it
     shellcheck --exclude=SC2015 .ci/run $(git ls-files '*.sh' 2>/dev/null || printf '%s\n' *.sh tests/*.sh tests/*/*.sh)
@@ -123,12 +125,12 @@ install_tools() {
     [ -z "$missing" ] || complain
 }
 
-# Another apt-get that runs is waited for.
+# Runs apt-get. Waits if another apt-get is running.
 apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" >/dev/null
 }
 
-# Where a release lacks one of them, the others still come.
+# Installs packages one at a time: if a release lacks one of them, the others are still installed.
 one_by_one() {
     for package in "$@"; do
         apt_get install "$package" || say "apt-get could not install $package"
@@ -157,7 +159,8 @@ complain() {
     say "!! To install them: sudo apt-get install $missing"
 }
 
-# Makes $venv with gnar's packages and those of its tests; again only when the lists or the Python changed.
+# Makes the environment $venv with the packages of gnar and of its tests. Sets $venv. Does nothing if the environment
+# was made with the same pyproject.toml and the same Python.
 make_environment() {
     version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     venv="$PWD/build/test-$version"
