@@ -105,7 +105,7 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
         stopper.wait()
         emit(Stopping, Side.SERVER)
         server.stop_listening()
-        stopper.drain(server.shared.users, config.grace_s)
+        stopper.drain(server.shared.users, server.shared.config.grace_s)  # as of the last reload
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
     finally:

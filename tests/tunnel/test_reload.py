@@ -174,3 +174,22 @@ def test_hangup_of_the_server_changes_settings_and_touches_no_client(
             assert ask(second) == b"ping"
             user.sendall(b"y")
             assert user.recv(1) == b"y"
+
+
+def test_hangup_changes_how_long_users_of_a_server_may_finish(tunnels: Tunnels, tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("grace = 0\n")
+    with Service(echo) as service:
+        server, server_port = tunnels.server("-c", str(config))
+        _, port = tunnels.client(server_port, "-l", str(service.port))
+        with dial(port) as user:
+            user.sendall(b"x")
+            assert user.recv(1) == b"x"
+            config.write_text("grace = 4321\n")
+            server.signal(signal.SIGHUP)
+            server.wait_log("configuration reloaded")
+            server.signal(signal.SIGTERM)
+            server.wait_log("waiting up to 4321 s")
+            user.sendall(b"y")
+            assert user.recv(1) == b"y"
+        assert server.wait_exit() == 0
