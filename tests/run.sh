@@ -13,7 +13,7 @@ pytest runs four tests at once. With arguments for pytest, the tests run one aft
   --python PYTHON  Use this Python. Otherwise $PYTHON, or the one that build_zipapp.sh chooses.
   --all            Also run the tests that take minutes (marked slow).
   --coverage       Show which lines and branches of gnar_lib no test reaches. Programs that the tests start
-                   are included. Takes longer.
+                   are included; tests/pyz is left out. Takes longer.
 
 With CI=true in the environment a skipped test is a failure.
 EOF
@@ -65,7 +65,7 @@ main() {
             --python) PYTHON=${2:?"--python needs the name of a Python"} && shift 2 ;;
             --python=*) PYTHON=${1#*=} && shift ;;
             --all) unless_slow="" && tools="$tools$slow_tools" && shift ;;
-            --coverage) pytest="coverage run -m pytest" && shift ;;
+            --coverage) pytest="coverage run -m pytest --ignore=tests/pyz" && shift ;;
             *) break ;;
         esac
     done
