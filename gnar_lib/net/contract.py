@@ -1,5 +1,7 @@
 """What a conn is: the methods on which all rooms above this one rely; no code.
 
+`tests/net/test_contract.py` tries each sentence of this module on whatever fulfils the contracts.
+
 There are two contracts. `Conn` is what carrying bytes needs: copy loops, messages and logins ask for no more.
 `EventedConn` is what a multiplexed session and a pool of waiting connections need on top: the hub tells them
 when a conn can be read or written, so that no greenlet has to wait.
@@ -16,7 +18,8 @@ from gnar_lib.net.address import Sockaddr
 class Conn(Protocol):
     """Anything with a socket's blocking methods: a TCP or Unix socket, a stream, a conn wrapped in another.
 
-    One greenlet may read while another greenlet writes. Every method may raise `ConnError`.
+    One greenlet may read while another greenlet writes. Whatever carries bytes raises `ConnError` if the conn
+    is broken, or if this end has closed it.
     """
 
     was_read: bool
@@ -32,13 +35,19 @@ class Conn(Protocol):
         """Wait for bytes and return them; the memory is reused as soon as any greenlet waits."""
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back: the next read returns them first."""
+        """Put bytes back: the next read returns them first. Nobody may be waiting to read."""
 
     def call_once_readable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
+        """Call `callback` once in the hub when a read would not wait; never, if this end closes before.
+
+        Raises `ConnError` if this end has closed already. Nobody may be waiting to read.
+        """
 
     def interrupt(self, error: BaseException) -> None:
-        """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
+        """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this.
+
+        On a conn that this end has closed nothing happens: the greenlet gets `ConnError`.
+        """
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Send as many bytes as fit without waiting, and return how many that were."""
@@ -47,16 +56,22 @@ class Conn(Protocol):
         """Send all bytes, waiting for room as often as necessary."""
 
     def shutdown(self, how: int) -> None:
-        """End one direction (half-close): after `SHUT_WR` the peer reads the end of the stream."""
+        """End one direction (half-close): after `SHUT_WR` the peer reads the end of the stream.
+
+        More than once, and on a conn that is closed, this does nothing.
+        """
 
     def abort(self) -> None:
-        """Close with a reset, so that the peer does not take what it received for the whole."""
+        """Close with a reset, so that the peer does not take what it received for the whole.
+
+        A Unix socket has no reset: its peer reads the end of the stream, as after `close`.
+        """
 
     def close(self) -> None:
         """Close, in any state and more than once; a greenlet that waits on this conn gets `ConnClosed`."""
 
     def getpeername(self) -> Sockaddr:
-        """Return the address of the other end."""
+        """Return the address of the other end; once asked for, also when the other end has gone."""
 
 
 class EventedConn(Conn, Protocol):

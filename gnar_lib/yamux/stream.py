@@ -193,12 +193,14 @@ class Stream:
 
     def call_once_readable(self, callback: Callable[[], None]) -> None:
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
+        if self.closed:
+            raise ConnClosed(f"{self}: closed")
         self._on_readable = callback
         self._session.call_soon(self.wake)  # bytes may be there already
 
     def interrupt(self, error: BaseException) -> None:
         """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
-        if self._read_waiter is not None:
+        if self._read_waiter is not None and not self.closed:  # else `wake` is about to wake it
             self._read_waiter.throw(error)
 
     def _consumed(self, count: int) -> None:
