@@ -24,11 +24,21 @@ from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import buffer, splice
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
+from tests.helpers.wrapped import WrappedConn
 
 MIB = 1 << 20
 BULK_BYTES = 8 * MIB
 TIMEOUT_S = 20.0
-WAYS = ["spliced", "buffered", "without a pipe", "unix", "stream behind", "stream in front"]
+WAYS = [
+    "spliced",
+    "buffered",
+    "without a pipe",
+    "unix",
+    "stream behind",
+    "stream in front",
+    "wrapped",
+    "stream over a wrapped conn",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +105,14 @@ def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) ->
     if way == "stream in front":
         sessions = [Session(user, is_client=True), Session(a, is_client=False)]
         ends = (sessions[0].open(), sessions[1].accept(), b, service)
+    if way == "wrapped":
+        ends = (WrappedConn(user), WrappedConn(a), WrappedConn(b), WrappedConn(service))
+    if way == "stream over a wrapped conn":
+        sessions = [
+            Session(WrappedConn(b), is_client=True),
+            Session(WrappedConn(service), is_client=False),
+        ]
+        ends = (user, a, sessions[0].open(), sessions[1].accept())
     pair = Joined(ends[0], ends[3], up or Flow())
     pair.start(ends[1], ends[2])
     try:
