@@ -25,7 +25,7 @@ class Ports:
     def __init__(self, bind: str, udp_bind: str = "") -> None:
         self._bind = bind
         self._udp_bind = udp_bind or bind
-        self._held: set[tuple[str, int]] = set()
+        self._held: set[tuple[str, int]] = set()  # kind and port of each that is in use
 
     def __len__(self) -> int:
         return len(self._held)
@@ -66,13 +66,20 @@ class Ports:
 
     @staticmethod
     def _open_any(open_port: Callable[[int], Opened], candidates: list[int]) -> Opened:
+        """Open the first candidate that can be opened; raises `ListenError` if none can."""
+        error: ListenError = PortTakenError("no allowed port is free")
         for port in candidates:
             try:
                 return open_port(port)
-            except ListenError:
+            except PortTakenError:
                 continue
-        raise PortTakenError("no allowed port is free")
+            except ListenError as exc:
+                error = exc
+                if is_out_of_files(exc):  # the other candidates would fail for the same reason
+                    break
+        raise error
 
     def _candidates(self, kind: str, allowed: PortRanges) -> list[int]:
+        """Return allowed ports that are not in use here, in random order."""
         free = [port for port in allowed if (kind, port) not in self._held]
         return random.sample(free, min(len(free), TRIES_FOR_ANY_PORT))
