@@ -71,7 +71,7 @@ class Connection:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
     def _tick(self, on_tick: Callable[[], None]) -> None:
-        """Once a second: send a heartbeat, give up a server that is silent, tend the pool."""
+        """Once a second: send a heartbeat, and give up a server that is silent."""
         while True:
             gevent.sleep(HEARTBEAT_S)
             if time.monotonic() - self._heard_s > SILENCE_S:
@@ -81,7 +81,6 @@ class Connection:
             if not self.control.is_go:
                 self.post(Heartbeat())
             on_tick()
-            self.pool.tend()
 
     def close(self) -> None:
         """Close the control connection, and the data connections that wait; more than once does no harm."""

@@ -7,6 +7,7 @@ connection: the link keeps its first, and gives the others back for links of the
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,11 +51,15 @@ class Link:
         self._shared = shared
         self._callbacks = callbacks
         self._connection: Connection | None = None  # from the login to the end of the control connection
-        self._was_connected = False
-        self._is_ending = False
+        self._was_connected = False  # a login has succeeded before
+        self._is_ending = False  # `cancel_all` or `end` was called
         self._backoff = Backoff()  # between two control connections
         self._port_backoff = Backoff()  # between two requests for a port that is taken
-        self._retry_at_s: dict[str, float] = {}  # when to ask again, by the proxy's name
+        # Both of the present control connection, by the proxy's name:
+        self._unanswered: dict[
+            str, deque[ClientProxy]
+        ] = {}  # whose requests have no answer, the oldest first
+        self._retry_at_s: dict[str, float] = {}  # when to ask again for a port that is taken
 
     @property
     def waiting(self) -> int:
@@ -89,15 +94,19 @@ class Link:
             self._log_in(control, first)
             self._was_connected = True
             emit(Connected, control.address, control.is_go)
-            self._connection = Connection(self._shared, control, self._proxy_of)
-            self._ask_for_the_others(self._connection, first)
+            connection = self._connection = Connection(self._shared, control, self._proxy_of)
+            self._unanswered[first.name] = deque([first])
+            self._ask_for_the_others(connection, first)
             if self._goes_on():  # else a reload during the login has left nothing to do here
-                self._connection.run(self._on_answer, self._on_tick)
+                connection.run(
+                    lambda answer: self._on_answer(connection, answer), lambda: self._on_tick(connection)
+                )
         finally:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             control.close()
+            self._unanswered.clear()
             self._retry_at_s.clear()
             for proxy in self.proxies.values():
                 proxy.state = ProxyState.PENDING
@@ -112,6 +121,7 @@ class Link:
             raise AuthError(f"the server hung up at the login; {control.hint}") from exc
 
     def _ask_for_the_others(self, connection: Connection, first: ClientProxy) -> None:
+        """Ask for all proxies but the first, which the login has asked for; a Go server takes no others."""
         if self.proxies.get(first.name) is not first:  # removed while the login was under way
             self._cancel(connection, first)
         others = [proxy for proxy in self.proxies.values() if proxy is not first]
@@ -120,14 +130,18 @@ class Link:
                 del self.proxies[proxy.name]
                 self._callbacks.on_left_over(proxy)
             else:
-                connection.post(proxy.request())
+                self._ask_for(connection, proxy)
 
-    def _on_tick(self) -> None:
-        """Once a second: ask again for ports that were taken."""
+    def _on_tick(self, connection: Connection) -> None:
+        """Once a second: ask again for ports that were taken, tend the pool, tell of dropped datagrams."""
         now = time.monotonic()
         for name in [name for name, at_s in self._retry_at_s.items() if at_s <= now]:
             del self._retry_at_s[name]
-            self._ask_for(self.proxies[name])
+            self._ask_for(connection, self.proxies[name])
+        takes_users = any(
+            proxy.kind == "tcp" and proxy.state is ProxyState.OPEN for proxy in self.proxies.values()
+        )
+        connection.pool.tend(refill=takes_users)  # the server closes what waits while no user can come
         for proxy in self.proxies.values():
             proxy.tell_dropped()
 
@@ -141,28 +155,35 @@ class Link:
             return next(iter(self.proxies.values()))
         raise ProtocolError(f"a user for {exchange.proxy_name!r}, which is no proxy here")
 
-    def _on_answer(self, answer: ProxyResp) -> None:
+    def _on_answer(self, connection: Connection, answer: ProxyResp) -> None:
         """Take note that a proxy is open, or that it is not: for good, or to be asked for again."""
-        connection = self._connection
-        if connection is None:
-            return
         control = connection.control
-        if control.is_go:  # a Go server names no proxy in its answer
-            proxy = next(iter(self.proxies.values()), None)
-        else:
-            proxy = self.proxies.get(answer.proxy_name)
-        if proxy is None:  # removed before it was open
-            if answer.status == STATUS_SUCCESS:
-                connection.post(ProxyCancel(proxy_name=answer.proxy_name, remote_port=answer.remote_port))
+        if control.is_go:
+            self._on_answer_of_go(control, answer)
+            return
+        unanswered = self._unanswered.get(answer.proxy_name)
+        proxy = unanswered.popleft() if unanswered else self.proxies.get(answer.proxy_name)
+        if proxy is None:
+            return
+        is_opened = answer.status == STATUS_SUCCESS
+        if self._is_ending or self.proxies.get(proxy.name) is not proxy:  # the proxy was cancelled meanwhile
+            if is_opened and not proxy.remote_port:  # only now is it known what to cancel
+                connection.post(ProxyCancel(proxy_name=proxy.name, remote_port=answer.remote_port))
             return
         self._retry_at_s.pop(proxy.name, None)
-        if answer.status == STATUS_SUCCESS:
+        if is_opened:
             self._on_opened(proxy, answer, control.address)
-        elif control.is_go:
-            if not self._is_ending:  # else it answers our cancel, and users may still be served
-                raise ConnError(_why_failed(proxy))
         else:
             self._on_refused(proxy, answer, control.address)
+
+    def _on_answer_of_go(self, control: Control, answer: ProxyResp) -> None:
+        """Take note of what a Go server says, which names no proxy: the link has one."""
+        proxy = next(iter(self.proxies.values()), None)
+        if proxy is None or self._is_ending:  # it answers our cancel, and users may still be served
+            return
+        if answer.status != STATUS_SUCCESS:
+            raise ConnError(_why_failed(proxy))
+        self._on_opened(proxy, answer, control.address)
 
     def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:
         self._backoff.reset()
@@ -183,6 +204,7 @@ class Link:
         proxy.state = ProxyState.REFUSED
         del self.proxies[proxy.name]
         self._callbacks.on_refused(proxy)
+        self.end_without_proxies()
 
     # ---- changes -------------------------------------------------------------------------------------------
 
@@ -195,11 +217,12 @@ class Link:
     def add(self, proxy: ClientProxy) -> None:
         """Ask for one more proxy."""
         self.proxies[proxy.name] = proxy
-        self._ask_for(proxy)
+        if self._connection is not None:  # else it is asked for when there is a control connection
+            self._ask_for(self._connection, proxy)
 
-    def _ask_for(self, proxy: ClientProxy) -> None:
-        if self._connection is not None:
-            self._connection.post(proxy.request())
+    def _ask_for(self, connection: Connection, proxy: ClientProxy) -> None:
+        self._unanswered.setdefault(proxy.name, deque()).append(proxy)
+        connection.post(proxy.request())
 
     def remove(self, proxy: ClientProxy) -> None:
         """Cancel a proxy; its users stay."""

@@ -41,15 +41,17 @@ class WaitingPool:
         self._wanted = min(count, MAX_WAITING)
         self._fill()
 
-    def tend(self) -> None:
-        """Once a second: give up the conns that are silent, and open others in place of those that ended.
+    def tend(self, *, refill: bool) -> None:
+        """Give up the conns that are silent; to be called once a second.
 
-        A conn that ends is not replaced before that, so that no loop can spin.
+        `refill`: open others in place of those that have ended. A conn that ends is not replaced before that,
+        so that no loop can spin.
         """
         now = time.monotonic()
         for conn in [conn for conn, at_s in self._heard_s.items() if now - at_s > WAITING_SILENCE_S]:
             conn.abort()
-        self._fill()
+        if refill:
+            self._fill()
 
     def close(self) -> None:
         """Close all that wait, and open no more."""

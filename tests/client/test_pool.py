@@ -104,7 +104,7 @@ def test_conn_that_ended_is_replaced_with_the_next_tick_and_not_before(server: S
         gevent.sleep(0)
     server.settle()
     assert (len(server.pool), len(server.ends)) == (1, 2)
-    server.pool.tend()
+    server.pool.tend(refill=True)
     server.settle()
     assert (len(server.pool), len(server.ends)) == (2, 3)
 
@@ -114,7 +114,7 @@ def test_dial_that_fails_is_tried_again_with_the_next_tick(server: Server) -> No
     server.pool.want(3)
     server.settle()
     assert len(server.pool) == 1
-    server.pool.tend()
+    server.pool.tend(refill=True)
     server.settle()
     assert len(server.pool) == 3
 
@@ -123,7 +123,7 @@ def test_conns_on_the_way_are_counted(server: Server) -> None:
     server.may_dial.clear()
     server.pool.want(2)
     server.pool.want(2)
-    server.pool.tend()
+    server.pool.tend(refill=True)
     server.may_dial.set()
     server.settle()
     assert len(server.pool) == 2
@@ -132,10 +132,10 @@ def test_conns_on_the_way_are_counted(server: Server) -> None:
 def test_silent_conn_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pool.want(1)
     server.settle()
-    server.pool.tend()
+    server.pool.tend(refill=True)
     assert len(server.pool) == 1
     monkeypatch.setattr(pool_module, "WAITING_SILENCE_S", -1.0)
-    server.pool.tend()
+    server.pool.tend(refill=True)
     while len(server.ends) == 1 and len(server.pool):
         gevent.sleep(0)
     with pytest.raises(Exception, match="reset"):
@@ -163,5 +163,5 @@ def test_closed_pool_closes_those_that_wait_and_those_on_the_way(server: Server)
     server.crew.wait_empty()
     assert [end.recv(1) for end in server.ends] == [b"", b""]
     server.pool.want(5)
-    server.pool.tend()
+    server.pool.tend(refill=True)
     assert (len(server.pool), len(server.crew), len(server.ends)) == (0, 0, 2)

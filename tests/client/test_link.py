@@ -1,0 +1,287 @@
+"""A link to a server of gnar's own that is played by hand: what it asks for, cancels and makes of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import gevent
+import pytest
+
+from gnar_lib import events
+from gnar_lib.client import connection as connection_module
+from gnar_lib.client.link import Callbacks, Link
+from gnar_lib.client.proxies import ClientProxy, ProxyState
+from gnar_lib.client.shared import Shared
+from gnar_lib.config import Address, ClientConfig, ProxyConfig
+from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
+from gnar_lib.net import SocketConn, deadline, listen
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, Welcome, recv, send
+from gnar_lib.proto.numbers import FEATURE_WAIT
+
+TIMEOUT_S = 10.0
+LOOPBACK = "127.0.0.1"
+
+
+def proxy(name: str, remote_port: int = 0, kind: str = "tcp") -> ClientProxy:
+    config = ProxyConfig(proxy_name=name, local_port=1, remote_port=remote_port, proxy_type=kind)
+    return ClientProxy(config, Meter())
+
+
+def opened(name: str, port: int) -> ProxyResp:
+    return ProxyResp(domain="", status="success", remote_port=port, proxy_name=name)
+
+
+def refused(name: str, *, retry: bool) -> ProxyResp:
+    return ProxyResp(domain="", status="failed", error="no", retry=retry, proxy_name=name)
+
+
+@dataclass
+class Server:
+    """The server's end: what the link says to it, message by message."""
+
+    links: list[Link] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # names of the proxies that the link has given up
+    conns: list[SocketConn] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.listener = listen(LOOPBACK, 0)
+        config = ClientConfig(server=Address(LOOPBACK, self.listener.port), proxies=())
+        self.shared = Shared(config)
+
+    def start(self, *proxies: ClientProxy) -> Link:
+        """Start a link with these proxies."""
+        link = Link(self.shared, [*proxies], Callbacks(lambda _: None, self._on_refused, lambda _: None))
+        self.links.append(link)
+        self.shared.crew.spawn(link.run)
+        return link
+
+    def _on_refused(self, given_up: ClientProxy) -> None:
+        self.refusals.append(given_up.name)
+
+    def accept(self) -> SocketConn:
+        """Accept a control connection, and receive the Login."""
+        conn = self.listener.accept()
+        self.conns.append(conn)
+        assert isinstance(recv(conn), Login)
+        return conn
+
+    def log_in(self) -> SocketConn:
+        """Let a control connection in, and receive the first request."""
+        conn = self.accept()
+        assert isinstance(recv(conn), ProxyReq)
+        send(conn, Welcome(session="a session", features=(FEATURE_WAIT,)))
+        return conn
+
+    def close(self) -> None:
+        for link in self.links:
+            link.end()
+        self.shared.crew.kill()
+        assert self.shared.crew.wait_empty(TIMEOUT_S)
+        assert self.shared.users.wait_empty(TIMEOUT_S)
+        self.listener.close()
+        for conn in self.conns:
+            conn.close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(connection_module, "HEARTBEAT_S", 0.01)
+    made = Server()
+    with deadline(TIMEOUT_S, "the test"):
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
+    monkeypatch.setattr(events, "_listeners", {})
+    got: list[events.Event] = []
+    for kind in (ProxyOpened, ProxyClosed, ConnectFailed):
+        events.subscribe(kind, got.append)
+    return got
+
+
+def heard(conn: SocketConn) -> Message:
+    """Return the next message that is no heartbeat."""
+    while isinstance(message := recv(conn), Heartbeat):
+        pass
+    return message
+
+
+def hear_ticks(conn: SocketConn, count: int = 3) -> None:
+    """Wait until the link has ticked that often, and said nothing else meanwhile."""
+    for _ in range(count):
+        assert isinstance(recv(conn), Heartbeat)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        gevent.sleep(0.001)
+
+
+# ---- answers -----------------------------------------------------------------------------------------------
+
+
+def test_one_control_connection_asks_for_all_proxies(server: Server) -> None:
+    first, second = proxy("first", 9001), proxy("second")
+    server.start(first, second)
+    conn = server.log_in()
+    assert heard(conn) == ProxyReq(0, "second", "", "tcp")
+    send(conn, opened("second", 9002))
+    send(conn, opened("first", 9001))
+    wait(lambda: first.state is second.state is ProxyState.OPEN)
+    assert (first.remote_port, second.remote_port) == (9001, 9002)
+
+
+@pytest.mark.parametrize("port", [9001, 0], ids=["asked for port 9001", "server chose port 9001"])
+def test_answer_to_a_removed_proxy_is_not_taken_for_one_of_the_same_name_that_came_later(
+    port: int, server: Server, said: list[events.Event]
+) -> None:
+    old, new = proxy("blog", port), proxy("blog", 9002)
+    link = server.start(old)
+    conn = server.log_in()
+    wait(lambda: link.takes_more and link._connection is not None)
+    link.remove(old)
+    link.add(new)
+    asked: list[Message] = []
+    if port:
+        asked.append(heard(conn))
+    assert heard(conn) == ProxyReq(9002, "blog", "", "tcp")
+    send(conn, opened("blog", 9001))
+    send(conn, opened("blog", 9002))
+    if not port:
+        asked.append(heard(conn))
+    assert asked == [ProxyCancel("blog", 9001)]
+    wait(lambda: new.state is ProxyState.OPEN)
+    hear_ticks(conn)
+    assert new.remote_port == 9002
+    assert [event.port for event in said if isinstance(event, ProxyOpened)] == [9002]
+
+
+def test_proxy_that_is_removed_during_the_login_is_cancelled_and_the_new_one_asked_for(
+    server: Server,
+) -> None:
+    old, new = proxy("blog", 9001), proxy("blog", 9002)
+    link = server.start(old)
+    conn = server.accept()
+    assert heard(conn) == ProxyReq(9001, "blog", "", "tcp")
+    link.remove(old)
+    link.add(new)
+    send(conn, Welcome(session="a session"))
+    assert [heard(conn), heard(conn)] == [ProxyCancel("blog", 9001), ProxyReq(9002, "blog", "", "tcp")]
+    send(conn, opened("blog", 9001))
+    send(conn, refused("blog", retry=False))
+    wait(lambda: new.state is ProxyState.REFUSED)
+
+
+def test_proxy_whose_port_comes_as_the_link_is_ending_is_cancelled(server: Server) -> None:
+    cancelled = proxy("blog")
+    link = server.start(cancelled)
+    conn = server.log_in()
+    wait(lambda: link._connection is not None)
+    link.cancel_all()
+    send(conn, opened("blog", 9001))
+    assert heard(conn) == ProxyCancel("blog", 9001)
+    assert cancelled.state is ProxyState.PENDING
+
+
+def test_answer_about_a_proxy_that_nobody_has_asked_for_is_ignored(server: Server) -> None:
+    server.start(proxy("blog"))
+    conn = server.log_in()
+    send(conn, opened("other", 9001))
+    hear_ticks(conn)
+
+
+def test_refused_proxy_is_given_up_and_the_link_ends_without_the_last(server: Server) -> None:
+    link = server.start(proxy("first", 9001), proxy("second", 9002))
+    conn = server.log_in()
+    assert heard(conn) == ProxyReq(9002, "second", "", "tcp")
+    send(conn, refused("first", retry=False))
+    hear_ticks(conn)
+    assert server.refusals == ["first"]
+    assert link.takes_more
+    send(conn, refused("second", retry=False))
+    assert server.shared.crew.wait_empty(TIMEOUT_S)
+    assert server.refusals == ["first", "second"]
+    assert not link.takes_more
+
+
+def test_port_that_was_taken_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    wanted = proxy("blog", 9001)
+    server.start(wanted)
+    conn = server.log_in()
+    send(conn, refused("blog", retry=True))
+    assert heard(conn) == ProxyReq(9001, "blog", "", "tcp")
+    send(conn, opened("blog", 9001))
+    wait(lambda: wanted.state is ProxyState.OPEN)
+
+
+# ---- coming back -------------------------------------------------------------------------------------------
+
+
+def test_port_that_the_server_chose_is_asked_for_when_the_link_comes_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch, said: list[events.Event]
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    kept = proxy("blog")
+    server.start(kept)
+    conn = server.log_in()
+    send(conn, opened("blog", 9001))
+    wait(lambda: kept.state is ProxyState.OPEN)
+    conn.close()
+    again = server.accept()
+    assert heard(again) == ProxyReq(9001, "blog", "", "tcp")
+    assert kept.state is ProxyState.PENDING
+    (lost,) = [event for event in said if isinstance(event, ConnectFailed)]
+    assert lost.was_connected
+
+
+# ---- data connections that wait ----------------------------------------------------------------------------
+
+
+def test_closed_data_connections_are_opened_again_while_users_can_come_and_not_otherwise(
+    server: Server,
+) -> None:
+    old, new = proxy("blog", 9001), proxy("blog", 9002)
+    link = server.start(old, proxy("dns", 9001, "udp"))
+    conn = server.log_in()
+    heard(conn)
+    send(conn, opened("dns", 9001))
+    send(conn, opened("blog", 9001))
+    send(conn, Heartbeat(waiting=1))
+    for _ in range(2):
+        server.accept().close()
+    waiting = server.accept()
+    link.remove(old)
+    link.add(new)
+    assert [heard(conn), heard(conn)] == [ProxyCancel("blog", 9001), ProxyReq(9002, "blog", "", "tcp")]
+    waiting.close()
+    accepted = gevent.spawn(server.accept)
+    hear_ticks(conn, 10)
+    assert not accepted.ready()
+    send(conn, opened("blog", 9002))
+    accepted.get()
+
+
+def test_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    monkeypatch.setattr(connection_module, "SILENCE_S", 0.05)
+    server.start(proxy("blog"))
+    server.log_in()
+    server.log_in()
+
+
+def test_message_that_has_no_place_on_a_control_connection_ends_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, said: list[events.Event]
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    server.start(proxy("blog"))
+    send(server.log_in(), Welcome())
+    server.log_in()
+    (lost,) = said
+    assert isinstance(lost, ConnectFailed)
+    assert lost.reason == "Welcome on a control connection"
+    assert replace(lost, reason="") == ConnectFailed("", was_connected=True, retry_s=0.0)
