@@ -213,7 +213,7 @@ class Control:
         del self._ingresses[kind, port]
         self._shared.ports.release(kind, port)
         ingress.close()
-        if not self._ingresses:
+        if kind == "tcp" and not any(each.proxy.kind == "tcp" for each in self._ingresses.values()):
             self.upstream.expect_no_users()
         emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
 

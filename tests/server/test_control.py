@@ -9,10 +9,11 @@ import gevent
 import gevent.event
 import pytest
 
+from gnar_lib.auth import ClientLogin
 from gnar_lib.config import PortRanges
 from gnar_lib.net import Listener, Sockaddr, listen
 from gnar_lib.net.conn import socket_class
-from gnar_lib.proto import ProxyReq, send
+from gnar_lib.proto import ProxyCancel, ProxyReq, send
 from gnar_lib.server.in_progress import InProgress
 from tests.helpers.servers import LOOPBACK, answer_of, serving
 
@@ -67,6 +68,24 @@ def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_fre
         listen(LOOPBACK, port).close()
         before.conn.close()
         after.conn.close()
+
+
+def test_data_connections_that_wait_are_closed_with_the_last_tcp_proxy() -> None:
+    with serving() as running:
+        ours, port = running.log_in("ours")
+        assert ours.session is not None
+        send(ours.conn, ProxyReq(remote_port=0, proxy_name="dns", subdomain="", proxy_type="udp"))
+        assert answer_of(ours.conn).status == "success"
+        waiting = running.dial()
+        send(waiting, ClientLogin.waiting_message(ours.session, 1))
+        (control,) = running.server.control_ingress.clients
+        while not control.upstream.waiting:
+            gevent.sleep(0.001)
+        send(ours.conn, ProxyCancel(proxy_name="ours", remote_port=port))
+        assert waiting.recv(1) == b""
+        assert len(running.server.shared.ports) == 1
+        waiting.close()
+        ours.conn.close()
 
 
 class Login:
