@@ -6,6 +6,7 @@ connection: the link keeps its first, and gives the others back for links of the
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -50,6 +51,9 @@ class Link:
         self.proxies = {proxy.name: proxy for proxy in proxies}  # which this link has asked for, or will
         self._shared = shared
         self._callbacks = callbacks
+        # By which a server knows the link when it comes back. Each link has its own, since a server ends the
+        # older one of two control connections with the same `client_id`.
+        self._client_id = secrets.token_hex(16)
         self._connection: Connection | None = None  # from the login to the end of the control connection
         self._was_connected = False  # a login has succeeded before
         self._is_ending = False  # `cancel_all` or `end` was called
@@ -89,7 +93,7 @@ class Link:
     def _connect_and_serve(self) -> None:
         """Have one control connection, from dialling to its end; raises why it ended, unless we ended it."""
         first = next(iter(self.proxies.values()))
-        control = Control.dial(self._shared.config, self._shared.client_id)
+        control = Control.dial(self._shared.config, self._client_id)
         try:
             self._log_in(control, first)
             self._was_connected = True

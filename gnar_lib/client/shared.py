@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from gnar_lib.config import ClientConfig
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
@@ -14,7 +12,6 @@ class Shared:
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config  # as the client was started with
-        self.client_id = secrets.token_hex(16)  # by which the server knows a client that comes back
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one

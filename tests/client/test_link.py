@@ -44,6 +44,7 @@ class Server:
     links: list[Link] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)  # names of the proxies that the link has given up
     conns: list[SocketConn] = field(default_factory=list)
+    logins: list[Login] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.listener = listen(LOOPBACK, 0)
@@ -64,7 +65,9 @@ class Server:
         """Accept a control connection, and receive the Login."""
         conn = self.listener.accept()
         self.conns.append(conn)
-        assert isinstance(recv(conn), Login)
+        login = recv(conn)
+        assert isinstance(login, Login)
+        self.logins.append(login)
         return conn
 
     def log_in(self) -> SocketConn:
@@ -237,6 +240,25 @@ def test_port_that_the_server_chose_is_asked_for_when_the_link_comes_back(
     assert kept.state is ProxyState.PENDING
     (lost,) = [event for event in said if isinstance(event, ConnectFailed)]
     assert lost.was_connected
+
+
+def test_links_of_one_client_do_not_take_over_from_each_other(server: Server) -> None:
+    server.start(proxy("first"))
+    server.start(proxy("second"))
+    for _ in range(2):
+        server.accept()
+    first, second = server.logins
+    assert first.client_id != second.client_id
+
+
+def test_link_that_comes_back_says_who_it_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    server.start(proxy("blog"))
+    ids = []
+    for _ in range(2):
+        server.log_in().close()
+        ids.append(server.logins[-1].client_id)
+    assert ids[0] == ids[1] != ""
 
 
 # ---- data connections that wait ----------------------------------------------------------------------------
