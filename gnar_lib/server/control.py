@@ -44,7 +44,11 @@ _log = logger.get("control")
 
 
 class Control:
-    """A client that has logged in, for as long as its control connection lasts."""
+    """A client that has logged in, for as long as its control connection lasts.
+
+    `conn` is the control connection. With a client that multiplexes, `conn` is a stream of `mux`; otherwise
+    `mux` is None. `end` closes both, and then calls `on_end`.
+    """
 
     def __init__(
         self,
@@ -54,13 +58,11 @@ class Control:
         mux: Mux | None,
         on_end: Callable[[Control], None],
     ) -> None:
-        self.conn = conn  # the control connection; `end` closes it
-        self.session = peer.session  # None for a Go client
-        self.mux = mux  # the multiplexed session whose stream `conn` is; None unless the client multiplexes
-        self.client_id = (
-            peer.login.client_id
-        )  # by which the client is known when it comes back; empty for a Go client
-        self.address = conn.getpeername()
+        self.conn = conn
+        self.session = peer.session  # the login session; None for a Go client
+        self.mux = mux
+        self.client_id = peer.login.client_id  # the same when the client comes back; empty for a Go client
+        self.address = conn.getpeername()  # of the client
         self.rights = Rights.of(shared.config)  # replaced by a reload
         self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux)
         self._shared = shared
@@ -130,7 +132,7 @@ class Control:
         """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
         name, kind = request.proxy_name, request.proxy_type
         try:
-            ingress = self._opened(request)
+            ingress = self._open_ingress(request)
         except GnarError as exc:
             emit(ProxyRefused, Side.SERVER, name, kind, self.address, str(exc))
             self._answer(request, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
@@ -141,8 +143,11 @@ class Control:
             self.upstream.expect_users()
         ingress.start()
 
-    def _opened(self, request: ProxyReq) -> Ingress:
-        """Return the ingress of a new proxy; raises `GnarError` that says why there is none."""
+    def _open_ingress(self, request: ProxyReq) -> Ingress:
+        """Return a new ingress, with its proxy, that has yet to start; raises `GnarError` that says why not.
+
+        `_close` closes the ingress.
+        """
         shared, rights = self._shared, self.rights
         name, kind, port = request.proxy_name, request.proxy_type, request.remote_port
         if shared.stopping:
@@ -165,7 +170,7 @@ class Control:
             ingress = TcpIngress(listener, proxy, shared.users)
         if (
             self._is_ended
-        ):  # while the address to bind to was looked up; nobody would close the ingress any more
+        ):  # it ended during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
             raise ConnClosed("the control connection has ended")
         shared.ports.hold(kind, ingress.port)
@@ -175,6 +180,7 @@ class Control:
     def _answer(
         self, request: ProxyReq, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
     ) -> None:
+        """Answer a request; the fields are those of `ProxyResp`."""
         if self.session is None:  # the Go program knows no more fields than these
             self.post(ProxyResp(domain="", status=status))
             return
@@ -203,12 +209,11 @@ class Control:
             _log.warning("refused: %s cancels %r on port %d", self, message.proxy_name, message.remote_port)
             return
         self._close(ingress, CloseReason.CANCELLED)
-        if (
-            self.session is None and ingress.proxy.kind == "tcp"
-        ):  # what the Go server says of a closed listener
+        if self.session is None and ingress.proxy.kind == "tcp":  # as the Go server does
             self.post(ProxyResp(domain="", status=STATUS_FAILED))
 
     def _close(self, ingress: Ingress, reason: CloseReason) -> None:
+        """Close an ingress with its proxy, and free the port; users who have a data connection stay."""
         kind, port = ingress.proxy.kind, ingress.port
         del self._ingresses[kind, port]
         self._shared.ports.release(kind, port)
@@ -243,7 +248,7 @@ class Control:
             ingress.close()
 
     def end(self) -> None:
-        """Free the ports, close the conns and let no user wait; more than once does no harm."""
+        """Close the control connection, free the ports and let no user wait; more than once does no harm."""
         if self._is_ended:
             return
         self._is_ended = True

@@ -33,7 +33,7 @@ class InProgress:
 
     def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
         self._begun: dict[Closable, tuple[float, str]] = {}  # when each came, and from which network
-        self._of_network: defaultdict[str, dict[Closable, None]] = defaultdict(dict)
+        self._of_network: defaultdict[str, dict[Closable, None]] = defaultdict(dict)  # the oldest first
         self._limit = limit
         self._clock = clock
 
@@ -65,6 +65,7 @@ class InProgress:
             self._close(conn)
 
     def _close(self, conn: Closable) -> None:
+        """Close a connection, and forget it."""
         self.discard(conn)
         conn.abort()
 

@@ -77,11 +77,16 @@ class ForHealth:
     """A health check, which has been answered."""
 
 
-Purpose = ForControl | ForData | ForWaiting | ForStreams | ForCancel | ForHealth
+PurposeOfStream = ForControl | ForData | ForCancel
+Purpose = PurposeOfStream | ForWaiting | ForStreams | ForHealth
 
 
-def purpose_of(first: Message, peer: Peer) -> Purpose:
-    """Return what the first message behind a login means; raises `ProtocolError` if it has no place there."""
+def purpose_of(first: Message, peer: Peer) -> PurposeOfStream:
+    """Return what a conn is for whose first message behind the login of `peer` is `first`.
+
+    The conn may be a stream, for which the session has logged in. Raises `ProtocolError` for a message that
+    has no place there.
+    """
     match first:
         case ProxyReq():
             return ForControl(peer, first)
@@ -129,6 +134,7 @@ def log_in(conn: Conn, config: ServerConfig) -> Purpose:
 
 
 def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:
+    """Receive what follows the login of `peer` on a connection, and return what the connection is for."""
     first_byte = conn.recv(1)
     if not first_byte:
         raise ConnClosed("the peer closed the connection behind its login")

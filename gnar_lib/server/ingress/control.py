@@ -17,22 +17,20 @@ from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
-GO_USER_TIMEOUT_S = (
-    30.0  # a Go client sends nothing by itself, but has to acknowledge the server's heartbeats
-)
+GO_USER_TIMEOUT_S = 30.0  # a Go client sends nothing by itself, but acknowledges the server's heartbeats
 
 _log = logger.get("server")
 
 
 class ControlIngress:
-    """The control port with all who have logged in there."""
+    """The control port, and the clients who have logged in there."""
 
     def __init__(self, shared: Shared) -> None:
-        self.clients: set[Control] = set()
+        self.clients: set[Control] = set()  # whose control connections have not ended
         self.in_progress = InProgress()  # connections that have not said what they are for
         self._shared = shared
-        self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the session
-        self._listener: Listener | None = None
+        self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
+        self._listener: Listener | None = None  # from `start` on
 
     def start(self) -> int:
         """Listen, and return the port; raises `ListenError`."""
@@ -159,6 +157,7 @@ class ControlIngress:
         return login.session if control.session.is_signed(exchange.conn_id, exchange.proof) else None
 
     def _admit_waiting(self, conn: EventedConn, login: Login) -> None:
+        """Give a data connection that is to wait to the client whose session its login names."""
         control = self._of_session.get(login.session)
         if control is None:  # the client has gone meanwhile
             conn.close()

@@ -13,25 +13,23 @@ from gnar_lib.server.connmap import ConnMap
 
 
 class _Ticket:
-    """An entry of the conn map: the greenlet that waits for a data connection, and what the greenlet gets."""
+    """An entry of the conn map: one greenlet that waits for a data connection, and what the greenlet gets."""
 
     __slots__ = ("_conn", "_waiter", "key", "proxy")
 
     def __init__(self, key: object, proxy: tuple[str, str]) -> None:
-        self.key = key
-        self.proxy = proxy  # its kind and name
-        self._conn: Conn | None = None
-        self._waiter: greenlet | None = None
+        self.key = key  # which a data connection has to have
+        self.proxy = proxy  # for whose user, or datagrams, the greenlet waits: kind and name
+        self._conn: Conn | None = None  # once it is delivered
+        self._waiter: greenlet | None = None  # while it waits
 
     def wait(self) -> Conn | None:
-        """Wait until the ticket is delivered a data connection or expires (None)."""
+        """Return the data connection once it is delivered, or None once the ticket has expired."""
         self._waiter = getcurrent()
         try:
             wait_for(self)
         except BaseException:
-            if (
-                self._conn is not None
-            ):  # it came in the same turn of the loop in which this greenlet was ended
+            if self._conn is not None:  # delivered in the turn of the loop in which the greenlet was ended
                 self._conn.abort()
             raise
         finally:
@@ -39,16 +37,16 @@ class _Ticket:
         return self._conn
 
     def deliver(self, conn: Conn) -> None:
-        """Wake the greenlet that waits with its data connection."""
+        """Wake the greenlet that waits, in the next turn of the loop, and give it the data connection."""
         self._conn = conn
         get_hub().loop.run_callback(self._wake)
 
     def expire(self) -> None:
-        """Wake the greenlet that waits with nothing."""
+        """Wake the greenlet that waits, in the next turn of the loop, and give it None."""
         get_hub().loop.run_callback(self._wake)
 
     def _wake(self) -> None:
-        if self._waiter is not None:  # it may have been ended meanwhile
+        if self._waiter is not None:  # else the greenlet was ended meanwhile
             self._waiter.switch(self)
 
 
@@ -66,10 +64,11 @@ class OnDemand:
         self._tickets: dict[str, _Ticket] = {}  # of this client, by `conn_id`
 
     def take(self, exchange_for: Callable[[str], Exchange], proxy: tuple[str, str]) -> Conn | None:
-        """Ask for a data connection, and wait until the client has brought it.
+        """Ask for a data connection, wait until the client has brought it, and return it.
 
-        `exchange_for` makes the message that asks, of a `conn_id`. Returns None if none came in time, or
-        after `give_up` for the same `proxy`. The caller closes what is returned.
+        `exchange_for` makes the message that asks, of a `conn_id`. `proxy` is the kind and the name of the
+        proxy that needs the data connection. Returns None if none came in time, or after `give_up` for that
+        proxy. The caller closes what is returned.
         """
         ticket = _Ticket(self._key, proxy)
         conn_id = self._conn_map.put(ticket)
@@ -82,7 +81,7 @@ class OnDemand:
             del self._tickets[conn_id]
 
     def give_up(self, proxy: tuple[str, str] | None = None) -> None:
-        """Let nobody wait any longer who wants a data connection for this proxy, or for any proxy (None)."""
+        """Have `take` return None to all who wait for this proxy; without a proxy, to all who wait."""
         for conn_id, ticket in self._tickets.items():
             if proxy in (None, ticket.proxy):
                 self._conn_map.remove(conn_id)

@@ -14,9 +14,7 @@ from gnar_lib.server.upstream.ondemand import OnDemand
 from gnar_lib.server.upstream.waiting import WaitingPool
 from gnar_lib.yamux import Session as Mux
 
-ANY_GO_CLIENT = (
-    "a Go client"  # the key of users for Go clients: they have logged in by token, and know the conn_id
-)
+ANY_GO_CLIENT = "a Go client"  # the key of all Go clients: they log in by the token, and know the `conn_id`
 
 
 class Upstream:
@@ -33,10 +31,12 @@ class Upstream:
         self, conn_map: ConnMap, post: Callable[[Message], None], session: Session | None, mux: Mux | None
     ) -> None:
         self._session = session
-        self._mux = mux if session is not None and FEATURE_MUX in session.features else None
-        key: object = mux or (session.id if session is not None else ANY_GO_CLIENT)
+        self._mux: Mux | None = None  # on which the server may open streams: a Go client takes none
+        if session is not None and FEATURE_MUX in session.features:
+            self._mux = mux
+        key = mux if mux is not None else session.id if session is not None else ANY_GO_CLIENT
         self._on_demand = OnDemand(conn_map, key, post)
-        self._pool: WaitingPool | None = None
+        self._pool: WaitingPool | None = None  # unless data connections of this client do not wait
         if mux is None and session is not None and FEATURE_WAIT in session.features:
             self._pool = WaitingPool(session, lambda count: post(Heartbeat(waiting=count)))
 
