@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import gevent
 import gevent.event
@@ -23,14 +24,17 @@ _log = logger.get("client")
 
 
 class Client:
-    """The end beside the service. `stop` ends the process's wait: nothing is left to do."""
+    """The end beside the service; `start` opens it, `close` ends it.
+
+    `stop` is called when nothing is left to do: the login was refused, or every proxy. `failed` says that.
+    """
 
     def __init__(self, config: ClientConfig, stop: Callable[[], None]) -> None:
         self.shared = Shared(config)
         self.failed = False
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._stop = stop
-        self._links: list[Link] = []
+        self._links: list[Link] = []  # that are running
         self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
         self._shown: set[str] = set()  # names of the proxies that a person has been shown
 
@@ -39,7 +43,7 @@ class Client:
         self._start_link([*self._proxies.values()])
 
     def _start_link(self, proxies: list[ClientProxy]) -> None:
-        """Have a control connection of their own for some proxies."""
+        """Start a link of their own for some proxies."""
         link = Link(self.shared, proxies, Callbacks(self._on_opened, self._on_refused, self._on_left_over))
         self._links.append(link)
         self.shared.crew.spawn(self._run_link, link)
@@ -50,7 +54,7 @@ class Client:
         except (AuthError, UnsupportedError) as exc:
             _log.error("%s", exc)
             self._fail()
-        except Exception:  # a defect: better to end, and to be started again, than to be here for nothing
+        except Exception:  # a defect: the process ends, so that whoever watches it can start it again
             self._fail()
             raise
         finally:
@@ -79,7 +83,7 @@ class Client:
             self._show_when_all_answered()
 
     def _show_when_all_answered(self) -> None:
-        """Show where the proxies are that are open, once no answer of the server is missing."""
+        """Show where the new proxies are, once the server has answered for every proxy."""
         if any(proxy.state is ProxyState.PENDING for proxy in self._proxies.values()):
             return
         self.answered.set()
@@ -88,15 +92,20 @@ class Client:
         show(self.shared.config.server, fresh)
 
     def location(self, name: str) -> str:
-        """Return where users find a proxy; empty while it is not open."""
+        """Return where users find the proxy of that name; empty while there is none that is open."""
         proxy = self._proxies.get(name)
-        is_open = proxy is not None and proxy.state is ProxyState.OPEN
-        return proxy.location(self.shared.config.server) if proxy is not None and is_open else ""
+        if proxy is None or proxy.state is not ProxyState.OPEN:
+            return ""
+        return proxy.location(self.shared.config.server)
 
     # ---- changes and the end -------------------------------------------------------------------------------
 
     def reload(self, config: ClientConfig) -> None:
-        """Start new proxies and cancel removed ones; the connections of the others are not touched."""
+        """Take new settings over: start new proxies and cancel removed ones, leave the others alone.
+
+        A proxy whose settings have changed is cancelled, and another is started in its place.
+        """
+        self.shared.config = replace(self.shared.config, grace_s=config.grace_s)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
@@ -104,12 +113,8 @@ class Client:
             else:
                 self._remove(proxy)
         is_fixed = any(getattr(config, key) != getattr(self.shared.config, key) for key in _FIXED)
-        emit(
-            Reloaded,
-            Side.CLIENT,
-            len(wanted),
-            "server address, token, auth and multiplex" if is_fixed else "",
-        )
+        unchanged = "server address, token, auth and multiplex" if is_fixed else ""
+        emit(Reloaded, Side.CLIENT, len(wanted), unchanged)
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.shared.meter))
         for link in [*self._links]:
@@ -161,7 +166,7 @@ class Client:
 
 
 def show(server: Address, proxies: list[ClientProxy]) -> None:
-    """Print what is forwarded to where, with a link to click where a terminal can show one (OSC 8)."""
+    """Print what is forwarded to where; a terminal that can show links gets one to click (OSC 8)."""
     if not proxies:
         return
     width = max(len(proxy.name) for proxy in proxies)
@@ -192,7 +197,7 @@ def run_client(load: Callable[[], ClientConfig]) -> int:
         emit(Stopping, Side.CLIENT)
     client.stop_taking_users()
     gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
-    stopper.drain(client.shared.users, 0 if client.failed else config.grace_s)
+    stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
     client.close()
     gevent.sleep(0)  # the greenlets that were just ended close what they hold
     stopper.close()

@@ -22,7 +22,7 @@ _log = logger.get("server")
 
 
 class Server:
-    """The public end of gnar."""
+    """The public end of gnar; `start` opens it, `close` ends it."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.shared = Shared(config)

@@ -1,0 +1,146 @@
+"""The client as a whole, in this process, against a real server: reloads, refusals, what a person sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from gnar_lib import events
+from gnar_lib.client import serve
+from gnar_lib.client.link import Link
+from gnar_lib.client.serve import Client, run_client
+from gnar_lib.config import Address, ClientConfig, PortRanges, ProxyConfig, Secret, ServerConfig
+from gnar_lib.events import ProxyOpened, Reloaded, Side
+from gnar_lib.net import deadline
+from gnar_lib.server.serve import Server
+from tests.helpers.harness import free_port
+from tests.helpers.stoppers import FakeStopper
+
+LOOPBACK = "127.0.0.1"
+TIMEOUT_S = 10.0
+TOKEN = Secret("s3cret")
+BLOG = ProxyConfig(proxy_name="blog", local_port=1)
+
+
+@dataclass
+class Running:
+    """A server in this process, and what a client of it is configured to do."""
+
+    server: Server
+    config: ClientConfig
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    allowed = free_port()
+    ports = PortRanges(f"{allowed}", ((allowed, allowed),))
+    server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, allow_ports=ports))
+    address = Address(LOOPBACK, server.start())
+    proxies = (replace(BLOG, remote_port=allowed),)
+    with deadline(TIMEOUT_S, "the test"):
+        yield Running(server, ClientConfig(server=address, token=TOKEN, proxies=proxies, grace_s=3.0))
+    server.stop_listening()
+    server.close()
+    assert server.shared.crew.wait_empty(TIMEOUT_S)
+
+
+@pytest.fixture
+def stopper(monkeypatch: pytest.MonkeyPatch) -> FakeStopper:
+    made = FakeStopper()
+    monkeypatch.setattr(serve, "Stopper", lambda: made)
+    return made
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
+    monkeypatch.setattr(events, "_listeners", {})
+    got: list[events.Event] = []
+    events.subscribe(Reloaded, got.append)
+
+    def on_opened(event: ProxyOpened) -> None:
+        if event.side is Side.CLIENT:
+            got.append(event)
+
+    events.subscribe(ProxyOpened, on_opened)
+    return got
+
+
+def run(*configs: ClientConfig) -> int:
+    """Run a client that reads one configuration at its start and the next one in its reload."""
+    left = [*configs]
+    return run_client(lambda: left.pop(0))
+
+
+def test_users_have_the_grace_of_the_last_reload_to_finish(
+    running: Running, stopper: FakeStopper, said: list[events.Event]
+) -> None:
+    config = running.config
+    assert run(config, replace(config, grace_s=7.0)) == 0
+    assert stopper.grace_s == [7.0]
+    assert stopper.is_closed
+    (proxy,) = config.proxies
+    where = f"{LOOPBACK}:{proxy.remote_port}"
+    peer = (LOOPBACK, config.server.port)
+    assert said == [
+        ProxyOpened(Side.CLIENT, "blog", "tcp", proxy.remote_port, peer, where),
+        Reloaded(Side.CLIENT, 0, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"server": Address(LOOPBACK, 1)}, {"token": Secret("0ther")}, {"auth": "md5"}, {"multiplex": True}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_only_a_restart_changes_stays_in_a_reload_which_says_so(
+    changed: dict[str, object], running: Running, stopper: FakeStopper, said: list[events.Event]
+) -> None:
+    assert run(running.config, replace(running.config, **changed)) == 0  # type: ignore[arg-type]  # any field
+    assert said[-1] == Reloaded(Side.CLIENT, 0, "server address, token, auth and multiplex")
+    assert "links=1 proxies=1" in stopper.statuses[1]
+
+
+def test_wrong_token_ends_the_client_at_once(running: Running, stopper: FakeStopper) -> None:
+    config = replace(running.config, token=Secret("0ther"))
+    assert run(config, config) == 1
+    assert stopper.grace_s == [0]
+
+
+def test_client_without_an_allowed_proxy_ends(running: Running, stopper: FakeStopper) -> None:
+    config = replace(running.config, proxies=(replace(BLOG, remote_port=1),))
+    assert run(config, config) == 1
+    assert stopper.grace_s == [0]
+
+
+def test_refused_proxy_is_given_up_the_others_are_shown(
+    running: Running, stopper: FakeStopper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = running.config
+    both = replace(config, proxies=(replace(BLOG, proxy_name="refused", remote_port=1), *config.proxies))
+    assert run(both, config) == 0
+    assert "proxies=1" in stopper.statuses[0]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [f"  blog  {LOOPBACK}:{config.proxies[0].remote_port}  ->  {LOOPBACK}:1"]
+
+
+def test_defect_of_a_link_ends_the_client(
+    running: Running, stopper: FakeStopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Link, "run", lambda _: 1 / 0)
+    assert run(running.config, running.config) == 1
+    assert stopper.is_closed
+
+
+def test_location_of_a_proxy_is_known_while_it_is_open(running: Running) -> None:
+    client = Client(running.config, lambda: None)
+    assert client.location("blog") == ""
+    client.start()
+    client.answered.wait()
+    assert client.location("blog") == f"{LOOPBACK}:{running.config.proxies[0].remote_port}"
+    assert client.location("other") == ""
+    client.close()
+    assert client.shared.crew.wait_empty(TIMEOUT_S)
+    assert client.shared.users.wait_empty(TIMEOUT_S)
+    assert client.location("blog") == ""
