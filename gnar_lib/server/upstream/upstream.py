@@ -51,9 +51,10 @@ class Upstream:
         The client has been told of the user. Returns None if the client brings no data connection within ten
         seconds, or if its control connection ends before. The caller closes what is returned.
         """
-        return self._take_ready(user, proxy) or self._on_demand.take(
-            lambda conn_id: self._exchange(conn_id, proxy, user), ("tcp", proxy)
-        )
+        conn = self._take_ready(user, proxy)
+        if conn is not None:
+            return conn
+        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), ("tcp", proxy))
 
     def take_for_datagrams(self, proxy: str) -> Conn | None:
         """Return a data connection that carries the datagrams of a UDP proxy; None as with `take`."""
@@ -77,6 +78,7 @@ class Upstream:
         return None
 
     def _next_ready(self) -> Conn | None:
+        """Return a data connection that waited, or a new stream; None if there is neither."""
         if self._pool is not None:
             return self._pool.take()
         if self._mux is None:
@@ -87,6 +89,7 @@ class Upstream:
             return None
 
     def _exchange(self, conn_id: str, proxy: str, user: Conn) -> Exchange:
+        """Return the message that tells the client of a user; a Go client is told the `conn_id` alone."""
         if self._session is None:
             return Exchange(conn_id=conn_id, proxy_type="tcp")
         address = format_address(user.getpeername())

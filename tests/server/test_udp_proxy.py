@@ -1,0 +1,170 @@
+"""A proxy of UDP at the server: it always has a data connection, or drops and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.queue import Queue
+
+from gnar_lib import events
+from gnar_lib.auth import Rights
+from gnar_lib.config import ServerConfig
+from gnar_lib.errors import ConnClosed
+from gnar_lib.events import DatagramsDropped, Side
+from gnar_lib.net import Conn, Datagram, SocketConn, deadline
+from gnar_lib.net.datagram import pack_address
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto.datagram import NOBODY, JsonFraming
+from gnar_lib.server import udp_proxy
+from gnar_lib.server.udp_proxy import UdpProxy
+from tests.helpers.conns import tcp_pair
+
+TIMEOUT_S = 10.0
+USER = pack_address(("192.0.2.1", 4000))
+QUESTION = (USER, b"a question")
+
+
+@dataclass
+class FakeUpstream:
+    """Gives what is put into its queue."""
+
+    conns: Queue[Conn | None] = field(default_factory=Queue)
+    asked: int = 0
+
+    def take_for_datagrams(self, _name: str) -> Conn | None:
+        self.asked += 1
+        return self.conns.get()
+
+    def give_up(self, kind: str, name: str) -> None:
+        assert (kind, name) == ("udp", "dns")
+        self.conns.put(None)
+
+
+@dataclass
+class Running:
+    """A proxy whose users the test plays, and whose client it is."""
+
+    is_binary: bool
+    upstream: FakeUpstream = field(default_factory=FakeUpstream)
+    answers: list[Datagram] = field(default_factory=list)
+    unsent: int = 0  # how many of the next answers cannot be sent to users
+    connected: Event = field(default_factory=Event)
+    ends: list[SocketConn] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rights = Rights.of(ServerConfig())
+        self.proxy = UdpProxy("dns", self.upstream, rights, Meter(), binary=self.is_binary)  # type: ignore[arg-type]
+        self.runner = gevent.spawn(self.proxy.run, self.connected.set, self.answer)
+
+    def answer(self, datagrams: list[Datagram]) -> int:
+        self.answers += datagrams
+        return self.unsent
+
+    def connect(self) -> SocketConn:
+        """Bring a data connection; returns the client's end."""
+        data, client = tcp_pair()
+        self.ends += [data, client]
+        self.connected.clear()
+        self.upstream.conns.put(data)
+        self.connected.wait()
+        return client
+
+    def close(self) -> None:
+        self.proxy.close()
+        self.runner.join()
+        for conn in self.ends:
+            conn.close()
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr(udp_proxy, "ASK_PAUSE_S", 0.0)
+    made = Running(getattr(request, "param", True))
+    with deadline(TIMEOUT_S, "the test"):
+        yield made
+        made.close()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        gevent.sleep(0.001)
+
+
+def test_datagrams_go_to_the_client_and_answers_to_their_users(running: Running) -> None:
+    client = running.connect()
+    running.proxy.receive([QUESTION])
+    sent = client.recv(1000)
+    assert b"a question" in sent
+    client.sendall(sent)
+    wait(lambda: bool(running.answers))
+    assert running.answers == [QUESTION]
+    assert running.proxy.meter.dropped == 0
+
+
+@pytest.mark.parametrize("running", [False], indirect=True)
+def test_answer_that_names_no_user_is_for_the_one_who_spoke_last(running: Running) -> None:
+    client = running.connect()
+    running.proxy.receive([(pack_address(("192.0.2.2", 4000)), b"first"), QUESTION])
+    client.sendall(b"".join(JsonFraming(with_address=False).frame([(NOBODY, b"an answer")])))
+    wait(lambda: bool(running.answers))
+    assert running.answers == [(USER, b"an answer")]
+
+
+def test_datagrams_are_dropped_and_counted_while_there_is_no_data_connection(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_listeners", {})
+    said: list[DatagramsDropped] = []
+    events.subscribe(DatagramsDropped, said.append)
+    running.proxy.receive([QUESTION, QUESTION])
+    running.proxy.tell_dropped()
+    running.proxy.tell_dropped()
+    assert said == [DatagramsDropped(Side.SERVER, "dns", 2)]
+
+
+def test_answers_that_could_not_be_sent_are_counted(running: Running) -> None:
+    running.unsent = 1
+    client = running.connect()
+    running.proxy.receive([QUESTION])
+    client.sendall(client.recv(1000))
+    wait(lambda: running.proxy.meter.dropped == 1)
+
+
+def test_data_connection_that_breaks_or_does_not_come_is_asked_for_again(running: Running) -> None:
+    client = running.connect()
+    running.upstream.conns.put(None)
+    client.abort()
+    again = running.connect()
+    assert running.upstream.asked == 3
+    running.proxy.receive([QUESTION])
+    assert b"a question" in again.recv(1000)
+
+
+def test_client_that_sends_no_datagrams_loses_the_data_connection(running: Running) -> None:
+    running.connect().sendall(b"\xff" * 100)
+    running.connect()
+    assert running.ends[0].closed
+
+
+def test_data_connection_ends_with_the_proxy(running: Running) -> None:
+    client = running.connect()
+    running.proxy.close()
+    assert client.recv(1) == b""
+    running.runner.join()
+    assert running.upstream.asked == 1
+
+
+def test_data_connection_that_comes_as_the_proxy_is_closed_is_closed_too(running: Running) -> None:
+    data, client = tcp_pair()
+    gevent.sleep(0)  # the proxy asks for a data connection
+    running.upstream.conns.put(data)
+    running.proxy.close()
+    running.runner.join()
+    assert client.recv(1) == b""
+    with pytest.raises(ConnClosed):
+        data.recv(1)
+    client.close()
