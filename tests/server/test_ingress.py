@@ -1,0 +1,202 @@
+"""The control port of a real server: what each connection is for, and that no other stays open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import gevent
+import pytest
+
+from gnar_lib import events
+from gnar_lib.auth import ClientLogin
+from gnar_lib.events import ClientLeft, LoginRefused
+from gnar_lib.net import SocketConn
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
+from gnar_lib.proto.msg import AUTH_NONE
+from gnar_lib.proto.numbers import FEATURES
+from gnar_lib.server import control as control_module
+from gnar_lib.yamux import Session as Mux
+from tests.auth.test_auth import (
+    NONE,
+    TIMEOUT_S,
+    TOKEN,
+    Running,
+    answer_of,
+    go_login,
+    is_closed_by_peer,
+    of_kind,
+    serving,
+)
+
+REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
+    monkeypatch.setattr(events, "_listeners", {})
+    got: list[events.Event] = []
+    events.subscribe(LoginRefused, got.append)
+    events.subscribe(ClientLeft, got.append)
+    return got
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        gevent.sleep(0.001)
+
+
+def go_client(running: Running) -> SocketConn:
+    """Return a connection on which a Go client has logged in."""
+    conn = running.dial()
+    send(conn, go_login(int(time.time())))
+    return conn
+
+
+# ---- what a connection is for ------------------------------------------------------------------------------
+
+
+def test_health_check_is_answered_without_the_token(said: list[events.Event]) -> None:
+    with serving("hmac") as running:
+        conn = running.dial()
+        send(conn, Login(token="", timestamp=0, auth=AUTH_NONE))
+        assert recv(conn) == Welcome(features=FEATURES)
+        assert is_closed_by_peer(conn)
+    assert said == []
+
+
+@pytest.mark.parametrize("first", [Heartbeat(), Welcome()], ids=["Heartbeat", "Welcome"])
+def test_first_message_that_has_no_place_behind_a_login_is_refused(
+    first: Message, said: list[events.Event]
+) -> None:
+    with serving() as running:
+        conn = go_client(running)
+        send(conn, first)
+        assert is_closed_by_peer(conn)
+    (refused,) = said
+    assert isinstance(refused, LoginRefused)
+    assert (refused.reason, refused.hung_up) == (f"{type(first).__name__} after the login", False)
+
+
+def test_peer_that_leaves_behind_its_login_is_not_said_to_be_refused(said: list[events.Event]) -> None:
+    with serving() as running:
+        go_client(running).close()
+        wait(lambda: bool(said))
+    (left,) = said
+    assert isinstance(left, LoginRefused)
+    assert left.hung_up
+
+
+def test_data_connection_that_is_to_wait_for_a_client_who_has_left_is_closed() -> None:
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        assert ours.session is not None
+        ours.conn.close()
+        wait(lambda: not running.server.control_ingress.clients)
+        late = running.dial()
+        send(late, ClientLogin.waiting_message(ours.session, 1))
+        assert is_closed_by_peer(late)
+
+
+@pytest.mark.parametrize("multiplexes", [False, True], ids=["plain", "multiplexed"])
+def test_server_that_stops_ends_logins_on_their_way(multiplexes: bool) -> None:
+    with serving() as running:
+        conn = go_client(running)
+        if multiplexes:
+            Mux(conn, is_client=True).open()
+        wait(lambda: len(running.server.control_ingress.in_progress) == 1)
+        running.server.close()
+        assert running.server.shared.crew.wait_empty(TIMEOUT_S)
+        assert len(running.server.control_ingress.in_progress) == 0
+        conn.close()
+
+
+@pytest.mark.parametrize("holder", ["another Go client", "a client of gnar's own"])
+def test_go_client_cannot_cancel_what_it_does_not_hold(holder: str) -> None:
+    with serving() as running:
+        if holder == "a client of gnar's own":
+            control, port = running.log_in("blog")
+            conn = control.conn
+            name = "blog"
+        else:
+            conn = go_client(running)
+            send(conn, REQUEST)
+            answer_of(conn)
+            (client,) = running.server.control_ingress.clients
+            port, name = client.ingresses[0].port, "another name"
+        cancel = go_client(running)
+        send(cancel, ProxyCancel(proxy_name=name, remote_port=port))
+        assert is_closed_by_peer(cancel)
+        assert len(running.server.shared.ports) == 1
+        conn.close()
+
+
+# ---- control connections -----------------------------------------------------------------------------------
+
+
+def test_client_that_breaks_the_protocol_is_ended_and_its_port_is_free(said: list[events.Event]) -> None:
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        send(ours.conn, Welcome())
+        wait(lambda: bool(said))
+        assert len(running.server.shared.ports) == 0
+        ours.conn.close()
+    (left,) = said
+    assert isinstance(left, ClientLeft)
+    assert (left.reason, left.broke_protocol) == ("Welcome on a control connection", True)
+
+
+def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[events.Event]) -> None:
+    monkeypatch.setattr(control_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(control_module, "SILENCE_S", 0.05)
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        wait(lambda: bool(said))
+        assert not running.server.control_ingress.clients
+        ours.conn.close()
+
+
+def test_go_client_may_be_silent(monkeypatch: pytest.MonkeyPatch, said: list[events.Event]) -> None:
+    monkeypatch.setattr(control_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(control_module, "SILENCE_S", 0.0)
+    with serving() as running:
+        conn = go_client(running)
+        send(conn, REQUEST)
+        answer_of(conn)
+        for _ in range(5):
+            assert isinstance(recv(conn), Heartbeat)
+        assert said == []
+        conn.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (replace(REQUEST, proxy_type="quic"), "proxy type 'quic' is not supported by this server"),
+        (replace(REQUEST, subdomain="blog"), "this server has no domain: leave the subdomain out"),
+        (REQUEST, "one client may have 1 proxies"),
+    ],
+    ids=["kind", "subdomain", "too many"],
+)
+def test_proxy_that_a_client_can_never_have_is_refused_for_good(request_: ProxyReq, error: str) -> None:
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        (control,) = running.server.control_ingress.clients
+        control.rights = replace(control.rights, proxies=1 if request_ == REQUEST else 2)
+        send(ours.conn, request_)
+        answer = answer_of(ours.conn)
+        assert (answer.status, answer.error, answer.retry) == ("failed", error, False)
+        ours.conn.close()
+
+
+def test_client_that_does_not_prove_itself_is_told_why() -> None:
+    with serving() as running:
+        conn = running.dial()
+        send(conn, ClientLogin(NONE, "hmac").message())
+        refusal = of_kind(conn, Welcome)
+        assert isinstance(refusal, Welcome)
+        assert refusal.error
+        assert refusal.session == ""
+        assert is_closed_by_peer(conn)
+    assert TOKEN.reveal() not in refusal.error
