@@ -18,17 +18,8 @@ from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES
 from gnar_lib.server import control as control_module
 from gnar_lib.yamux import Session as Mux
-from tests.auth.test_auth import (
-    NONE,
-    TIMEOUT_S,
-    TOKEN,
-    Running,
-    answer_of,
-    go_login,
-    is_closed_by_peer,
-    of_kind,
-    serving,
-)
+from tests.helpers.logins import NONE, TOKEN, go_login
+from tests.helpers.servers import TIMEOUT_S, Running, answer_of, is_closed_by_peer, of_kind, serving
 
 REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp")
 
