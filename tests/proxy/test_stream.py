@@ -258,23 +258,24 @@ def test_reader_that_stops_holds_the_writer_up_and_nobody_else(
 @pytest.mark.parametrize("way", WAYS)
 def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = 20 * MIB
+    began = time.monotonic()  # before the bucket, which earns tokens from its first moment on
     bucket = Bucket(rate)
     assert bucket.take_now(rate)  # the burst; it is paid back by two seconds at half the rate
     count, at_least_s = rate // 4, 0.5
     with joined(way, monkeypatch, Flow(bucket)) as pair:
-        began = time.monotonic()
         sender = gevent.spawn(pair.user.sendall, b"x" * count)
         left = count
         while left:
             left -= len(pair.service.recv(MIB))
         sender.get()
         took_s = time.monotonic() - began
-    assert 0.95 * at_least_s <= took_s <= 20 * at_least_s  # a busy machine is late, but never early
+    assert 0.8 * at_least_s <= took_s <= 20 * at_least_s  # a busy machine is late; a grant may be early
 
 
 def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not_slowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    began = time.monotonic()  # before the bucket, as above
     bucket = Bucket(4 * MIB)
     assert bucket.take_now(4 * MIB)  # the burst: who comes first would have it
     limited = Flow(bucket)
@@ -298,15 +299,16 @@ def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not
             gevent.spawn(write, pair.user)
             gevent.spawn(read, name, pair.service)
         sender = gevent.spawn(send_random, free.user, 32 * MIB, 9)
-        began = time.monotonic()
         assert recv_random(free.service, 10) == sender.get()
         elapsed = time.monotonic() - began
         assert elapsed < 8  # what the limit would make of it
-        gevent.sleep(max(0.0, 2 - elapsed))  # by then the burst is paid back
+        before = {**got}  # from here on both want all that there is
+        gevent.sleep(max(1.0, 2 - elapsed))  # by then the burst is paid back
         elapsed = time.monotonic() - began
         allowed = (elapsed - 1) * 4 * MIB
         assert 0.5 * allowed < sum(got.values()) < 1.1 * allowed
-        assert min(got.values()) / max(got.values()) > 0.6
+        shares = [got[name] - before[name] for name in got]
+        assert min(shares) / max(shares) > 0.6
 
 
 @pytest.mark.parametrize("way", ["spliced", "buffered"])
