@@ -7,7 +7,8 @@ from collections.abc import Callable
 from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
-from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, dial_host, set_keepalive
+from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, set_keepalive
+from gnar_lib.net.target import Target
 from gnar_lib.proto import (
     Challenge,
     Exchange,
@@ -46,7 +47,7 @@ class Control:
     @classmethod
     def dial(cls, config: ClientConfig, client_id: str) -> Control:
         """Connect to the server; raises `DialError`."""
-        conn = dial_host(config.server.host, config.server.port)
+        conn = Target(config.server.host, config.server.port).dial()
         set_keepalive(conn.sock)
         conn.set_user_timeout(SILENCE_S)  # the server reads its control connections all the time
         return cls(config, client_id, conn)

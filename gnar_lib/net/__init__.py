@@ -1,10 +1,10 @@
-"""Where sockets are touched: conns, dialling, listening, deadlines, greenlets; knows no message."""
+"""Where sockets are touched: conns, dialling, listening, datagrams, deadlines, crews; knows no message."""
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
-from gnar_lib.net.endpoint import Listener, dial, dial_host, first_that_opens, listen
+from gnar_lib.net.endpoint import Listener, dial, listen
 from gnar_lib.net.greenlets import Crew, deadline
 from gnar_lib.net.options import set_keepalive
 from gnar_lib.net.switching import LENT_BYTES, busy_greenlets, give_way, wait_for
@@ -27,8 +27,6 @@ __all__ = [
     "busy_greenlets",
     "deadline",
     "dial",
-    "dial_host",
-    "first_that_opens",
     "format_address",
     "give_way",
     "host_of",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from gnar_lib.errors import DialError
 from gnar_lib.net.address import Sockaddr, family_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import DatagramConn, connect_udp, connect_unix_datagram, is_out_of_files
-from gnar_lib.net.endpoint import dial, first_that_opens
+from gnar_lib.net.endpoint import dial
 from gnar_lib.net.greenlets import Crew
 
 LOOK_UP_PAUSE_S = 1.0  # between two look-ups of a name whose addresses do not answer
+
+Opened = TypeVar("Opened")
 
 
 class _Place:
@@ -73,7 +77,7 @@ class Target:
 
     def _dial_known(self) -> SocketConn:
         place = self._place
-        conn = first_that_opens(
+        conn = _first_that_opens(
             [*place.known], lambda family, address: dial(family, address, source=place.source), place.host
         )
         place.prefer(conn.getpeername())
@@ -128,7 +132,7 @@ class DatagramTarget:
         """Return a new socket that is connected to the target; the caller closes it. Raises `DialError`."""
         place = self._place
         try:
-            return first_that_opens(
+            return _first_that_opens(
                 place.known, lambda family, address: connect_udp(family, address, place.source), place.host
             )
         except DialError as exc:
@@ -166,3 +170,24 @@ class UnixDatagramTarget:
     def refused(_conn: DatagramConn) -> bool:
         """Return True: whoever receives at the path again has made another socket there."""
         return True
+
+
+def _first_that_opens(
+    addresses: Iterable[tuple[int, Sockaddr]], open_one: Callable[[int, Sockaddr], Opened], name: object
+) -> Opened:
+    """Return what `open_one` makes of the first address for which it does not raise `DialError`.
+
+    Raises the last of its errors, or one that says that `name` has no address.
+    """
+    error: DialError | None = None
+    try:
+        for family, address in addresses:
+            try:
+                return open_one(family, address)
+            except DialError as exc:
+                error = exc
+        raise error or DialError(f"{name} has no address")
+    finally:
+        # The error refers to this call, which must not refer to the error: the collector would have to come
+        # before the error's sockets are gone.
+        error = None

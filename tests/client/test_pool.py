@@ -16,6 +16,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, Login, send
 from gnar_lib.proto.numbers import MAX_WAITING
+from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
 USER = Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog", user="192.0.2.1:4000")
@@ -42,7 +43,7 @@ class Server:
             self.failures -= 1
             raise DialError("the server is away")
         conn = dial(socket.AF_INET, self.listener.getsockname())
-        self.ends.append(self.listener.accept())
+        self.ends.append(accept(self.listener))
         return conn
 
     def _on_user(self, conn: Conn, exchange: Exchange) -> None:

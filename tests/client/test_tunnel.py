@@ -22,7 +22,7 @@ from gnar_lib.events import (
 )
 from gnar_lib.net import Listener, deadline, listen
 from gnar_lib.pio.meter import Meter
-from tests.helpers.conns import tcp_pair
+from tests.helpers.conns import accept, tcp_pair
 
 TIMEOUT_S = 10.0
 USER = "192.0.2.1:4000"
@@ -52,7 +52,7 @@ def proxy(service: Listener, kind: str = "tcp") -> ClientProxy:
 def test_each_step_of_a_user_is_said(service: Listener, said: list[events.Event]) -> None:
     server_end, conn = tcp_pair()
     serving = gevent.spawn(tunnel.serve, proxy(service), conn, USER)
-    local = service.accept()
+    local = accept(service)
     server_end.sendall(b"a question")
     assert local.recv(100) == b"a question"
     local.sendall(b"an answer!!")
@@ -88,7 +88,7 @@ def test_user_is_reset_when_the_service_is_away_and_its_return_is_said_once(
     for _ in range(2):
         server_end, conn = tcp_pair()
         serving = gevent.spawn(tunnel.serve, served, conn, USER)
-        again.accept().close()
+        accept(again).close()
         server_end.close()
         serving.join()
     again.close()

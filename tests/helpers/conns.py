@@ -6,9 +6,10 @@ import socket
 from collections.abc import Callable
 
 import gevent
+from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
-from gnar_lib.net import SocketConn, dial, listen
+from gnar_lib.net import Listener, SocketConn, dial, listen
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -17,11 +18,18 @@ MIB = 1 << 20
 V4 = socket.AF_INET
 
 
+def accept(listener: Listener) -> SocketConn:
+    """Wait for one conn on a listener that does not serve, and return the conn; the caller closes it."""
+    while (conn := listener._accept_one()) is None:
+        get_hub().wait(listener._watcher)
+    return conn
+
+
 def tcp_pair() -> tuple[SocketConn, SocketConn]:
     """Return both ends of a connection over loopback, the dialling one first; the caller closes both."""
     listener = listen(LOOPBACK, 0)
     near = dial(V4, listener.getsockname())
-    far = listener.accept()
+    far = accept(listener)
     listener.close()
     return near, far
 

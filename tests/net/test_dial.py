@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import Callable
 
 import gevent
 import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import DialError
-from gnar_lib.net import SocketConn, dial, dial_host, listen, resolve
+from gnar_lib.net import SocketConn, dial, listen, resolve
 from gnar_lib.net.target import Target
-from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4
+from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
 
 
 def test_refused_dial_says_who_refused() -> None:
@@ -63,7 +62,7 @@ def test_dial_that_is_killed_closes_its_socket(monkeypatch: pytest.MonkeyPatch) 
 def test_dial_from_an_address_is_seen_as_coming_from_it() -> None:
     listener = listen(LOOPBACK, 0)
     near = dial(V4, listener.getsockname(), source="127.0.0.2")
-    far = listener.accept()
+    far = accept(listener)
     assert net.host_of(far.getpeername()) == "127.0.0.2"
     for thing in (near, far, listener):
         thing.close()
@@ -71,15 +70,15 @@ def test_dial_from_an_address_is_seen_as_coming_from_it() -> None:
         dial(V4, (LOOPBACK, 1), source=BLACKHOLE)
 
 
-def test_dial_host_goes_on_to_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_goes_on_to_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = listen(LOOPBACK, 0)
     port = listener.port
     found = [(socket.AF_INET6, ("::1", port, 0, 0)), (V4, (LOOPBACK, port))]
-    monkeypatch.setattr("gnar_lib.net.endpoint.resolve", lambda *_: found)
-    dial_host("name", port).close()
+    monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: [*found])
+    Target("name", port).dial().close()
     listener.close()
     with pytest.raises(DialError, match=f"{LOOPBACK}:{port}"):
-        dial_host("name", port)
+        Target("name", port).dial()
 
 
 @pytest.mark.parametrize("host", ["no-such-name.invalid", "a" * 300, "..", "\udcff"])
@@ -88,10 +87,7 @@ def test_name_that_does_not_resolve_is_a_dial_error(host: str) -> None:
         resolve(host, 1)
 
 
-@pytest.mark.parametrize(
-    "dial_one", [lambda port: Target("127.0.0.1", port).dial(), lambda port: dial_host("127.0.0.1", port)]
-)
-def test_a_dial_that_failed_leaves_nothing_to_the_collector(dial_one: Callable[[int], object]) -> None:
+def test_a_dial_that_failed_leaves_nothing_to_the_collector() -> None:
     def held() -> int:
         return sum(isinstance(thing, SocketConn) for thing in gc.get_objects())
 
@@ -104,7 +100,7 @@ def test_a_dial_that_failed_leaves_nothing_to_the_collector(dial_one: Callable[[
         before = held()
         for _ in range(10):
             with pytest.raises(DialError):
-                dial_one(port)
+                Target(LOOPBACK, port).dial()
         assert held() <= before + 1
     finally:
         gc.enable()

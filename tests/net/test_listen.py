@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -16,16 +15,17 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import ListenError, PortTakenError
-from gnar_lib.net import Crew, SocketConn, dial, dial_host, listen, set_keepalive
+from gnar_lib.net import Crew, SocketConn, dial, listen, set_keepalive
 from gnar_lib.net.conn import socket_class
-from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4
+from gnar_lib.net.target import Target
+from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
 
 
 def test_everywhere_is_ipv4_and_ipv6_on_one_port() -> None:
     listener = listen("", 0)
     for host in (LOOPBACK, "::1"):
-        near = dial_host(host, listener.port)
-        far = listener.accept()
+        near = Target(host, listener.port).dial()
+        far = accept(listener)
         assert net.host_of(far.getpeername()) == (f"[{host}]" if ":" in host else host)
         near.close()
         far.close()
@@ -107,7 +107,7 @@ for client in clients:
 while not 0 < len(held) < 20 or listener._watcher.active:
     gevent.sleep(0.005)
 for _ in range(9):  # it tries again and again
-    listener._resume()
+    listener.serve(crew, held.append)
     while listener._watcher.active:
         gevent.sleep(0.005)
 print("waits with", len(held) < 20, flush=True)
@@ -139,15 +139,3 @@ def test_out_of_descriptors_makes_accepting_wait_and_then_go_on() -> None:
     assert done.stdout == "waits with True\nserved 20\n", done.stderr
     assert done.stderr.count("accepting waits: Too many open files") == 1
     assert "Traceback" not in done.stderr
-
-
-def test_accept_out_of_descriptors_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = listen(LOOPBACK, 0)
-
-    def fail(_self: object) -> tuple[int, object]:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(type(listener.sock), "_accept", fail)
-    with pytest.raises(OSError, match="Too many open files"):
-        listener.accept()
-    listener.close()

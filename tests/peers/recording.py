@@ -18,6 +18,7 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net import Listener, SocketConn, deadline
 from gnar_lib.proto import packet
 from gnar_lib.server.serve import Server
+from tests.helpers.conns import accept
 
 PLAIN_TCP = ["go-2023-tcp", "go-2024-tcp"]
 RECORDED_PORT = b"19001"
@@ -141,7 +142,7 @@ def as_recorded(frame: bytes, recorded: bytes, port: int) -> bytes:
 
 def answer(service: Listener) -> None:
     """Serve one user as the recorded service did."""
-    conn = service.accept()
+    conn = accept(service)
     conn.sendall(b"echo:" + conn.recv(100))
     assert read_to_the_end(conn) == b""
     conn.close()

@@ -22,6 +22,7 @@ from gnar_lib.proto.datagram import (
 )
 from gnar_lib.proxy.share import Share
 from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier
+from tests.helpers.conns import accept
 from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER, wait_until
 
 
@@ -129,7 +130,7 @@ def test_carrier_ends_on_what_is_no_datagram() -> None:
 def _pair() -> tuple[net.SocketConn, net.SocketConn]:
     listener = net.listen(LOOPBACK, 0)
     near = net.dial(socket.AF_INET, (LOOPBACK, listener.port))
-    far = listener.accept()
+    far = accept(listener)
     listener.close()
     return near, far
 

@@ -24,6 +24,7 @@ from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import buffer, splice
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
+from tests.helpers.conns import accept
 from tests.helpers.wrapped import WrappedConn
 
 MIB = 1 << 20
@@ -50,7 +51,7 @@ def _bounded() -> Iterator[None]:
 def tcp_pair() -> tuple[net.SocketConn, net.SocketConn]:
     listener = net.listen("127.0.0.1", 0)
     near = net.dial(socket.AF_INET, ("127.0.0.1", listener.port))
-    far = listener.accept()
+    far = accept(listener)
     listener.close()
     return near, far
 

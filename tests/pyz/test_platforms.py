@@ -21,9 +21,9 @@ import pytest
 from gnar_lib import logger, net
 from gnar_lib.config import load_server
 from gnar_lib.errors import DialError, ListenError
-from gnar_lib.net import conn as conn_module
-from gnar_lib.net import endpoint
+from gnar_lib.net import endpoint, switching
 from gnar_lib.net.datagram import connect_udp, is_out_of_files
+from tests.helpers.conns import accept
 from tests.helpers.harness import (
     LOOPBACK,
     TOKEN,
@@ -301,7 +301,7 @@ def test_a_socket_that_cannot_be_watched_counts_as_out_of_files_and_is_closed(
 ) -> None:
     address = (LOOPBACK, free_port())
     before = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(conn_module, "get_hub", _Hub)
+    monkeypatch.setattr(switching, "get_hub", _Hub)
     monkeypatch.setattr(endpoint, "get_hub", _Hub)
     monkeypatch.setattr("gnar_lib.net.datagram.get_hub", _Hub)
     with pytest.raises(DialError, match="cannot watch") as dialled:
@@ -354,14 +354,14 @@ for sock in (listen("127.0.0.1", 0).sock, bind_udp("127.0.0.1", 0).sock):
 def test_accepted_sockets_get_their_options_where_they_do_not_inherit_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint, "_INHERITS", False)
+    monkeypatch.setattr(endpoint, "_INHERITS_OPTIONS", False)
     with contextlib.closing(net.listen(LOOPBACK, 0)) as listener:
         for level, option in (
             (socket.IPPROTO_TCP, socket.TCP_NODELAY),
             (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
         ):
             listener.sock.setsockopt(level, option, 0)
-        with dial(listener.port), contextlib.closing(listener.accept()) as conn:
+        with dial(listener.port), contextlib.closing(accept(listener)) as conn:
             assert conn.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 

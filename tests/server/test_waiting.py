@@ -20,6 +20,7 @@ from gnar_lib.server.upstream.waiting import (
     MIN_WAITING,
     WaitingPool,
 )
+from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
 SESSION = Session("a session", b"its key", frozenset())
@@ -41,7 +42,7 @@ class Table:
     def add(self) -> tuple[SocketConn, SocketConn]:
         """Let one more wait; returns the server's and the client's end."""
         theirs = dial(socket.AF_INET, self.listener.getsockname())
-        ours = self.listener.accept()
+        ours = accept(self.listener)
         self.conns += [ours, theirs]
         self.admitted += 1
         assert self.waiting.admit(ours, ClientLogin.waiting_message(SESSION, self.admitted))

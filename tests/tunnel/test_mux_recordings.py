@@ -18,6 +18,7 @@ from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.net import Listener, SocketConn, deadline, dial, listen
 from gnar_lib.yamux import frame as yamux_frame
+from tests.helpers.conns import accept
 from tests.helpers.harness import free_port
 from tests.peers.mux import Frame, Peer, encode
 from tests.peers.recording import (
@@ -229,7 +230,7 @@ class RecordedMuxServer:
         self.heard, self.recorded = Said(), Said()
 
     def replay(self) -> None:
-        conn = self._listener.accept()
+        conn = accept(self._listener)
         self._peer = Peer(conn)
         login, *_ = frames_of(self._chunks[0].data)
         assert as_recorded(recv_frame(conn), login, self._port) == login

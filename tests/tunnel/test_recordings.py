@@ -18,6 +18,7 @@ from gnar_lib import auth
 from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.net import Listener, SocketConn, deadline, dial, listen
+from tests.helpers.conns import accept
 from tests.helpers.harness import free_port
 from tests.peers.recording import (
     ECHOED,
@@ -181,7 +182,7 @@ class RecordedServer:
 
     def _expect(self, chunk: Chunk) -> None:
         if chunk.conn not in self._conns and chunk.data:
-            self._conns[chunk.conn] = self._listener.accept()
+            self._conns[chunk.conn] = accept(self._listener)
         conn = self._conns[chunk.conn]
         if not chunk.data:
             if chunk.conn != 1:  # the control connection stays until the client has cancelled

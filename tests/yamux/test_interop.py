@@ -19,6 +19,7 @@ from gnar_lib.errors import MuxError
 from gnar_lib.yamux import Session
 from gnar_lib.yamux import session as session_module
 from gnar_lib.yamux.frame import INITIAL_WINDOW_BYTES
+from tests.helpers.conns import accept
 from tests.helpers.harness import first_of_workers
 from tests.peers.mux import read_all, stream_count
 
@@ -61,7 +62,7 @@ class GoPeer:
         command: list[str | Path] = [program, role, f"127.0.0.1:{listener.port}", *actions]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
-        self.session = Session(listener.accept(), is_client=role == "server")
+        self.session = Session(accept(listener), is_client=role == "server")
         listener.close()
         self.crew = net.Crew("handlers")
         self.session.serve(self.crew, answer)
