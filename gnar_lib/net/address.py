@@ -10,13 +10,13 @@ import gevent.socket
 from gnar_lib.errors import DialError, UsageError
 
 Sockaddr = tuple[Any, ...] | str
-"""What the socket module calls an address: `(host, port, ...)`, or the path of a Unix socket."""
+"""An address of the socket module: `(host, port, ...)`, or the path of a Unix socket."""
 
-_AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)  # Windows has none that Python could open
+_AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)  # None on Windows, where Python cannot open them
 
 
 def unix_family() -> int:
-    """Return the family of Unix sockets; raises `UsageError` where there are none."""
+    """Return the family of Unix sockets; raises `UsageError` on a system that has none."""
     if _AF_UNIX is None:
         raise UsageError("this platform has no Unix sockets")
     return _AF_UNIX
@@ -36,7 +36,7 @@ def format_address(address: Sockaddr | None) -> str:
 
 
 def host_of(address: Sockaddr) -> str:
-    """Return the host of an address as `format_address` would show it; empty for a path."""
+    """Return the host of an address as `format_address` shows it; empty for a path."""
     return "" if isinstance(address, str) else format_address(address).rsplit(":", 1)[0]
 
 
@@ -49,7 +49,7 @@ def resolve(
     host has no address of the `family` that is asked for.
     """
     try:
-        host.encode("idna")  # as getaddrinfo does, but there, in gevent's thread, it would leave a traceback
+        host.encode("idna")  # getaddrinfo does so in a thread of gevent, which would log a traceback
         found = gevent.socket.getaddrinfo(host or None, port, type=kind)
     except UnicodeError as exc:
         raise DialError(f"cannot resolve {host!r}: no host can have such a name") from exc

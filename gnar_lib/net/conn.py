@@ -220,14 +220,6 @@ class SocketConn(WaitingSocket):
                 raise self._failed(exc) from exc
         return self._peer
 
-    def getsockname(self) -> Sockaddr:
-        """Return the address of this end; raises `ConnClosed`."""
-        try:
-            name: Sockaddr = self.sock.getsockname()
-        except OSError as exc:
-            raise self._failed(exc) from exc
-        return name
-
     def limit_unsent(self, limit_bytes: int) -> None:
         """Let at most about `limit_bytes` wait unsent in the socket, so that what follows is soon sent.
 

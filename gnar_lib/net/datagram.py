@@ -1,6 +1,7 @@
-"""Datagram sockets: a bound one that many peers write to, and those connected to one; read in the hub.
+"""Datagram sockets: those that are bound, to which many peers write, and those connected to one address.
 
-Nothing here waits: what does not fit into a socket's buffer is dropped, as it would be further on.
+Callbacks of the hub read them. Nothing here waits: what does not fit into a socket's buffer is dropped, as
+routers do with datagrams, too.
 """
 
 from __future__ import annotations
@@ -22,39 +23,36 @@ from gnar_lib.errors import ConnError, DialError, ListenError
 from gnar_lib.net.address import Sockaddr, format_address, resolve, unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.endpoint import listen_error
+from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
 from gnar_lib.net.switching import read_watcher
 
-BATCH = 64  # datagrams per turn of the loop, so that a flood of them does not starve the others
-MAX_PEERS = 4096  # at least as many of the latest are remembered, and at most twice as many
-MAX_DATAGRAM_BYTES = 65536  # more than any datagram has, so that none is cut
-BUFFER_BYTES = 1 << 20  # of a bound socket, where bursts of all peers arrive; Linux cuts it to its own limit
+BATCH = 64  # datagrams of a socket in one turn of the loop, so that a flood does not starve others
+MAX_PEERS = 4096  # so many of the latest peers are remembered at least, and twice as many at most
+MAX_DATAGRAM_BYTES = 65536  # more than any datagram has, so that no datagram is cut
+BUFFER_BYTES = 1 << 20  # of a bound socket, where bursts of all peers arrive; Linux may give less
 PACKED_ADDRESS_BYTES = 22
 
 _PACKED = struct.Struct(">16sHI")
 _V4_IN_V6 = b"\0" * 10 + b"\xff\xff"
 
 _IS_LINUX = sys.platform == "linux"
-_IP_PKTINFO = 8  # ip(7); the socket module lacks it
-_IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, destination in the header
-_IN6_PKTINFO = struct.Struct("=16si")  # local address, interface (RFC 3542, 6)
-_CONTROL_BYTES = 64  # room for either
 _SO_MEMINFO = 55  # of Linux since 4.12; the socket module lacks it
-_MEMINFO = struct.Struct("=9I")  # the last is what was dropped
-# How "port unreachable" is told: Windows says that the connection was reset.
+_MEMINFO = struct.Struct("=9I")  # the last number counts the datagrams that were dropped
+# The errors that mean "port unreachable": Windows says that the connection was reset.
 _REFUSED = (ConnectionRefusedError, ConnectionResetError)
-_EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows: nobody else may share a port
-# macOS sends no datagram larger than this buffer, and gives 9 KiB.
+_EXCLUSIVE_PORT: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows: no port is shared
+# macOS sends no datagram that is larger than this buffer, which has 9 KiB unless gnar asks for more.
 _SEND_BUFFER_BYTES = 128 * 1024 if sys.platform == "darwin" else None
-# The empty name has Linux choose one, unix(7); elsewhere a socket without a name can only send.
+# With the empty name Linux chooses a name, unix(7). Elsewhere a socket has no name, and gets no answers.
 _CHOSEN_NAME = "" if _IS_LINUX else None
 
 _log = logger.get("net")
 
 
 def pack_address(address: Sockaddr | bytes | None) -> bytes:
-    """Return an IP address and port as 22 bytes: 16 of address (IPv4 mapped into IPv6), 2 port, 4 scope.
+    """Return an IP address and port as 22 bytes: 16 of address (IPv4 mapped to IPv6), 2 of port, 4 of scope.
 
-    The path of a Unix socket is returned as it is, empty for a peer that has none.
+    Returns the path of a Unix socket as it is; empty for a peer that has no path.
     """
     if not isinstance(address, tuple):
         return os.fsencode(address or b"")
@@ -67,7 +65,7 @@ def pack_address(address: Sockaddr | bytes | None) -> bytes:
 
 
 def unpack_address(packed: bytes) -> tuple[str, int, int]:
-    """Return host, port and scope of 22 bytes, IPv4 as IPv4."""
+    """Return host, port and scope of the 22 bytes of `pack_address`; a mapped IPv4 address as IPv4."""
     raw, port, scope = _PACKED.unpack(packed)
     if raw.startswith(_V4_IN_V6):
         return socket.inet_ntop(socket.AF_INET, raw[12:]), port, scope
@@ -75,34 +73,30 @@ def unpack_address(packed: bytes) -> tuple[str, int, int]:
 
 
 Datagram = tuple[bytes, bytes]
-"""A peer's packed address, by which it is known everywhere, and the payload."""
+"""The packed address of a peer, by which the peer is known everywhere, and the payload."""
 
 
 class _Peer:
-    """Somebody who writes to a bound socket.
-
-    `came_to` is the local address of the last datagram, as the kernel tells it, and `control` what has
-    answers leave from there.
-    """
+    """Somebody who writes to a bound socket."""
 
     __slots__ = ("address", "came_to", "control", "packed", "used_s")
 
     def __init__(self, address: Sockaddr) -> None:
         self.address = address
         self.packed = pack_address(address)
-        self.came_to = b""
-        self.control: list[tuple[int, int, bytes]] | None = None
-        self.used_s = 0.0
+        self.came_to = b""  # the local address of the last datagram, as the kernel tells it
+        self.control: list[Ancillary] | None = None  # has an answer leave from there
+        self.used_s = 0.0  # when the last datagram came
 
 
 class _Reader:
-    """Has a socket read in the hub, but for the pauses that its owner wants."""
+    """Calls back whenever a socket can be read, except during a pause."""
 
     __slots__ = ("_pause", "_read", "_watcher")
 
     def __init__(self, sock: socket.socket) -> None:
         self._watcher: Any = read_watcher(get_hub().loop, sock)
-        self._pause: Any = None
+        self._pause: Any = None  # the timer that ends a pause
         self._read: Callable[[], None] | None = None
 
     def start(self, read: Callable[[], None]) -> None:
@@ -128,10 +122,12 @@ class _Reader:
 
 
 class DatagramSocket:
-    """A bound socket; its owner closes it. It answers those alone that it has heard of lately.
+    """A bound socket, which can only answer peers that have written lately; the owner closes it.
 
-    On a wildcard address it answers each peer from the address that the peer wrote to. That takes recvmsg and
-    sendmsg (0.3 us more, each); a socket on one address has no choice and does without.
+    A socket on a wildcard address answers each peer from the local address to which the peer wrote. It needs
+    `recvmsg` and `sendmsg` for that, which cost 0.3 us more each; a socket on one address does not.
+
+    `before_close` is called by `close`, while the socket is still open.
     """
 
     def __init__(self, sock: socket.socket, before_close: Callable[[], None] | None = None) -> None:
@@ -140,13 +136,13 @@ class DatagramSocket:
         self._peers: dict[Sockaddr, _Peer] = {}
         self._by_packed: dict[bytes, _Peer] = {}
         self._reader = _Reader(sock)
-        self._handle: Callable[[list[Datagram]], None] | None = None
-        self._budget = 1
-        self._overflow = 0
-        self.began_s = 0.0  # when the turn under way did
+        self._handle: Callable[[list[Datagram]], None] | None = None  # takes what was received
+        self._budget = 1  # datagrams to read in the next turn
+        self._overflow = 0  # datagrams that the kernel has dropped until the last look
+        self.began_s = 0.0  # when this turn's work on datagrams began, for the `handle` of `serve`
         self._before_close = before_close
-        self._control = _ask_for_local_address(sock)
-        self._sendmsg: Any = getattr(sock, "sendmsg", None)  # only used with the former; Windows has neither
+        self._control = ask_for_local_address(sock)  # None: answers always leave from the same address
+        self._sendmsg: Any = getattr(sock, "sendmsg", None)  # None on Windows, where nobody needs it
         self._recvmsg: Any = getattr(sock, "recvmsg", None)
 
     @property
@@ -154,23 +150,18 @@ class DatagramSocket:
         """The UDP port that is listened on."""
         return int(self.sock.getsockname()[1])
 
-    def getsockname(self) -> Sockaddr:
-        """Return the address that is listened on."""
-        name: Sockaddr = self.sock.getsockname()
-        return name
-
     def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
-        """From now on, call `handle` in the hub with the datagrams of each turn, 64 at most."""
+        """From now on, call `handle` in the hub with the datagrams of each turn of the loop, 64 at most."""
         self._handle = handle
         if self.sock.fileno() >= 0:
             self._reader.start(self._on_readable)
 
     def pause(self, seconds: float) -> None:
-        """Read nothing for a while: what the kernel has no room for is dropped there."""
+        """Read nothing for some seconds; the kernel drops what it has no room for."""
         self._reader.pause(seconds)
 
     def recent_peers(self, within_s: float) -> int:
-        """Return how many peers were heard of in the last seconds."""
+        """Return how many peers have written within the last `within_s` seconds."""
         since = time.monotonic() - within_s
         return sum(peer.used_s >= since for peer in self._peers.values())
 
@@ -184,7 +175,7 @@ class DatagramSocket:
         return fresh
 
     def send(self, datagrams: list[Datagram]) -> int:
-        """Send each to its peer; return how many the kernel did not take, or have a peer unheard of."""
+        """Send each to its peer; return how many the kernel refused, or are for a peer that is not known."""
         find, sendto, failed = self._by_packed.get, self.sock.sendto, 0
         for packed, payload in datagrams:
             peer = find(packed)
@@ -213,9 +204,10 @@ class DatagramSocket:
     # ---- in the hub ----------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        """Read what is there: a lone datagram alone, a flood 64 at a time.
+        """Read what is there: one datagram when they come one by one, 64 in a flood.
 
-        A read that fails costs as much as one that works, so try for no more than twice as many as last time.
+        A read that finds nothing costs as much as one that brings a datagram. So a turn reads at most twice
+        as many as the turn before.
         """
         received: list[Datagram] = []
         self.began_s = now_s = time.monotonic()
@@ -227,7 +219,7 @@ class DatagramSocket:
             self._budget = min(2 * self._budget, BATCH)
         except BlockingIOError:
             self._budget = len(received) or 1
-        except OSError as exc:  # what became of an earlier answer: nobody here can do anything about it
+        except OSError as exc:  # an earlier answer did not arrive, about which nobody here can do anything
             _log.debug("reading datagrams: %s", exc.strerror)
         if received and self._handle is not None:
             self._handle(received)
@@ -241,11 +233,11 @@ class DatagramSocket:
             add((peer.packed, payload))
 
     def _receive_with_local_address(
-        self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], tuple[int, int, bytes]]
+        self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], Ancillary]
     ) -> None:
         recvmsg, find, add = self._recvmsg, self._peers.get, received.append
         for _ in range(self._budget):
-            payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, _CONTROL_BYTES)
+            payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
             peer = find(address) or self._meet(address)
             peer.used_s = now_s
             if ancillary and ancillary[0][2] != peer.came_to:
@@ -261,41 +253,18 @@ class DatagramSocket:
         return peer
 
     def _forget_half(self) -> None:
-        """Forget those that were silent longest."""
+        """Forget the peers that have been silent for the longest time."""
         latest = sorted(self._peers.values(), key=lambda peer: peer.used_s)[-MAX_PEERS:]
         self._peers = {peer.address: peer for peer in latest}
         self._by_packed = {peer.packed: peer for peer in latest}
 
 
-def _ask_for_local_address(sock: socket.socket) -> Callable[[bytes], tuple[int, int, bytes]] | None:
-    """Have a wildcard socket tell the local address of each datagram; return what makes a source of that."""
-    if sys.platform == "linux":
-        if sock.family == socket.AF_INET6 and sock.getsockname()[0] == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            return _source_v6
-        if sock.family == socket.AF_INET and sock.getsockname()[0] == "0.0.0.0":
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            return _source_v4
-    return None
-
-
-# The interface is left open: the way back need not be the way there.
-
-
-def _source_v6(info: bytes) -> tuple[int, int, bytes]:
-    local, _ = _IN6_PKTINFO.unpack(info)
-    return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(local, 0)
-
-
-def _source_v4(info: bytes) -> tuple[int, int, bytes]:
-    _, local, _ = _IN_PKTINFO.unpack(info)
-    return socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, local, b"\0" * 4)
-
-
 def bind_udp(host: str, port: int) -> DatagramSocket:
-    """Receive datagrams at a UDP address; an empty host means every address, IPv4 and IPv6. Port 0: any.
+    """Return a socket that receives at a UDP address; the caller closes it.
 
-    Raises `PortTakenError` when another socket has it, `ListenError` when it may not be used.
+    An empty host means every address, of IPv4 and IPv6; port 0 has the system choose a port. Raises
+    `PortTakenError` when another socket has the port, `ListenError` when gnar must not use it or the host is
+    unknown.
     """
     if host:
         try:
@@ -320,9 +289,9 @@ def _bind(family: int, address: Sockaddr) -> DatagramSocket:
         sock = socket_class(family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
-        # No SO_REUSEADDR: on Linux two UDP sockets with it share a port, and one gets nothing.
-        if _EXCLUSIVE is not None:
-            sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE, 1)
+        # Without SO_REUSEADDR: on Linux two UDP sockets that have it share a port, and one gets nothing.
+        if _EXCLUSIVE_PORT is not None:
+            sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
         sock.bind(address)
         return DatagramSocket(with_buffers(sock))
     except (OSError, OverflowError) as exc:
@@ -332,19 +301,14 @@ def _bind(family: int, address: Sockaddr) -> DatagramSocket:
 
 
 def with_buffers(sock: socket.socket) -> socket.socket:
-    """Give a bound socket room for bursts."""
+    """Give a socket that is bound, or is to be bound, room for bursts; return the socket."""
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     return sock
 
 
 class DatagramConn:
-    """A socket connected to one address; its owner closes it.
-
-    `is_refused` says that nobody receives there ("port unreachable"), until somebody resets it: that ends
-    nothing, the next datagram may arrive. `used_s` is when something came or, which its owner
-    notes, was sent.
-    """
+    """A socket that is connected to one address; the owner closes it."""
 
     __slots__ = ("_budget", "_handle", "_peer", "_reader", "address", "is_refused", "sock", "used_s")
 
@@ -352,27 +316,29 @@ class DatagramConn:
         sock.setblocking(False)
         self.sock = sock
         self.address = address
+        # Nobody receives there ("port unreachable"). That ends nothing, since the next datagram may arrive.
+        # The owner sets this back to False.
         self.is_refused = False
-        self.used_s = time.monotonic()
-        self._budget = 1
-        self._peer = b""
+        self.used_s = time.monotonic()  # when a datagram came, or was sent: the owner notes the latter
+        self._budget = 1  # datagrams to read in the next turn
+        self._peer = b""  # the packed address under which `_handle` gets what was received
         self._handle: Callable[[list[Datagram]], None] | None = None
         self._reader = _Reader(sock)
 
     def serve(self, handle: Callable[[list[Datagram]], None], peer: bytes) -> None:
-        """Call `handle` in the hub with the datagrams of each turn, 64 at most, as `peer`'s."""
+        """Call `handle` in the hub with the datagrams of each turn, 64 at most, as coming from `peer`."""
         self._handle, self._peer = handle, peer
         self._reader.start(self._on_readable)
 
     def pause(self, seconds: float) -> None:
-        """Read nothing for a while: what the kernel has no room for is dropped there."""
+        """Read nothing for some seconds; the kernel drops what it has no room for."""
         self._reader.pause(seconds)
 
     def send(self, payload: bytes) -> bool:
-        """Send one datagram, and tell whether the kernel took it."""
+        """Send one datagram; return whether the kernel took it."""
         try:
             self.sock.send(payload)
-        except _REFUSED:  # of an earlier datagram, on UDP: this one was not tried
+        except _REFUSED:  # which is about an earlier datagram: this one was not sent
             self.is_refused = True
             return self._send_again(payload)
         except OSError as exc:
@@ -412,9 +378,9 @@ class DatagramConn:
 
 
 def connect_udp(family: int, address: Sockaddr, source: str = "") -> DatagramConn:
-    """Return a socket connected to a UDP address, optionally from the local address `source`; never waits.
+    """Return a socket that is connected to a UDP address; the caller closes it. Never waits.
 
-    Raises `DialError`.
+    `source` is the local IP address from which to send, empty for any. Raises `DialError`.
     """
     return _connect(family, address, (source, 0) if source else None)
 
@@ -437,14 +403,14 @@ def _connect(family: int, address: Sockaddr, source: Sockaddr | None) -> Datagra
 
 
 def connect_unix_datagram(path: str) -> DatagramConn:
-    """Return a datagram socket connected to a Unix path.
+    """Return a datagram socket that is connected to a Unix path; the caller closes it.
 
-    On Linux it has a name of its own, so that it can be answered. Raises `DialError`, or `UsageError` where
-    there are no Unix sockets.
+    On Linux the socket has a name of its own, to which the other end can answer. Raises `DialError`, or
+    `UsageError` where there are no Unix sockets.
     """
     return _connect(unix_family(), path, _CHOSEN_NAME)
 
 
 def is_out_of_files(error: ConnError) -> bool:
-    """Tell whether a socket could not be made because the process or the system has too many."""
+    """Tell whether the process or the system has too many descriptors, so that no socket could be made."""
     return getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE)

@@ -106,11 +106,6 @@ class Listener:
         self._pause.stop()
         self.sock.close()
 
-    def getsockname(self) -> Sockaddr:
-        """Return the address that is listened on."""
-        name: Sockaddr = self.sock.getsockname()
-        return name
-
     @property
     def port(self) -> int:
         """The TCP port that is listened on."""

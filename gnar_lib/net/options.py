@@ -1,4 +1,4 @@
-"""What TCP is asked to do beyond carrying bytes: options of sockets, as far as the platform has them."""
+"""Options of TCP sockets, as far as the platform has them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import socket
 
 from gnar_lib import logger
 
-# A peer that vanished without a FIN is noticed after 15 + 3 * 5 seconds of silence.
+# The kernel notices a peer that vanished without a FIN after 15 + 3 * 5 seconds of silence.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
-# How long a connection is silent before the first probe; macOS has its own name for that.
+# The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
 
 _log = logger.get("net")
 
 
 def set_common_options(sock: socket.socket) -> None:
-    """Have small messages sent at once, and a peer noticed that vanished."""
+    """Have the kernel send small messages at once, and notice a peer that vanished. Raises `OSError`."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     set_keepalive(sock)
 
@@ -31,14 +31,14 @@ def set_keepalive(sock: socket.socket) -> None:
         ):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    except OSError:  # macOS: the peer has reset it already, which the next read or write tells
+    except OSError:  # macOS: the peer has reset the connection already, as the next read or write will tell
         _log.debug("no keep-alive")
 
 
 def set_user_timeout(sock: socket.socket, seconds: float) -> None:
-    """Give up a socket whose sent bytes stay unacknowledged for so long (RFC 5482; Linux alone can do that).
+    """Have the kernel give a conn up whose sent bytes stay unacknowledged for so long (RFC 5482; Linux).
 
-    Only for a socket whose peer reads all the time: Linux counts the time of a closed window as well.
+    Only for a conn whose peer reads all the time: Linux counts the time of a closed window, too.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         try:

@@ -1,4 +1,4 @@
-"""Listening on a Unix path, for conns or datagrams: the socket's own file, and nobody else's."""
+"""Listens on Unix paths, for conns or datagrams; touches no file but the sockets' own."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _log = logger.get("net")
 
 
 class SocketFile:
-    """The file of a bound socket; it goes with it, unless `keep`, or another took the path meanwhile."""
+    """The file of a socket that is bound to `path`; with `keep`, `remove` does nothing."""
 
     def __init__(self, path: str, *, keep: bool) -> None:
-        self._path = os.path.abspath(path)  # the working directory may change
+        self._path = os.path.abspath(path)  # since the working directory may change
         self._file = None if keep else _identity(path)
 
     def remove(self) -> None:
-        """Remove it if it is still ours; to be called before the socket is closed.
+        """Remove the file, unless another file has the path by now; to be called before the socket is closed.
 
-        While the socket is open its inode is not given to another file.
+        As long as the socket is open, the system gives the file's inode to no other file.
         """
         ours, self._file = self._file, None
         if ours is not None and _identity(self._path) == ours:
@@ -42,24 +42,25 @@ class SocketFile:
 
 
 class UnixListener(Listener):
-    """A listener whose file goes when it closes."""
+    """A listener on a Unix path; `close` removes the file, too."""
 
     def __init__(self, sock: socket.socket, path: str, *, keep_file: bool = False) -> None:
         super().__init__(sock)
         self._file = SocketFile(path, keep=keep_file)
 
     def close(self) -> None:
-        """Stop listening and remove the file; conns already accepted stay."""
+        """Stop listening and remove the file; conns that were accepted stay."""
         self._file.remove()
         super().close()
 
 
 def listen_unix(path: str, mode: int | None = None, *, keep_file: bool = False) -> UnixListener:
-    """Listen on a Unix path, with the permissions `mode` from the first moment; None: as the umask has it.
+    """Return a listener on a Unix path; the caller closes it.
 
-    The file of a socket that nobody listens on any more is replaced. Raises `PortTakenError` when somebody
-    does, `ListenError` when something else has the path or it cannot be made, `UsageError` where there are no
-    Unix sockets.
+    The file has the permissions `mode` from the first moment, or those of the umask (None). With `keep_file`
+    the file stays when the listener is closed. A file that is left of an earlier socket is replaced. Raises
+    `PortTakenError` when somebody listens there, `ListenError` when the path is something else or the file
+    cannot be made, and `UsageError` where there are no Unix sockets.
     """
     sock = _bound(path, socket.SOCK_STREAM, mode)
     try:
@@ -71,7 +72,7 @@ def listen_unix(path: str, mode: int | None = None, *, keep_file: bool = False) 
 
 
 def bind_unix_datagram(path: str, mode: int | None = None, *, keep_file: bool = False) -> DatagramSocket:
-    """Receive datagrams at a Unix path; everything else is as with `listen_unix`."""
+    """Return a socket that receives datagrams at a Unix path; everything else is as with `listen_unix`."""
     sock = with_buffers(_bound(path, socket.SOCK_DGRAM, mode))
     return DatagramSocket(sock, before_close=SocketFile(path, keep=keep_file).remove)
 
@@ -92,7 +93,7 @@ def _bound(path: str, kind: int, mode: int | None) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a socket that nobody listens on; leave anything else, and say what it is."""
+    """Remove the file of a socket on which nobody listens; raises `ListenError` if anything else is there."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -117,7 +118,7 @@ def _remove_stale(path: str) -> None:
 
 @contextmanager
 def _exact_mode(mode: int | None) -> Iterator[None]:
-    """Have a socket that is bound in the block get exactly these permissions: a chmod would come too late."""
+    """Give a socket that is bound in the block exactly these permissions: a chmod would come too late."""
     if mode is None:
         yield
         return
@@ -129,7 +130,7 @@ def _exact_mode(mode: int | None) -> Iterator[None]:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells one file from another; None when there is none, or none to be seen."""
+    """Return what tells one file from another; None if there is no file, or none that gnar may see."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -42,7 +42,7 @@ class Server:
         if self.failures:
             self.failures -= 1
             raise DialError("the server is away")
-        conn = dial(socket.AF_INET, self.listener.getsockname())
+        conn = dial(socket.AF_INET, self.listener.sock.getsockname())
         self.ends.append(accept(self.listener))
         return conn
 
@@ -93,7 +93,7 @@ def test_user_is_served_on_the_conn_that_waited_and_another_takes_its_place(serv
     server.settle()
     ((conn, exchange),) = server.served
     assert exchange == USER
-    assert conn.getpeername() == server.listener.getsockname()
+    assert conn.getpeername() == server.listener.sock.getsockname()
     assert (len(server.pool), len(server.ends)) == (1, 2)
 
 

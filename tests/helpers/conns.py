@@ -28,7 +28,7 @@ def accept(listener: Listener) -> SocketConn:
 def tcp_pair() -> tuple[SocketConn, SocketConn]:
     """Return both ends of a connection over loopback, the dialling one first; the caller closes both."""
     listener = listen(LOOPBACK, 0)
-    near = dial(V4, listener.getsockname())
+    near = dial(V4, listener.sock.getsockname())
     far = accept(listener)
     listener.close()
     return near, far

@@ -31,7 +31,7 @@ class Service:
     @property
     def address(self) -> str:
         """What a relay calls this service."""
-        name = self.listener.getsockname()
+        name = self.listener.sock.getsockname()
         return f"unix:{name}" if isinstance(name, str) else f"tcp:127.0.0.1:{name[1]}"
 
     def _serve(self, conn: net.SocketConn) -> None:
@@ -100,7 +100,7 @@ def relaying(listen: str, target: str) -> Iterator[Relay]:
 
 def dial(running: Relay) -> net.SocketConn:
     """Connect as a user."""
-    name = running.listener.getsockname()
+    name = running.listener.sock.getsockname()
     if isinstance(name, str):
         return net.dial(socket.AF_UNIX, name)
     return net.dial(V4, ("127.0.0.1", name[1]))

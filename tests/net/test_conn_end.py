@@ -78,7 +78,6 @@ def test_close_wakes_the_reader_and_the_writer(pair: Pair, end: str) -> None:
         lambda conn: conn.sendmsg_now([b"x"]),
         lambda conn: conn.wait_readable(),
         lambda conn: conn.wait_writable(),
-        lambda conn: conn.getsockname(),
     ],
 )
 def test_everything_on_a_closed_conn_is_conn_closed(pair: Pair, call: Callable[[SocketConn], object]) -> None:

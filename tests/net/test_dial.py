@@ -17,7 +17,7 @@ from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
 
 def test_refused_dial_says_who_refused() -> None:
     listener = listen(LOOPBACK, 0)
-    address = listener.getsockname()
+    address = listener.sock.getsockname()
     listener.close()
     with pytest.raises(DialError, match=rf"cannot connect to {LOOPBACK}:{address[1]}: Connection refused"):
         dial(V4, address)
@@ -61,7 +61,7 @@ def test_dial_that_is_killed_closes_its_socket(monkeypatch: pytest.MonkeyPatch) 
 
 def test_dial_from_an_address_is_seen_as_coming_from_it() -> None:
     listener = listen(LOOPBACK, 0)
-    near = dial(V4, listener.getsockname(), source="127.0.0.2")
+    near = dial(V4, listener.sock.getsockname(), source="127.0.0.2")
     far = accept(listener)
     assert net.host_of(far.getpeername()) == "127.0.0.2"
     for thing in (near, far, listener):

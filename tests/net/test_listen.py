@@ -53,7 +53,7 @@ def test_many_at_once_are_all_accepted_each_in_a_greenlet_of_its_own() -> None:
         conn.close()
 
     listener.serve(crew, handle)
-    conns = [dial(V4, listener.getsockname()) for _ in range(count)]
+    conns = [dial(V4, listener.sock.getsockname()) for _ in range(count)]
     while len(seen) < count:
         gevent.sleep(0.001)
     assert len(crew) == count
@@ -79,7 +79,7 @@ def test_handler_may_close_the_listener_and_a_defect_of_one_harms_no_other(
             raise ZeroDivisionError
         listener.close()
 
-    address = listener.getsockname()
+    address = listener.sock.getsockname()
     conns = [dial(V4, address) for _ in range(3)]
     listener.serve(crew, handle)
     while len(seen) < 2:
@@ -103,7 +103,7 @@ listener.serve(crew, held.append)
 clients = [socket.socket() for _ in range(20)]
 resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 6, 200))
 for client in clients:
-    client.connect(listener.getsockname())
+    client.connect(listener.sock.getsockname())
 while not 0 < len(held) < 20 or listener._watcher.active:
     gevent.sleep(0.005)
 for _ in range(9):  # it tries again and again

@@ -97,7 +97,7 @@ def test_client_of_ours_is_told_who_came_and_where(ends: Ends) -> None:
     (user, other), (data, _), client = ends.pair(), ends.pair(), Client(session())
     with taking(lambda: client.upstream.take(other, "blog")) as result:
         asked = client.asked()
-        assert (asked.proxy_name, asked.user) == ("blog", format_address(user.getsockname()))
+        assert (asked.proxy_name, asked.user) == ("blog", format_address(user.sock.getsockname()))
         assert not client.deliver(ANY_GO_CLIENT, data)
         assert not client.deliver("another session", data)
         assert client.deliver("a session", data)

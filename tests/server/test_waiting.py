@@ -41,7 +41,7 @@ class Table:
 
     def add(self) -> tuple[SocketConn, SocketConn]:
         """Let one more wait; returns the server's and the client's end."""
-        theirs = dial(socket.AF_INET, self.listener.getsockname())
+        theirs = dial(socket.AF_INET, self.listener.sock.getsockname())
         ours = accept(self.listener)
         self.conns += [ours, theirs]
         self.admitted += 1
