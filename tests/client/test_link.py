@@ -14,11 +14,24 @@ from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
+from gnar_lib.errors import AuthError, ConnError
 from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import SocketConn, deadline, listen
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, Welcome, recv, send
-from gnar_lib.proto.numbers import FEATURE_WAIT
+from gnar_lib.proto import (
+    Exchange,
+    Heartbeat,
+    Login,
+    Message,
+    ProxyCancel,
+    ProxyReq,
+    ProxyResp,
+    Welcome,
+    recv,
+    send,
+)
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT
+from gnar_lib.yamux import Session as Mux
 from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
@@ -287,6 +300,68 @@ def test_closed_data_connections_are_opened_again_while_users_can_come_and_not_o
     assert not accepted.ready()
     send(conn, opened("blog", 9002))
     accepted.get()
+
+
+# ---- users whom the link cannot serve ----------------------------------------------------------------------
+
+
+def test_user_on_a_waiting_data_connection_for_a_proxy_that_is_gone_is_reset(server: Server) -> None:
+    server.start(proxy("blog", 9001))
+    conn = server.log_in()
+    send(conn, opened("blog", 9001))
+    send(conn, Heartbeat(waiting=1))
+    data = server.accept()
+    send(data, Exchange(conn_id="-", proxy_type="tcp", proxy_name="gone"))
+    with pytest.raises(ConnError, match="reset"):
+        data.recv(1)
+    hear_ticks(conn)
+
+
+def test_data_connection_for_datagrams_is_opened_for_a_udp_proxy_alone(server: Server) -> None:
+    server.start(proxy("blog", 9001), proxy("dns", 9001, "udp"))
+    conn = server.log_in()
+    heard(conn)
+    for name in ("blog", "gone", "dns"):
+        send(conn, Exchange(conn_id=name, proxy_type="udp", proxy_name=name))
+    data = server.accept()
+    exchange = recv(data)
+    assert isinstance(exchange, Exchange)
+    assert exchange.conn_id == "dns"
+    hear_ticks(conn)
+
+
+def test_stream_without_a_first_message_is_reset(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    server.shared.config = replace(server.shared.config, multiplex=True)
+    server.start(proxy("blog", 9001))
+    conn = server.accept()
+    send(conn, Welcome(session="a session", features=(FEATURE_MUX,)))
+    mux = Mux(conn, is_client=False)
+    assert isinstance(recv(mux.accept()), ProxyReq)
+    monkeypatch.setattr(connection_module, "LOGIN_DEADLINE_S", 0.01)
+    with pytest.raises(ConnError, match="reset"):
+        mux.open().recv(1)
+    mux.close()
+
+
+# ---- a server that fails -----------------------------------------------------------------------------------
+
+
+def test_server_that_hangs_up_at_the_first_login_has_refused_it(server: Server) -> None:
+    link = Link(server.shared, [proxy("blog")], Callbacks(*[lambda _: None] * 3))
+    running = gevent.spawn(link.run)
+    server.accept().close()
+    with pytest.raises(AuthError, match=r"^the server hung up at the login; does it want a token\?$"):
+        running.get()
+
+
+def test_server_that_hangs_up_at_a_later_login_is_tried_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    server.start(proxy("blog"))
+    server.log_in().close()
+    server.accept().close()
+    server.log_in()
 
 
 def test_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
