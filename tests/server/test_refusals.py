@@ -1,18 +1,15 @@
-"""What the server refuses: proxies that it does not do, and messages in a place where they do not belong."""
+"""What the server refuses a client who has logged in: proxies that it does not do, and wrong messages."""
 
 from __future__ import annotations
 
-import socket
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gnar_lib.errors import ConnError
-from gnar_lib.proto import Login, Message, ProxyReq, Welcome, send
-from tests.helpers.logins import go_login
-from tests.helpers.servers import answer_of, is_closed_by_peer, serving
+from gnar_lib.proto import ProxyReq, Welcome, send
+from tests.helpers.servers import answer_of, serving
 
 if TYPE_CHECKING:
     from gnar_lib.net import Conn
@@ -70,20 +67,3 @@ def read_to_end(conn: Conn) -> None:
         while conn.recv(4096):
             pass
     conn.close()
-
-
-@pytest.mark.parametrize("behind", [UNEXPECTED, Login(token="", version="", timestamp=0)])
-def test_what_is_no_request_behind_a_login_is_closed(behind: Message) -> None:
-    with serving() as running:
-        conn = running.dial()
-        send(conn, go_login(int(time.time())))
-        send(conn, behind)
-        assert is_closed_by_peer(conn)
-
-
-def test_a_login_behind_which_nothing_comes_leaves_nothing() -> None:
-    with serving() as running:
-        conn = running.dial()
-        send(conn, go_login(int(time.time())))
-        conn.shutdown(socket.SHUT_WR)
-        assert is_closed_by_peer(conn)
