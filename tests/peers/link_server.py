@@ -1,0 +1,105 @@
+"""A server that is played by hand for the links of a client: what they say to it, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gevent
+
+from gnar_lib.client.link import Callbacks, Link
+from gnar_lib.client.proxies import ClientProxy
+from gnar_lib.client.shared import Shared
+from gnar_lib.config import Address, ClientConfig, ProxyConfig
+from gnar_lib.net import SocketConn, listen
+from gnar_lib.pio.meter import Meter
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyReq, ProxyResp, Welcome, recv, send
+from gnar_lib.proto.numbers import FEATURE_WAIT
+
+TIMEOUT_S = 10.0
+LOOPBACK = "127.0.0.1"
+
+
+def proxy(name: str, remote_port: int = 0, kind: str = "tcp") -> ClientProxy:
+    config = ProxyConfig(proxy_name=name, local_port=1, remote_port=remote_port, proxy_type=kind)
+    return ClientProxy(config, Meter())
+
+
+def opened(name: str, port: int) -> ProxyResp:
+    return ProxyResp(domain="", status="success", remote_port=port, proxy_name=name)
+
+
+def refused(name: str, *, retry: bool) -> ProxyResp:
+    return ProxyResp(domain="", status="failed", error="no", retry=retry, proxy_name=name)
+
+
+@dataclass
+class Server:
+    """The server's end: what the link says to it, message by message."""
+
+    left_over: list[str] = field(default_factory=list)  # names of the proxies that need links of their own
+    links: list[Link] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # names of the proxies that the link has given up
+    conns: list[SocketConn] = field(default_factory=list)
+    logins: list[Login] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.listener = listen(LOOPBACK, 0)
+        config = ClientConfig(server=Address(LOOPBACK, self.listener.port), proxies=())
+        self.shared = Shared(config)
+
+    def start(self, *proxies: ClientProxy) -> Link:
+        """Start a link with these proxies."""
+        callbacks = Callbacks(
+            lambda _: None,
+            lambda proxy: self.refusals.append(proxy.name),
+            lambda proxy: self.left_over.append(proxy.name),
+        )
+        link = Link(self.shared, [*proxies], callbacks)
+        self.links.append(link)
+        self.shared.crew.spawn(link.run)
+        return link
+
+    def accept(self) -> SocketConn:
+        """Accept a control connection, and receive the Login."""
+        conn = self.listener.accept()
+        self.conns.append(conn)
+        login = recv(conn)
+        assert isinstance(login, Login)
+        self.logins.append(login)
+        return conn
+
+    def log_in(self) -> SocketConn:
+        """Let a control connection in, and receive the first request."""
+        conn = self.accept()
+        assert isinstance(recv(conn), ProxyReq)
+        send(conn, Welcome(session="a session", features=(FEATURE_WAIT,)))
+        return conn
+
+    def close(self) -> None:
+        for link in self.links:
+            link.end()
+        self.shared.crew.kill()
+        assert self.shared.crew.wait_empty(TIMEOUT_S)
+        assert self.shared.users.wait_empty(TIMEOUT_S)
+        self.listener.close()
+        for conn in self.conns:
+            conn.close()
+
+
+def heard(conn: SocketConn) -> Message:
+    """Return the next message that is no heartbeat."""
+    while isinstance(message := recv(conn), Heartbeat):
+        pass
+    return message
+
+
+def hear_ticks(conn: SocketConn, count: int = 3) -> None:
+    """Wait until the link has ticked that often, and said nothing else meanwhile."""
+    for _ in range(count):
+        assert isinstance(recv(conn), Heartbeat)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        gevent.sleep(0.001)
