@@ -133,6 +133,24 @@ def test_defect_of_a_link_ends_the_client(
     assert stopper.is_closed
 
 
+def test_reload_starts_new_proxies_ends_removed_ones_and_leaves_the_rest(
+    running: Running, stopper: FakeStopper
+) -> None:
+    running.server.reload(replace(running.server.shared.config, allow_ports=PortRanges()))
+    kept, old, new = (replace(BLOG, proxy_name=name, remote_port=0) for name in ("kept", "old", "new"))
+    other = replace(new, proxy_name="other", proxy_type="udp")
+    before, after = (replace(running.config, proxies=each) for each in ((kept, old), (kept, new, other)))
+    assert run(before, after) == 0
+    assert "links=1 proxies=2" in stopper.statuses[0]
+    assert "links=1 proxies=3" in stopper.statuses[1]
+
+
+def test_reload_that_replaces_the_only_proxy_keeps_the_link(running: Running, stopper: FakeStopper) -> None:
+    config = running.config
+    assert run(config, replace(config, proxies=(replace(config.proxies[0], proxy_name="other"),))) == 0
+    assert "links=1 proxies=1" in stopper.statuses[1]
+
+
 def test_location_of_a_proxy_is_known_while_it_is_open(running: Running) -> None:
     client = Client(running.config, lambda: None)
     assert client.location("blog") == ""

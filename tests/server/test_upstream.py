@@ -11,12 +11,14 @@ import pytest
 from gevent.event import AsyncResult
 
 from gnar_lib.auth import ClientLogin, Session
+from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net import Conn, SocketConn, deadline, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Message, expect
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import EXPIRY_S, ConnMap
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 from tests.helpers.conns import tcp_pair
 
 TIMEOUT_S = 10.0
@@ -127,6 +129,41 @@ def test_client_that_multiplexes_is_not_asked_a_stream_is_opened(ends: Ends) -> 
     data.close()
     mux.close()
     peer.close()
+
+
+def test_user_who_is_ended_while_the_exchange_is_sent_leaves_no_stream_open(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user, _), (near, far) = ends.pair(), ends.pair()
+    mux, peer = Mux(near, is_client=False), Mux(far, is_client=True)
+    client = Client(session(FEATURE_MUX), mux)
+    monkeypatch.setattr(Stream, "sendall", lambda *_: gevent.get_hub().switch())
+    with taking(lambda: client.upstream.take(user, "blog")):
+        stream = peer.accept()
+    with pytest.raises(ConnError, match="reset"):
+        stream.recv(1)
+    mux.close()
+    peer.close()
+
+
+def test_data_connection_that_breaks_as_the_exchange_is_sent_makes_room_for_the_next(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user, _), (old, _), (young, _), own = ends.pair(), ends.pair(), ends.pair(), session(FEATURE_WAIT)
+    client = Client(own)
+    client.upstream.expect_users()
+    for number, conn in enumerate((old, young), 1):
+        assert client.upstream.admit(conn, ClientLogin.waiting_message(own, number))
+    send_all = SocketConn.sendall
+
+    def break_if_young(conn: SocketConn, data: bytes) -> None:
+        if conn is young:
+            raise ConnClosed("it broke just now")
+        send_all(conn, data)
+
+    monkeypatch.setattr(SocketConn, "sendall", break_if_young)
+    assert client.upstream.take(user, "blog") is old
+    assert young.closed
 
 
 def test_session_that_has_ended_opens_no_stream_and_the_client_is_asked(ends: Ends) -> None:

@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 from gnar_lib.auth import ClientLogin, Session
+from gnar_lib.errors import ConnClosed
 from gnar_lib.net import SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, recv, to_frame
 from gnar_lib.proto.numbers import MAX_WAITING, WAITING_HEARTBEAT_S
@@ -172,6 +173,20 @@ def test_conn_that_acknowledges_nothing_until_the_next_heartbeat_is_closed(
     table.now_s += WAITING_HEARTBEAT_S
     table.waiting.tend()
     assert len(table.waiting) == 1
+    table.now_s += WAITING_HEARTBEAT_S
+    table.waiting.tend()
+    assert len(table.waiting) == 0
+    assert ours.closed
+
+
+def test_conn_that_breaks_as_its_heartbeat_is_written_is_closed(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise ConnClosed("it broke just now")
+
+    ours, _ = table.add()
+    monkeypatch.setattr(SocketConn, "send_now", fail)
     table.now_s += WAITING_HEARTBEAT_S
     table.waiting.tend()
     assert len(table.waiting) == 0
