@@ -90,6 +90,7 @@ class Control:
                 self.mux.receive()
 
     def _prove(self) -> None:
+        """Answer the server's Challenge, if there is one, and receive the Welcome."""
         answer = recv(self.conn)
         if isinstance(answer, Challenge):
             send(self.conn, self._login.answer(answer))
@@ -110,6 +111,7 @@ class Control:
             raise UnsupportedError(_NO_MUX)
 
     def _welcomed(self, message: Welcome) -> None:
+        """Take the Welcome; raises `AuthError` if it refuses us, or if the server does not prove itself."""
         self.session = self._login.accept(message)
         if self._multiplexes and FEATURE_MUX not in self.session.features:
             raise UnsupportedError(_NO_MUX)
@@ -125,7 +127,10 @@ class Control:
     # ---- data connections ----------------------------------------------------------------------------------
 
     def serve_streams(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
-        """Have `handle` serve each stream that the server opens, in a greenlet of `crew`; not without -m."""
+        """Have `handle` serve each stream that the server opens, in a greenlet of `crew`.
+
+        `handle` closes the stream. Without -m there are no streams, and nothing happens.
+        """
         if self.mux is not None:
             self.mux.serve(crew, handle)
 
@@ -160,6 +165,7 @@ class Control:
         return self._dial_and_send(to_frame(self._login.waiting_message(self.session, self._waiting_number)))
 
     def _dial_and_send(self, frames: bytes) -> SocketConn:
+        """Return a new connection to the server on which `frames` were sent; the caller closes it."""
         conn = dial(self._sock_conn.sock.family, self.address)
         try:
             set_keepalive(conn.sock)
@@ -170,7 +176,7 @@ class Control:
         return conn
 
     def cancel_apart(self, message: ProxyCancel) -> None:
-        """Cancel a proxy at a Go server, which wants a connection of its own for that; raises `ConnError`."""
+        """Cancel a proxy at a Go server, which wants another connection for that; raises `ConnError`."""
         if self.mux is not None:
             _open_stream(self.mux, message).close()
         else:
@@ -186,7 +192,7 @@ class Control:
         self._sock_conn.close()
 
     def abort(self) -> None:
-        """Give up a server that does not answer."""
+        """Give up a server that does not answer: whoever receives on `conn` gets a `ConnError`."""
         self.conn.abort()
         if self.mux is not None:
             self.mux.abort()

@@ -35,15 +35,15 @@ class Connection:
         self.pool = WaitingPool(shared.users, control.open_waiting, self._serve)
         self._shared = shared
         self._proxy_of = proxy_of
-        self._outbox = Outbox(control.conn, shared.crew)
+        self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
         self._heard_s = time.monotonic()  # when the last message came
 
     def post(self, message: Message) -> None:
-        """Send a message to the server; never waits."""
+        """Send a message to the server; never waits. A message that cannot be sent is lost."""
         self._outbox.post(message)
 
     def run(self, on_answer: Callable[[ProxyResp], None], on_tick: Callable[[], None]) -> None:
-        """Serve until the control connection ends; raises `ConnError` or `ProtocolError` that says why.
+        """Receive messages until the control connection ends; raises the `ConnError` or `ProtocolError`.
 
         `on_answer` is called with each answer to a ProxyReq, `on_tick` once a second.
         """

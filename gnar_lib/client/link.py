@@ -88,6 +88,7 @@ class Link:
                 gevent.sleep(delay_s)
 
     def _goes_on(self) -> bool:
+        """Tell whether the link has something to do, and has not been ended."""
         return bool(self.proxies) and not self._is_ending
 
     def _connect_and_serve(self) -> None:
@@ -116,7 +117,7 @@ class Link:
                 proxy.state = ProxyState.PENDING
 
     def _log_in(self, control: Control, first: ClientProxy) -> None:
-        """Log in; a server that hangs up without a word refuses us, unless it has let us in before."""
+        """Log in; raises `AuthError` also if the server hangs up and has never let us in."""
         try:
             control.log_in(first.request())
         except ConnClosed as exc:

@@ -30,14 +30,14 @@ class WaitingPool:
         self._on_user = on_user
         self._heard_s: dict[Conn, float] = {}  # when something came on each conn that waits
         self._opening = 0  # greenlets whose conn is not there yet
-        self._wanted = 0
+        self._wanted = 0  # how many are to wait
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._heard_s)
 
     def want(self, count: int) -> None:
-        """Have that many wait, as far as this is a sensible number."""
+        """Have `count` data connections wait, but no more than `MAX_WAITING`."""
         self._wanted = min(count, MAX_WAITING)
         self._fill()
 
@@ -60,7 +60,7 @@ class WaitingPool:
             conn.close()
 
     def _fill(self) -> None:
-        """Open as many as are wanted and not here yet."""
+        """Begin to open as many as are missing."""
         if self._is_closed:
             return
         for _ in range(self._wanted - len(self._heard_s) - self._opening):
@@ -81,6 +81,7 @@ class WaitingPool:
         self._on_user(conn, exchange)
 
     def _open(self) -> Conn:
+        """Return a new data connection that waits; raises `ConnClosed` if the pool was closed meanwhile."""
         try:
             conn = self._open_one()
         finally:
@@ -92,7 +93,7 @@ class WaitingPool:
         return conn
 
     def _wait_for_user(self, conn: Conn) -> Exchange:
-        """Return the Exchange that comes behind heartbeats."""
+        """Return the first message that is no heartbeat; raises `ProtocolError` unless it is an Exchange."""
         while not isinstance(message := recv(conn), Exchange):
             if not isinstance(message, Heartbeat):
                 raise ProtocolError(f"{type(message).__name__} on a waiting connection")

@@ -49,7 +49,7 @@ class UdpService:
                 self._carrier = None
 
     def _look_up(self) -> None:
-        """Wait for the address of the service, the first time; later the address is looked up meanwhile."""
+        """Look up the address of the service: the first time wait for it, later do so in the background."""
         if self._target.is_known:
             self._target.look_up_soon()
             return
