@@ -28,6 +28,7 @@ from gnar_lib.proto import (
 from gnar_lib.proto.numbers import FEATURE_MUX
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
+from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -44,7 +45,7 @@ def dialled(*, token: str = "", multiplex: bool = False) -> Iterator[tuple[Contr
     config = ClientConfig(address, (), token=Secret(token), multiplex=multiplex)
     with deadline(TIMEOUT_S, "the test"):
         control = Control.dial(config, "a client")
-        server = listener.accept()
+        server = accept(listener)
         yield control, server
         control.close()
     server.close()
@@ -144,9 +145,9 @@ def test_proxy_at_a_go_server_is_cancelled_on_a_connection_of_its_own() -> None:
     config = ClientConfig(address, (), token=Secret("s3cret"), auth="md5")
     with deadline(TIMEOUT_S, "the test"):
         control = Control.dial(config, "a client")
-        server = listener.accept()
+        server = accept(listener)
         control.cancel_apart(ProxyCancel("blog", 9001))
-        other = listener.accept()
+        other = accept(listener)
         login = recv(other)
         assert isinstance(login, Login)
         assert abs(login.timestamp - time.time()) < TIMEOUT_S

@@ -15,6 +15,7 @@ from gnar_lib.net import SocketConn, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyReq, ProxyResp, Welcome, recv, send
 from gnar_lib.proto.numbers import FEATURE_WAIT
+from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -62,7 +63,7 @@ class Server:
 
     def accept(self) -> SocketConn:
         """Accept a control connection, and receive the Login."""
-        conn = self.listener.accept()
+        conn = accept(self.listener)
         self.conns.append(conn)
         login = recv(conn)
         assert isinstance(login, Login)
