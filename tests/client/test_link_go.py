@@ -11,6 +11,7 @@ from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyReq, ProxyResp, recv, send
+from tests.helpers.conns import accept
 from tests.peers.link_server import LOOPBACK, TIMEOUT_S, Server, proxy, wait
 
 OPENED = ProxyResp(domain="", status="success")
@@ -67,7 +68,7 @@ def test_user_who_is_announced_without_a_name_is_of_the_only_proxy(server: Serve
     data = server.accept()
     assert recv(data) == Exchange(conn_id="an id", proxy_type="tcp")
     data.sendall(b"a question")
-    local = service.accept()
+    local = accept(service)
     assert local.recv(100) == b"a question"
     for each in (local, data, service):
         each.close()
