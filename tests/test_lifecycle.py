@@ -65,7 +65,7 @@ stopper, calls = Stopper(), []
 def reload():
     calls.append(1)
     say("reload", len(calls))
-    gevent.sleep(0.01)
+    gevent.sleep(0.01)  # a reload takes time, in which other greenlets go on
     say("reloaded", len(calls))
     raise ConfigError("no such key")
 

@@ -25,7 +25,8 @@ from gnar_lib.proto import (
 )
 from gnar_lib.proto.numbers import FEATURE_MUX
 from gnar_lib.yamux import Session as Mux
-from tests.peers.link_server import TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused, wait
+from tests.helpers.loop import wait_until
+from tests.peers.link_server import TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused
 
 # ---- answers -----------------------------------------------------------------------------------------------
 
@@ -37,7 +38,7 @@ def test_one_control_connection_asks_for_all_proxies(server: Server) -> None:
     assert heard(conn) == ProxyReq(0, "second", "", "tcp")
     send(conn, opened("second", 9002))
     send(conn, opened("first", 9001))
-    wait(lambda: first.state is second.state is ProxyState.OPEN)
+    wait_until(lambda: first.state is second.state is ProxyState.OPEN, "both proxies are open")
     assert (first.remote_port, second.remote_port) == (9001, 9002)
 
 
@@ -48,7 +49,7 @@ def test_answer_to_a_removed_proxy_is_not_taken_for_one_of_the_same_name_that_ca
     old, new = proxy("blog", port), proxy("blog", 9002)
     link = server.start(old)
     conn = server.log_in()
-    wait(lambda: link.takes_more and link._connection is not None)
+    wait_until(lambda: link.takes_more and link._connection is not None, "the link takes more proxies")
     link.remove(old)
     link.add(new)
     asked: list[Message] = []
@@ -60,7 +61,7 @@ def test_answer_to_a_removed_proxy_is_not_taken_for_one_of_the_same_name_that_ca
     if not port:
         asked.append(heard(conn))
     assert asked == [ProxyCancel("blog", 9001)]
-    wait(lambda: new.state is ProxyState.OPEN)
+    wait_until(lambda: new.state is ProxyState.OPEN, "the new proxy is open")
     hear_ticks(conn)
     assert new.remote_port == 9002
     assert [event.port for event in said if isinstance(event, ProxyOpened)] == [9002]
@@ -79,14 +80,14 @@ def test_proxy_that_is_removed_during_the_login_is_cancelled_and_the_new_one_ask
     assert [heard(conn), heard(conn)] == [ProxyCancel("blog", 9001), ProxyReq(9002, "blog", "", "tcp")]
     send(conn, opened("blog", 9001))
     send(conn, refused("blog", retry=False))
-    wait(lambda: new.state is ProxyState.REFUSED)
+    wait_until(lambda: new.state is ProxyState.REFUSED, "the new proxy is refused")
 
 
 def test_proxy_whose_port_comes_as_the_link_is_ending_is_cancelled(server: Server) -> None:
     cancelled = proxy("blog")
     link = server.start(cancelled)
     conn = server.log_in()
-    wait(lambda: link._connection is not None)
+    wait_until(lambda: link._connection is not None, "the link is connected")
     link.cancel_all()
     send(conn, opened("blog", 9001))
     assert heard(conn) == ProxyCancel("blog", 9001)
@@ -122,7 +123,7 @@ def test_port_that_was_taken_is_asked_for_again(server: Server, monkeypatch: pyt
     send(conn, refused("blog", retry=True))
     assert heard(conn) == ProxyReq(9001, "blog", "", "tcp")
     send(conn, opened("blog", 9001))
-    wait(lambda: wanted.state is ProxyState.OPEN)
+    wait_until(lambda: wanted.state is ProxyState.OPEN, "the wanted proxy is open")
 
 
 # ---- coming back -------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_port_that_the_server_chose_is_asked_for_when_the_link_comes_back(
     server.start(kept)
     conn = server.log_in()
     send(conn, opened("blog", 9001))
-    wait(lambda: kept.state is ProxyState.OPEN)
+    wait_until(lambda: kept.state is ProxyState.OPEN, "the kept proxy is open")
     conn.close()
     again = server.accept()
     assert heard(again) == ProxyReq(9001, "blog", "", "tcp")

@@ -12,7 +12,8 @@ from gnar_lib.net import SocketConn, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyReq, ProxyResp, recv, send
 from tests.helpers.conns import accept
-from tests.peers.link_server import LOOPBACK, TIMEOUT_S, Server, proxy, wait
+from tests.helpers.loop import wait_until
+from tests.peers.link_server import LOOPBACK, TIMEOUT_S, Server, proxy
 
 OPENED = ProxyResp(domain="", status="success")
 FAILED = ProxyResp(domain="", status="failed")
@@ -28,7 +29,7 @@ def log_in(server: Server) -> SocketConn:
 
 def failure(said: list[events.Event]) -> str:
     """Wait until the link says why it lost the server, and return the reason."""
-    wait(lambda: any(isinstance(event, ConnectFailed) for event in said))
+    wait_until(lambda: any(isinstance(event, ConnectFailed) for event in said), "connecting has failed")
     (lost,) = [event for event in said if isinstance(event, ConnectFailed)]
     return lost.reason
 
@@ -37,7 +38,7 @@ def test_first_proxy_is_opened_and_the_others_are_left_over(server: Server, said
     first = proxy("first", 9001)
     link = server.start(first, proxy("second", 9002), proxy("third", 9003))
     log_in(server)
-    wait(lambda: first.state is ProxyState.OPEN)
+    wait_until(lambda: first.state is ProxyState.OPEN, "the first proxy is open")
     assert server.left_over == ["second", "third"]
     assert not link.takes_more
     (event,) = said
@@ -78,7 +79,7 @@ def test_proxy_is_cancelled_on_a_connection_of_its_own(server: Server, said: lis
     cancelled = proxy("blog", 9001)
     link = server.start(cancelled)
     conn = log_in(server)
-    wait(lambda: cancelled.state is ProxyState.OPEN)
+    wait_until(lambda: cancelled.state is ProxyState.OPEN, "the cancelled proxy is open again")
     link.cancel_all()
     cancel = server.accept()
     assert recv(cancel) == ProxyCancel("blog", 9001)
@@ -92,7 +93,7 @@ def test_cancelling_does_not_need_the_server(server: Server) -> None:
     cancelled = proxy("blog", 9001)
     link = server.start(cancelled)
     log_in(server)
-    wait(lambda: cancelled.state is ProxyState.OPEN)
+    wait_until(lambda: cancelled.state is ProxyState.OPEN, "the cancelled proxy is open again")
     server.listener.close()
     link.cancel_all()
     assert not link.takes_more

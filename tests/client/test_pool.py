@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import gevent
 import pytest
 from gevent.event import Event
 
@@ -17,6 +16,7 @@ from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, Login, send
 from gnar_lib.proto.numbers import MAX_WAITING
 from tests.helpers.conns import accept
+from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
 USER = Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog", user="192.0.2.1:4000")
@@ -52,8 +52,7 @@ class Server:
 
     def settle(self) -> None:
         """Wait until every greenlet of the pool waits for a user, or has ended."""
-        while len(self.crew) != len(self.pool):
-            gevent.sleep(0)
+        wait_until(lambda: len(self.crew) == len(self.pool), "every greenlet waits for a user or has ended")
 
 
 @pytest.fixture
@@ -88,8 +87,7 @@ def test_user_is_served_on_the_conn_that_waited_and_another_takes_its_place(serv
     server.settle()
     send(server.ends[0], Heartbeat())
     send(server.ends[0], USER)
-    while not server.served:
-        gevent.sleep(0)
+    wait_until(lambda: server.served, "the user is served")
     server.settle()
     ((conn, exchange),) = server.served
     assert exchange == USER
@@ -101,8 +99,7 @@ def test_conn_that_ended_is_replaced_with_the_next_tick_and_not_before(server: S
     server.pool.want(2)
     server.settle()
     server.ends[0].close()
-    while len(server.pool) == 2:
-        gevent.sleep(0)
+    wait_until(lambda: len(server.pool) == 1, "the pool has noticed the end")
     server.settle()
     assert (len(server.pool), len(server.ends)) == (1, 2)
     server.pool.tend(refill=True)
@@ -137,8 +134,7 @@ def test_silent_conn_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch
     assert len(server.pool) == 1
     monkeypatch.setattr(pool_module, "WAITING_SILENCE_S", -1.0)
     server.pool.tend(refill=True)
-    while len(server.ends) == 1 and len(server.pool):
-        gevent.sleep(0)
+    wait_until(lambda: len(server.ends) > 1 or not len(server.pool), "the conn is given up")
     with pytest.raises(Exception, match="reset"):
         server.ends[0].recv(1)
 
@@ -158,7 +154,7 @@ def test_closed_pool_closes_those_that_wait_and_those_on_the_way(server: Server)
     server.settle()
     server.may_dial.clear()
     server.pool.want(2)
-    gevent.sleep(0)
+    turn()
     server.pool.close()
     server.may_dial.set()
     server.crew.wait_empty()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import gevent
@@ -19,6 +19,7 @@ from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import BinaryFraming, JsonFraming
 from tests.helpers.conns import tcp_pair
+from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -65,11 +66,6 @@ def running() -> Iterator[Running]:
         made.close()
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    while not condition():
-        gevent.sleep(0.001)
-
-
 def frames(*datagrams: Datagram) -> bytes:
     return b"".join(BinaryFraming().frame([*datagrams]))
 
@@ -82,7 +78,7 @@ def test_answers_go_back_in_the_form_in_which_questions_come(
     framing = BinaryFraming() if binary else JsonFraming(with_address=True)
     server = running.carry(binary=binary)
     server.sendall(b"".join(framing.frame([QUESTION])))
-    wait(lambda: bool(running.asked))
+    wait_until(lambda: running.asked, "the proxy asks for a data connection")
     ((session, payload),) = running.asked
     assert payload == b"a question"
     assert running.udp.sessions == 1
@@ -101,14 +97,14 @@ def test_answers_go_back_in_the_form_in_which_questions_come(
 def test_session_outlives_its_data_connection_and_what_comes_meanwhile_is_counted(running: Running) -> None:
     first = running.carry()
     first.sendall(frames(QUESTION))
-    wait(lambda: bool(running.asked))
+    wait_until(lambda: running.asked, "the proxy asks for a data connection")
     ((session, _),) = running.asked
     first.close()
     running.carriers[0].join()
     running.service.send([(session, b"lost")])
-    wait(lambda: running.proxy.meter.dropped == 1)
+    wait_until(lambda: running.proxy.meter.dropped == 1, "a datagram is dropped")
     second = running.carry()
-    gevent.sleep(0)  # the proxy carries over it from now on
+    turn()  # the proxy carries over it from now on
     running.service.send([(session, b"an answer")])
     assert second.recv(1000) == frames((QUESTION[0], b"an answer"))
     assert running.udp.sessions == 1
@@ -119,7 +115,7 @@ def test_data_connection_takes_the_place_of_the_one_before(running: Running) -> 
     with pytest.raises(Exception, match="reset"):
         first.recv(1)
     second.sendall(frames(QUESTION))
-    wait(lambda: bool(running.asked))
+    wait_until(lambda: running.asked, "the proxy asks for a data connection")
 
 
 def test_service_whose_name_is_unknown_is_looked_up_again_when_users_come(
@@ -131,10 +127,13 @@ def test_service_whose_name_is_unknown_is_looked_up_again_when_users_come(
     monkeypatch.setattr(DatagramTarget, "look_up", fail)
     with caplog.at_level(logging.WARNING, "gnar"):
         server = running.carry()
-        wait(lambda: bool(caplog.records))
+        wait_until(lambda: caplog.records, "a line of the log")
     assert [record.getMessage() for record in caplog.records] == ["no such name"]
     monkeypatch.undo()
     server.sendall(frames(QUESTION))
-    while not running.asked:  # those that come during the look-up are dropped
-        gevent.sleep(0.01)
-        server.sendall(frames(QUESTION))
+
+    def is_asked() -> bool:
+        server.sendall(frames(QUESTION))  # those that come during the look-up are dropped
+        return bool(running.asked)
+
+    wait_until(is_asked, "the service is asked")

@@ -10,6 +10,7 @@ from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
 from gnar_lib.net import Listener, SocketConn, dial, listen
+from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -47,8 +48,7 @@ class Waiter:
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._greenlet = gevent.spawn(self._run, call)
-        gevent.sleep(0)
-        gevent.sleep(0)
+        turn()
         assert not self._greenlet.ready(), "it was to wait"
 
     @staticmethod

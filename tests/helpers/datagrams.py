@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import gevent
@@ -15,17 +15,12 @@ from gnar_lib.net.datagram import pack_address
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
+from tests.helpers.loop import turn, wait_until
 
 LOOPBACK = "127.0.0.1"
 TIMEOUT_S = 20.0
 LOG = logger.get("test")
 USER = pack_address((LOOPBACK, 1000))
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something that sends no event; the test's time limit ends it."""
-    while not true():
-        gevent.sleep(0.002)
 
 
 class EchoService:
@@ -62,7 +57,17 @@ class Answers:
     def ask(self, user: bytes, payload: bytes) -> None:
         """Send one datagram and wait for its answer."""
         self.sessions.send([(user, payload)])
-        wait_until(lambda: (user, payload) in self.got)
+        wait_until(lambda: (user, payload) in self.got, f"an answer to {payload!r}")
+
+    def ask_again_until_answered(self, user: bytes, payload: bytes) -> None:
+        """Send one datagram again and again until it is answered, as users do whose datagrams are lost."""
+
+        def is_answered() -> bool:
+            self.sessions.send([(user, payload)])
+            turn()
+            return (user, payload) in self.got
+
+        wait_until(is_answered, f"an answer to {payload!r}")
 
 
 def users(number: int) -> list[bytes]:

@@ -6,8 +6,6 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import gevent
-
 from gnar_lib import net
 from gnar_lib.relay import Relay, Role, parse_address
 
@@ -115,9 +113,3 @@ def ask(running: Relay, question: bytes = b"question") -> bytes:
         return read_all(user)
     finally:
         user.close()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something that sends no event; the test's time limit ends it."""
-    while not true():
-        gevent.sleep(0.005)

@@ -10,6 +10,7 @@ import pytest
 
 from gnar_lib.errors import ConnError
 from tests.helpers.conns import MIB, Pair, Waiter, read_all, tcp_pair
+from tests.helpers.loop import turn, wait_until
 
 
 def test_recv_waits_for_the_first_byte_and_takes_no_more_than_asked(pair: Pair) -> None:
@@ -70,7 +71,7 @@ def test_reader_that_keeps_its_watcher_started_sees_every_byte(pair: Pair) -> No
     def send() -> None:
         for part in sent:
             far.sendall(part)
-            gevent.sleep(0)
+            turn()
         far.shutdown(socket.SHUT_WR)
 
     sender = gevent.spawn(send)
@@ -85,9 +86,9 @@ def test_two_conns_of_one_greenlet_with_started_watchers_do_not_mix(pair: Pair) 
 
     def send() -> None:
         far.sendall(b"a")
-        gevent.sleep(0.001)
+        turn()
         far.sendall(b"b")  # an event of the conn that nobody waits on then
-        gevent.sleep(0.001)
+        turn()
         other_far.sendall(b"c")
 
     sender = gevent.spawn(send)
@@ -128,8 +129,7 @@ def test_sendmsg_now_sends_many_buffers_in_order(pair: Pair) -> None:
 def test_unacknowledged_counts_down_to_nothing() -> None:
     near, far = tcp_pair()
     near.sendall(b"x" * 1000)
-    while near.unacknowledged():
-        gevent.sleep(0.001)
+    wait_until(lambda: not near.unacknowledged(), "the peer has acknowledged all")
     assert far.recv(2000) == b"x" * 1000
     near.close()
     far.close()

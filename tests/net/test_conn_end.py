@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-import gevent
 import pytest
 
 from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net import SocketConn
 from tests.helpers.conns import MIB, Pair, Waiter, read_all, tcp_pair
+from tests.helpers.loop import turn, wait_until
 
 
 def test_half_close_leaves_the_other_direction_open(pair: Pair) -> None:
@@ -91,11 +91,10 @@ def test_callbacks_are_called_in_the_hub_until_close(pair: Pair) -> None:
     heard: list[bytes | None] = []
     near.call_when_readable(lambda: heard.append(near.recv_now(10)))
     far.sendall(b"a")
-    while not heard:
-        gevent.sleep(0.001)
+    wait_until(lambda: heard, "the callback has read")
     near.call_when_readable(None)
     far.sendall(b"b")
-    gevent.sleep(0.005)
+    turn()
     assert heard == [b"a"]
     writable: list[int] = []
 
@@ -104,10 +103,9 @@ def test_callbacks_are_called_in_the_hub_until_close(pair: Pair) -> None:
         near.call_when_writable(None)
 
     near.call_when_writable(once)
-    while not writable:
-        gevent.sleep(0.001)
+    wait_until(lambda: writable, "the conn is writable")
     near.close()
     near.call_when_readable(lambda: heard.append(b"never"))
     near.call_when_writable(lambda: writable.append(2))
-    gevent.sleep(0.005)
+    turn()
     assert (heard, writable) == ([b"a"], [1])

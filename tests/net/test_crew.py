@@ -11,6 +11,7 @@ from gnar_lib import net
 from gnar_lib.errors import DeadlineError
 from gnar_lib.net import Crew, deadline
 from tests.helpers.conns import TIMEOUT_S, Pair
+from tests.helpers.loop import turn
 
 
 def test_deadline_ends_a_wait_and_says_of_what(pair: Pair) -> None:
@@ -28,7 +29,7 @@ def test_deadline_of_another_block_is_not_taken_for_ones_own(pair: Pair) -> None
 def test_deadline_that_was_kept_leaves_nothing_behind(pair: Pair) -> None:
     with deadline(0.01, "nothing"):
         pass
-    gevent.sleep(0.02)
+    gevent.sleep(0.02)  # longer than the deadline, which would end this wait
     assert pair[0].recv_now(1) is None
 
 
@@ -47,7 +48,7 @@ def test_kill_ends_all_where_they_wait_and_their_finally_runs(pair: Pair) -> Non
         crew.spawn(wait, number)
     assert len(crew) == 5
     assert not crew.wait_empty(0)
-    gevent.sleep(0)
+    turn()
     crew.kill()
     assert crew.wait_empty(TIMEOUT_S)
     assert sorted(closed) == [0, 1, 2, 3, 4]
@@ -61,7 +62,7 @@ def test_kill_spares_the_one_who_calls_it() -> None:
 
     def kill() -> None:
         crew.kill()
-        gevent.sleep(0.001)
+        turn()
         ended.append("killer")
 
     crew.spawn(gevent.sleep, TIMEOUT_S)
@@ -86,7 +87,7 @@ def test_greenlets_are_used_again_and_keep_nothing_of_the_job_before() -> None:
     assert len(names) < 50
     before = net.busy_greenlets()
     crew.spawn(gevent.sleep, TIMEOUT_S)
-    gevent.sleep(0)
+    turn()
     assert net.busy_greenlets() == before + 1
     crew.kill()
     assert crew.wait_empty(TIMEOUT_S)

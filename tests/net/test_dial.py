@@ -13,6 +13,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net import SocketConn, dial, listen, resolve
 from gnar_lib.net.target import Target
 from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
+from tests.helpers.loop import wait_until
 
 
 def test_refused_dial_says_who_refused() -> None:
@@ -50,8 +51,7 @@ def test_dial_that_is_killed_closes_its_socket(monkeypatch: pytest.MonkeyPatch) 
         full.bind((LOOPBACK, 0))
         full.listen()
         dialling = gevent.spawn(dial, V4, full.getsockname())
-        while not made and not dialling.ready():
-            gevent.sleep(0)
+        wait_until(lambda: made or dialling.ready(), "the dial waits or is through")
         dialling.kill()
     if made:
         assert made[0].closed

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gevent
 import pytest
 
 import gnar_lib
@@ -19,6 +18,7 @@ from gnar_lib.net import Crew, SocketConn, dial, listen, set_keepalive
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.target import Target
 from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
+from tests.helpers.loop import turn, wait_until
 
 
 def test_everywhere_is_ipv4_and_ipv6_on_one_port() -> None:
@@ -54,8 +54,7 @@ def test_many_at_once_are_all_accepted_each_in_a_greenlet_of_its_own() -> None:
 
     listener.serve(crew, handle)
     conns = [dial(V4, listener.sock.getsockname()) for _ in range(count)]
-    while len(seen) < count:
-        gevent.sleep(0.001)
+    wait_until(lambda: len(seen) == count, "all are accepted")
     assert len(crew) == count
     for conn in reversed(conns):
         conn.sendall(b"x")
@@ -82,9 +81,8 @@ def test_handler_may_close_the_listener_and_a_defect_of_one_harms_no_other(
     address = listener.sock.getsockname()
     conns = [dial(V4, address) for _ in range(3)]
     listener.serve(crew, handle)
-    while len(seen) < 2:
-        gevent.sleep(0.001)
-    gevent.sleep(0.005)
+    wait_until(lambda: len(seen) >= 2, "two are accepted")
+    turn()
     assert len(seen) == 2
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert crew.wait_empty(TIMEOUT_S)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import gevent
 import pytest
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.net import Crew, SocketConn, deadline, give_way, switching, wait_for
-from tests.peers.mux import conn_pair, turn
+from tests.helpers.loop import turn
+from tests.peers.mux import conn_pair
 
 TIMEOUT_S = 10.0
 
@@ -238,7 +238,7 @@ def test_greenlet_that_is_interrupted_becomes_a_spare_one(pair: Pair) -> None:
 
     before = switching.busy_greenlets()
     crew.spawn(job)
-    gevent.sleep(0)
+    turn()
     assert switching.busy_greenlets() == before + 1
     in_hub(lambda: pair[0].interrupt(ZeroDivisionError()))
     assert ended == ["interrupted"]

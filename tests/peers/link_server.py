@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import gevent
 
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy
@@ -99,8 +96,3 @@ def hear_ticks(conn: SocketConn, count: int = 3) -> None:
     """Wait until the link has ticked that often, and said nothing else meanwhile."""
     for _ in range(count):
         assert isinstance(recv(conn), Heartbeat)
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    while not condition():
-        gevent.sleep(0.001)

@@ -13,6 +13,7 @@ from gevent.hub import get_hub
 from gnar_lib import net
 from gnar_lib.net.conn import socket_class
 from gnar_lib.yamux import Session, frame
+from tests.helpers.loop import turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,12 +67,6 @@ def stream_pair() -> Iterator[tuple[Stream, Stream]]:
     with session_pair() as (client, server):
         ours = client.open()
         yield ours, server.accept()
-
-
-def turn() -> None:
-    """Let everything run that is ready to, and what that makes ready."""
-    for _ in range(4):
-        gevent.idle()
 
 
 def wait_end(session: Session) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib.pio.limit import GRANT_S, Bucket, Tokens
+from tests.helpers.loop import turn
 
 RATES = [10_000, 1_000_000, 1_000_000_000]
 
@@ -111,7 +112,7 @@ def test_two_connections_share_the_rate_in_real_time() -> None:
     def copy(index: int) -> None:
         while time.monotonic() < end:
             moved[index] += bucket.take(65536)
-            gevent.sleep(0)
+            gevent.sleep(0)  # the other has its turn
 
     done = gevent.joinall([gevent.spawn(copy, 0), gevent.spawn(copy, 1)], timeout=10, raise_error=True)
     assert len(done) == 2
@@ -165,7 +166,7 @@ def test_who_is_ended_while_waiting_leaves_the_queue() -> None:
     bucket = Bucket(10_000)
     drain(bucket)
     first, second = gevent.spawn(bucket.take, 400), gevent.spawn(bucket.take, 400)
-    gevent.sleep(0)
+    turn()
     first.kill()
     assert second.get(timeout=5) == 400
     assert "0 waiting" in repr(bucket)

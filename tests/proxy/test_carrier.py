@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import gevent
 import gevent.socket
 import pytest
+from gevent.event import Event
 
 from gnar_lib import logger, net
 from gnar_lib.errors import ProtocolError
@@ -23,7 +24,8 @@ from gnar_lib.proto.datagram import (
 from gnar_lib.proxy.share import Share
 from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier
 from tests.helpers.conns import accept
-from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER, wait_until
+from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER
+from tests.helpers.loop import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,12 @@ class StuckConn:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self.sent = b""
+        self._has_room = Event()
+
+    def make_room(self) -> None:
+        """Take everything from now on."""
+        self.room = 1 << 30
+        self._has_room.set()
 
     def send_now(self, data: bytes | memoryview) -> int:
         count = min(self.room, len(data))
@@ -48,7 +56,7 @@ class StuckConn:
     def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest := rest[self.send_now(rest) :]:
-            gevent.sleep(0.001)
+            self._has_room.wait()
 
 
 def stuck_carrier(framing: Framing, room: int = 0) -> tuple[StuckConn, Carrier, Meter]:
@@ -63,11 +71,11 @@ def test_slow_data_connection_holds_1_mib_and_drops_the_rest() -> None:
     for each in sent:
         carrier.post([each])
         carrier.flush()
-        gevent.sleep(0)
+        gevent.sleep(0)  # its greenlet begins to write
     assert meter.dropped > 3000
     assert conn.sent == b""
-    conn.room = 1 << 30
-    wait_until(lambda: not carrier._is_writing)
+    conn.make_room()
+    wait_until(lambda: not carrier._is_writing, "the queue is written")
     found, used = framing.parse(conn.sent)
     assert used == len(conn.sent) <= MAX_QUEUED_BYTES + 2048
     assert found == sent[: len(found)]
@@ -82,10 +90,10 @@ def test_empty_datagrams_are_bounded_as_well() -> None:
     for _ in range(1500):
         carrier.post([(USER, b"")] * 64)
         carrier.flush()
-        gevent.sleep(0)
+        gevent.sleep(0)  # its greenlet begins to write
     assert meter.dropped > 1500 * 64 - 2 * MAX_QUEUED_BYTES // 25
-    conn.room = 1 << 30
-    wait_until(lambda: not carrier._is_writing)
+    conn.make_room()
+    wait_until(lambda: not carrier._is_writing, "the queue is written")
 
 
 def test_datagram_too_large_for_json_is_dropped_alone_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +118,7 @@ def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
     running = gevent.spawn(carrier.run, got.extend)
     sent = [(USER, os.urandom(size % 3000)) for size in range(0, 70_000, 70)]
     gevent.spawn(far.sendall, b"".join(BinaryFraming().frame(sent)))
-    wait_until(lambda: len(got) == len(sent))
+    wait_until(lambda: len(got) == len(sent), "all have come")
     assert got == sent
     far.close()
     running.get()

@@ -25,6 +25,7 @@ from gnar_lib.proxy import buffer, splice
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
 from tests.helpers.conns import accept
+from tests.helpers.loop import turn, wait_until
 from tests.helpers.wrapped import WrappedConn
 
 MIB = 1 << 20
@@ -147,7 +148,7 @@ def recv_random(conn: net.Conn, seed: int) -> str:
     sizes, digest = random.Random(seed), hashlib.sha256()  # noqa: S311  (the same every time)
     while data := conn.recv(sizes.choice([1, 100, 4096, 65536, MIB])):
         digest.update(data)
-        gevent.sleep(0)
+        gevent.sleep(0)  # the others have their turn
     return digest.hexdigest()
 
 
@@ -165,7 +166,7 @@ def test_half_closed_pair_costs_nothing_while_nothing_comes(
         assert ends[1].recv(100) == b""
         loop = get_hub().loop
         before = loop.iteration
-        gevent.sleep(0.1)
+        gevent.sleep(0.1)  # in which a loop that spins turns thousands of times
         assert loop.iteration - before < 20
         ends[1].sendall(b"bye")
         assert ends[0].recv(100) == b"bye"
@@ -248,7 +249,7 @@ def test_reader_that_stops_holds_the_writer_up_and_nobody_else(
         taken = -1
         while taken != slow.up.bytes:  # until it stands still
             taken = slow.up.bytes
-            gevent.sleep(0.2)
+            turn()
         assert not sender.dead
         assert taken < 48 * MIB
         other.user.sendall(b"ping")
@@ -261,6 +262,7 @@ def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) 
     rate = 20 * MIB
     began = time.monotonic()  # before the bucket, which earns tokens from its first moment on
     bucket = Bucket(rate)
+    began = time.monotonic()  # the bucket fills from here on
     assert bucket.take_now(rate)  # the burst; it is paid back by two seconds at half the rate
     count, at_least_s = rate // 4, 0.5
     with joined(way, monkeypatch, Flow(bucket)) as pair:
@@ -387,7 +389,7 @@ def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pyte
 
     with joined("spliced", monkeypatch):
         pass
-    gevent.sleep(0)
+    turn()
     files, greenlets = open_files(), net.busy_greenlets()
     for number in range(100):
         with joined(WAYS[number % len(WAYS)], monkeypatch) as pair:
@@ -396,10 +398,8 @@ def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pyte
             if number % 2:
                 pair.user.abort()
         monkeypatch.undo()
-    get_hub().loop.update_now()
-    gevent.sleep(0.01)
-    assert open_files() <= files + 2 * splice.SPARE_PIPES
-    assert net.busy_greenlets() <= greenlets
+    wait_until(lambda: open_files() <= files + 2 * splice.SPARE_PIPES, "the descriptors are closed")
+    wait_until(lambda: net.busy_greenlets() <= greenlets, "the greenlets have ended")
 
 
 def test_conns_that_ended_with_an_error_are_freed_without_the_collector() -> None:

@@ -32,8 +32,8 @@ from tests.helpers.datagrams import (
     echoing,
     target_at,
     users,
-    wait_until,
 )
+from tests.helpers.loop import turn, wait_until
 
 SESSION_S = 0.8  # a busy machine holds a process up for less
 
@@ -60,10 +60,10 @@ def test_session_ends_after_its_time_without_a_datagram_and_not_before() -> None
         answers.ask(idle, b"once")
         answers.ask(busy, b"once")
         while idle in answers.sessions._conns:
-            gevent.sleep(0.05)
+            gevent.sleep(SESSION_S / 16)  # far more often than the session needs
             answers.ask(busy, b"again")
         assert answers.sessions._conns.keys() == {busy}
-        wait_until(lambda: len(answers.sessions) == 0)
+        wait_until(lambda: len(answers.sessions) == 0, "the session of the busy user has ended")
 
 
 def test_answers_alone_keep_a_session() -> None:
@@ -71,7 +71,7 @@ def test_answers_alone_keep_a_session() -> None:
         answers.ask(USER, b"once")
         end = time.monotonic() + 1.5 * SESSION_S
         while time.monotonic() < end:
-            gevent.sleep(0.05)
+            gevent.sleep(SESSION_S / 16)  # far more often than the session needs
             service._sock.sendto(b"news", (LOOPBACK, service.heard[0][1]))
         assert len(answers.sessions) == 1
 
@@ -104,7 +104,7 @@ def test_port_unreachable_ends_nothing() -> None:
     with closing(answers.sessions):
         for _ in range(5):
             answers.sessions.send([(USER, b"anybody?")])
-            gevent.sleep(0.005)
+            turn()  # the refusal has come
         with closing(EchoService(port=port)):
             answers.ask(USER, b"there you are")
             assert len(answers.sessions) == answers.meter.users_total == 1
@@ -117,9 +117,7 @@ def test_target_with_two_addresses_is_found_at_the_second(monkeypatch: pytest.Mo
         monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: found)
         answers = Answers(target_at(port, "two.example"))
         with closing(answers.sessions):
-            while not answers.got:
-                answers.sessions.send([(USER, b"hello")])
-                gevent.sleep(0.005)
+            answers.ask_again_until_answered(USER, b"hello")
             assert answers.got[0] == (USER, b"hello")
 
 
@@ -131,9 +129,7 @@ def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pyte
         answers = Answers(target_at(service.port, "moved.example"))
         del addresses[0]
         with closing(answers.sessions):
-            while not answers.got:
-                answers.sessions.send([(USER, b"hello")])
-                gevent.sleep(0.005)
+            answers.ask_again_until_answered(USER, b"hello")
 
 
 def test_too_many_files_cost_the_session_idle_longest() -> None:
@@ -182,7 +178,5 @@ def test_unix_target_that_comes_back_is_found_again(tmp_path: Path) -> None:
         assert answers.meter.dropped == 1
         for _ in range(2):
             with echoing(net.bind_unix_datagram(path)):
-                while (USER, b"hello") not in answers.got:
-                    answers.sessions.send([(USER, b"hello")])
-                    gevent.sleep(0.005)
+                answers.ask_again_until_answered(USER, b"hello")
             answers.got.clear()

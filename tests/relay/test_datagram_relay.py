@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gnar_lib.relay import DatagramRelay, Role, parse_address
-from tests.helpers.datagrams import LOOPBACK, EchoService, udp_user, wait_until
+from tests.helpers.datagrams import LOOPBACK, EchoService, udp_user
+from tests.helpers.loop import wait_until
 
 
 @contextmanager
@@ -65,10 +66,10 @@ def test_user_of_a_unix_socket_without_a_name_is_heard_and_not_answered(
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless,
     ):
         nameless.sendto(b"<13>line", path)
-        wait_until(lambda: bool(service.heard))
+        wait_until(lambda: service.heard, "the service has heard the user")
         assert service.heard[0][0] == b"<13>line"
-        wait_until(lambda: len(running.sessions) == 1)
-        wait_until(lambda: running.meter.dropped == dropped)
+        wait_until(lambda: len(running.sessions) == 1, "there is a session")
+        wait_until(lambda: running.meter.dropped == dropped, "the answer is dropped")
 
 
 def test_without_fork_one_user_is_served_and_no_other() -> None:

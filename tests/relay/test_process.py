@@ -8,18 +8,18 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gevent
 import pytest
 
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import DialError, PortTakenError, UsageError
 from gnar_lib.relay import Role, parse_address, run_relay, serve
-from tests.helpers.relays import TIMEOUT_S, read_all, serving, wait_until
+from tests.helpers.loop import wait_until
+from tests.helpers.relays import TIMEOUT_S, read_all, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,17 +52,21 @@ def process(*args: str, grace_s: float = 30.0) -> Iterator[subprocess.Popen[str]
 
 def wait_for_end(running: subprocess.Popen[str]) -> int:
     """Return the exit status, while the service in this process goes on."""
-    wait_until(lambda: running.poll() is not None)
+    wait_until(lambda: running.poll() is not None, "the relay has ended")
     return running.returncode
 
 
 def dial_path(path: Path) -> net.SocketConn:
     """Connect as soon as the path is listened on."""
-    while True:
-        try:
-            return net.dial(socket.AF_UNIX, str(path))
-        except DialError:
-            gevent.sleep(0.01)
+    conns: list[net.SocketConn] = []
+
+    def is_connected() -> bool:
+        with suppress(DialError):
+            conns.append(net.dial(socket.AF_UNIX, str(path)))
+        return bool(conns)
+
+    wait_until(is_connected, f"{path} is listened on")
+    return conns[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -70,9 +74,9 @@ def test_a_signal_lets_users_finish_and_removes_the_file(tmp_path: Path, number:
     path = tmp_path / "x.sock"
     with serving() as service, process(f"unix:{path}", service.address) as running:
         user = dial_path(path)
-        wait_until(lambda: bool(service.conns))
+        wait_until(lambda: service.conns, "the service has the user")
         running.send_signal(number)
-        wait_until(lambda: not path.exists())
+        wait_until(lambda: not path.exists(), "the file is gone")
         user.sendall(b"late question")
         user.shutdown(socket.SHUT_WR)
         assert read_all(user) == b"answer to late question"
@@ -84,9 +88,9 @@ def test_a_second_signal_ends_users_at_once(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with serving() as service, process(f"unix:{path}", service.address) as running:
         user = dial_path(path)
-        wait_until(lambda: bool(service.conns))
+        wait_until(lambda: service.conns, "the service has the user")
         running.terminate()
-        wait_until(lambda: not path.exists())
+        wait_until(lambda: not path.exists(), "the file is gone")
         before = time.monotonic()
         running.terminate()
         assert wait_for_end(running) == 0
@@ -111,9 +115,9 @@ def test_a_relay_tells_what_there_is(tmp_path: Path, listen: str, target: str, s
             stderr=stream,
         )
     try:
-        wait_until(lambda: "relaying" in log.read_text())
+        wait_until(lambda: "relaying" in log.read_text(), "the relay listens")
         running.send_signal(signal.SIGUSR1)
-        wait_until(lambda: f"status: {said}" in log.read_text())
+        wait_until(lambda: f"status: {said}" in log.read_text(), "the status")
         running.terminate()
         assert running.wait(TIMEOUT_S) == 0
     finally:

@@ -14,6 +14,7 @@ from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError
 from gnar_lib.net import target
 from gnar_lib.relay import Relay
+from tests.helpers.loop import wait_until
 from tests.helpers.relays import (
     ask,
     dial,
@@ -22,7 +23,6 @@ from tests.helpers.relays import (
     service_heard,
     serving,
     speak_first,
-    wait_until,
 )
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -46,7 +46,7 @@ def test_half_close_of_the_service_keeps_the_user_heard() -> None:
         service_heard.clear()
         user.sendall(b"still here")
         user.close()
-        wait_until(lambda: bool(service_heard))
+        wait_until(lambda: service_heard, "the service has heard the user")
         assert service_heard == [b"still here"]
 
 
@@ -64,8 +64,8 @@ def test_a_user_that_resets_tears_the_service_down() -> None:
         user = dial(running)
         assert user.recv(5) == b"hello"
         user.abort()
-        wait_until(lambda: bool(failures))
-        wait_until(lambda: not len(running.users))
+        wait_until(lambda: failures, "the service was reset")
+        wait_until(lambda: not len(running.users), "no user is left")
 
 
 def test_many_users_at_once_each_get_their_own_answer_and_leave_nothing() -> None:
@@ -77,7 +77,7 @@ def test_many_users_at_once_each_get_their_own_answer_and_leave_nothing() -> Non
             assert ask(running, b"%d" % index) == b"answer to %d" % index
 
         gevent.joinall([gevent.spawn(check, index) for index in range(100)], raise_error=True)
-        wait_until(lambda: not len(running.users) and not len(service.crew))
+        wait_until(lambda: not len(running.users) and not len(service.crew), "nobody is left")
         if before:
             # Pipes may be kept for the next bulk transfer; a hundred users would have left two hundred.
             assert len(os.listdir("/proc/self/fd")) < before + 50
@@ -175,6 +175,6 @@ def test_users_wait_while_the_backlog_of_a_unix_target_is_full(tmp_path: Path) -
     sock.sock.listen(0)  # one conn may wait
     with relaying("tcp:127.0.0.1:0", f"unix:{tmp_path}/busy.sock") as running:
         asking = [gevent.spawn(ask, running, b"%d" % index) for index in range(20)]
-        wait_until(lambda: len(running.users) == len(asking))
+        wait_until(lambda: len(running.users) == len(asking), "all users wait")
         with serving(listener=sock):
             assert [each.get() for each in asking] == [b"answer to %d" % index for index in range(20)]

@@ -11,7 +11,8 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ListenError, PortTakenError
-from tests.helpers.relays import ask, relaying, serving, wait_until
+from tests.helpers.loop import wait_until
+from tests.helpers.relays import ask, relaying, serving
 
 
 def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_socket_in_use_is_not_replaced(tmp_path: Path, options: str) -> None:
             relaying(f"UNIX-LISTEN:{tmp_path}/x.sock,fork{options}", service.address),
         ):
             pass
-        wait_until(lambda: not len(service.crew))
+        wait_until(lambda: not len(service.crew), "the service has nobody")
         user = net.dial(socket.AF_UNIX, f"{tmp_path}/x.sock")
         user.close()
 

@@ -15,6 +15,7 @@ from gnar_lib.net import Listener, Sockaddr, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyCancel, ProxyReq, send
 from gnar_lib.server.in_progress import InProgress
+from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, answer_of, serving
 
 
@@ -57,13 +58,11 @@ def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_fre
         ports.listen = open_slowly  # type: ignore[method-assign]  # for this test alone
         before, _ = running.log_in("same")
         send(before.conn, ProxyReq(remote_port=0, proxy_name="x", subdomain="", proxy_type="tcp"))
-        while len(opened) < 2:
-            gevent.sleep(0.001)
+        wait_until(lambda: len(opened) == 2, "the second port is being opened")
         port = opened[1].port
         after, _ = running.log_in("same")
         go_on.set()
-        while opened[1].sock.fileno() >= 0:
-            gevent.sleep(0.001)
+        wait_until(lambda: opened[1].sock.fileno() < 0, "the listener that came too late is closed")
         assert len(ports) == 1
         listen(LOOPBACK, port).close()
         before.conn.close()
@@ -79,8 +78,7 @@ def test_data_connections_that_wait_are_closed_with_the_last_tcp_proxy() -> None
         waiting = running.dial()
         send(waiting, ClientLogin.waiting_message(ours.session, 1))
         (control,) = running.server.control_ingress.clients
-        while not control.upstream.waiting:
-            gevent.sleep(0.001)
+        wait_until(lambda: control.upstream.waiting, "the data connection waits")
         send(ours.conn, ProxyCancel(proxy_name="ours", remote_port=port))
         assert waiting.recv(1) == b""
         assert len(running.server.shared.ports) == 1

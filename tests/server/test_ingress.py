@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 
-import gevent
 import pytest
 
 from gnar_lib import events
@@ -19,6 +17,7 @@ from gnar_lib.proto.numbers import FEATURES
 from gnar_lib.server import control as control_module
 from gnar_lib.yamux import Session as Mux
 from tests.helpers.logins import NONE, TOKEN, go_login
+from tests.helpers.loop import wait_until
 from tests.helpers.servers import TIMEOUT_S, Running, answer_of, is_closed_by_peer, of_kind, serving
 
 REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp")
@@ -31,11 +30,6 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
     events.subscribe(LoginRefused, got.append)
     events.subscribe(ClientLeft, got.append)
     return got
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    while not condition():
-        gevent.sleep(0.001)
 
 
 def go_client(running: Running) -> SocketConn:
@@ -89,7 +83,7 @@ def test_data_connection_that_is_to_wait_for_a_client_who_has_left_is_closed() -
         ours, _ = running.log_in("ours")
         assert ours.session is not None
         ours.conn.close()
-        wait(lambda: not running.server.control_ingress.clients)
+        wait_until(lambda: not running.server.control_ingress.clients, "the client has left")
         late = running.dial()
         send(late, ClientLogin.waiting_message(ours.session, 1))
         assert is_closed_by_peer(late)
@@ -101,7 +95,7 @@ def test_server_that_stops_ends_logins_on_their_way(multiplexes: bool) -> None:
         conn = go_client(running)
         if multiplexes:
             Mux(conn, is_client=True).open()
-        wait(lambda: len(running.server.control_ingress.in_progress) == 1)
+        wait_until(lambda: len(running.server.control_ingress.in_progress) == 1, "the login is in progress")
         running.server.close()
         assert running.server.shared.crew.wait_empty(TIMEOUT_S)
         assert len(running.server.control_ingress.in_progress) == 0
@@ -135,7 +129,7 @@ def test_client_that_breaks_the_protocol_is_ended_and_its_port_is_free(said: lis
     with serving() as running:
         ours, _ = running.log_in("ours")
         send(ours.conn, Welcome())
-        wait(lambda: bool(said))
+        wait_until(lambda: said, "the server has said something")
         assert len(running.server.shared.ports) == 0
         ours.conn.close()
     (left,) = said
@@ -148,7 +142,7 @@ def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[e
     monkeypatch.setattr(control_module, "SILENCE_S", 0.05)
     with serving() as running:
         ours, _ = running.log_in("ours")
-        wait(lambda: bool(said))
+        wait_until(lambda: said, "the server has said something")
         assert not running.server.control_ingress.clients
         ours.conn.close()
 

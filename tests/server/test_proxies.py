@@ -17,6 +17,7 @@ from gnar_lib.net import Conn, SocketConn, deadline
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server.proxies import Proxy
 from tests.helpers.conns import tcp_pair
+from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
 
@@ -133,7 +134,7 @@ def test_user_whose_greenlet_is_ended_is_reset(said: list[events.Event]) -> None
         gevent.get_hub().switch()
 
     serving = gevent.spawn(serve, proxy(wait_for_ever), user)
-    gevent.sleep(0)
+    turn()
     serving.kill()
     with pytest.raises(Exception, match="reset"):
         theirs.recv(1)

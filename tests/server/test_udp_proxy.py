@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import gevent
@@ -22,6 +22,7 @@ from gnar_lib.proto.datagram import NOBODY, JsonFraming
 from gnar_lib.server import udp_proxy
 from gnar_lib.server.udp_proxy import UdpProxy
 from tests.helpers.conns import tcp_pair
+from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
 USER = pack_address(("192.0.2.1", 4000))
@@ -89,18 +90,13 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         made.close()
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    while not condition():
-        gevent.sleep(0.001)
-
-
 def test_datagrams_go_to_the_client_and_answers_to_their_users(running: Running) -> None:
     client = running.connect()
     running.proxy.receive([QUESTION])
     sent = client.recv(1000)
     assert b"a question" in sent
     client.sendall(sent)
-    wait(lambda: bool(running.answers))
+    wait_until(lambda: running.answers, "an answer")
     assert running.answers == [QUESTION]
     assert running.proxy.meter.dropped == 0
 
@@ -110,7 +106,7 @@ def test_answer_that_names_no_user_is_for_the_one_who_spoke_last(running: Runnin
     client = running.connect()
     running.proxy.receive([(pack_address(("192.0.2.2", 4000)), b"first"), QUESTION])
     client.sendall(b"".join(JsonFraming(with_address=False).frame([(NOBODY, b"an answer")])))
-    wait(lambda: bool(running.answers))
+    wait_until(lambda: running.answers, "an answer")
     assert running.answers == [(USER, b"an answer")]
 
 
@@ -131,7 +127,7 @@ def test_answers_that_could_not_be_sent_are_counted(running: Running) -> None:
     client = running.connect()
     running.proxy.receive([QUESTION])
     client.sendall(client.recv(1000))
-    wait(lambda: running.proxy.meter.dropped == 1)
+    wait_until(lambda: running.proxy.meter.dropped == 1, "a datagram is dropped")
 
 
 def test_data_connection_that_breaks_or_does_not_come_is_asked_for_again(running: Running) -> None:
@@ -160,7 +156,7 @@ def test_data_connection_ends_with_the_proxy(running: Running) -> None:
 
 def test_data_connection_that_comes_as_the_proxy_is_closed_is_closed_too(running: Running) -> None:
     data, client = tcp_pair()
-    gevent.sleep(0)  # the proxy asks for a data connection
+    turn()  # the proxy asks for a data connection
     running.upstream.conns.put(data)
     running.proxy.close()
     running.runner.join()

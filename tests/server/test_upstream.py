@@ -20,6 +20,7 @@ from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 from tests.helpers.conns import tcp_pair
+from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
 
@@ -80,7 +81,7 @@ def taking(take: Callable[[], Conn | None]) -> Iterator[AsyncResult[Conn | None]
     """Have a greenlet take a data connection; gives its result, and ends the greenlet behind the block."""
     result: AsyncResult[Conn | None] = AsyncResult()
     greenlet = gevent.spawn(lambda: result.set(take()))
-    gevent.sleep(0)  # it waits from now on
+    turn()  # it waits from now on
     yield result
     greenlet.kill()
 
@@ -225,7 +226,7 @@ def test_proxy_that_is_closed_lets_its_own_users_go_and_nobody_else(ends: Ends) 
     with taking(lambda: client.upstream.take(user, "blog")) as result:
         client.upstream.give_up("tcp", "other")
         client.upstream.give_up("udp", "blog")
-        gevent.sleep(0)
+        turn()
         assert not result.ready()
         client.upstream.give_up("tcp", "blog")
         assert result.get() is None
@@ -243,7 +244,7 @@ def test_user_who_is_ended_while_waiting_leaves_nothing_behind(ends: Ends) -> No
 def test_data_connection_that_comes_as_its_user_is_ended_is_closed(ends: Ends) -> None:
     (user, _), (data, far), client = ends.pair(), ends.pair(), Client()
     taker = gevent.spawn(client.upstream.take, user, "blog")
-    gevent.sleep(0)
+    turn()
     taker.kill(block=False)
     assert client.deliver(ANY_GO_CLIENT, data)
     taker.join()

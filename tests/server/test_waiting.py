@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import gevent
 import pytest
 
 from gnar_lib.auth import ClientLogin, Session
@@ -22,6 +21,7 @@ from gnar_lib.server.upstream.waiting import (
     WaitingPool,
 )
 from tests.helpers.conns import accept
+from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
 SESSION = Session("a session", b"its key", frozenset())
@@ -160,8 +160,7 @@ def test_conn_whose_heartbeat_is_not_acknowledged_is_never_handed_out(
     assert table.waiting.take() is None
     assert len(table.waiting) == 1  # it may yet be heard from
     monkeypatch.undo()
-    while ours.unacknowledged():
-        gevent.sleep(0.001)
+    wait_until(lambda: not ours.unacknowledged(), "the peer has acknowledged the heartbeat")
     assert table.waiting.take() is ours
 
 
@@ -199,8 +198,7 @@ def test_conn_that_breaks_as_its_heartbeat_is_written_is_closed(
 def test_heartbeat_comes_every_10_s_and_stands_before_the_user(table: Table) -> None:
     ours, end = table.add()
     table.second(count=int(3 * WAITING_HEARTBEAT_S))
-    while ours.unacknowledged():
-        gevent.sleep(0.001)
+    wait_until(lambda: not ours.unacknowledged(), "the peer has acknowledged the heartbeat")
     given = table.waiting.take()
     assert given is ours
     given.sendall(to_frame(Exchange(conn_id="a", proxy_type="tcp")) + b"raw")
@@ -212,7 +210,7 @@ def test_conn_that_waited_a_minute_is_closed(table: Table) -> None:
     _, end = table.add()
     for _ in range(int(MAX_AGE_S)):
         table.second()
-        gevent.sleep(0)
+        turn()
     assert len(table.waiting) == 1
     table.second()
     assert len(table.waiting) == 0

@@ -20,6 +20,7 @@ from gnar_lib.net import Listener, SocketConn, deadline, dial, listen
 from gnar_lib.yamux import frame as yamux_frame
 from tests.helpers.conns import accept
 from tests.helpers.harness import free_port
+from tests.helpers.loop import wait_until
 from tests.peers.mux import Frame, Peer, encode
 from tests.peers.recording import (
     CANCEL,
@@ -211,8 +212,7 @@ def test_our_server_answers_a_recorded_multiplexing_go_client_as_the_go_server_d
         assert client.ours() == client.recorded.compared({})
         assert sorted(client.recorded.streams) == [1, 3, 5]
         assert [each[0] for each in client.recorded.messages(CONTROL_STREAM)] == [4, 2, 6, 4]
-        while len(server.shared.ports) or len(server.shared.users):
-            gevent.sleep(0.01)
+        wait_until(lambda: not len(server.shared.ports) and not len(server.shared.users), "all have left")
         assert len(server.shared.conn_map) == 0
 
 

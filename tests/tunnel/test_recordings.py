@@ -20,6 +20,7 @@ from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.net import Listener, SocketConn, deadline, dial, listen
 from tests.helpers.conns import accept
 from tests.helpers.harness import free_port
+from tests.helpers.loop import wait_until
 from tests.peers.recording import (
     ECHOED,
     EXCHANGE,
@@ -125,8 +126,7 @@ def test_our_server_answers_a_recorded_go_client_as_the_go_server_did(
         client = RecordedClient(chunks, port, proxy_port)
         client.replay()
         assert [frame[0] for frame in client.compared] == [PROXY_RESP, 0x02, EXCHANGE, HELLO[0]]
-        while len(server.shared.ports) or len(server.shared.users):
-            gevent.sleep(0.01)
+        wait_until(lambda: not len(server.shared.ports) and not len(server.shared.users), "all have left")
         assert len(server.shared.conn_map) == 0
 
 

@@ -24,6 +24,7 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     Frame,
     Peer,
@@ -32,7 +33,6 @@ from tests.peers.mux import (
     encode,
     read_all,
     session_and_peer,
-    turn,
     wait_end,
 )
 

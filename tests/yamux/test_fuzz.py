@@ -27,7 +27,8 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
-from tests.peers.mux import Frame, Peer, clean, conn_pair, encode, stream_count, turn
+from tests.helpers.loop import turn
+from tests.peers.mux import Frame, Peer, clean, conn_pair, encode, stream_count
 
 if TYPE_CHECKING:
     from gnar_lib.yamux import Stream

@@ -21,6 +21,7 @@ from gnar_lib.yamux import session as session_module
 from gnar_lib.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.helpers.conns import accept
 from tests.helpers.harness import first_of_workers
+from tests.helpers.loop import wait_until
 from tests.peers.mux import read_all, stream_count
 
 if TYPE_CHECKING:
@@ -243,12 +244,20 @@ def test_go_that_does_not_read_what_it_asked_for_goes_on_elsewhere(peer_program:
 @ROLES
 def test_pings_and_keep_alives_cross(peer_program: Path, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(session_module, "KEEPALIVE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(session_module, "KEEPALIVE_TIMEOUT_S", TIMEOUT_S)
+    sent: list[Session] = []
+    keep_alive = Session._keep_alive
+
+    def keep_alive_and_note(session: Session) -> None:
+        sent.append(session)
+        keep_alive(session)
+
+    monkeypatch.setattr(Session, "_keep_alive", keep_alive_and_note)
     with go_peer(peer_program, role, "ping") as peer:
         peer.wait_done()
-        for _ in range(10):
-            gevent.sleep(0.05)  # time for keep-alives of both ends: it is what passes that is tested
-            assert 0 < peer.session.ping() < 5
+        for count in range(1, 11):
+            wait_until(lambda count=count: len(sent) >= count, "a keep-alive")  # type: ignore[misc]
+            assert 0 < peer.session.ping() < TIMEOUT_S
         echo(peer.session, b"still here")
 
 

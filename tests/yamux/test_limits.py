@@ -20,13 +20,13 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     Frame,
     clean,
     encode,
     session_and_peer,
     stream_count,
-    turn,
     wait_end,
 )
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
     session_and_peer,
-    turn,
 )
 
 if TYPE_CHECKING:

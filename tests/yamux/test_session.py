@@ -22,12 +22,12 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
     session_and_peer,
     session_pair,
     stream_count,
-    turn,
     wait_end,
 )
 

@@ -15,6 +15,7 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
     read_all,
@@ -22,7 +23,6 @@ from tests.peers.mux import (
     session_pair,
     stream_count,
     stream_pair,
-    turn,
 )
 
 if TYPE_CHECKING:

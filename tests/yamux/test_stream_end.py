@@ -19,6 +19,7 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
     encode,
@@ -27,7 +28,6 @@ from tests.peers.mux import (
     session_pair,
     stream_count,
     stream_pair,
-    turn,
     wait_end,
 )
 

@@ -12,12 +12,12 @@ from gnar_lib.yamux import sender
 from gnar_lib.yamux.frame import (
     INITIAL_WINDOW_BYTES,
 )
+from tests.helpers.loop import turn
 from tests.helpers.yamux_data import data_frames_before, next_data
 from tests.peers.mux import (
     clean,
     session_and_peer,
     session_pair,
-    turn,
 )
 
 if TYPE_CHECKING:
