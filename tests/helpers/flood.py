@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from pathlib import Path
 
 from tests.helpers.harness import (
     WAIT_S,
-    Gnar,
 )
 from tests.helpers.udp import user_of
 
@@ -38,8 +36,3 @@ class Flood:
     def __exit__(self, *_: object) -> None:
         self._is_ending.set()
         self._thread.join(WAIT_S)
-
-
-def resident_kib(process: Gnar) -> int:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])

@@ -58,16 +58,23 @@ def go_client(server_port: int, port: int, name: str = "go") -> socket.socket:
 
 
 def own_client(server_port: int, token: str = TOKEN) -> socket.socket:
-    """Log in as a client of ours does, and return the connection."""
+    """Log in as a client of ours does, and return the connection, which the caller closes.
+
+    Raises AuthError when the server refuses the token.
+    """
     login = auth.ClientLogin(Secret(token), auth.HMAC)
     conn = dial(server_port)
-    conn.sendall(to_frame(login.message()))
-    challenge = recv_message(conn)
-    assert isinstance(challenge, Challenge)
-    conn.sendall(to_frame(login.answer(challenge)))
-    welcome = recv_message(conn)
-    assert isinstance(welcome, Welcome)
-    login.accept(welcome)
+    try:
+        conn.sendall(to_frame(login.message()))
+        challenge = recv_message(conn)
+        assert isinstance(challenge, Challenge)
+        conn.sendall(to_frame(login.answer(challenge)))
+        welcome = recv_message(conn)
+        assert isinstance(welcome, Welcome)
+        login.accept(welcome)
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from gnar_lib.errors import AuthError
 from gnar_lib.eventlog import REFUSALS_PER_MINUTE
 from gnar_lib.proto import (
     Exchange,
@@ -15,6 +17,7 @@ from gnar_lib.proto import (
     to_frame,
 )
 from gnar_lib.server.in_progress import MAX_IN_PROGRESS
+from tests.helpers.bystander import Bounds, uninvolved_user
 from tests.helpers.harness import (
     LOOPBACK,
     WAIT_S,
@@ -27,7 +30,7 @@ from tests.helpers.harness import (
     free_port,
     read_all,
 )
-from tests.peers.plain import go_client
+from tests.peers.plain import go_client, own_client
 
 
 @pytest.mark.parametrize(
@@ -43,26 +46,33 @@ from tests.peers.plain import go_client
     ],
 )
 def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(shared_tunnel: Tunnel, sent: bytes) -> None:
-    with dial(shared_tunnel.server_port) as attacker:
-        attacker.sendall(sent)
-        with contextlib.suppress(OSError):  # the server may have reset it already
-            attacker.shutdown(socket.SHUT_WR)
-            assert attacker.recv(100) == b""
+    with uninvolved_user(shared_tunnel.port, shared_tunnel.server):
+        for _ in range(50):
+            with dial(shared_tunnel.server_port) as attacker:
+                attacker.sendall(sent)
+                with contextlib.suppress(OSError):  # the server may have reset it already
+                    attacker.shutdown(socket.SHUT_WR)
+                    assert attacker.recv(100) == b""
     assert ask(shared_tunnel.port) == b"ping"
 
 
 @pytest.mark.waits
 def test_login_slower_than_10_s_is_closed(shared_tunnel: Tunnel) -> None:
-    with dial(shared_tunnel.server_port) as attacker:
-        attacker.sendall(b"\x01\x00")
-        with contextlib.suppress(ConnectionResetError):
-            assert attacker.recv(1) == b""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(uninvolved_user(shared_tunnel.port, shared_tunnel.server))
+        attackers = [stack.enter_context(dial(shared_tunnel.server_port)) for _ in range(100)]
+        for attacker in attackers:
+            attacker.sendall(b"\x01\x00")
+        for attacker in attackers:
+            with contextlib.suppress(ConnectionResetError):
+                assert attacker.recv(1) == b""
     assert shared_tunnel.server.wait_idle()["logins"] == 0
 
 
-def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunnels) -> None:
-    server, server_port = tunnels.server()
-    with contextlib.ExitStack() as stack:
+def test_logins_in_progress_are_limited_and_the_oldest_makes_room(echo_tunnel: Tunnel) -> None:
+    server, server_port = echo_tunnel.server, echo_tunnel.server_port
+    bounds = Bounds(grown_fds=MAX_IN_PROGRESS + 128)
+    with uninvolved_user(echo_tunnel.port, server, bounds=bounds), contextlib.ExitStack() as stack:
         first = stack.enter_context(dial(server_port))
         others = [stack.enter_context(dial(server_port)) for _ in range(MAX_IN_PROGRESS)]
         with contextlib.suppress(ConnectionResetError):
@@ -71,18 +81,31 @@ def test_logins_in_progress_are_limited_and_the_oldest_makes_room(tunnels: Tunne
         with go_client(server_port, free_port()):  # an honest one comes in all the same
             pass
         assert len(others) == MAX_IN_PROGRESS
-    server.wait_idle(clients=0)
+    server.wait_idle(clients=1)
 
 
-def test_peers_that_are_refused_cannot_fill_the_log(tunnels: Tunnels) -> None:
-    server, server_port = tunnels.server()
-    for _ in range(3 * REFUSALS_PER_MINUTE):
-        with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
-            attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert attacker.recv(1) == b""
+def test_peers_that_are_refused_cannot_fill_the_log(echo_tunnel: Tunnel) -> None:
+    server, server_port = echo_tunnel.server, echo_tunnel.server_port
+    with uninvolved_user(echo_tunnel.port, server):
+        for _ in range(3 * REFUSALS_PER_MINUTE):
+            with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
+                attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                assert attacker.recv(1) == b""
     server.wait_log("refused", count=REFUSALS_PER_MINUTE)
     server.wait_idle()
     assert server.log.count("refused") == REFUSALS_PER_MINUTE
+
+
+def test_peers_that_guess_tokens_by_the_hundred_harm_nobody(echo_tunnel: Tunnel) -> None:
+    def guess(number: int) -> None:
+        with pytest.raises(AuthError, match="wrong token"):
+            own_client(echo_tunnel.server_port, token=f"guess {number}").close()
+
+    with uninvolved_user(echo_tunnel.port, echo_tunnel.server), ThreadPoolExecutor(16) as pool:
+        for guessed in [pool.submit(guess, number) for number in range(500)]:
+            guessed.result()
+    echo_tunnel.server.wait_idle(clients=1)
+    assert ask(echo_tunnel.port) == b"ping"
 
 
 def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:

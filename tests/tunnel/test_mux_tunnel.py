@@ -23,6 +23,7 @@ from bench.procs import Host
 from gnar_lib.proto import Login, ProxyReq, to_frame
 from gnar_lib.proto.numbers import FEATURE_WAIT
 from gnar_lib.yamux import frame
+from tests.helpers.bystander import Bounds, uninvolved_user
 from tests.helpers.harness import (
     LOOPBACK,
     WAIT_S,
@@ -52,7 +53,8 @@ ROUND_TRIP_MS = 600  # far more than what a busy machine adds
 FIRST_USERS = 3
 CONTROL_PORT = 8910
 FIRST_STREAM_S = 10.0  # what a peer has to say what a session, and a stream, are for
-SYN_FLOOD = 100_000
+SYNS = 1000
+SYN_FLOOD = 20_000
 
 
 @pytest.fixture
@@ -224,11 +226,21 @@ def huge_window(conn: socket.socket) -> None:
     hung_up(conn)
 
 
+def some_syns(conn: socket.socket) -> None:
+    """Open streams, far more than may wait for their first word, and read what comes."""
+    send_syns(conn, SYNS)
+
+
 def many_syns(conn: socket.socket) -> None:
     """Open stream after stream, say nothing on any of them, and read what comes."""
+    send_syns(conn, SYN_FLOOD)
+
+
+def send_syns(conn: socket.socket, count: int) -> None:
+    """Open a number of streams in one go, and read what comes until the end of the session."""
     reader = threading.Thread(target=hung_up, args=(conn,))
     reader.start()
-    ids = range(1, 2 * SYN_FLOOD, 2)
+    ids = range(1, 2 * count, 2)
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         conn.sendall(b"".join(frame.pack(frame.WINDOW_UPDATE, frame.SYN, each, 0) for each in ids))
         conn.shutdown(socket.SHUT_WR)
@@ -237,14 +249,25 @@ def many_syns(conn: socket.socket) -> None:
 
 
 @multiplexed_shared
-@pytest.mark.parametrize("attack", [garbage, words_then_garbage, huge_frame, huge_window, many_syns])
+@pytest.mark.parametrize(
+    ("attack", "bounds"),
+    [
+        (garbage, Bounds(grown_mib=8)),
+        (words_then_garbage, Bounds(grown_mib=8)),
+        (huge_frame, Bounds(grown_mib=8)),
+        (huge_window, Bounds(grown_mib=8)),
+        (some_syns, Bounds(grown_mib=32)),
+        (many_syns, Bounds(grown_mib=256, left_mib=96)),
+    ],
+)
 def test_hostile_session_is_ended_and_harms_nobody(
-    shared_tunnel: Tunnel, attack: Callable[[socket.socket], None]
+    shared_tunnel: Tunnel, attack: Callable[[socket.socket], None], bounds: Bounds
 ) -> None:
-    with own_client(shared_tunnel.server_port) as attacker, dial(shared_tunnel.port) as user:
+    with (
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, bounds=bounds),
+        own_client(shared_tunnel.server_port) as attacker,
+    ):
         attack(attacker)
-        user.sendall(b"still here")
-        assert user.recv(100) == b"still here"
     assert ask(shared_tunnel.port) == b"ping"
     shared_tunnel.assert_nothing_left()
     assert shared_tunnel.server.status()["clients"] == 1

@@ -18,6 +18,7 @@ import pytest
 from gnar_lib.proto.numbers import MAX_WAITING
 from gnar_lib.server.upstream.waiting import MIN_WAITING
 from gnar_lib.yamux.window import MAX_WINDOW_BYTES
+from tests.helpers.bystander import Bounds, uninvolved_user
 from tests.helpers.harness import (
     Forwarder,
     Gnar,
@@ -53,7 +54,7 @@ def pss_kib(*processes: Gnar) -> int:
 
 
 class Download:
-    """A service that sends 64 MiB, no two of them alike."""
+    """A service that sends 64 MiB, no two of them alike, to a user who says "d"; it echoes all else."""
 
     def __init__(self) -> None:
         self._piece = os.urandom(MIB)
@@ -66,6 +67,11 @@ class Download:
         return b"%08d" % number + self._piece[8:]
 
     def serve(self, conn: socket.socket) -> None:
+        first = conn.recv(1)
+        if first != b"d":
+            conn.sendall(first)
+            echo(conn)
+            return
         for number in range(PIECES):
             conn.sendall(self._numbered(number))
 
@@ -80,11 +86,13 @@ def hash_of_rest(user: socket.socket, digest: hashlib._Hash) -> str:
 def cost_of_a_stop(tunnel: Tunnel, download: Download) -> int:
     """Download with a stop in the middle; return the KiB by which server and client grew meanwhile."""
     with dial(tunnel.port) as user:  # what any first user costs is not the cost of this one
+        user.sendall(b"d")
         assert hash_of_rest(user, hashlib.sha256()) == download.hash
     tunnel.assert_nothing_left()
     before_kib = pss_kib(tunnel.server, tunnel.client)
     most_kib = before_kib
-    with dial(tunnel.port) as user:
+    with uninvolved_user(tunnel.port, tunnel.server, tunnel.client), dial(tunnel.port) as user:
+        user.sendall(b"d")
         digest, count = hashlib.sha256(), 0
         while count < BEFORE_STOP:
             part = user.recv(65536)
@@ -137,14 +145,16 @@ def echo_tunnel(tunnels: Tunnels) -> Iterator[Tunnel]:
 def test_500_users_who_leave_at_once_leave_nothing_and_as_many_wait_as_before(
     echo_tunnel: Tunnel, tunnels: Tunnels
 ) -> None:
-    for number in range(HASTY_USERS):
-        user = dial(echo_tunnel.port)
-        if number % 2:
-            user.sendall(b"x")
-        if number % 3:
-            user.close()
-        else:
-            send_reset(user)
+    bounds = Bounds(grown_fds=2 * HASTY_USERS)
+    with uninvolved_user(echo_tunnel.port, echo_tunnel.server, echo_tunnel.client, bounds=bounds):
+        for number in range(HASTY_USERS):
+            user = dial(echo_tunnel.port)
+            if number % 2:
+                user.sendall(b"x")
+            if number % 3:
+                user.close()
+            else:
+                send_reset(user)
     echo_tunnel.assert_nothing_left()
     wanted = 0 if tunnels.multiplexes else MAX_WAITING  # a busy second is remembered for a minute
     both_have(echo_tunnel.server, echo_tunnel.client, wanted)

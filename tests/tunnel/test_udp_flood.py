@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.flood import Flood, resident_kib
+from tests.helpers.bystander import Bounds, uninvolved_user
+from tests.helpers.flood import Flood
 from tests.helpers.harness import (
     LOOPBACK,
     WAIT_S,
+    Service,
     Tunnels,
+    echo,
     free_port,
     is_open,
     wait_until,
@@ -28,15 +31,39 @@ def test_slow_client_costs_datagrams_not_memory_nor_other_users(
     tunnels: Tunnels, echo_service: UdpService
 ) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
-    before = resident_kib(tunnel.server)
-    tunnel.client.signal(signal.SIGSTOP)
-    try:
-        with Flood(tunnel.port, 1400):
-            wait_until(lambda: tunnel.server.status()["udp_dropped"] > 20_000, "datagrams are dropped")
-        assert resident_kib(tunnel.server) < before + 24 * 1024
-    finally:
-        tunnel.client.signal(signal.SIGCONT)
+    with Service(echo) as service:
+        _, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
+        with uninvolved_user(port, tunnel.server, bounds=Bounds(grown_mib=24)):
+            tunnel.client.signal(signal.SIGSTOP)
+            try:
+                with Flood(tunnel.port, 1400):
+                    wait_until(
+                        lambda: tunnel.server.status()["udp_dropped"] > 20_000, "datagrams are dropped"
+                    )
+            finally:
+                tunnel.client.signal(signal.SIGCONT)
     assert ask_udp(tunnel.port) == b"ping"
+
+
+def test_flood_of_datagrams_delays_no_byte_of_another_proxy_of_the_same_client(
+    tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
+) -> None:
+    config = tmp_path / "client.toml"
+    with Service(echo) as service:
+        ports = {"tcp": free_port(), "udp": free_port()}
+        locals_ = {"tcp": service.port, "udp": echo_service.port}
+        tables = [
+            f'[[proxys]]\nproxy-type = "{kind}"\nlocal-port = {locals_[kind]}\nremote-port = {ports[kind]}\n'
+            for kind in ports
+        ]
+        config.write_text("\n".join(tables))
+        server, server_port = tunnels.server()
+        client, _ = tunnels.client(server_port, "-c", str(config))
+        client.wait_log("open at", count=2)
+        assert ask_udp(ports["udp"]) == b"ping"
+        with uninvolved_user(ports["tcp"], server, client) as user, Flood(ports["udp"]) as flood:
+            wait_until(lambda: flood.sent > 50_000 and user.echoes > 100, "datagrams by the ten thousand")
+        assert ask_udp(ports["udp"]) == b"ping"
 
 
 def test_speed_limit_counts_datagrams_and_drops_the_excess(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.bystander import uninvolved_user
 from tests.helpers.harness import (
     LOOPBACK,
     TOKEN,
@@ -151,11 +152,14 @@ def test_at_most_4096_sessions_and_no_descriptor_is_missing_for_the_next_user(
     tunnels: Tunnels, echo_service: UdpService
 ) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
-    for number in range(4200):
-        with udp_socket(0, f"127.1.{number // 250}.{number % 250}") as user:
-            user.sendto(b"%d" % number, (LOOPBACK, tunnel.port))
-        if number % 100 == 0:  # no faster than it can take them
-            assert ask_udp(tunnel.port) == b"ping"
+    with Service(echo) as service:
+        _, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
+        with uninvolved_user(port, tunnel.server):
+            for number in range(4200):
+                with udp_socket(0, f"127.1.{number // 250}.{number % 250}") as user:
+                    user.sendto(b"%d" % number, (LOOPBACK, tunnel.port))
+                if number % 100 == 0:  # no faster than it can take them
+                    assert ask_udp(tunnel.port) == b"ping"
     assert ask_udp(tunnel.port) == b"ping"
     status = tunnel.client.status()
     assert 0 < status["udp_sessions"] <= 4096
