@@ -1,4 +1,4 @@
-"""What the documents say holds: links lead somewhere, options and fields are all there, commands parse."""
+"""The documents are true: links lead somewhere, every option and field is documented, commands parse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROTOCOL, CONFIGURATION = DOCS["docs/protocol.md"].read_text(), DOCS["docs/confi
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -93,7 +93,7 @@ def test_files_shown_load(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be in a folder with the files that the documents show, under the names in their first lines."""
+    """Change to a folder with the files that the documents show; the first line of each is its name."""
     monkeypatch.chdir(tmp_path)
     for text in blocks("toml"):
         (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)

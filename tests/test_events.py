@@ -32,7 +32,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Return the lines that are logged, at every level; the log of events has been started."""
+    """Start the log of events at debug level, and return the list that collects the lines."""
     monkeypatch.setattr(eventlog, "_bursts", eventlog._Bursts())
     root, handler = logging.getLogger("gnar"), Lines()
     level = root.level

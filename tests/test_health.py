@@ -1,4 +1,4 @@
-"""The health check: says whether a server answers, whatever the server's settings, and costs it nothing."""
+"""The health check tells whether a server answers, with any settings, and leaves nothing at the server."""
 
 from __future__ import annotations
 

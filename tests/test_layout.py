@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, and how long a module may get. The ranks are DESIGN.md's."""
+"""The layout: which room may import which (docs/internals.md), and how long a module may be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "gnar_lib").rglob("*.py"))
 
-MAX_MODULE_LINES = 450  # what fits in one's head
+MAX_MODULE_LINES = 450  # lines
 MAX_ENTRY_LINES = 19
 
 # Rank by rank, and within a rank row by row; a room imports only from what stands before it.
@@ -29,7 +29,7 @@ RANKS = (
 )
 ROOMS = [room for rank in RANKS for room in rank]
 APART = {("server", "client"), ("client", "server")}
-ONLY = {"yamux": {"errors", "net"}}  # it knows nothing of gnar
+ONLY = {"yamux": {"errors", "net"}}  # yamux knows nothing of gnar
 
 
 def room_of(path: Path) -> str:
@@ -41,7 +41,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_rooms(source: str, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and room of every import of our own, however it is spelled and however deep it stands."""
+    """Yield the line and the room of every import from gnar_lib in a file, at whatever depth."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -60,9 +60,9 @@ def imported_rooms(source: str, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def imported_modules(source: str, path: Path) -> set[str]:
-    """Return the modules of our own that a file imports, also in functions and for type checkers alone.
+    """Return the modules of gnar_lib that a file imports, in functions and for type checkers as well.
 
-    A name that is imported from a package is the package's, unless it is one of its modules.
+    A name that is imported from a package counts as the package, unless the name is one of its modules.
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -82,7 +82,7 @@ def is_module(name: str) -> bool:
 
 
 def circle(imports: dict[str, set[str]]) -> list[str]:
-    """Return modules that import each other in a circle, in order; nothing if there are none."""
+    """Return modules that import each other in a circle, in order; an empty list if there is no circle."""
     done: set[str] = set()
 
     def search(name: str, way: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a process ends: real signals to real processes, which say on their output how far they are."""
+"""How a process ends: real processes get real signals, and write to their output how far they are."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ stopper.wait()
 
 
 class Child:
-    """A Python process that is killed when it outlives its test."""
+    """A Python process, killed if it is still there after its test."""
 
     def __init__(self, code: str, *args: str, ignored: signal.Signals | None = None) -> None:
         before = signal.signal(ignored, signal.SIG_IGN) if ignored else None
@@ -107,12 +107,12 @@ class Child:
         self.process.send_signal(number)
 
     def finish(self, *, say: str = "") -> tuple[int, str]:
-        """Write to the process, wait for its end, and return its status and what it said on both outputs."""
+        """Write to the process, wait for its end, and return its status, output and error output."""
         out, err = self.process.communicate(say, timeout=TIMEOUT_S)
         return self.process.returncode, out + err
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Kill the process if it still runs, and close its pipes."""
         self._alarm.cancel()
         self.process.kill()
         self.process.communicate()

@@ -1,4 +1,4 @@
-"""Log lines: their two forms, their colours, and what is logged of a warning that many users cause."""
+"""Log lines: both formats, colours, and how warnings that many users cause are limited."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _handlers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the loggers as they were, and no setting of this shell in the way."""
+    """Unset the variables of this shell that change the log; restore the loggers afterwards."""
     for name in ("DEBUG", "GNAR_LOG", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     root = logging.getLogger("gnar")

@@ -1,4 +1,4 @@
-"""What systemd hears: real processes of gnar.pyz with the socket of a systemd that the test plays."""
+"""What systemd is told: real processes of gnar.pyz notify a socket of the test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WATCHDOG_S = 0.2
 
 
 class Systemd:
-    """The socket that processes notify, under a path or an abstract name."""
+    """The socket that processes notify, at a path or under an abstract name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Systemd:
         return dict(line.split("=", 1) for line in lines)
 
     def hear_all(self) -> list[dict[str, str]]:
-        """Return the messages that are there."""
+        """Return all messages that have come, without waiting."""
         heard = []
         self._socket.setblocking(False)
         try:
@@ -72,7 +72,7 @@ class Systemd:
 
 @pytest.fixture(params=["path", "abstract"])
 def any_systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
-    """Be a systemd that is found by either kind of name."""
+    """Return a socket to notify, for each kind of name."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@gnar-{secrets.token_hex(8)}"
     systemd = Systemd(name)
     yield systemd
@@ -81,7 +81,7 @@ def any_systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Syst
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    """Be a systemd."""
+    """Return a socket to notify."""
     one = Systemd(str(tmp_path / "notify"))
     yield one
     one.close()
@@ -218,7 +218,7 @@ lifecycle.Stopper().wait(Event())
 
 
 class Child:
-    """A Python process of this test's own."""
+    """A Python process that runs code of this test."""
 
     def __init__(self, code: str, systemd: Systemd, watchdog_s: float = 0.0) -> None:
         self.process = subprocess.Popen(
@@ -259,7 +259,7 @@ def test_what_is_never_usable_is_ready_all_the_same(systemd: Systemd) -> None:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """Have what is logged."""
+    """Return the record of log lines."""
     before = logger._root.handlers
     stream = io.StringIO()
     logger.setup(stream)

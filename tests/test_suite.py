@@ -1,4 +1,4 @@
-"""The suite itself: what its tests and the programs that they start may rely on."""
+"""The suite itself: what tests, and the programs that they start, may rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what can be said and what it comes to, and every wrong call answered in one line."""
+"""The command line: which calls are understood and what they start; a wrong call is answered in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
 
 
 class Called:
-    """What the command line would have run."""
+    """The functions that the command line called, and their arguments."""
 
     def __init__(self) -> None:
         self.configs: list[Any] = []
@@ -45,7 +45,7 @@ class Called:
 
 @pytest.fixture(autouse=True)
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
-    """Take the place of whatever would run."""
+    """Replace the functions that commands run, and return the record of their calls."""
     made = Called()
     monkeypatch.setattr("gnar_lib.server.serve.run_server", made.run)
     monkeypatch.setattr("gnar_lib.client.serve.run_client", made.run)

@@ -1,4 +1,4 @@
-"""Completion as a person meets it: bash, zsh and fish themselves are asked, at many places of a line."""
+"""Completion in the real shells: bash, zsh and fish are asked at many places of a command line."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Terminal:
-    """A shell at a terminal of its own; what it shows is read at once, so that it never waits for that."""
+    """A shell at a terminal of its own; a thread reads all that the shell shows."""
 
     def __init__(self, *argv: str, folder: Path, **variables: str) -> None:
         mine, its = pty.openpty()
@@ -147,7 +147,7 @@ class Terminal:
 
 
 def read_answers(path: Path) -> Answers:
-    """Read lines that begin with `? `, each with its words in lines below it."""
+    """Parse the answers of a shell: lines `? QUESTION`, each with its completions in the lines below."""
     answers: Answers = {}
     for part in f"\n{path.read_text()}".split("\n? ")[1:]:
         line, *words = part.splitlines()
@@ -170,7 +170,7 @@ gnar() {{ printf '<%s>' "$@" end; }}
 
 @pytest.fixture(scope="module")
 def bash(folder: Path) -> Answers:
-    """Ask bash: every line is typed and followed by a tab, then erased."""
+    """Ask bash: type each line and a tab, then erase the line."""
     (folder / "bash" / "answers").write_text("")
     (folder / "bash" / "rc").write_text(BASH_RC.format(folder=folder))
     terminal = Terminal("bash", "--rcfile", str(folder / "bash" / "rc"), "-i", folder=folder / "files")
@@ -236,7 +236,7 @@ compadd() {{
 
 
 def ask_zsh(folder: Path, load: str) -> tuple[Answers, str]:
-    """Ask zsh, which has loaded the script in some way; returns the answers and what it showed."""
+    """Ask zsh, in which `load` loads the script; return the answers, and what zsh showed besides."""
     (folder / "zsh" / "answers").write_text("")
     (folder / "zsh" / ".zshrc").write_text(ZSH_RC.format(folder=folder, load=load))
     terminal = Terminal("zsh", "-d", "-i", folder=folder / "files", ZDOTDIR=str(folder / "zsh"))
@@ -261,7 +261,7 @@ end <{folder}/lines
 
 @pytest.fixture(scope="module")
 def fish(folder: Path) -> Answers:
-    """Ask fish; words with a description and with the option in front are taken for the words alone."""
+    """Ask fish; return the words without their descriptions and without the option before them."""
     env = {"PATH": os.environ["PATH"], "HOME": str(folder / "fish")}
     done = subprocess.run(
         ["fish", "--no-config", "-c", FISH.format(folder=folder)],

@@ -1,4 +1,4 @@
-"""The manual page: clean for those who check it, and with all that can be said, set and expected in it."""
+"""The manual page: it passes checks of its form, and has every option, variable and exit status."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rendered(page: Path) -> str:
-    """Return what a person sees, without bold and underlined, in lines that are not broken."""
+    """Return the page as text, without bold and underlined, in lines that are not broken."""
     done = subprocess.run(
         ["mandoc", "-T", "ascii", "-O", "width=200", page], capture_output=True, text=True, check=True
     )
@@ -49,7 +49,7 @@ def rendered(page: Path) -> str:
 
 
 def section(rendered: str, name: str) -> str:
-    """Return one section with single spaces."""
+    """Return the text of one section, its white space as single spaces."""
     found = re.search(rf"^{name}\n(.*?)(?=^\S)", rendered, re.MULTILINE | re.DOTALL)
     assert found, name
     return " ".join(found[1].split())
@@ -100,7 +100,7 @@ def test_hyphens_can_be_copied_as_they_are_typed(page: Path) -> None:
     done = subprocess.run(["groff", "-man", "-Tutf8", page], capture_output=True, text=True, check=True)
     text = re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
     assert "gnar server 7000 --allow-ports 9000-9100 -c gnar.toml" in re.sub(r"[\N{MINUS SIGN}]", "-", text)
-    assert "\N{HYPHEN}" not in text.replace("\N{HYPHEN}\n", "\n")  # but where a line was broken
+    assert "\N{HYPHEN}" not in text.replace("\N{HYPHEN}\n", "\n")  # except where a line was broken
 
 
 @pytest.mark.usefixtures("unmeasured")

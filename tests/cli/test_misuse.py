@@ -1,4 +1,4 @@
-"""What a person meets who gets it wrong, or whose surroundings are odd: one line, never a traceback."""
+"""Wrong calls and odd surroundings: a person sees one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_texts_with_closed_streams_are_no_error(redirections: str, word: str) ->
 
 
 def what_is_open(pid: int) -> dict[str, str]:
-    """Return what each descriptor of a process is; one that is closed meanwhile is missing."""
+    """Return what each open descriptor of a process leads to, without those that are closed meanwhile."""
     found = {}
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):

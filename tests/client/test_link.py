@@ -1,4 +1,4 @@
-"""A link to a server of gnar's own that is played by hand: what it asks for, cancels and makes of answers."""
+"""A link whose server the test plays by hand: what the link asks for and cancels, and what answers do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's pool: as many data connections wait as the server wants, and each user leaves one behind."""
+"""The client's pool: as many data connections wait as the server wants; one that got a user is replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USER = Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog", user="192.0.2.
 
 @dataclass
 class Server:
-    """What the pool dials: real sockets, whose other ends the test holds, in the order in which they came."""
+    """The server that a pool dials over real sockets; `ends` holds the accepted conns in their order."""
 
     ends: list[SocketConn] = field(default_factory=list)
     served: list[tuple[Conn, Exchange]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The client as a whole, in this process, against a real server: reloads, refusals, what a person sees."""
+"""A client in this process with a real server: reloads, refusals, and what is shown to a person."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOG = ProxyConfig(proxy_name="blog", local_port=1)
 
 @dataclass
 class Running:
-    """A server in this process, and what a client of it is configured to do."""
+    """A server in this process, and the configuration of a client of that server."""
 
     server: Server
     config: ClientConfig
@@ -68,7 +68,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
 
 
 def run(*configs: ClientConfig) -> int:
-    """Run a client that reads one configuration at its start and the next one in its reload."""
+    """Run a client that starts with one configuration and reloads another."""
     left = [*configs]
     return run_client(lambda: left.pop(0))
 

@@ -1,4 +1,4 @@
-"""One user at the client: what is said of it, and what happens when the local service does not answer."""
+"""One user at the client: the events, and what happens when the local service does not answer."""
 
 from __future__ import annotations
 

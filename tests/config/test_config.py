@@ -1,7 +1,8 @@
-"""Settings: every file in tests/config, the layers and which wins, and the small languages of values.
+"""Settings: every file in tests/config, which of several sources wins, and how values are written.
 
-The first line of a file says for whom it is. In a valid one each line `#: path = value` names a setting and
-what it must come to; in an invalid one the first line goes on with the whole message, FILE for the path.
+The first line of each file says whether it is a client's or a server's. In a valid file, each line
+`#: path = value` names a setting and its expected value. In an invalid file, the first line goes on with the
+expected message, in which FILE stands for the path.
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ def first_line(path: Path) -> str:
 
 
 def lookup(thing: object, path: str) -> object:
-    """Follow `proxies.0.local_port`."""
+    """Return the value at a path such as `proxies.0.local_port`."""
     for name in path.split("."):
         thing = thing[int(name)] if isinstance(thing, tuple) else attrgetter(name)(thing)
     return thing
 
 
 def load_and_end(load: Callable[[], object]) -> int:
-    """Take the place of a server or client that would run."""
+    """Load the settings and end: stands in for a server or client that would run."""
     load()
     return 0
 

@@ -1,1 +1,1 @@
-"""Real processes, services and hosts that the tests use."""
+"""Helpers of the tests: real processes, services, users, hosts, and ways to wait."""

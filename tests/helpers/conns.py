@@ -14,7 +14,7 @@ from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
-BLACKHOLE = "192.0.2.1"  # nobody has it (RFC 5737)
+BLACKHOLE = "192.0.2.1"  # an address that no host has (RFC 5737)
 MIB = 1 << 20
 V4 = socket.AF_INET
 
@@ -36,6 +36,7 @@ def tcp_pair() -> tuple[SocketConn, SocketConn]:
 
 
 def unix_pair() -> tuple[SocketConn, SocketConn]:
+    """Return both ends of a Unix socket pair; the caller closes both."""
     near, far = socket.socketpair()
     return SocketConn(near), SocketConn(far)
 
@@ -44,7 +45,7 @@ Pair = tuple[SocketConn, SocketConn]
 
 
 class Waiter:
-    """Calls something that waits, in a greenlet, and keeps what came of it."""
+    """Calls a function that has to wait, in a greenlet of its own, and keeps its result or its ConnError."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._greenlet = gevent.spawn(self._run, call)
@@ -59,10 +60,12 @@ class Waiter:
             return exc
 
     def result(self) -> object:
+        """Wait for the end of the call, and return its result or its ConnError."""
         return self._greenlet.get()
 
 
 def read_all(conn: SocketConn) -> bytes:
+    """Read to the end of the stream."""
     data = bytearray()
     while more := conn.recv(1 << 16):
         data += more

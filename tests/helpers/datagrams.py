@@ -24,7 +24,7 @@ USER = pack_address((LOOPBACK, 1000))
 
 
 class EchoService:
-    """A UDP service in a greenlet that answers with what it got, and notes from whom."""
+    """A UDP service in a greenlet: sends each datagram back, and notes the datagram and the sender's port."""
 
     def __init__(self, host: str = LOOPBACK, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -46,7 +46,7 @@ class EchoService:
 
 
 class Answers:
-    """Sessions with a service, and what it answered."""
+    """UDP sessions with a service, and the answers of that service."""
 
     def __init__(self, target: OpensSockets, timeout_s: float = 60.0, most: int = 4096) -> None:
         self.meter = Meter()
@@ -71,10 +71,12 @@ class Answers:
 
 
 def users(number: int) -> list[bytes]:
+    """Return the packed addresses of so many users."""
     return [pack_address((LOOPBACK, 1000 + index)) for index in range(number)]
 
 
 def target_at(port: int, host: str = LOOPBACK) -> DatagramTarget:
+    """Return a target on loopback that has been looked up."""
     target = DatagramTarget(host, port)
     target.look_up()
     return target
@@ -82,7 +84,7 @@ def target_at(port: int, host: str = LOOPBACK) -> DatagramTarget:
 
 @contextmanager
 def answering(timeout_s: float = 60.0, most: int = 4096) -> Iterator[tuple[EchoService, Answers]]:
-    """Run a service and sessions with it for the block."""
+    """Run an echo service, and sessions with that service, for the block."""
     with closing(EchoService()) as service:
         answers = Answers(target_at(service.port), timeout_s, most)
         with closing(answers.sessions):
@@ -91,6 +93,7 @@ def answering(timeout_s: float = 60.0, most: int = 4096) -> Iterator[tuple[EchoS
 
 
 def udp_user(host: str = LOOPBACK) -> gevent.socket.socket:
+    """Return a socket of a UDP user, which the caller closes."""
     sock = gevent.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((host, 0))
     sock.settimeout(TIMEOUT_S)
@@ -99,7 +102,7 @@ def udp_user(host: str = LOOPBACK) -> gevent.socket.socket:
 
 @contextmanager
 def echoing(sock: DatagramSocket) -> Iterator[DatagramSocket]:
-    """Have a socket answer with what it gets, for the block."""
+    """Have a socket send each datagram back for the block; closes the socket."""
     failed: list[int] = []
     sock.serve(lambda datagrams: failed.append(sock.send(datagrams)))
     try:

@@ -1,4 +1,4 @@
-"""The documents of the project, and what they show."""
+"""Reads the documents of the project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"),
 
 
 def blocks(language: str) -> Iterator[str]:
-    """Yield the text of every fenced block of a language."""
+    """Yield the text of every fenced block that is marked with a language, from all documents."""
     for path in DOCS.values():
         for found in re.finditer(
             rf"^ *```{language}\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL

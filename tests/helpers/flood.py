@@ -12,7 +12,7 @@ from tests.helpers.udp import user_of
 
 
 class Flood:
-    """Datagrams as fast as one thread can send them, for as long as the block lasts."""
+    """Sends datagrams as fast as one thread can, for as long as the block lasts."""
 
     def __init__(self, port: int, size: int = 100) -> None:
         self.sent = 0

@@ -1,4 +1,4 @@
-"""Real processes of gnar.pyz, real services and users in threads; what every end-to-end test builds on."""
+"""What end-to-end tests build on: real processes of gnar.pyz, services and users in threads."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ import pytest
 from bench import procs
 
 WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
-SOON_S = 8.0  # for what comes before the 10 s of the grace, or of a silence, are over
+SOON_S = 8.0  # the bound for what must happen before a grace or a silence of 10 s is over
 LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
 ESTABLISHED, LISTENING = "01", "0A"  # in /proc/net/tcp
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that run tests at the same time
 IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ  # tests/run.sh --coverage
-SPARE_PIPE_FDS = 32  # pipes of bulk transfers are kept for the next one, 16 at most
+SPARE_PIPE_FDS = 32  # a process keeps up to 16 pipes of bulk transfers for the next ones
 
 
 def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> float:
@@ -43,7 +43,7 @@ def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -
 
 @contextlib.contextmanager
 def first_of_workers(folders: pytest.TempPathFactory, what: str) -> Iterator[bool]:
-    """Tell whether `what` is yet to be made; other workers of this run wait here until it is."""
+    """Yield whether `what` is yet to be made; the other workers wait until the first has left its block."""
     if WORKERS == 1:
         yield True
         return
@@ -67,7 +67,7 @@ def free_ports(count: int) -> int:
 
 
 class Gnar:
-    """One process of gnar.pyz; its log is a file, so that nothing waits for somebody to read it."""
+    """One process of gnar.pyz; its log and output are files, so that the process never waits for a reader."""
 
     def __init__(self, pyz: Path, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
         folder.mkdir(exist_ok=True)
@@ -97,10 +97,12 @@ class Gnar:
 
     @property
     def log(self) -> str:
+        """The log so far."""
         return self._log.read_text()
 
     @property
     def out(self) -> str:
+        """The output so far."""
         return self._out.read_text()
 
     @property
@@ -108,7 +110,7 @@ class Gnar:
         return self.process.pid
 
     def wait_log(self, pattern: str, timeout_s: float = WAIT_S, count: int = 1) -> re.Match[str]:
-        """Wait until a pattern stands in the log (that many times), and return its last match."""
+        """Wait until a pattern matches `count` times in the log, and return the last match."""
         matches: list[re.Match[str]] = []
 
         def found() -> bool:
@@ -123,7 +125,7 @@ class Gnar:
         self.process.send_signal(number)
 
     def end(self) -> None:
-        """End it as its test is over: at once, unless it has to write down what was measured of coverage."""
+        """End the process after its test: at once, unless it still has to write its coverage."""
         if IS_MEASURED and self.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.signal(signal.SIGCONT)  # a test may have stopped it
@@ -132,21 +134,22 @@ class Gnar:
         self.kill()
 
     def kill(self) -> None:
-        """End it as kill -9 does."""
+        """Kill the process with SIGKILL, and wait for its end."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(WAIT_S)
 
     def wait_exit(self, timeout_s: float = WAIT_S) -> int:
+        """Wait for the end of the process, and return its exit status."""
         return self.process.wait(timeout_s)
 
     def stop(self) -> int:
-        """End it as a person does, and return the exit status."""
+        """Send SIGTERM and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait_exit()
 
     def fds(self) -> int:
-        """Return how many descriptors it has open, waiting data connections included."""
+        """Return how many descriptors the process has open, those of waiting data connections included."""
         return len([*Path(f"/proc/{self.pid}/fd").iterdir()])
 
     def status(self) -> dict[str, int]:
@@ -157,7 +160,7 @@ class Gnar:
         return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
 
     def wait_idle(self, **expected: int) -> dict[str, int]:
-        """Wait until no user, no entry of the conn map and no greenlet of a user is left."""
+        """Wait for a status without users, logins and tickets, and with the numbers `expected`; return it."""
         found: dict[str, int] = {}
 
         def idle() -> bool:
@@ -173,7 +176,7 @@ class Gnar:
 
 
 class Service:
-    """A TCP service in threads: `serve(conn)` runs for each connection. Stops listening and starts again."""
+    """A TCP service in threads: `serve(conn)` runs for each connection. `stop` and `start` may alternate."""
 
     def __init__(self, serve: Callable[[socket.socket], None], port: int = 0) -> None:
         self._serve = serve
@@ -183,12 +186,14 @@ class Service:
         self.start()
 
     def start(self) -> None:
+        """Listen on `port`, or on a free one the first time."""
         listener = socket.create_server((LOOPBACK, self.port), backlog=1024)
         self._listener = listener
         self.port = int(listener.getsockname()[1])
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def stop(self) -> None:
+        """Stop listening; connections that are open go on."""
         assert self._listener is not None
         # shutdown wakes the thread in accept; close alone would leave it, and the port, as they are
         with contextlib.suppress(OSError):
@@ -232,18 +237,20 @@ def answer_at_end(conn: socket.socket) -> None:
 
 
 def greet(conn: socket.socket) -> None:
-    """Speak first, as SSH and SMTP do; then echo."""
+    """Send a greeting first, as SSH and SMTP do; then send back what comes."""
     conn.sendall(b"hello\n")
     echo(conn)
 
 
 def dial(port: int, host: str = LOOPBACK) -> socket.socket:
+    """Connect to a port; waits of the socket end after 2 * WAIT_S. The caller closes the socket."""
     sock = socket.create_connection((host, port), WAIT_S)
     sock.settimeout(WAIT_S * 2)
     return sock
 
 
 def read_all(sock: socket.socket) -> bytes:
+    """Read to the end of the stream."""
     parts = []
     while data := sock.recv(1 << 20):
         parts.append(data)
@@ -251,7 +258,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def ask(port: int, request: bytes = b"ping") -> bytes:
-    """Connect, send, end the stream, and return the whole answer; `b""` where the connection broke."""
+    """Connect, send, shut down writing, and return the whole answer, or `b""` if the connection failed."""
     try:
         with dial(port) as sock:
             sock.sendall(request)
@@ -290,13 +297,13 @@ def tcp_sockets(pid: int) -> Iterator[list[str]]:
 
 
 def send_reset(sock: socket.socket) -> None:
-    """Close with a reset."""
+    """Close a socket so that the peer gets a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def exchange_both_ways(port: int, data: bytes) -> str:
-    """Send to an echo service while reading the answer, end the stream, and return the hash of what came."""
+    """Send data to an echo service, read the answer meanwhile, and return the SHA-256 of the answer."""
     digest = hashlib.sha256()
     with dial(port) as sock:
 
@@ -318,7 +325,7 @@ class Forwarder:
     def __init__(self, target: int) -> None:
         self._target = target
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._broken: set[socket.socket] = set()  # legs to the server that nobody may end
+        self._broken: set[socket.socket] = set()  # connections to the server that must stay open
         self._service = Service(self._forward)
         self.port = self._service.port
 
@@ -341,7 +348,7 @@ class Forwarder:
 
     @property
     def legs(self) -> list[tuple[socket.socket, socket.socket]]:
-        """The two legs of every connection until now, the first connection first."""
+        """The two sockets of every connection so far, to the client and to the server, oldest first."""
         return [*self._pairs]
 
     def cut(self, count: int | None = None) -> None:
@@ -351,7 +358,7 @@ class Forwarder:
                 leg.shutdown(socket.SHUT_RDWR)
 
     def drop_clients(self) -> Iterator[socket.socket]:
-        """End the legs to the clients and yield the legs to the server, which stay open and silent."""
+        """End the connections to clients; yield those to the server, still open, for the caller to close."""
         for near, far in self._pairs:
             self._broken.add(far)
             keep = far.dup()
@@ -364,13 +371,13 @@ class Forwarder:
 
 
 class Tunnels:
-    """Starts servers and clients of one test, and ends them with it: by `close`, or as a context manager."""
+    """Starts the servers and clients of one test; `close`, or the end of the block, ends them."""
 
     def __init__(self, pyz: Path, folder: Path, mode: tuple[str, ...]) -> None:
         self._pyz = pyz
         self._folder = folder
         self._started: list[Gnar] = []
-        self.mode = mode  # what clients are told besides: how they carry what they carry
+        self.mode = mode  # options that every client gets: with or without multiplexing
 
     def __enter__(self) -> Tunnels:
         return self
@@ -389,11 +396,13 @@ class Tunnels:
         return [process.pid for process in self._started]
 
     def run(self, *args: str, env: dict[str, str] | None = None) -> Gnar:
+        """Start gnar with these arguments; `close` ends the process."""
         process = Gnar(self._pyz, self._folder, *args, env=env)
         self._started.append(process)
         return process
 
     def server(self, *args: str, port: int = 0, token: str = TOKEN) -> tuple[Gnar, int]:
+        """Start a server that listens on loopback, and return it with its control port."""
         port = port or free_port()
         server = self.run("server", str(port), "--bind", LOOPBACK, *args, env={"GNAR_TOKEN": token})
         server.wait_log(r"listening on")
@@ -429,10 +438,10 @@ def tunnels_of_test(
 
 
 class Tunnel:
-    """A server, a client and the service behind it, with what they held before any user came."""
+    """A server, a client and its local service; knows what both processes held before any user came."""
 
     def __init__(self, tunnels: Tunnels, serve: Callable[[socket.socket], None]) -> None:
-        self.service = Service(serve, free_port())  # nobody else's while it does not listen
+        self.service = Service(serve, free_port())  # the port stays ours while the service is stopped
         self.server, self.server_port = tunnels.server()
         self.client, self.port = tunnels.client(self.server_port, "-l", str(self.service.port), "-r", "0")
         if not tunnels.multiplexes:
@@ -441,12 +450,13 @@ class Tunnel:
 
     @staticmethod
     def _held(process: Gnar) -> tuple[int, int]:
-        """Return greenlets and descriptors, less those of data connections that wait."""
+        """Return the number of greenlets and of descriptors, without those of data connections that wait."""
         status = process.wait_idle()
         own_greenlets = status["waiting"] if process.args[0] == "client" else 0
         return status["greenlets"] - own_greenlets, process.fds() - status["waiting"]
 
     def assert_nothing_left(self) -> None:
+        """Wait until both processes hold what they held before any user came; fails if they never do."""
         for process, before in zip((self.server, self.client), self.before, strict=True):
             self._assert_back_to(process, before)
 

@@ -1,4 +1,4 @@
-"""Programs of the end-to-end tests on two hosts with a link between them, as `bench.wan` makes them."""
+"""Programs on two hosts with a link between them, as `bench.wan` makes them, for end-to-end tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ while True:
 
 @contextlib.contextmanager
 def long_path(delay_ms: float, what: str) -> Iterator[LongPath]:
-    """Two hosts, that many milliseconds apart; where there can be none, skip, and say what is not tested."""
+    """Yield two hosts, so many milliseconds apart one way; skip the test where there can be none."""
     with contextlib.ExitStack() as stack:
         try:
             hosts = stack.enter_context(wan(delay_ms))
@@ -40,7 +40,7 @@ def long_path(delay_ms: float, what: str) -> Iterator[LongPath]:
 
 
 class Program:
-    """A program on one of the hosts; its output is a file."""
+    """A program on one of the hosts; its output goes to a file."""
 
     def __init__(self, host: Host, folder: Path, name: str, *argv: object, token: str = TOKEN) -> None:
         self.name = name
@@ -55,9 +55,11 @@ class Program:
 
     @property
     def log(self) -> str:
+        """The output so far."""
         return self._path.read_text()
 
     def wait_log(self, text: str, timeout_s: float = START_S, count: int = 1) -> None:
+        """Wait until a text stands in the output `count` times."""
         wait_until(
             lambda: self.log.count(text) >= count,
             f"{text!r} in the log of {self.name}:\n{self.log}",
@@ -65,5 +67,6 @@ class Program:
         )
 
     def kill(self) -> None:
+        """Kill the process and wait for its end."""
         self.process.kill()
         self.process.wait(START_S)

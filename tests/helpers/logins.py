@@ -15,11 +15,12 @@ NOW = 1_795_333_499
 
 
 def go_login(timestamp: int = NOW, token: Secret = TOKEN) -> Login:
+    """Return the Login of a Go client at a time, in seconds."""
     return Login(token=md5_token(token, timestamp), version="v0.0.1-", timestamp=timestamp)
 
 
 def log_in(client: ClientLogin, token: Secret = TOKEN, policy: str = "any") -> tuple[Session, Session]:
-    """Run the login of our own ends and return what each holds; raises what either raises."""
+    """Run a login of our own ends; return the client's and the server's session. Raises AuthError."""
     server = ServerLogin(token, policy, client.message(), clock=lambda: NOW)
     server.check()
     if server.needs_proof:

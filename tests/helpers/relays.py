@@ -17,7 +17,7 @@ TIMEOUT_S = 20.0
 
 
 class Service:
-    """A listener of the test's own, and what its conns did."""
+    """A service that a relay can reach; keeps the conns that it has accepted."""
 
     def __init__(self, listener: net.Listener, handle: Callable[[net.SocketConn], None]) -> None:
         self.crew = net.Crew("service")
@@ -28,7 +28,7 @@ class Service:
 
     @property
     def address(self) -> str:
-        """What a relay calls this service."""
+        """The address of this service as an argument of a relay."""
         name = self.listener.sock.getsockname()
         return f"unix:{name}" if isinstance(name, str) else f"tcp:127.0.0.1:{name[1]}"
 
@@ -55,12 +55,12 @@ def read_all(conn: net.SocketConn) -> bytes:
 
 
 def answer_at_the_end(conn: net.SocketConn) -> None:
-    """Answer only when the user has said everything."""
+    """Read to the end of the stream, then answer."""
     conn.sendall(b"answer to " + read_all(conn))
 
 
 def speak_first(conn: net.SocketConn) -> None:
-    """Say everything before the user says a word; then hear it out."""
+    """Send all there is to send and shut down writing; then read what the user sends."""
     conn.sendall(b"hello")
     conn.shutdown(socket.SHUT_WR)
     service_heard.append(read_all(conn))
@@ -73,7 +73,7 @@ service_heard: list[bytes] = []
 def serving(
     handle: Callable[[net.SocketConn], None] = answer_at_the_end, listener: net.Listener | None = None
 ) -> Iterator[Service]:
-    """Run a service for the block."""
+    """Run a service for the block, and close it."""
     service = Service(listener or net.listen("127.0.0.1", 0), handle)
     try:
         yield service
@@ -83,7 +83,7 @@ def serving(
 
 @contextmanager
 def relaying(listen: str, target: str) -> Iterator[Relay]:
-    """Relay for the block; afterwards nothing is left."""
+    """Run a relay for the block, close it, and check that it has left nothing."""
     ends: list[int] = []
     running = Relay(
         parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET), lambda: ends.append(1)
@@ -105,7 +105,7 @@ def dial(running: Relay) -> net.SocketConn:
 
 
 def ask(running: Relay, question: bytes = b"question") -> bytes:
-    """Ask as `nc -N` would: everything is said before an answer is read."""
+    """Send a question, shut down writing, and return the answer, as `nc -N` does."""
     user = dial(running)
     try:
         user.sendall(question)

@@ -1,4 +1,4 @@
-"""A real server in this process, and clients that log in to it by hand."""
+"""A real server in this process, and clients whose messages a test sends by hand."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ TIMEOUT_S = 10.0
 
 @dataclass
 class Running:
-    """A server in this process, and the clients that logged in to it."""
+    """A running server in this process, to which tests dial and log in."""
 
     server: Server
     port: int
 
     def dial(self) -> SocketConn:
+        """Connect to the control port; the caller closes the conn."""
         return dial(socket.AF_INET, (LOOPBACK, self.port))
 
     def log_in(self, name: str) -> tuple[Control, int]:
-        """Log one of our own clients in, with one proxy; returns it and the proxy's port."""
+        """Log in as a client of ours and open one proxy; return control connection and port."""
         address = Address(LOOPBACK, self.port)
         control = Control.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
         control.log_in(ProxyReq(remote_port=0, proxy_name=name, subdomain="", proxy_type="tcp"))
@@ -48,6 +49,7 @@ class Running:
 
 @contextmanager
 def serving(policy: str = "any") -> Iterator[Running]:
+    """Run a server for the block; behind the block, close it and check that nothing is left."""
     server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, auth=policy))
     port = server.start()
     try:
@@ -62,7 +64,7 @@ def serving(policy: str = "any") -> Iterator[Running]:
 
 
 def of_kind(conn: Conn, kind: type[Message]) -> Message:
-    """Return the next message that is no heartbeat."""
+    """Return the next message that is not a heartbeat."""
     while isinstance(message := recv(conn), Heartbeat):
         pass
     assert isinstance(message, kind)
@@ -70,19 +72,21 @@ def of_kind(conn: Conn, kind: type[Message]) -> Message:
 
 
 def answer_of(conn: Conn) -> ProxyResp:
+    """Return the next message, which has to be a ProxyResp."""
     answer = of_kind(conn, ProxyResp)
     assert isinstance(answer, ProxyResp)
     return answer
 
 
 def exchange_of(conn: Conn) -> Exchange:
+    """Return the next message, which has to be an Exchange."""
     exchange = of_kind(conn, Exchange)
     assert isinstance(exchange, Exchange)
     return exchange
 
 
 def is_closed_by_peer(conn: SocketConn) -> bool:
-    """Wait for the peer to end a conn without a byte."""
+    """Wait until the peer ends a conn, close it, and tell whether no byte came before the end."""
     try:
         return conn.recv(1) == b""
     except ConnError:
@@ -92,6 +96,7 @@ def is_closed_by_peer(conn: SocketConn) -> bool:
 
 
 def bring(running: Running, login: Login, exchange: Exchange) -> SocketConn:
+    """Dial the server, send Login and Exchange as for a data connection, and return the conn."""
     conn = running.dial()
     send(conn, login)
     send(conn, exchange)

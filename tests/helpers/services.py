@@ -11,6 +11,8 @@ from tests.helpers.harness import (
 
 
 def answer_with(text: bytes) -> Callable[[socket.socket], None]:
+    """Return a service that reads to the end of the stream and then sends a text."""
+
     def serve(conn: socket.socket) -> None:
         read_all(conn)
         conn.sendall(text)

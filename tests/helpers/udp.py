@@ -16,7 +16,7 @@ from tests.helpers.harness import (
 
 
 class UdpService:
-    """A UDP service in a thread: answers each datagram with what `answer` makes of it; notes from whom."""
+    """A UDP service in a thread: answers each datagram with `answer(datagram)`, and notes its sender."""
 
     def __init__(self, answer: Callable[[bytes], bytes] = lambda data: data, port: int = 0) -> None:
         self.sock = udp_socket(port)
@@ -46,6 +46,7 @@ class UdpService:
 
 
 def udp_socket(port: int = 0, host: str = LOOPBACK, timeout_s: float = WAIT_S) -> socket.socket:
+    """Return a bound UDP socket with a large receive buffer, which the caller closes."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     sock.bind((host, port))
@@ -54,14 +55,14 @@ def udp_socket(port: int = 0, host: str = LOOPBACK, timeout_s: float = WAIT_S) -
 
 
 def user_of(port: int, host: str = LOOPBACK, timeout_s: float = WAIT_S) -> socket.socket:
-    """Return a user's socket, connected so that it hears of answers from that address alone."""
+    """Return a user's socket that is connected, so that only answers from that address are received."""
     sock = udp_socket(0, "::1" if ":" in host else LOOPBACK, timeout_s)
     sock.connect((host, port))
     return sock
 
 
 def ask_udp(port: int, question: bytes = b"ping", host: str = LOOPBACK) -> bytes:
-    """Ask until there is an answer, as everybody who uses UDP has to."""
+    """Send a question until there is an answer, and return the answer; UDP may lose either."""
     with user_of(port, host, 0.2) as user:
         for _ in range(int(WAIT_S / 0.2)):
             with contextlib.suppress(TimeoutError, ConnectionRefusedError):
@@ -71,7 +72,7 @@ def ask_udp(port: int, question: bytes = b"ping", host: str = LOOPBACK) -> bytes
 
 
 def echoes_of_users(port: int, count: int) -> int:
-    """Have some users ask at once, each with a port of its own, and return how many get what they sent."""
+    """Have `count` users send one datagram each, and return how many get their own datagram back."""
     with contextlib.ExitStack() as stack:
         users = [stack.enter_context(user_of(port)) for _ in range(count)]
         for number, user in enumerate(users):
@@ -80,7 +81,7 @@ def echoes_of_users(port: int, count: int) -> int:
 
 
 def is_bound(port: int) -> bool:
-    """Tell whether somebody receives datagrams at a port."""
+    """Tell whether a UDP port of loopback is taken."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.bind((LOOPBACK, port))
@@ -100,7 +101,7 @@ class UdpTunnel:
 
 
 def answered(user: socket.socket) -> bool:
-    """Ask until there is an answer."""
+    """Send datagrams until there is an answer; tells whether the answer is the question."""
     for _ in range(100):
         with contextlib.suppress(TimeoutError, ConnectionRefusedError):
             user.send(b"ping")

@@ -25,7 +25,7 @@ def test_refused_dial_says_who_refused() -> None:
 
 
 def test_dial_that_nobody_answers_ends_in_time() -> None:
-    """A full backlog drops the SYN: the kernel would try for two minutes."""
+    """Fill a backlog, so that the kernel drops the SYN; it would try again for two minutes."""
     with socket.socket() as full:
         full.bind((LOOPBACK, 0))
         full.listen(0)

@@ -1,1 +1,1 @@
-"""Peers played by hand, which say what a gnar would not."""
+"""Peers that tests play by hand; they can send what gnar never sends."""

@@ -33,7 +33,7 @@ def refused(name: str, *, retry: bool) -> ProxyResp:
 
 @dataclass
 class Server:
-    """The server's end: what the link says to it, message by message."""
+    """The server's end of a link: accepts control connections and receives messages one by one."""
 
     left_over: list[str] = field(default_factory=list)  # names of the proxies that need links of their own
     links: list[Link] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Server:
         self.shared = Shared(config)
 
     def start(self, *proxies: ClientProxy) -> Link:
-        """Start a link with these proxies."""
+        """Start a link with these proxies and return the link."""
         callbacks = Callbacks(
             lambda _: None,
             lambda proxy: self.refusals.append(proxy.name),
@@ -86,13 +86,13 @@ class Server:
 
 
 def heard(conn: SocketConn) -> Message:
-    """Return the next message that is no heartbeat."""
+    """Return the next message that is not a heartbeat."""
     while isinstance(message := recv(conn), Heartbeat):
         pass
     return message
 
 
 def hear_ticks(conn: SocketConn, count: int = 3) -> None:
-    """Wait until the link has ticked that often, and said nothing else meanwhile."""
+    """Wait for this many heartbeats of the link; fails if any other message comes."""
     for _ in range(count):
         assert isinstance(recv(conn), Heartbeat)

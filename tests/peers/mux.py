@@ -35,7 +35,7 @@ def conn_pair() -> tuple[net.SocketConn, net.SocketConn]:
 
 @contextmanager
 def clean(timeout_s: float) -> Iterator[None]:
-    """Fail for what hangs, for a greenlet that is left and for an error that only the hub has seen."""
+    """Fail if the block takes longer than `timeout_s`, leaves a greenlet, or raises an error in the hub."""
     hub = get_hub()
     errors: list[object] = []
     turn()
@@ -50,7 +50,7 @@ def clean(timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def session_pair() -> Iterator[tuple[Session, Session]]:
-    """Two sessions of ours, joined: the client's and the server's."""
+    """Yield two sessions that are joined, the client's first; both are closed behind the block."""
     ours, theirs = conn_pair()
     client, server = Session(ours, is_client=True), Session(theirs, is_client=False)
     try:
@@ -63,14 +63,14 @@ def session_pair() -> Iterator[tuple[Session, Session]]:
 
 @contextmanager
 def stream_pair() -> Iterator[tuple[Stream, Stream]]:
-    """One stream, both of its ends."""
+    """Yield both ends of one stream, the opener's first."""
     with session_pair() as (client, server):
         ours = client.open()
         yield ours, server.accept()
 
 
 def wait_end(session: Session) -> str:
-    """Wait until a session has ended; return why."""
+    """Wait until a session has ended; return its error as text."""
     session.wait_end()
     return str(session.error)
 
@@ -90,7 +90,7 @@ Frame = tuple[int, int, int, bytes | int]
 
 
 class Peer:
-    """The other end of a session of ours, frame by frame."""
+    """The other end of a session of ours: a test sends and receives single frames."""
 
     def __init__(self, conn: net.SocketConn) -> None:
         self.conn = conn
@@ -100,7 +100,7 @@ class Peer:
         self.conn.sendall(b"".join(encode(*each) for each in frames))
 
     def recv(self) -> Frame | None:
-        """Return the next frame; None at the end of the stream."""
+        """Return the next frame, or None at the end of the stream."""
         header = self._recv_exactly(frame.HEADER_BYTES)
         if not header:
             return None
@@ -108,7 +108,7 @@ class Peer:
         return kind, flags, stream_id, self._recv_exactly(length) if kind == frame.DATA else length
 
     def recv_until(self, wanted: Frame) -> list[Frame]:
-        """Return the frames before the one that is waited for."""
+        """Receive frames until `wanted` comes, and return those before it."""
         found: list[Frame] = []
         while (each := self.recv()) != wanted:
             assert each is not None, f"the end, instead of {wanted}; before it {found}"
@@ -116,7 +116,7 @@ class Peer:
         return found
 
     def recv_to_end(self) -> list[Frame]:
-        """Return all frames that are left."""
+        """Return all frames up to the end of the stream."""
         return list(iter(self.recv, None))
 
     def _recv_exactly(self, size: int) -> bytes:
@@ -139,7 +139,7 @@ def encode(kind: int, flags: int, stream_id: int, content: bytes | int) -> bytes
 
 @contextmanager
 def session_and_peer(*, is_client: bool = False) -> Iterator[tuple[Session, Peer]]:
-    """One session of ours, and what a test writes by hand."""
+    """Yield a session of ours and the peer that the test plays; both are closed behind the block."""
     ours, theirs = conn_pair()
     session = Session(ours, is_client=is_client)
     try:

@@ -27,14 +27,14 @@ from tests.helpers.harness import TOKEN, dial
 
 
 def go_login(token: str = TOKEN) -> bytes:
-    """Return the login of a Go client, for now."""
+    """Return the login of a Go client with the present time."""
     now = int(time.time())
     md5 = hashlib.md5(f"{token}{now}".encode(), usedforsecurity=False).hexdigest()
     return to_frame(Login(token=md5, version="v0.0.1-", timestamp=now))
 
 
 def recv_message(conn: socket.socket) -> Message:
-    """Return the next message that is no heartbeat."""
+    """Return the next message that is not a heartbeat."""
     while True:
         data = b""
         while len(data) < 3 or len(data) < 3 + int.from_bytes(data[1:3], "big"):
@@ -79,7 +79,7 @@ def own_client(server_port: int, token: str = TOKEN) -> socket.socket:
 
 
 def own_server(conn: socket.socket, features: tuple[str, ...] = numbers.FEATURES, token: str = TOKEN) -> None:
-    """Let a client of ours in, as a server with these features does."""
+    """Let a client of ours log in, as a server with these features does."""
     hello = recv_message(conn)
     assert isinstance(hello, Login)
     login = auth.ServerLogin(Secret(token), "any", hello)
@@ -95,7 +95,7 @@ def own_server(conn: socket.socket, features: tuple[str, ...] = numbers.FEATURES
 
 
 class MuxPeer:
-    """The far end of a multiplexed session over a plain socket: sends what it is told, sorts what comes."""
+    """The far end of a multiplexed session over a plain socket: sends frames, and sorts data by stream."""
 
     def __init__(self, conn: socket.socket) -> None:
         self._conn = conn
@@ -110,7 +110,7 @@ class MuxPeer:
         self._conn.sendall(frame.pack(frame.DATA, flags, stream_id, len(data)) + data)
 
     def recv_packet(self, stream_id: int) -> bytes:
-        """Return the next frame of gnar's own on a stream, heartbeats passed over."""
+        """Return the next frame of gnar's protocol on a stream that is not a heartbeat."""
         while True:
             heard = self._heard.setdefault(stream_id, bytearray())
             size = 3 + int.from_bytes(heard[1:3], "big")

@@ -35,7 +35,7 @@ CONTROL_STREAM = 1
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one read from a socket brought when the conversation was recorded; no data is its end."""
+    """What one read returned when the conversation was recorded; empty data is the end of the stream."""
 
     conn: int
     source: str
@@ -43,12 +43,13 @@ class Chunk:
 
 
 def load(name: str) -> list[Chunk]:
+    """Return the chunks of a recording in tests/wire."""
     rows = json.loads((WIRE / f"{name}.json").read_text())
     return [Chunk(row["conn"], row["from"], bytes.fromhex(row["hex"])) for row in rows]
 
 
 def frames_of(data: bytes) -> list[bytes]:
-    """Split data into its frames; raw bytes behind the last are one more."""
+    """Split data into its frames; bytes behind the last frame are one more item."""
     found: list[bytes] = []
     while data:
         if data[0] not in {*map(int, packet.PacketType)}:
@@ -60,17 +61,19 @@ def frames_of(data: bytes) -> list[bytes]:
 
 
 def body_of(frame: bytes) -> dict[str, object]:
+    """Return the fields of a frame."""
     body: dict[str, object] = json.loads(frame[3:])
     return body
 
 
 def frame_like(frame: bytes, **changed: object) -> bytes:
-    """Return a frame with some fields set, in the spelling of the wire."""
+    """Return a copy of a frame in which some fields have other values."""
     body = json.dumps(body_of(frame) | changed, separators=(",", ":")).encode()
     return packet.HEADER.pack(frame[0], len(body)) + body
 
 
 def recv_exactly(conn: SocketConn, size: int) -> bytes:
+    """Receive so many bytes; fails the test if the stream ends before."""
     data = b""
     while len(data) < size:
         more = conn.recv(size - len(data))
@@ -80,17 +83,20 @@ def recv_exactly(conn: SocketConn, size: int) -> bytes:
 
 
 def recv_frame(conn: SocketConn) -> bytes:
+    """Return the next frame, header included."""
     head = recv_exactly(conn, 3)
     return head + recv_exactly(conn, int.from_bytes(head[1:], "big"))
 
 
 def recv_frame_but_heartbeats(conn: SocketConn) -> bytes:
+    """Return the next frame that is not a heartbeat."""
     while (frame := recv_frame(conn)) == HEARTBEAT:
         pass
     return frame
 
 
 def read_to_the_end(conn: SocketConn) -> bytes:
+    """Read to the end of the stream, be it a reset."""
     data = b""
     try:
         while more := conn.recv(65536):
@@ -102,7 +108,7 @@ def read_to_the_end(conn: SocketConn) -> bytes:
 
 @contextmanager
 def our_server(monkeypatch: pytest.MonkeyPatch, now: float) -> Iterator[tuple[Server, int]]:
-    """Run a server whose clock, as far as logins go, stands at the time of a recording."""
+    """Run a server for which every login comes at the time of a recording."""
     monkeypatch.setattr(auth, "ServerLogin", partial(auth.ServerLogin, clock=lambda: now))
     server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN))
     port = server.start()
@@ -117,15 +123,16 @@ def our_server(monkeypatch: pytest.MonkeyPatch, now: float) -> Iterator[tuple[Se
 
 
 def time_of(chunks: list[Chunk]) -> float:
+    """Return the time of the recorded login, in seconds."""
     timestamp = body_of(frames_of(chunks[0].data)[0])["timestamp"]
     assert isinstance(timestamp, int)
     return float(timestamp)
 
 
 def as_recorded(frame: bytes, recorded: bytes, port: int) -> bytes:
-    """Return a frame of our client with what differs of necessity taken from the recording.
+    """Return a frame of our client in which the fields that must differ have the recording's values.
 
-    A Go server ignores the fields that it does not know: they are left out here.
+    Fields that a Go server does not know are left out, since it ignores them.
     """
     if frame[0] != LOGIN:
         return frame.replace(b"%d" % port, RECORDED_PORT)
@@ -141,7 +148,7 @@ def as_recorded(frame: bytes, recorded: bytes, port: int) -> bytes:
 
 
 def answer(service: Listener) -> None:
-    """Serve one user as the recorded service did."""
+    """Accept one user, and answer as the recorded service did."""
     conn = accept(service)
     conn.sendall(b"echo:" + conn.recv(100))
     assert read_to_the_end(conn) == b""

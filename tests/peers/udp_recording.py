@@ -22,12 +22,13 @@ GO_TOKEN = "s3cret"
 
 
 class Recording:
-    """A recorded conversation, as the frames of one end on one connection."""
+    """A recorded conversation, by connection and by the end that sent."""
 
     def __init__(self, name: str) -> None:
         self._chunks = json.loads((WIRE / f"{name}.json").read_text())
 
     def bytes_of(self, conn: int, source: str) -> bytes:
+        """Return what an end sent on a connection."""
         return b"".join(
             bytes.fromhex(chunk["hex"])
             for chunk in self._chunks
@@ -35,6 +36,7 @@ class Recording:
         )
 
     def frames(self, conn: int, source: str) -> list[bytes]:
+        """Return the frames that an end sent on a connection."""
         data = self.bytes_of(conn, source)
         found = []
         while data:
@@ -44,16 +46,18 @@ class Recording:
         return found
 
     def of_type(self, kind: int, conn: int, source: str) -> list[bytes]:
+        """Return the frames of one type that an end sent on a connection."""
         return [frame for frame in self.frames(conn, source) if frame[0] == kind]
 
 
 def body_of(frame: bytes) -> dict[str, object]:
+    """Return the fields of a frame."""
     body: dict[str, object] = json.loads(frame[3:])
     return body
 
 
 def with_fields(frame: bytes, **changed: object) -> bytes:
-    """Return a frame with some fields set, in the spelling of the wire."""
+    """Return a copy of a frame in which some fields have other values."""
     body = json.dumps(body_of(frame) | changed, separators=(",", ":")).encode()
     return struct.pack(">BH", frame[0], len(body)) + body
 
@@ -66,7 +70,7 @@ def login_of_today(frame: bytes) -> bytes:
 
 
 def recv_frame(conn: socket.socket) -> bytes:
-    """Receive one frame, heartbeats passed over."""
+    """Return the next frame that is not a heartbeat."""
     while True:
         head = recv_exactly(conn, 3)
         frame = head + recv_exactly(conn, int.from_bytes(head[1:], "big"))
@@ -75,6 +79,7 @@ def recv_frame(conn: socket.socket) -> bytes:
 
 
 def recv_exactly(conn: socket.socket, size: int) -> bytes:
+    """Receive so many bytes; fails the test if the stream ends before."""
     data = b""
     while len(data) < size:
         more = conn.recv(size - len(data))
@@ -84,12 +89,14 @@ def recv_exactly(conn: socket.socket, size: int) -> bytes:
 
 
 def say(port: int, *frames: bytes) -> socket.socket:
+    """Connect to a port and send these frames; the caller closes the socket."""
     conn = socket.create_connection((LOOPBACK, port), WAIT_S)
     conn.sendall(b"".join(frames))
     return conn
 
 
 def accepted(listener: socket.socket) -> socket.socket:
+    """Accept a connection; the caller closes the socket."""
     conn, _ = listener.accept()
     conn.settimeout(WAIT_S)
     return conn

@@ -1,4 +1,4 @@
-"""The speed limit: the arithmetic with a clock of its own, the waiting with real greenlets."""
+"""The speed limit: its arithmetic with a clock that the test moves, and waiting greenlets in real time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATES = [10_000, 1_000_000, 1_000_000_000]
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -136,7 +136,7 @@ def test_who_asks_for_little_at_a_time_gets_no_less() -> None:
 
 
 def drain(bucket: Bucket) -> None:
-    """Use up what an idle bucket has saved."""
+    """Take all tokens that an idle bucket has."""
     while bucket.take_now(1000):
         pass
 

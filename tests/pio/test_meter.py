@@ -1,4 +1,4 @@
-"""What a meter counts, while connections go on and after they have ended, and what its parent learns."""
+"""What a meter and its parent count while connections last, and after their end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ USER = ("192.0.2.1", 40000)
 
 
 def connection(meter: Meter) -> LiveConnection:
-    """Return the connection of a user whom nothing can end."""
+    """Return a live connection that cannot be ended."""
     return meter.connection(USER, lambda: None)
 
 

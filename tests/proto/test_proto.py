@@ -1,4 +1,4 @@
-"""The wire: every message as bytes and back, cut anywhere, and everything that is not one refused."""
+"""Messages on the wire: encoded and decoded, cut anywhere; what is no message is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEEP = 5000  # levels: beyond what the JSON parser follows, within one frame
 
 
 class FakeConn:
-    """A conn whose bytes arrive in given pieces; counts nothing, sends nowhere."""
+    """A conn from which bytes arrive in given pieces, and which ignores what is sent."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = [piece for piece in pieces if piece]
@@ -194,7 +194,7 @@ MESSAGES = st.one_of([of_class(cls) for cls in CLASSES])
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    """Cut data at some places, which are taken modulo its length."""
+    """Cut data at some places, each taken modulo the length of the data."""
     places = sorted({place % (len(data) + 1) for place in cuts})
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 

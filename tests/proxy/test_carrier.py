@@ -35,7 +35,7 @@ def _bounded() -> Iterator[None]:
 
 
 class StuckConn:
-    """A conn that takes what `room` says, and blocks the rest until there is some."""
+    """A conn that takes `room` bytes; a write of more waits for `make_room`."""
 
     def __init__(self, room: int = 0) -> None:
         self.room = room
@@ -43,7 +43,7 @@ class StuckConn:
         self._has_room = Event()
 
     def make_room(self) -> None:
-        """Take everything from now on."""
+        """Have the conn take everything from now on."""
         self.room = 1 << 30
         self._has_room.set()
 
@@ -152,7 +152,7 @@ def test_datagrams_pause_for_users_of_tcp_that_are_busy_and_for_nobody_else(
     meter, share = Meter(Meter()), Share()
 
     def work() -> float:
-        """Do more than there is credit for; return the pause."""
+        """Use up more than the credit, and return the pause that follows."""
         return share.pause_after(time.monotonic() - 0.01, meter)
 
     assert work() == 0  # no TCP at all

@@ -1,4 +1,4 @@
-"""Joining two conns: every way of copying, under any sizes, limits, resets and readers that stop."""
+"""Two conns are joined: every way of copying, with any sizes, limits, resets, and readers that stop."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def unix_pair() -> tuple[net.SocketConn, net.SocketConn]:
 
 @dataclass
 class Joined:
-    """A user and a service, and what is between them."""
+    """A user and a service, the flows of both directions, and the errors of the join."""
 
     user: net.Conn
     service: net.Conn
@@ -91,7 +91,7 @@ class Joined:
 
 @contextmanager
 def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) -> Iterator[Joined]:
-    """Join a user and a service by one way of copying; nothing is left behind."""
+    """Join a user and a service by one way of copying, and check behind the block that nothing is left."""
     if way == "buffered":
         monkeypatch.setattr(stream_module, "CAN_SPLICE", False)
     if way == "without a pipe":

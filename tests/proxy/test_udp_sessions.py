@@ -134,7 +134,7 @@ def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pyte
 
 def test_too_many_files_cost_the_session_idle_longest() -> None:
     class Full:
-        """Has no descriptor left every other time."""
+        """Fails for lack of descriptors at the first and the third call."""
 
         def __init__(self, target: DatagramTarget) -> None:
             self._target = target

@@ -16,7 +16,7 @@ from tests.helpers.loop import wait_until
 
 @contextmanager
 def relaying(listen: str, target: str) -> Iterator[DatagramRelay]:
-    """Relay for the block; afterwards nothing is left."""
+    """Run a relay for the block, close it, and check that it has left nothing."""
     running = DatagramRelay(parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET))
     try:
         yield running

@@ -57,7 +57,7 @@ def wait_for_end(running: subprocess.Popen[str]) -> int:
 
 
 def dial_path(path: Path) -> net.SocketConn:
-    """Connect as soon as the path is listened on."""
+    """Connect to the path as soon as the relay listens there; the caller closes the conn."""
     conns: list[net.SocketConn] = []
 
     def is_connected() -> bool:

@@ -1,4 +1,4 @@
-"""The conn map: claimed once, expired in time and closed, whoever asks and from however many threads."""
+"""The conn map: each entry is claimed once or expires in time, from any number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control connections at a real server, and logins on the way to one, when things go wrong just then."""
+"""Control connections at a real server and logins in progress, when something fails meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_port_for_which_no_descriptor_is_left_may_be_asked_for_again(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         def __del__(self) -> None:
-            """There is no socket that could be left open."""
+            """Do nothing: the socket was never opened."""
 
     with serving() as running:
         ours, _ = running.log_in("ours")
@@ -47,7 +47,7 @@ def test_client_that_comes_back_while_a_port_of_its_is_being_opened_finds_it_fre
         go_on = gevent.event.Event()
 
         def open_slowly(port: int, allowed: PortRanges) -> Listener:
-            """Wait with the listener in hand, as behind a look-up of the address to bind to."""
+            """Open the listener, and return it late, as a slow look-up of the address to bind to would."""
             assert allowed.allows(port)
             listener = listen(LOOPBACK, port)
             opened.append(listener)

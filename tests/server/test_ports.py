@@ -30,7 +30,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
             raise OSError(number, os.strerror(number))
 
         def __del__(self) -> None:
-            """There is no socket that could be left open."""
+            """Do nothing: the socket was never opened."""
 
     for module in ("endpoint", "datagram"):
         monkeypatch.setattr(f"gnar_lib.net.{module}.socket_class", Failing)

@@ -1,4 +1,4 @@
-"""A proxy of TCP at the server: what it says of each user, and that no user is left open."""
+"""A TCP proxy at the server: the events about each user, and that no user's connection is left open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0
 
 
 class FakeUpstream:
-    """Gives what a function returns for the next user."""
+    """An upstream that gives each user what a function returns."""
 
     def __init__(self, take: Callable[[], Conn | None]) -> None:
         self._take = take
@@ -32,7 +32,7 @@ class FakeUpstream:
         return self._take()
 
     def give_up(self, _kind: str, _proxy: str) -> None:
-        """Nobody waits here."""
+        """Do nothing: nobody waits."""
 
 
 def proxy(take: Callable[[], Conn | None], total: Meter | None = None) -> Proxy:
@@ -41,14 +41,14 @@ def proxy(take: Callable[[], Conn | None], total: Meter | None = None) -> Proxy:
 
 
 def serve(served: Proxy, user: SocketConn) -> None:
-    """Serve a user as a crew does, for which an error of a conn is an end like any other."""
+    """Serve a user as a crew does: an error of a conn ends the greenlet and nothing else."""
     with suppress(ConnError):
         served.serve(user)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[events.Event]]:
-    """Return what is said of users, in order."""
+    """Return the events about users, in their order."""
     monkeypatch.setattr(events, "_listeners", {})
     got: list[events.Event] = []
     events.subscribe(UserCame, got.append)

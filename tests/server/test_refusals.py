@@ -1,4 +1,4 @@
-"""What the server refuses a client who has logged in: proxies that it does not do, and wrong messages."""
+"""What the server refuses a client who has logged in: kinds of proxies, and messages out of place."""
 
 from __future__ import annotations
 

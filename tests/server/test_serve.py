@@ -35,7 +35,7 @@ def reloads(monkeypatch: pytest.MonkeyPatch) -> list[Reloaded]:
 
 
 def run(*configs: ServerConfig) -> int:
-    """Run a server that reads one configuration at its start and the next one in its reload."""
+    """Run a server that starts with one configuration and reloads another."""
     left = [*configs]
     return run_server(lambda: left.pop(0))
 

@@ -1,4 +1,4 @@
-"""A proxy of UDP at the server: it always has a data connection, or drops and counts."""
+"""A UDP proxy at the server: datagrams leave on its data connection, or are dropped and counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTION = (USER, b"a question")
 
 @dataclass
 class FakeUpstream:
-    """Gives what is put into its queue."""
+    """An upstream that gives what the test puts into its queue."""
 
     conns: Queue[Conn | None] = field(default_factory=Queue)
     asked: int = 0
@@ -47,7 +47,7 @@ class FakeUpstream:
 
 @dataclass
 class Running:
-    """A proxy whose users the test plays, and whose client it is."""
+    """A UDP proxy; the test plays its users and its client."""
 
     is_binary: bool
     upstream: FakeUpstream = field(default_factory=FakeUpstream)
@@ -66,7 +66,7 @@ class Running:
         return self.unsent
 
     def connect(self) -> SocketConn:
-        """Bring a data connection; returns the client's end."""
+        """Give the proxy a data connection, and return the client's end."""
         data, client = tcp_pair()
         self.ends += [data, client]
         self.connected.clear()

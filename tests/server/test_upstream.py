@@ -1,4 +1,4 @@
-"""How a user gets a data connection: a stream, one that waits, or one on demand; and when it gets none."""
+"""How a user gets a data connection: a stream, one that waits, or one on demand; and when there is none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def session(*features: str) -> Session:
 
 @dataclass
 class Ends:
-    """Pairs of connected sockets, all of which are closed at the end."""
+    """Makes pairs of connected conns, and closes all of them at the end."""
 
     conns: list[Conn] = field(default_factory=list)
 
@@ -52,7 +52,7 @@ def ends() -> Iterator[Ends]:
 
 @dataclass
 class Client:
-    """A client as its upstream sees it: what was posted to it, and the conn map of the server."""
+    """A client as its upstream sees it: the messages posted to the client, and the server's conn map."""
 
     session: Session | None = None
     mux: Mux | None = None
@@ -69,7 +69,7 @@ class Client:
         return message
 
     def deliver(self, key: object, conn: Conn) -> bool:
-        """Bring a data connection that has `key`; tells whether it was taken."""
+        """Claim the ticket with `key` and deliver a data connection; tells whether the ticket was there."""
         entry = self.conn_map.claim(self.asked().conn_id, key)
         if entry is not None:
             entry.deliver(conn)
@@ -78,7 +78,7 @@ class Client:
 
 @contextmanager
 def taking(take: Callable[[], Conn | None]) -> Iterator[AsyncResult[Conn | None]]:
-    """Have a greenlet take a data connection; gives its result, and ends the greenlet behind the block."""
+    """Call `take` in a greenlet and yield its result to come; the greenlet is ended behind the block."""
     result: AsyncResult[Conn | None] = AsyncResult()
     greenlet = gevent.spawn(lambda: result.set(take()))
     turn()  # it waits from now on

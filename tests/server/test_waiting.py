@@ -29,7 +29,7 @@ SESSION = Session("a session", b"its key", frozenset())
 
 @dataclass
 class Table:
-    """The pool of one client, over real TCP, with a clock that stands still."""
+    """The waiting data connections of one client, over real TCP, with a clock that the test moves."""
 
     now_s: float = 1000.0
     told: list[int] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Table:
         self.waiting = WaitingPool(SESSION, self.told.append, lambda: self.now_s)
 
     def add(self) -> tuple[SocketConn, SocketConn]:
-        """Let one more wait; returns the server's and the client's end."""
+        """Add a data connection that waits; return the server's and the client's end."""
         theirs = dial(socket.AF_INET, self.listener.sock.getsockname())
         ours = accept(self.listener)
         self.conns += [ours, theirs]
@@ -50,7 +50,7 @@ class Table:
         return ours, theirs
 
     def second(self, users: int = 0, count: int = 1) -> None:
-        """Let seconds pass, with that many users in each."""
+        """Let `count` seconds pass, with so many users in each."""
         for _ in range(count):
             for _ in range(users):
                 self.waiting.take()

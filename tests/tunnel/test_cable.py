@@ -1,6 +1,6 @@
-"""A pulled cable: two hosts, a link that loses every packet and tells nobody, and what the ends make of it.
+"""A pulled cable: the link between two hosts loses every packet, and neither end is told.
 
-The waits here are long by nature, so all of them run at the same time, behind one cut.
+These tests wait for timeouts of many seconds, so all of them wait at the same time, behind one cut.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def listens(host: Host, port: int) -> bool:
 
 
 def connections(host: Host, port: int) -> int:
-    """Return how many connections to a port are open there."""
+    """Return how many connections to a port are open on the host."""
     return len(host.run(["ss", "-Htn", "state", "established", f"sport = :{port}"]).stdout.splitlines())
 
 
@@ -141,7 +141,7 @@ def test_ports_are_freed_after_the_cable_was_pulled_and_come_back_when_it_is_men
 
 
 def local_ports(host: Host) -> set[int]:
-    """Return from which ports connections to the server's control port come."""
+    """Return the local ports of a client's connections to the control port."""
     rows = host.run(["ss", "-Htn", "state", "established", f"dport = :{CONTROL_PORT}"]).stdout.splitlines()
     return {int(row.split()[2].rpartition(":")[2]) for row in rows}
 
@@ -151,7 +151,7 @@ def server_has(host: Host, port: int) -> bool:
 
 
 def forget(host: Host, port: int) -> None:
-    """Have the kernel drop a connection; with the cable out its reset reaches nobody."""
+    """Have the kernel drop a connection; while the cable is out, its reset reaches nobody."""
     host.run(["ss", "-K", "-tn", f"sport = :{port}"])
     if port in local_ports(host):
         pytest.skip("DEAD WAITING CONNECTIONS ARE NOT TESTED: this kernel has no INET_DIAG_DESTROY")

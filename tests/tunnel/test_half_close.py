@@ -1,4 +1,4 @@
-"""One direction of a user's connection ends, or either side speaks first or resets."""
+"""One direction of a connection ends before the other, the service speaks first, or the user resets."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_flood_of_heartbeats_holds_nobody_up(shared_tunnel: Tunnel) -> None:
 
 @contextlib.contextmanager
 def drained(conn: socket.socket) -> Iterator[None]:
-    """Read all that comes on a connection, in a thread; its end ends the thread."""
+    """Read what comes on a connection in a thread; shuts the connection down behind the block."""
 
     def read() -> None:
         with contextlib.suppress(OSError):

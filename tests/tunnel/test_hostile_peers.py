@@ -1,4 +1,4 @@
-"""What unknown peers do to the control port, and a server to a client, harms nobody."""
+"""What unknown peers may send to the control port, and what a server may ask of a client."""
 
 from __future__ import annotations
 

@@ -56,10 +56,10 @@ Streams = dict[int, list[str | bytes]]
 
 @dataclass
 class Said:
-    """What one end of a session said, stream by stream.
+    """What one end of a session sent, stream by stream.
 
-    Left out is what a recorded conversation of a second lacks and a longer one has: pings, window updates and
-    a GoAway at the end. The Go peer takes each of them at any time (hashicorp/yamux, spec.md).
+    Pings, window updates and GoAway are left out: a recorded conversation is too short to have them, and a Go
+    peer takes each of them at any time (hashicorp/yamux, spec.md).
     """
 
     streams: Streams = field(default_factory=dict)
@@ -121,7 +121,7 @@ def has_message(frames: list[Frame], packet_type: int) -> bool:
 
 
 def begin_with(ours: Streams, recorded: Streams) -> bool:
-    """Tell whether the streams of ours begin as the recorded ones do: an end may be a frame ahead."""
+    """Tell whether each stream of ours begins as the recorded one; its end may come one frame earlier."""
     return all(
         stream_id in ours and all(map(is_prefix, said, ours[stream_id])) and len(ours[stream_id]) >= len(said)
         for stream_id, said in recorded.items()
@@ -135,7 +135,7 @@ def is_prefix(recorded: str | bytes, ours: str | bytes) -> bool:
 
 
 def hear_until(peer: Peer, heard: Said, has_come: Callable[[], bool]) -> None:
-    """Take frames until `has_come()`; the deadline of the test ends it where that never happens."""
+    """Take frames until `has_come()` holds; the deadline of the test ends the wait."""
     while not has_come():
         received = peer.recv()
         assert received is not None, f"our end hung up behind {heard.streams}"
@@ -145,7 +145,7 @@ def hear_until(peer: Peer, heard: Said, has_come: Callable[[], bool]) -> None:
 class RecordedMuxClient:
     """Sends what the multiplexing Go client sent, at the points where it did, and compares the answers.
 
-    Only its end comes last: the recorder noted that before the answers to what had come before it.
+    The end of its stream is moved to the end: the recorder noted it before earlier answers.
     """
 
     def __init__(self, chunks: list[Chunk], server_port: int, proxy_port: int) -> None:
@@ -193,7 +193,7 @@ class RecordedMuxClient:
         hear_until(self._peer, self.heard, lambda: begin_with(self.ours(), self.recorded.compared({})))
 
     def ours(self) -> Streams:
-        """Return what our server said, in the words of the recording."""
+        """Return what our server sent, with the recording's values for what must differ."""
         exchanges = [
             [str(body_of(each)["conn_id"]) for each in said.messages(CONTROL_STREAM) if each[0] == EXCHANGE]
             for said in (self.heard, self.recorded)
@@ -217,9 +217,9 @@ def test_our_server_answers_a_recorded_multiplexing_go_client_as_the_go_server_d
 
 
 class RecordedMuxServer:
-    """Says what the multiplexing Go server said, at the points where it did; compares what our client sends.
+    """Sends what the multiplexing Go server sent, when it did, and compares what our client sends.
 
-    A stream that the recorded client left open when its process ended may be ended by ours.
+    Our client may end a stream that the recorded client left open when its process ended.
     """
 
     def __init__(self, chunks: list[Chunk], listener: Listener, port: int, stop: Callable[[], None]) -> None:
@@ -249,7 +249,7 @@ class RecordedMuxServer:
         hear_until(self._peer, self.heard, lambda: begin_with(self.ours(), self.recorded.streams))
 
     def ours(self) -> Streams:
-        """Return what our client said, in the words of the recording."""
+        """Return what our client sent, with the recording's values for what must differ."""
         port, streams = b"%d" % self._port, {}
         for stream_id, said in self.heard.compared({}).items():
             is_left_open = self.recorded.streams.get(stream_id, [])[-1:] != ["ended"]

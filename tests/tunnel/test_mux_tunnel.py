@@ -1,6 +1,6 @@
-"""The multiplexed tunnel end to end: what -m adds to the tunnel, and what peers may do inside a session.
+"""The multiplexed tunnel end to end: what `-m` adds, and what peers may do within a session.
 
-What holds with -m and without it is tested elsewhere, in both modes.
+What holds with `-m` and without is tested in the other modules, in both modes.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def test_first_byte_over_a_long_path_takes_one_round_trip(gnar_pyz: Path, tmp_pa
         }
 
         def round_trips(port: int) -> float:
-            """Return a user's wait for the first byte; a connection yet to be made takes two more."""
+            """Return how many round trips a user waits for the first byte; a dial would add two."""
             clients[port].wait_log("open at")
             user = [sys.executable, ROOT / "bench" / "user.py", "first", LOOPBACK, port, FIRST_USERS, 1]
             times_ms: list[float] = json.loads(far.run(user).stdout)["ms"]
@@ -196,7 +196,7 @@ def test_first_byte_over_a_long_path_takes_one_round_trip(gnar_pyz: Path, tmp_pa
 
 
 def hung_up(conn: socket.socket) -> bytes:
-    """Read to the end, however it comes."""
+    """Return what comes up to the end of the stream, or nothing if it ends with a reset."""
     with contextlib.suppress(ConnectionResetError):
         return read_all(conn)
     return b""
@@ -208,7 +208,7 @@ def garbage(conn: socket.socket) -> None:
 
 
 def words_then_garbage(conn: socket.socket) -> None:
-    """A session that begins well."""
+    """Begin a session as it should be, then send garbage."""
     conn.sendall(frame.pack(frame.PING, frame.SYN, 0, 7))
     assert conn.recv(frame.HEADER_BYTES) == frame.pack(frame.PING, frame.ACK, 0, 7)
     garbage(conn)
@@ -274,7 +274,7 @@ def test_hostile_session_is_ended_and_harms_nobody(
 
 
 def ends_after(conn: socket.socket, is_over: Callable[[bytes], bool]) -> float:
-    """Return the seconds until what came is over."""
+    """Read until `is_over(data)` holds or the stream ends, and return the seconds that took."""
     began, heard = time.monotonic(), b""
     while not is_over(heard):
         part = conn.recv(65536)

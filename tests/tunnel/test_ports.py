@@ -54,7 +54,7 @@ def test_port_0_is_chosen_from_the_allowed_ones(tunnels: Tunnels) -> None:
         _, server_port = tunnels.server("--allow-ports", f"{wanted}")
         client, port = tunnels.client(server_port, str(service.port))
         assert port == wanted
-        assert str(wanted) in client.out
+        wait_until(lambda: str(wanted) in client.out, "the port is shown")
         assert ask(port) == b"ping"
 
 
@@ -66,7 +66,8 @@ def test_range_forwards_each_port_to_its_own(tunnels: Tunnels) -> None:
     client.wait_log("open at", count=3)
     assert [ask(remote + n) for n in range(3)] == [b"0", b"1", b"2"]
     for n in range(3):
-        assert f"{LOOPBACK}:{remote + n}  ->  {LOOPBACK}:{first + n}\n" in client.out
+        shown = f"{LOOPBACK}:{remote + n}  ->  {LOOPBACK}:{first + n}\n"
+        wait_until(lambda shown=shown: shown in client.out, shown)  # type: ignore[misc]
     for service in services:
         service.stop()
 

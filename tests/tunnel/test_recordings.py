@@ -1,8 +1,8 @@
 """The recorded conversations of the Go program, replayed byte for byte against our server and our client.
 
-What differs of necessity is set before comparing: the port (a free one, with as many digits), the `conn_id`
-that our server makes up, and when a heartbeat comes. The recorded logins are sent as they are: our server's
-clock is that of the recording. What a recorded server said to a conn that its client had closed is left out.
+What must differ is set before comparing: the port (a free one, with as many digits), the `conn_id` that our
+server makes, and when a heartbeat comes. The recorded logins are sent unchanged: our server's clock shows the
+time of the recording. What a recorded server sent to a conn that its client had closed is left out.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_a_recorded_login_is_refused_past_its_15_minutes_without_a_word(
 
 
 class RecordedServer:
-    """Says what the Go server said, at the points where it did, and compares what our client sends."""
+    """Sends what the Go server sent, at the points where it did, and compares what our client sends."""
 
     def __init__(self, chunks: list[Chunk], listener: Listener, port: int) -> None:
         self._chunks = chunks
@@ -154,7 +154,7 @@ class RecordedServer:
         self.compared = 0
 
     def replay_until_cancel(self) -> None:
-        """Go through the recording up to where the client cancels its proxy and goes."""
+        """Replay the recording up to the point where the client cancels its proxy and leaves."""
         for chunk in self._chunks:
             if chunk.conn == 3:
                 return
@@ -166,7 +166,7 @@ class RecordedServer:
                 self._conns[chunk.conn].shutdown(socket.SHUT_WR)
 
     def expect_cancel(self) -> None:
-        """Take the cancel, on a conn of its own, and say what the Go server says when its listener ends."""
+        """Receive the cancel on a conn of its own, and send what a Go server sends when a listener ends."""
         (cancel,) = (c for c in self._chunks if c.conn == 3 and c.source == "client" and c.data)
         self._expect(cancel)
         assert read_to_the_end(self._conns[3]) == b""

@@ -36,11 +36,7 @@ def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
     tunnels: Tunnels, tmp_path: Path
 ) -> None:
     def write(*names: str) -> None:
-        tables = [
-            f'[[proxys]]\nproxy-name = "{name}"\nlocal-port = {service.port}\nremote-port = {ports[name]}\n'
-            for name in names
-        ]
-        config.write_text("\n".join(tables))
+        write_proxies(config, service, {name: ports[name] for name in names})
 
     config = tmp_path / "client.toml"
     ports = {name: free_port() for name in ("stays", "goes", "comes")}

@@ -1,4 +1,4 @@
-"""Users who do not hurry and users who are gone at once: what they cost, and what is left of them."""
+"""Users who stop reading and users who leave at once: what they cost, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gnar_lib.proto.numbers import MAX_WAITING
 from gnar_lib.server.upstream.waiting import MIN_WAITING
 from gnar_lib.yamux.window import MAX_WINDOW_BYTES
 from tests.helpers.bystander import Bounds, uninvolved_user
+from tests.helpers.client_file import write_proxies
 from tests.helpers.harness import (
     Forwarder,
     Gnar,
@@ -47,7 +48,7 @@ MODES: dict[str, tuple[str, ...]] = {"plain": (), "multiplexed": ("-m",)}
 
 
 def pss_kib(*processes: Gnar) -> int:
-    """Return the memory of some processes; a page that several share counts in parts."""
+    """Return the proportional set size of some processes together, in KiB: shared pages count in parts."""
     rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in processes]
     lines = [line for text in rollups for line in text.splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -84,7 +85,7 @@ def hash_of_rest(user: socket.socket, digest: hashlib._Hash) -> str:
 
 
 def cost_of_a_stop(tunnel: Tunnel, download: Download) -> int:
-    """Download with a stop in the middle; return the KiB by which server and client grew meanwhile."""
+    """Download with a stop in the middle; return the KiB by which server and client grew together."""
     with dial(tunnel.port) as user:  # what any first user costs is not the cost of this one
         user.sendall(b"d")
         assert hash_of_rest(user, hashlib.sha256()) == download.hash
@@ -130,7 +131,7 @@ def test_reader_that_stops_for_ten_seconds_costs_little_and_gets_the_rest(
 
 
 def both_have(server: Gnar, client: Gnar, waiting: int) -> None:
-    """Wait until that many data connections wait, for either end."""
+    """Wait until both ends have this many data connections that wait."""
     for process in (server, client):
         process.wait_idle(waiting=waiting)
 
@@ -199,19 +200,14 @@ def test_reload_that_removes_the_last_proxy_ends_those_that_wait_for_it(
 ) -> None:
     config, (old, new) = tmp_path / "client.toml", (free_port(), free_port())
 
-    def write(name: str, port: int) -> None:
-        config.write_text(
-            f'[[proxys]]\nproxy-name = "{name}"\nlocal-port = {service.port}\nremote-port = {port}\n'
-        )
-
     with Service(echo) as service:
         server, server_port = tunnels.server()
         path = Forwarder(server_port)
-        write("old", old)
+        write_proxies(config, service, {"old": old})
         client, _ = tunnels.client(path.port, "-c", str(config))
         both_have(server, client, MIN_WAITING)
         before = path.legs
-        write("new", new)
+        write_proxies(config, service, {"new": new})
         client.signal(signal.SIGHUP)
         client.wait_log(r"\[new\] open at")
         assert not is_open(old)

@@ -1,4 +1,4 @@
-"""What a client shows on its terminal, and what becomes of it without one."""
+"""What a client shows on a terminal, and that it works without standard streams."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.bystander import Bounds, uninvolved_user
+from tests.helpers.client_file import proxy_table
 from tests.helpers.flood import Flood
 from tests.helpers.harness import (
     LOOPBACK,
@@ -52,10 +53,7 @@ def test_flood_of_datagrams_delays_no_byte_of_another_proxy_of_the_same_client(
     with Service(echo) as service:
         ports = {"tcp": free_port(), "udp": free_port()}
         locals_ = {"tcp": service.port, "udp": echo_service.port}
-        tables = [
-            f'[[proxys]]\nproxy-type = "{kind}"\nlocal-port = {locals_[kind]}\nremote-port = {ports[kind]}\n'
-            for kind in ports
-        ]
+        tables = [proxy_table(kind, locals_[kind], ports[kind], kind) for kind in ports]
         config.write_text("\n".join(tables))
         server, server_port = tunnels.server()
         client, _ = tunnels.client(server_port, "-c", str(config))
@@ -83,7 +81,7 @@ def test_speed_limit_counts_datagrams_and_drops_the_excess(
 
 @pytest.fixture(scope="module")
 def udpecho(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the load generator of the benchmarks: one that takes little of the machine itself."""
+    """Compile the load generator of the benchmarks, which takes little processor time; return its path."""
     program = tmp_path_factory.mktemp("bin") / "udpecho"
     source = Path(__file__).resolve().parent.parent.parent / "bench" / "udpecho.c"
     subprocess.run(["gcc", "-O2", "-o", program, source], check=True, timeout=WAIT_S)
@@ -133,10 +131,7 @@ def test_tcp_proxy_beside_a_flood_of_datagrams_keeps_a_good_part_of_its_requests
     with UdpService(lambda data: data) as service, udp_socket() as nobody:
         ports = {"tcp": free_port(), "udp": free_port()}
         locals_ = {"tcp": web_server, "udp": service.port}
-        tables = [
-            f'[[proxys]]\nproxy-type = "{kind}"\nlocal-port = {locals_[kind]}\nremote-port = {ports[kind]}\n'
-            for kind in ports
-        ]
+        tables = [proxy_table(kind, locals_[kind], ports[kind], kind) for kind in ports]
         config = tmp_path / "client.toml"
         config.write_text("\n".join(tables))
         server, server_port = tunnels.server()

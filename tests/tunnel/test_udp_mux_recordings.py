@@ -28,7 +28,7 @@ SAID = [(b"hello", b"echo:hello"), (b"\0\xff bytes", b"echo:\0\xff bytes")]
 
 
 class MuxRecording:
-    """What each end said on each stream, and the login in front."""
+    """What each end sent on each stream, and the login before the session."""
 
     def __init__(self) -> None:
         recording = Recording(NAME)
@@ -38,7 +38,7 @@ class MuxRecording:
         self._said = {"client": client[size:], "server": recording.bytes_of(1, "server")}
 
     def packets(self, source: str, stream_id: int) -> list[bytes]:
-        """Return gnar's frames on a stream, without heartbeats."""
+        """Return the frames of gnar's protocol on a stream, without heartbeats."""
         data, rest = b"", self._said[source]
         while rest:
             kind, _, stream, length = frame.unpack(rest)

@@ -1,4 +1,4 @@
-"""Programs of others over UDP: a DNS server behind the tunnel, and a relay in place of socat."""
+"""UDP with other programs: a DNS server behind the tunnel, and a relay in place of socat."""
 
 from __future__ import annotations
 

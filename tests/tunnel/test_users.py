@@ -1,4 +1,4 @@
-"""Users get through the tunnel, each to the own service and with the own bytes, and leave nothing behind."""
+"""Users of the tunnel: each gets the answers to what it sent, from the right service, and leaves nothing."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_peer_that_breaks_the_rules_is_told_and_left(name: str, cut: bool) -> No
 
 
 def send_in_background(peer: Peer, data: bytes) -> None:
-    """Send, though the session may end meanwhile."""
+    """Send in a greenlet; an error is ignored, since the session may end meanwhile."""
 
     def send() -> None:
         with suppress(ConnError):

@@ -1,4 +1,4 @@
-"""Frames, states and windows: the numbers of the wire, how a stream ends, how much a peer may send."""
+"""Frames, states and windows: the numbers on the wire, how a stream ends, how much a peer may send."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ INITIAL = frame.INITIAL_WINDOW_BYTES
 
 
 def use(one: window.Window, count: int) -> int:
-    """Have the peer send and the reader take `count` bytes."""
+    """Have the peer send `count` bytes and the reader take them."""
     one.use_room(count)
     return one.consume(count)
 

@@ -1,4 +1,4 @@
-"""Sessions under hypothesis: any frames against one of ours, and two of ours over a bad link."""
+"""Sessions with inputs of hypothesis: any frames to a session of ours, and two sessions over a bad link."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TIMEOUT_S = 30.0
 
 
 def some_bytes(seed: int, size: int) -> bytes:
-    """Return bytes that come again with the same seed."""
+    """Return bytes that are the same for the same seed."""
     return Random(seed).randbytes(size)  # noqa: S311  (made-up bytes, no secret)
 
 
@@ -62,7 +62,7 @@ frame_lists = st.lists(st.one_of(data_frames, other_frames, opening_frames), max
 
 @dataclass
 class ModelStream:
-    """What one stream has to be after some frames."""
+    """The expected state of one stream after some frames."""
 
     data: bytes = b""
     may_send: int = INITIAL_WINDOW_BYTES
@@ -72,13 +72,13 @@ class ModelStream:
 
 @dataclass
 class Model:
-    """The specification, for a server that accepts only when all frames have come."""
+    """The specification as a model of a server that accepts streams only when all frames have come."""
 
     streams: dict[int, ModelStream] = field(default_factory=dict)
     opened: list[ModelStream] = field(default_factory=list)
 
     def get(self, kind: int, flags: int, stream_id: int, content: bytes | int) -> bool:
-        """Take one frame; tells whether it was allowed."""
+        """Take one frame, and tell whether the specification allows it."""
         if flags & SYN and kind != PING:
             if stream_id % 2 == 0 or stream_id in self.streams:
                 return False
@@ -169,7 +169,7 @@ def test_any_bytes_end_a_session_or_leave_it_working(junk: bytes, is_client: boo
 
 @dataclass(frozen=True)
 class Side:
-    """What one end of a stream does: it sends pieces, reads so many bytes at a time, and ends in some way."""
+    """What one end of a stream does: sends pieces, reads so many bytes at a time, and ends in some way."""
 
     pieces: list[int]
     read_size: int
@@ -179,7 +179,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """One stream, whoever opens it."""
+    """One stream: who opens it, and what each end does."""
 
     by_client: bool
     sides: tuple[Side, Side]
@@ -206,7 +206,7 @@ class Outcome:
 
 
 def run_side(stream: Stream, outcome: Outcome, crew: net.Crew) -> None:
-    """Read in a greenlet of its own, write here, and end as planned when both are done."""
+    """Read in a greenlet, write in this one, and end the stream as planned when both are done."""
     reader = gevent.spawn(read, stream, outcome)
     at = 0
     with suppress(ConnClosed):
@@ -239,7 +239,7 @@ def read(stream: Stream, outcome: Outcome) -> None:
 
 
 def carry(source: net.SocketConn, target: net.SocketConn, rng: Random) -> None:
-    """Be one direction of a link: pieces of any size, later or together."""
+    """Carry one direction of a link in pieces of any size, some of them late."""
     with suppress(ConnError):
         while data := source.recv(rng.choice([1, 7, 100, 5000, 1 << 18])):
             if rng.random() < 0.05:
@@ -267,7 +267,7 @@ def test_two_sessions_over_a_bad_link_lose_and_reorder_nothing(plans: list[Plan]
 
 
 def run_plans(plans: list[Plan], seed: int) -> list[tuple[Outcome, Outcome]]:
-    """Run all streams at once over one pair of sessions; return how each of their ends fared."""
+    """Run all streams at once over one pair of sessions; return the outcome of both ends of each."""
     rng = Random(seed)  # noqa: S311  (as above)
     links, crew = net.Crew("links"), net.Crew("streams")
     near, near_link = conn_pair()

@@ -1,4 +1,4 @@
-"""Sessions of ours against hashicorp's own library, in both roles; interop/peer.go is the other end."""
+"""Sessions of ours with hashicorp's library, in both roles; interop/peer.go is the other end."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class GoPeer:
         self._threads = ThreadPool(1)  # blocking reads of pipes
 
     def wait_done(self) -> None:
-        """Wait until it has done all actions."""
+        """Wait until the Go peer has done all its actions."""
         assert self.process.stdout is not None
         assert self._threads.spawn(self.process.stdout.readline).get() == b"done\n"
 
     def stop(self) -> str:
-        """End it and the session; return what it complained about."""
+        """End the Go peer and the session; return the error output of the Go peer."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
         self.process.stdin.close()
@@ -84,7 +84,7 @@ class GoPeer:
         return (complaints or b"").decode()
 
     def kill(self) -> None:
-        """Leave nothing running."""
+        """Kill the Go peer, close the session, and end the threads."""
         self.session.close()
         self.process.kill()
         self.process.wait()
@@ -96,7 +96,7 @@ class GoPeer:
 
 @contextmanager
 def go_peer(program: Path, role: str, *actions: str) -> Iterator[GoPeer]:
-    """Run a Go peer; fail when its library complained, when a handler is left, or when a stream is."""
+    """Run a Go peer; fail if its library logs an error, or if a handler or a stream is left."""
     with gevent.Timeout(TIMEOUT_S):
         peer = GoPeer(program, role, *actions)
         try:
@@ -110,7 +110,7 @@ def go_peer(program: Path, role: str, *actions: str) -> Iterator[GoPeer]:
 
 
 def answer(stream: Stream) -> None:
-    """Do what the opener of a stream wants, as peer.go does."""
+    """Answer the request of the opener of a stream, as peer.go does."""
     try:
         kind = stream.recv(1)
         if kind == b"e":

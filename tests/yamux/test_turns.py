@@ -13,8 +13,8 @@ from gnar_lib.yamux.frame import (
     INITIAL_WINDOW_BYTES,
 )
 from tests.helpers.loop import turn
-from tests.helpers.yamux_data import data_frames_before, next_data
 from tests.peers.mux import (
+    Peer,
     clean,
     session_and_peer,
     session_pair,
@@ -32,6 +32,21 @@ TIMEOUT_S = 20.0
 def _bounded_and_clean() -> Iterator[None]:
     with clean(TIMEOUT_S):
         yield
+
+
+def next_data(peer: Peer) -> tuple[int, int, int, bytes]:
+    """Return the next Data frame of a peer's session; fails the test at the end of the stream."""
+    while each := peer.recv():
+        kind, flags, stream_id, content = each
+        if isinstance(content, bytes):
+            return kind, flags, stream_id, content
+    pytest.fail("the end, instead of data")
+
+
+def data_frames_before(peer: Peer, content: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield the Data frames that come before the one with this content."""
+    while (each := next_data(peer))[3] != content:
+        yield each
 
 
 def test_stopped_reader_holds_its_window_and_no_other_stream() -> None:
@@ -91,7 +106,7 @@ def test_small_frames_of_others_do_not_hold_up_bulk_for_ever() -> None:
 
 
 class SlowConn:
-    """What a sender needs of a conn: takes as many bytes as there is `room`."""
+    """The part of a conn that a sender needs; takes as many bytes as there is `room`."""
 
     closed = False
     room = 0
@@ -113,7 +128,7 @@ class SlowConn:
 
 
 class WriterInLine:
-    """Counts its turns."""
+    """A writer that counts its turns."""
 
     turns = 0
 
