@@ -65,6 +65,7 @@ class Bystander:
     def __init__(self, port: int, footprints: list[Footprint]) -> None:
         self.worst_s = 0.0
         self.echoes = 0
+        self.looks = 0  # at the processes
         self.error: OSError | AssertionError | None = None
         self._footprints = footprints
         self._conn = dial(port)
@@ -94,6 +95,7 @@ class Bystander:
             self.error = exc
 
     def _look(self) -> None:
+        self.looks += 1
         for each in self._footprints:
             mib, fds = resident_mib(each.process), each.process.fds()
             each.most = max(each.most[0], mib), max(each.most[1], fds)

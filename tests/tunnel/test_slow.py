@@ -44,6 +44,7 @@ COST_KIB = {"plain": 4096, "multiplexed": 4096 + MAX_WINDOW_BYTES // 1024}
 PIECES = 64  # of 1 MiB
 BEFORE_STOP = 8 * MIB
 HASTY_USERS = 500
+READING_NOTHING = 20
 MODES: dict[str, tuple[str, ...]] = {"plain": (), "multiplexed": ("-m",)}
 
 
@@ -125,6 +126,24 @@ def test_reader_that_stops_for_ten_seconds_costs_little_and_gets_the_rest(
             costs = [*pool.map(lambda tunnel: cost_of_a_stop(tunnel, download), pairs)]
     found = dict(zip(MODES, costs, strict=True))
     assert all(cost < COST_KIB[mode] for mode, cost in found.items()), found
+
+
+def test_users_who_read_nothing_cost_other_users_nothing(tunnels: Tunnels) -> None:
+    download = Download()
+    tunnel = Tunnel(tunnels, download.serve)
+    with (
+        uninvolved_user(tunnel.port, tunnel.server, tunnel.client) as bystander,
+        contextlib.ExitStack() as stack,
+    ):
+        users = [stack.enter_context(dial(tunnel.port)) for _ in range(READING_NOTHING)]
+        for user in users:
+            user.sendall(b"d")
+        for user in users:
+            assert user.recv(1, socket.MSG_PEEK) == b"0"  # the download has begun
+        echoes = bystander.echoes
+        wait_until(lambda: bystander.echoes > echoes + 50, "the bystander is served")
+    tunnel.assert_nothing_left()
+    tunnel.service.stop()
 
 
 # ---- users who come and leave while connections wait -------------------------------------------------------
