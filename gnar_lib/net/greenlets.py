@@ -103,11 +103,12 @@ class _Call(Job):
 
     def run(self) -> None:
         """Call the function; whatever it raises ends here."""
-        crew, me, args = self._crew, getcurrent(), self._args
-        self._args = ()  # a spare greenlet keeps its last job, and must not keep what the job was about
+        crew, me, function, args = self._crew, getcurrent(), self._function, self._args
+        # A spare greenlet keeps its last job, which must not keep what it was about: a client that has left.
+        del self._function, self._args
         crew.began(me)
         try:
-            self._function(*args)
+            function(*args)
         except GnarError as exc:
             _log.debug("%s: %s", crew.name, exc)
         except GreenletExit:

@@ -98,3 +98,13 @@ def test_greenlets_are_used_again_and_keep_nothing_of_the_job_before() -> None:
     gone = weakref.ref(thing)
     del thing
     assert gone() is None
+
+
+def test_greenlet_that_is_done_keeps_nothing_of_whose_method_it_ran() -> None:
+    crew, client = Crew("test"), Crew("a client that leaves")
+    crew.spawn(client.kill)
+    assert crew.wait_empty(TIMEOUT_S)
+    gevent.sleep(0)
+    gone = weakref.ref(client)
+    del client
+    assert gone() is None
