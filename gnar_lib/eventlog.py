@@ -143,6 +143,8 @@ def _datagrams_dropped(event: events.DatagramsDropped) -> None:
 
 def _service_unreachable(event: events.ServiceUnreachable) -> None:
     log = _proxy(event.kind, event.proxy)
+    if not event.again:  # a reload may have given the name to another proxy, which has failed for nobody yet
+        _bursts.services.pop(event.proxy, None)
     _bursts.services[event.proxy].warning(log, "the local service does not answer: %s", event.reason)
 
 

@@ -191,11 +191,12 @@ class DatagramsDropped(Event):
 
 @dataclass(frozen=True, slots=True)
 class ServiceUnreachable(Event):
-    """The local service of a proxy did not answer for one user."""
+    """The local service of a proxy did not answer for one user; `again`: nor for the user before."""
 
     proxy: str
     kind: str
     reason: str
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def test_a_listener_that_fails_is_logged_and_holds_nobody_up(lines: list[str]) -
         ),
         (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
         (
-            events.ServiceUnreachable("blog", "tcp", "refused"),
+            events.ServiceUnreachable("blog", "tcp", "refused", again=False),
             "WARNING TCP [blog] the local service does not answer: refused",
         ),
         (events.DescriptorsShort("accepting waits", "no files"), "WARNING net accepting waits: no files"),
@@ -184,14 +184,26 @@ def test_every_event_is_logged() -> None:
 
 
 def test_a_service_that_stays_away_is_told_once_and_so_is_its_return(lines: list[str]) -> None:
-    for _ in range(3):
-        emit(events.ServiceUnreachable, "blog", "tcp", "refused")
+    for again in (False, True, True):
+        emit(events.ServiceUnreachable, "blog", "tcp", "refused", again)
     emit(events.ServiceReached, "blog", "tcp")
-    emit(events.ServiceUnreachable, "blog", "tcp", "refused")
+    emit(events.ServiceUnreachable, "blog", "tcp", "refused", again=False)
     assert lines == [
         "WARNING TCP [blog] the local service does not answer: refused",
         "INFO TCP [blog] works again (2 more failed)",
         "WARNING TCP [blog] the local service does not answer: refused",
+    ]
+
+
+def test_another_proxy_of_the_same_name_tells_of_its_own_service(lines: list[str]) -> None:
+    for again in (False, True):
+        emit(events.ServiceUnreachable, "blog", "tcp", "port 1 refused", again)
+    emit(events.ServiceUnreachable, "blog", "tcp", "port 2 refused", again=False)
+    emit(events.ServiceReached, "blog", "tcp")
+    assert lines == [
+        "WARNING TCP [blog] the local service does not answer: port 1 refused",
+        "WARNING TCP [blog] the local service does not answer: port 2 refused",
+        "INFO TCP [blog] works again",
     ]
 
 

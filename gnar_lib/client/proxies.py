@@ -75,8 +75,8 @@ class ClientProxy:
         try:
             conn = self._target.dial()
         except DialError as exc:
-            self._is_unreachable = True
-            emit(ServiceUnreachable, self.name, self.kind, str(exc))
+            again, self._is_unreachable = self._is_unreachable, True
+            emit(ServiceUnreachable, self.name, self.kind, str(exc), again)
             raise
         if self._is_unreachable:
             self._is_unreachable = False

@@ -83,6 +83,7 @@ def test_user_is_reset_when_the_service_is_away_and_its_return_is_said_once(
         server_end.close()
     kinds = [type(event) for event in said]
     assert kinds == [UserCame, ServiceUnreachable, UserLeft] * 2
+    assert [event.again for event in said if isinstance(event, ServiceUnreachable)] == [False, True]
     again = listen("127.0.0.1", port)
     said.clear()
     for _ in range(2):
