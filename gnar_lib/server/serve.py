@@ -105,7 +105,8 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
         stopper.wait()
         emit(Stopping, Side.SERVER)
         server.stop_listening()
-        stopper.drain(server.shared.users, server.shared.config.grace_s)  # as of the last reload
+        gevent.sleep(0)  # users who waited for a data connection leave before users are counted
+        stopper.drain(server.shared.users, server.shared.config.grace_s)
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
     finally:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from gnar_lib.proto import (
+    Exchange,
     ProxyReq,
     ProxyResp,
     to_frame,
@@ -23,7 +24,7 @@ from tests.helpers.harness import (
     is_open,
     wait_until,
 )
-from tests.peers.plain import own_client, recv_message
+from tests.peers.plain import go_client, own_client, recv_message
 
 
 @pytest.mark.parametrize("end", ["server", "client"])
@@ -79,6 +80,17 @@ def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
             user.sendall(b"x")
             assert user.recv(1) == b"x"
             assert client.stop() == 0
+
+
+@pytest.mark.parametrize("tunnels", [()], ids=["plain"], indirect=True)
+def test_server_that_stops_waits_for_no_user_without_a_data_connection(tunnels: Tunnels) -> None:
+    server, server_port = tunnels.server()
+    port = free_port()
+    with go_client(server_port, port) as control, dial(port) as user:
+        assert isinstance(recv_message(control), Exchange)
+        assert server.stop() == 0
+        assert user.recv(1) == b""
+    assert "waiting up to" not in server.log
 
 
 def test_stop_without_users_is_quick(echo_tunnel: Tunnel) -> None:
