@@ -177,6 +177,16 @@ def test_session_that_has_ended_opens_no_stream_and_the_client_is_asked(ends: En
         assert result.get() is None
 
 
+def test_user_whose_stream_breaks_when_the_client_leaves_does_not_wait_for_another(ends: Ends) -> None:
+    (user, _), (near, _) = ends.pair(), ends.pair()
+    mux = Mux(near, is_client=False)
+    client = Client(session(FEATURE_MUX), mux)
+    mux.close()
+    client.upstream.close()
+    assert client.upstream.take(user, "blog") is None
+    assert client.posted == []
+
+
 def test_waiting_data_connection_is_taken_before_the_client_is_asked(ends: Ends) -> None:
     (user, _), (near, far), own = ends.pair(), ends.pair(), session(FEATURE_WAIT)
     client = Client(own)

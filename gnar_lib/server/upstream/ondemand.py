@@ -62,14 +62,17 @@ class OnDemand:
         self._key = key
         self._post = post
         self._tickets: dict[str, _Ticket] = {}  # of this client, by `conn_id`
+        self._is_closed = False  # the client has gone
 
     def take(self, exchange_for: Callable[[str], Exchange], proxy: tuple[str, str]) -> Conn | None:
         """Ask for a data connection, wait until the client has brought it, and return it.
 
         `exchange_for` makes the message that asks, of a `conn_id`. `proxy` is the kind and the name of the
-        proxy that needs the data connection. Returns None if none came in time, or after `give_up` for that
-        proxy. The caller closes what is returned.
+        proxy that needs the data connection. Returns None if none came in time, after `give_up` for that
+        proxy, or after `close`. The caller closes what is returned.
         """
+        if self._is_closed:
+            return None
         ticket = _Ticket(self._key, proxy)
         conn_id = self._conn_map.put(ticket)
         self._tickets[conn_id] = ticket
@@ -80,9 +83,18 @@ class OnDemand:
             self._conn_map.remove(conn_id)
             del self._tickets[conn_id]
 
-    def give_up(self, proxy: tuple[str, str] | None = None) -> None:
-        """Have `take` return None to all who wait for this proxy; without a proxy, to all who wait."""
+    def give_up(self, proxy: tuple[str, str]) -> None:
+        """Have `take` return None to all who wait for this proxy."""
         for conn_id, ticket in self._tickets.items():
-            if proxy in (None, ticket.proxy):
-                self._conn_map.remove(conn_id)
-                ticket.expire()
+            if ticket.proxy == proxy:
+                self._expire(conn_id, ticket)
+
+    def close(self) -> None:
+        """Have `take` return None to all who wait, and to all who come later: the client has gone."""
+        self._is_closed = True
+        for conn_id, ticket in self._tickets.items():
+            self._expire(conn_id, ticket)
+
+    def _expire(self, conn_id: str, ticket: _Ticket) -> None:
+        self._conn_map.remove(conn_id)
+        ticket.expire()

@@ -126,4 +126,4 @@ class Upstream:
     def close(self) -> None:
         """Close what waits: `take` brings nothing any more."""
         self.expect_no_users()
-        self._on_demand.give_up()
+        self._on_demand.close()
