@@ -135,7 +135,7 @@ class CloseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProxyClosed(Event):
-    """A proxy takes no more users."""
+    """A proxy takes no more users. A server that stops says so once the users have finished."""
 
     side: Side
     name: str

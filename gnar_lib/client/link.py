@@ -128,7 +128,7 @@ class Link:
     def _ask_for_the_others(self, connection: Connection, first: ClientProxy) -> None:
         """Ask for all proxies but the first, which the login has asked for; a Go server takes no others."""
         if self.proxies.get(first.name) is not first:  # removed while the login was under way
-            self._cancel(connection, first)
+            self._cancel(connection, first, CloseReason.CANCELLED)
         others = [proxy for proxy in self.proxies.values() if proxy is not first]
         for proxy in others:
             if connection.control.is_go:
@@ -233,10 +233,10 @@ class Link:
         """Cancel a proxy; its users stay."""
         del self.proxies[proxy.name]
         if self._connection is not None:
-            self._cancel(self._connection, proxy)
+            self._cancel(self._connection, proxy, CloseReason.CANCELLED)
         self._retry_at_s.pop(proxy.name, None)
 
-    def _cancel(self, connection: Connection, proxy: ClientProxy) -> None:
+    def _cancel(self, connection: Connection, proxy: ClientProxy, reason: CloseReason) -> None:
         """Cancel a proxy that is open or about to be.
 
         A proxy whose port nobody knows yet is cancelled when the answer comes.
@@ -246,7 +246,7 @@ class Link:
         control = connection.control
         if proxy.state is ProxyState.OPEN:
             kind, port = proxy.kind, proxy.remote_port
-            emit(ProxyClosed, Side.CLIENT, proxy.name, kind, port, control.address, CloseReason.CANCELLED)
+            emit(ProxyClosed, Side.CLIENT, proxy.name, kind, port, control.address, reason)
         if not control.is_go:
             connection.post(proxy.cancellation())
             return
@@ -262,7 +262,7 @@ class Link:
         self._is_ending = True
         if (connection := self._connection) is not None:
             for proxy in self.proxies.values():
-                self._cancel(connection, proxy)
+                self._cancel(connection, proxy, CloseReason.STOPPING)
             connection.pool.close()
 
     def end_without_proxies(self) -> None:

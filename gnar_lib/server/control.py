@@ -256,7 +256,8 @@ class Control:
         self.conn.close()
         if self.mux is not None:
             self.mux.close()
+        reason = CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT
         for ingress in self.ingresses:
-            self._close(ingress, CloseReason.CLIENT_LEFT)
+            self._close(ingress, reason)
         self.upstream.close()
         self._on_end(self)

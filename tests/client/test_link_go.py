@@ -7,7 +7,7 @@ import pytest
 from gnar_lib import events
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.config import ProxyConfig
-from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
+from gnar_lib.events import CloseReason, ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyReq, ProxyResp, recv, send
@@ -87,6 +87,7 @@ def test_proxy_is_cancelled_on_a_connection_of_its_own(server: Server, said: lis
     link.end()
     assert server.shared.crew.wait_empty(TIMEOUT_S)
     assert [type(event) for event in said] == [ProxyOpened, ProxyClosed]
+    assert [event.reason for event in said if isinstance(event, ProxyClosed)] == [CloseReason.STOPPING]
 
 
 def test_cancelling_does_not_need_the_server(server: Server) -> None:

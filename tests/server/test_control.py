@@ -9,8 +9,10 @@ import gevent
 import gevent.event
 import pytest
 
+from gnar_lib import events
 from gnar_lib.auth import ClientLogin
 from gnar_lib.config import PortRanges
+from gnar_lib.events import CloseReason, ProxyClosed
 from gnar_lib.net import Listener, Sockaddr, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyCancel, ProxyReq, send
@@ -129,3 +131,19 @@ def test_logins_from_everywhere_make_room_from_the_oldest_on() -> None:
     for login in many:
         logins.add(login)
     assert [login.is_open for login in many] == [False] * 20 + [True] * 10
+
+
+@pytest.mark.parametrize("reason", [CloseReason.STOPPING, CloseReason.CLIENT_LEFT])
+def test_proxy_that_ends_says_whether_the_server_stops_or_the_client_has_left(
+    reason: CloseReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_listeners", {})
+    said: list[CloseReason] = []
+    events.subscribe(ProxyClosed, lambda event: said.append(event.reason))
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        if reason is CloseReason.STOPPING:
+            running.server.stop_listening()
+        ours.close()
+        wait_until(lambda: bool(said), "the proxy has ended")
+    assert said == [reason]
