@@ -26,9 +26,9 @@ class Proxy:
 
     def serve(self, user: Conn) -> None:
         """Carry one user's bytes to the client and back until both ends are closed; closes `user`."""
-        self._joiner.join(user, user.getpeername(), lambda: self._upstream.take(user, self.name))
+        self._joiner.join(user, user.getpeername(), lambda: self._upstream.take(user, self.name, self))
 
     def close(self) -> None:
         """Let no user wait for a data connection any longer; those who have one stay."""
-        self._upstream.give_up(self.kind, self.name)
+        self._upstream.give_up(self)
         self.meter.end()

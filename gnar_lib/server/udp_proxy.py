@@ -44,7 +44,7 @@ class UdpProxy:
         whom they are addressed, and returns how many it could not send.
         """
         while not self._is_closed:
-            data = self._upstream.take_for_datagrams(self.name)
+            data = self._upstream.take_for_datagrams(self.name, self)
             if data is not None:
                 self._carry(data, on_connected, answer)
             if not self._is_closed:
@@ -91,7 +91,7 @@ class UdpProxy:
     def close(self) -> None:
         """Close the data connection, and ask for no other."""
         self._is_closed = True
-        self._upstream.give_up(self.kind, self.name)
+        self._upstream.give_up(self)
         if self._carrier is not None:
             self._carrier.conn.close()
         self.meter.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 
 import gevent
 import gevent.event
@@ -13,12 +14,12 @@ from gnar_lib import events
 from gnar_lib.auth import ClientLogin
 from gnar_lib.config import PortRanges
 from gnar_lib.events import CloseReason, ProxyClosed
-from gnar_lib.net import Listener, Sockaddr, listen
+from gnar_lib.net import Listener, Sockaddr, dial, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyCancel, ProxyReq, send
 from gnar_lib.server.in_progress import InProgress
 from tests.helpers.loop import wait_until
-from tests.helpers.servers import LOOPBACK, answer_of, serving
+from tests.helpers.servers import LOOPBACK, answer_of, exchange_of, serving
 
 
 @pytest.mark.parametrize(("kind", "module"), [("tcp", "endpoint"), ("udp", "datagram")])
@@ -147,3 +148,19 @@ def test_proxy_that_ends_says_whether_the_server_stops_or_the_client_has_left(
         ours.close()
         wait_until(lambda: bool(said), "the proxy has ended")
     assert said == [reason]
+
+
+def test_proxy_that_is_cancelled_leaves_the_users_of_another_with_the_same_name_alone() -> None:
+    with serving() as running:
+        ours, old_port = running.log_in("blog")
+        send(ours.conn, ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp"))
+        new_port = answer_of(ours.conn).remote_port
+        user = dial(socket.AF_INET, (LOOPBACK, new_port))
+        exchange = exchange_of(ours.conn)
+        send(ours.conn, ProxyCancel(proxy_name="blog", remote_port=old_port))
+        wait_until(lambda: len(running.server.shared.ports) == 1, "the old proxy is cancelled")
+        data = ours.open_data(exchange)
+        user.sendall(b"x")
+        assert data.recv(1) == b"x"
+        for each in (user, data, ours.conn):
+            each.close()

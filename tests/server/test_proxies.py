@@ -28,10 +28,10 @@ class FakeUpstream:
     def __init__(self, take: Callable[[], Conn | None]) -> None:
         self._take = take
 
-    def take(self, _user: Conn, _proxy: str) -> Conn | None:
+    def take(self, _user: Conn, _proxy: str, _owner: object) -> Conn | None:
         return self._take()
 
-    def give_up(self, _kind: str, _proxy: str) -> None:
+    def give_up(self, _owner: object) -> None:
         """Do nothing: nobody waits."""
 
 

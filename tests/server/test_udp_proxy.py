@@ -36,12 +36,12 @@ class FakeUpstream:
     conns: Queue[Conn | None] = field(default_factory=Queue)
     asked: int = 0
 
-    def take_for_datagrams(self, _name: str) -> Conn | None:
+    def take_for_datagrams(self, _name: str, _owner: object) -> Conn | None:
         self.asked += 1
         return self.conns.get()
 
-    def give_up(self, kind: str, name: str) -> None:
-        assert (kind, name) == ("udp", "dns")
+    def give_up(self, owner: object) -> None:
+        assert isinstance(owner, UdpProxy)
         self.conns.put(None)
 
 

@@ -23,6 +23,7 @@ from tests.helpers.conns import tcp_pair
 from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
+BLOG = object()  # stands for the proxy that users come to
 
 
 def session(*features: str) -> Session:
@@ -88,7 +89,7 @@ def taking(take: Callable[[], Conn | None]) -> Iterator[AsyncResult[Conn | None]
 
 def test_go_client_is_asked_and_brings_one(ends: Ends) -> None:
     (user, _), (data, _), client = ends.pair(), ends.pair(), Client()
-    with taking(lambda: client.upstream.take(user, "blog")) as result:
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)) as result:
         asked = client.asked()
         assert asked == Exchange(conn_id=asked.conn_id, proxy_type="tcp")
         assert client.deliver(ANY_GO_CLIENT, data)
@@ -98,7 +99,7 @@ def test_go_client_is_asked_and_brings_one(ends: Ends) -> None:
 
 def test_client_of_ours_is_told_who_came_and_where(ends: Ends) -> None:
     (user, other), (data, _), client = ends.pair(), ends.pair(), Client(session())
-    with taking(lambda: client.upstream.take(other, "blog")) as result:
+    with taking(lambda: client.upstream.take(other, "blog", BLOG)) as result:
         asked = client.asked()
         assert (asked.proxy_name, asked.user) == ("blog", format_address(user.sock.getsockname()))
         assert not client.deliver(ANY_GO_CLIENT, data)
@@ -111,7 +112,7 @@ def test_multiplexing_go_client_brings_a_stream_of_its_own_session_alone(ends: E
     (user, _), (data, _), (mux_conn, _) = ends.pair(), ends.pair(), ends.pair()
     mux = Mux(mux_conn, is_client=False)
     client = Client(mux=mux)
-    with taking(lambda: client.upstream.take(user, "blog")) as result:
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)) as result:
         assert not client.deliver(ANY_GO_CLIENT, data)
         assert client.deliver(mux, data)
         assert result.get() is data
@@ -122,7 +123,7 @@ def test_client_that_multiplexes_is_not_asked_a_stream_is_opened(ends: Ends) -> 
     (user, _), (near, far) = ends.pair(), ends.pair()
     mux, peer = Mux(near, is_client=False), Mux(far, is_client=True)
     client = Client(session(FEATURE_MUX), mux)
-    data = client.upstream.take(user, "blog")
+    data = client.upstream.take(user, "blog", BLOG)
     exchange = expect(peer.accept(), Exchange)
     assert (exchange.conn_id, exchange.proxy_name) == (NO_CONN_ID, "blog")
     assert client.posted == []
@@ -139,7 +140,7 @@ def test_user_who_is_ended_while_the_exchange_is_sent_leaves_no_stream_open(
     mux, peer = Mux(near, is_client=False), Mux(far, is_client=True)
     client = Client(session(FEATURE_MUX), mux)
     monkeypatch.setattr(Stream, "sendall", lambda *_: gevent.get_hub().switch())
-    with taking(lambda: client.upstream.take(user, "blog")):
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)):
         stream = peer.accept()
     with pytest.raises(ConnError, match="reset"):
         stream.recv(1)
@@ -163,7 +164,7 @@ def test_data_connection_that_breaks_as_the_exchange_is_sent_makes_room_for_the_
         send_all(conn, data)
 
     monkeypatch.setattr(SocketConn, "sendall", break_if_young)
-    assert client.upstream.take(user, "blog") is old
+    assert client.upstream.take(user, "blog", BLOG) is old
     assert young.closed
 
 
@@ -172,7 +173,7 @@ def test_session_that_has_ended_opens_no_stream_and_the_client_is_asked(ends: En
     mux = Mux(near, is_client=False)
     mux.close()
     client = Client(session(FEATURE_MUX), mux)
-    with taking(lambda: client.upstream.take(user, "blog")) as result:
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)) as result:
         client.upstream.close()
         assert result.get() is None
 
@@ -183,7 +184,7 @@ def test_user_whose_stream_breaks_when_the_client_leaves_does_not_wait_for_anoth
     client = Client(session(FEATURE_MUX), mux)
     mux.close()
     client.upstream.close()
-    assert client.upstream.take(user, "blog") is None
+    assert client.upstream.take(user, "blog", BLOG) is None
     assert client.posted == []
 
 
@@ -194,11 +195,11 @@ def test_waiting_data_connection_is_taken_before_the_client_is_asked(ends: Ends)
     assert client.posted == [Heartbeat(waiting=2)]
     assert client.upstream.admit(near, ClientLogin.waiting_message(own, 1))
     assert client.upstream.waiting == 1
-    assert client.upstream.take(user, "blog") is near
+    assert client.upstream.take(user, "blog", BLOG) is near
     exchange = expect(far, Exchange)
     assert (exchange.conn_id, exchange.proxy_name) == (NO_CONN_ID, "blog")
     assert client.upstream.waiting == 0
-    with taking(lambda: client.upstream.take(user, "blog")):
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)):
         assert client.asked().conn_id != NO_CONN_ID
 
 
@@ -225,7 +226,7 @@ def test_go_client_has_no_data_connections_that_wait(ends: Ends) -> None:
 
 def test_nobody_waits_longer_than_10_s(ends: Ends) -> None:
     (user, _), client = ends.pair(), Client()
-    with taking(lambda: client.upstream.take(user, "blog")) as result:
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)) as result:
         client.now_s += EXPIRY_S
         assert client.conn_map.expire() == 1
         assert result.get() is None
@@ -233,19 +234,18 @@ def test_nobody_waits_longer_than_10_s(ends: Ends) -> None:
 
 def test_proxy_that_is_closed_lets_its_own_users_go_and_nobody_else(ends: Ends) -> None:
     (user, _), (data, _), client = ends.pair(), ends.pair(), Client(session())
-    with taking(lambda: client.upstream.take(user, "blog")) as result:
-        client.upstream.give_up("tcp", "other")
-        client.upstream.give_up("udp", "blog")
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)) as result:
+        client.upstream.give_up(object())
         turn()
         assert not result.ready()
-        client.upstream.give_up("tcp", "blog")
+        client.upstream.give_up(BLOG)
         assert result.get() is None
     assert not client.deliver("a session", data)
 
 
 def test_user_who_is_ended_while_waiting_leaves_nothing_behind(ends: Ends) -> None:
     (user, _), client = ends.pair(), Client()
-    with taking(lambda: client.upstream.take(user, "blog")):
+    with taking(lambda: client.upstream.take(user, "blog", BLOG)):
         assert len(client.conn_map) == 1
     assert len(client.conn_map) == 0
     client.upstream.close()
@@ -253,7 +253,7 @@ def test_user_who_is_ended_while_waiting_leaves_nothing_behind(ends: Ends) -> No
 
 def test_data_connection_that_comes_as_its_user_is_ended_is_closed(ends: Ends) -> None:
     (user, _), (data, far), client = ends.pair(), ends.pair(), Client()
-    taker = gevent.spawn(client.upstream.take, user, "blog")
+    taker = gevent.spawn(client.upstream.take, user, "blog", BLOG)
     turn()
     taker.kill(block=False)
     assert client.deliver(ANY_GO_CLIENT, data)
@@ -266,7 +266,7 @@ def test_data_connection_that_comes_as_its_user_is_ended_is_closed(ends: Ends) -
 def test_datagrams_have_a_data_connection_of_their_own(ends: Ends) -> None:
     (data, _), client = ends.pair(), Client(session(FEATURE_WAIT))
     client.upstream.expect_users()
-    with taking(lambda: client.upstream.take_for_datagrams("dns")) as result:
+    with taking(lambda: client.upstream.take_for_datagrams("dns", object())) as result:
         asked = client.asked()
         assert (asked.proxy_type, asked.proxy_name, asked.user) == ("udp", "dns", "")
         assert client.deliver("a session", data)

@@ -15,11 +15,11 @@ from gnar_lib.server.connmap import ConnMap
 class _Ticket:
     """An entry of the conn map: one greenlet that waits for a data connection, and what the greenlet gets."""
 
-    __slots__ = ("_conn", "_waiter", "key", "proxy")
+    __slots__ = ("_conn", "_waiter", "key", "owner")
 
-    def __init__(self, key: object, proxy: tuple[str, str]) -> None:
+    def __init__(self, key: object, owner: object) -> None:
         self.key = key  # which a data connection has to have
-        self.proxy = proxy  # for whose user, or datagrams, the greenlet waits: kind and name
+        self.owner = owner  # the proxy for whose user, or datagrams, the greenlet waits
         self._conn: Conn | None = None  # once it is delivered
         self._waiter: greenlet | None = None  # while it waits
 
@@ -64,16 +64,16 @@ class OnDemand:
         self._tickets: dict[str, _Ticket] = {}  # of this client, by `conn_id`
         self._is_closed = False  # the client has gone
 
-    def take(self, exchange_for: Callable[[str], Exchange], proxy: tuple[str, str]) -> Conn | None:
+    def take(self, exchange_for: Callable[[str], Exchange], owner: object) -> Conn | None:
         """Ask for a data connection, wait until the client has brought it, and return it.
 
-        `exchange_for` makes the message that asks, of a `conn_id`. `proxy` is the kind and the name of the
-        proxy that needs the data connection. Returns None if none came in time, after `give_up` for that
-        proxy, or after `close`. The caller closes what is returned.
+        `exchange_for` makes the message that asks, of a `conn_id`. `owner` is the proxy that needs the data
+        connection. Returns None if none came in time, after `give_up` for that proxy, or after `close`. The
+        caller closes what is returned.
         """
         if self._is_closed:
             return None
-        ticket = _Ticket(self._key, proxy)
+        ticket = _Ticket(self._key, owner)
         conn_id = self._conn_map.put(ticket)
         self._tickets[conn_id] = ticket
         try:
@@ -83,10 +83,10 @@ class OnDemand:
             self._conn_map.remove(conn_id)
             del self._tickets[conn_id]
 
-    def give_up(self, proxy: tuple[str, str]) -> None:
-        """Have `take` return None to all who wait for this proxy."""
+    def give_up(self, owner: object) -> None:
+        """Have `take` return None to all who wait for this proxy, but not for another of the same name."""
         for conn_id, ticket in self._tickets.items():
-            if ticket.proxy == proxy:
+            if ticket.owner is owner:
                 self._expire(conn_id, ticket)
 
     def close(self) -> None:

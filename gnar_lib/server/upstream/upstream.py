@@ -45,22 +45,24 @@ class Upstream:
         """How many data connections wait for a user."""
         return 0 if self._pool is None else len(self._pool)
 
-    def take(self, user: Conn, proxy: str) -> Conn | None:
+    def take(self, user: Conn, proxy: str, owner: object) -> Conn | None:
         """Return a data connection for a user of a TCP proxy, ready for the user's bytes.
 
-        The client has been told of the user. Returns None if the client brings no data connection within ten
-        seconds, or if its control connection ends before. The caller closes what is returned.
+        The client has been told of the user. `proxy` is the name of the proxy, `owner` the proxy itself, for
+        `give_up`: while a client changes a proxy, it can have two of one name. Returns None if the client
+        brings no data connection within ten seconds, or if its control connection ends before. The caller
+        closes what is returned.
         """
         conn = self._take_ready(user, proxy)
         if conn is not None:
             return conn
-        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), ("tcp", proxy))
+        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), owner)
 
-    def take_for_datagrams(self, proxy: str) -> Conn | None:
-        """Return a data connection that carries the datagrams of a UDP proxy; None as with `take`."""
+    def take_for_datagrams(self, proxy: str, owner: object) -> Conn | None:
+        """Return a data connection that carries the datagrams of a UDP proxy; all else is as with `take`."""
         name = proxy if self._session is not None else ""
         return self._on_demand.take(
-            lambda conn_id: Exchange(conn_id=conn_id, proxy_type="udp", proxy_name=name), ("udp", proxy)
+            lambda conn_id: Exchange(conn_id=conn_id, proxy_type="udp", proxy_name=name), owner
         )
 
     def _take_ready(self, user: Conn, proxy: str) -> Conn | None:
@@ -119,9 +121,9 @@ class Upstream:
         if self._pool is not None:
             self._pool.tend()
 
-    def give_up(self, kind: str, proxy: str) -> None:
-        """Let no user of this proxy, whose kind is "tcp" or "udp", wait for a data connection any longer."""
-        self._on_demand.give_up((kind, proxy))
+    def give_up(self, owner: object) -> None:
+        """Let no user of this proxy wait for a data connection any longer."""
+        self._on_demand.give_up(owner)
 
     def close(self) -> None:
         """Close what waits: `take` brings nothing any more."""
