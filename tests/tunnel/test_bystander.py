@@ -26,7 +26,7 @@ def test_process_that_stands_still_is_found(shared_tunnel: Tunnel) -> None:
             finally:
                 shared_tunnel.server.signal(signal.SIGCONT)
 
-    with pytest.raises(AssertionError, match=r"longer than 0\.3 s: worst delay ([4-9]\d\d|[1-9]\d{3,}) ms"):
+    with pytest.raises(AssertionError, match=r"longer than 0\.3 s: worst delay \d{3,} ms"):
         attack()
 
 

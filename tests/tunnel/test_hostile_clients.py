@@ -21,7 +21,7 @@ USERS_NOT_ACCEPTED = 100
 def test_client_that_asks_for_many_ports_at_once_holds_nobody_up(shared_tunnel: Tunnel) -> None:
     requests = b"".join(to_frame(ProxyReq(0, f"p{number}", "", "tcp")) for number in range(REQUESTS))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
         own_client(shared_tunnel.server_port) as attacker,
     ):
         attacker.sendall(requests)
@@ -36,7 +36,7 @@ def test_client_that_opens_and_cancels_without_end_holds_nobody_up(shared_tunnel
     port = free_port()
     pair = to_frame(ProxyReq(port, "again", "", "tcp")) + to_frame(ProxyCancel("again", port))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
         own_client(shared_tunnel.server_port) as attacker,
     ):
         attacker.sendall(pair * REQUESTS)
@@ -50,7 +50,7 @@ def test_client_that_opens_and_cancels_without_end_holds_nobody_up(shared_tunnel
 
 def test_flood_of_heartbeats_holds_nobody_up(shared_tunnel: Tunnel) -> None:
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
         go_client(shared_tunnel.server_port, free_port()) as attacker,
         drained(attacker),
     ):
@@ -82,7 +82,7 @@ def test_users_of_a_client_that_accepts_no_stream_cost_other_users_nothing(share
     port = free_port()
     request = to_frame(ProxyReq(port, "deaf", "", "tcp"))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(uninvolved_user(shared_tunnel.port, shared_tunnel.server))
+        stack.enter_context(uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client))
         attacker = stack.enter_context(own_client(shared_tunnel.server_port))
         peer = MuxPeer(attacker)
         peer.send(1, request, frame.SYN)

@@ -46,7 +46,7 @@ from tests.peers.plain import go_client, own_client
     ],
 )
 def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(shared_tunnel: Tunnel, sent: bytes) -> None:
-    with uninvolved_user(shared_tunnel.port, shared_tunnel.server):
+    with uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client):
         for _ in range(50):
             with dial(shared_tunnel.server_port) as attacker:
                 attacker.sendall(sent)
@@ -59,7 +59,7 @@ def test_nonsense_on_the_control_port_is_closed_and_harms_nobody(shared_tunnel: 
 @pytest.mark.waits
 def test_login_slower_than_10_s_is_closed(shared_tunnel: Tunnel) -> None:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(uninvolved_user(shared_tunnel.port, shared_tunnel.server))
+        stack.enter_context(uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client))
         attackers = [stack.enter_context(dial(shared_tunnel.server_port)) for _ in range(100)]
         for attacker in attackers:
             attacker.sendall(b"\x01\x00")
@@ -72,7 +72,10 @@ def test_login_slower_than_10_s_is_closed(shared_tunnel: Tunnel) -> None:
 def test_logins_in_progress_are_limited_and_the_oldest_makes_room(echo_tunnel: Tunnel) -> None:
     server, server_port = echo_tunnel.server, echo_tunnel.server_port
     bounds = Bounds(grown_fds=MAX_IN_PROGRESS + 128)
-    with uninvolved_user(echo_tunnel.port, server, bounds=bounds), contextlib.ExitStack() as stack:
+    with (
+        uninvolved_user(echo_tunnel.port, server, echo_tunnel.client, bounds=bounds),
+        contextlib.ExitStack() as stack,
+    ):
         first = stack.enter_context(dial(server_port))
         others = [stack.enter_context(dial(server_port)) for _ in range(MAX_IN_PROGRESS)]
         with contextlib.suppress(ConnectionResetError):
@@ -86,7 +89,7 @@ def test_logins_in_progress_are_limited_and_the_oldest_makes_room(echo_tunnel: T
 
 def test_peers_that_are_refused_cannot_fill_the_log(echo_tunnel: Tunnel) -> None:
     server, server_port = echo_tunnel.server, echo_tunnel.server_port
-    with uninvolved_user(echo_tunnel.port, server):
+    with uninvolved_user(echo_tunnel.port, server, echo_tunnel.client):
         for _ in range(3 * REFUSALS_PER_MINUTE):
             with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
                 attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -101,7 +104,10 @@ def test_peers_that_guess_tokens_by_the_hundred_harm_nobody(echo_tunnel: Tunnel)
         with pytest.raises(AuthError, match="wrong token"):
             own_client(echo_tunnel.server_port, token=f"guess {number}").close()
 
-    with uninvolved_user(echo_tunnel.port, echo_tunnel.server), ThreadPoolExecutor(16) as pool:
+    with (
+        uninvolved_user(echo_tunnel.port, echo_tunnel.server, echo_tunnel.client),
+        ThreadPoolExecutor(16) as pool,
+    ):
         for guessed in [pool.submit(guess, number) for number in range(500)]:
             guessed.result()
     echo_tunnel.server.wait_idle(clients=1)

@@ -264,7 +264,7 @@ def test_hostile_session_is_ended_and_harms_nobody(
     shared_tunnel: Tunnel, attack: Callable[[socket.socket], None], bounds: Bounds
 ) -> None:
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server, bounds=bounds),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=bounds),
         own_client(shared_tunnel.server_port) as attacker,
     ):
         attack(attacker)

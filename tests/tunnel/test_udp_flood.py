@@ -33,8 +33,8 @@ def test_slow_client_costs_datagrams_not_memory_nor_other_users(
 ) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
     with Service(echo) as service:
-        _, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
-        with uninvolved_user(port, tunnel.server, bounds=Bounds(grown_mib=24)):
+        beside, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
+        with uninvolved_user(port, tunnel.server, beside, bounds=Bounds(grown_mib=24)):
             tunnel.client.signal(signal.SIGSTOP)
             try:
                 with Flood(tunnel.port, 1400):

@@ -153,8 +153,8 @@ def test_at_most_4096_sessions_and_no_descriptor_is_missing_for_the_next_user(
 ) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
     with Service(echo) as service:
-        _, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
-        with uninvolved_user(port, tunnel.server):
+        beside, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
+        with uninvolved_user(port, tunnel.server, beside):
             for number in range(4200):
                 with udp_socket(0, f"127.1.{number // 250}.{number % 250}") as user:
                     user.sendto(b"%d" % number, (LOOPBACK, tunnel.port))
