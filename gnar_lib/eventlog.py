@@ -37,13 +37,13 @@ _bursts = _Bursts()
 
 def start() -> None:
     """Log events from now on; more than once does no harm."""
-    for kind, (level, tell) in _TOLD.items():
-        events.unsubscribe(kind, tell)
+    for event_type, (level, tell) in _TOLD.items():
+        events.unsubscribe(event_type, tell)
         if _server.isEnabledFor(level):
-            events.subscribe(kind, tell)
+            events.subscribe(event_type, tell)
 
 
-def _proxy(kind: str, name: str) -> logger.Logger:
+def _log_of(kind: str, name: str) -> logger.Logger:
     return logger.get(f"{kind.upper()} [{name}]")
 
 
@@ -88,7 +88,7 @@ def _connect_failed(event: events.ConnectFailed) -> None:
 
 
 def _proxy_opened(event: events.ProxyOpened) -> None:
-    log = _proxy(event.kind, event.name)
+    log = _log_of(event.kind, event.name)
     if event.side is Side.SERVER:
         log.info("port %d is open for %s", event.port, format_address(event.peer))
     else:
@@ -96,7 +96,7 @@ def _proxy_opened(event: events.ProxyOpened) -> None:
 
 
 def _proxy_refused(event: events.ProxyRefused) -> None:
-    log = _proxy(event.kind, event.name)
+    log = _log_of(event.kind, event.name)
     if event.side is Side.SERVER:
         log.warning("refused to %s: %s", format_address(event.peer), event.reason)
     elif event.retry_s is not None:
@@ -107,14 +107,14 @@ def _proxy_refused(event: events.ProxyRefused) -> None:
 
 def _proxy_closed(event: events.ProxyClosed) -> None:
     if event.side is Side.SERVER and event.reason is events.CloseReason.CANCELLED:
-        _proxy(event.kind, event.name).info("cancelled by %s", format_address(event.peer))
+        _log_of(event.kind, event.name).info("cancelled by %s", format_address(event.peer))
 
 
 # ---- users -------------------------------------------------------------------------------------------------
 
 
 def _of_user(event: events.UserCame | events.UserConnected | events.UserLeft) -> logger.Logger:
-    return _of_side[Side.RELAY] if event.side is Side.RELAY else _proxy("tcp", event.proxy)
+    return _of_side[Side.RELAY] if event.side is Side.RELAY else _log_of("tcp", event.proxy)
 
 
 def _user_came(event: events.UserCame) -> None:
@@ -138,11 +138,11 @@ def _user_left(event: events.UserLeft) -> None:
 
 
 def _datagrams_dropped(event: events.DatagramsDropped) -> None:
-    _proxy("udp", event.proxy).debug("%d datagrams were dropped", event.count)
+    _log_of("udp", event.proxy).debug("%d datagrams were dropped", event.count)
 
 
 def _service_unreachable(event: events.ServiceUnreachable) -> None:
-    log = _proxy(event.kind, event.proxy)
+    log = _log_of(event.kind, event.proxy)
     if not event.again:  # a reload may have given the name to another proxy, which has failed for nobody yet
         _bursts.services.pop(event.proxy, None)
     _bursts.services[event.proxy].warning(log, "the local service does not answer: %s", event.reason)
@@ -150,7 +150,7 @@ def _service_unreachable(event: events.ServiceUnreachable) -> None:
 
 def _service_reached(event: events.ServiceReached) -> None:
     if (burst := _bursts.services.pop(event.proxy, None)) is not None:
-        burst.end(_proxy(event.kind, event.proxy))
+        burst.end(_log_of(event.kind, event.proxy))
 
 
 # ---- the process -------------------------------------------------------------------------------------------

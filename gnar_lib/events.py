@@ -1,14 +1,14 @@
 """What happens in this process, as typed events to which others listen; knows nobody who listens.
 
-A room says in one call what happened: `emit(ProxyOpened, name, kind, port, client)`. The event is only made
-when somebody has subscribed to its type, so that an event to which nobody listens costs one look-up. The
-first listener is `eventlog`, which writes the log lines.
+A room says in one call what happened: `emit(UserCame, side, proxy, user)`. The event is only made when
+somebody has subscribed to its type, so that an event to which nobody listens costs one look-up. The first
+listener is `eventlog`, which writes the log lines.
 
 Listeners run where the event happens, mostly in a user's greenlet or in the hub: they must not wait. An error
 in a listener is logged and stops neither the others nor whoever emitted the event.
 
-`net.format_address` shows an address to people. Bytes `up` are from
-the user to the local service, bytes `down` from the local service to the user. `kind` is "tcp" or "udp".
+Fields that many events have: `kind` is "tcp" or "udp". Bytes `up` are from the user to the local service,
+bytes `down` from the local service to the user. `net.format_address` shows an address to people.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ class ConnectFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProxyOpened(Event):
-    """The server has opened a proxy on `port`; at the client, `where` is what users have to know."""
+    """The server has opened a proxy on `port`; at the client, `where` is what users have to know.
+
+    `peer` is the client or, at the client, the server.
+    """
 
     side: Side
     name: str
@@ -115,7 +118,10 @@ class ProxyOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProxyRefused(Event):
-    """The server refused a proxy. The client asks again in `retry_s` seconds; None: never."""
+    """The server refused a proxy to `peer`, or `peer` refused it. The client asks again in `retry_s` seconds.
+
+    `retry_s` is None if the client never asks again, and at the server, which does not know.
+    """
 
     side: Side
     name: str
@@ -159,7 +165,7 @@ class UserCame(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserConnected(Event):
-    """A user has got a data connection, or the local service, `after_s` seconds after it came."""
+    """A user has got a data connection, or the local service, `after_s` seconds after the user came."""
 
     side: Side
     proxy: str
@@ -169,7 +175,7 @@ class UserConnected(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserLeft(Event):
-    """A user's connection has ended, `lasted_s` seconds after it came; `reason` is empty for a normal end."""
+    """A user has left, `lasted_s` seconds after the user came; `reason` is empty for a normal end."""
 
     side: Side
     proxy: str
@@ -242,27 +248,27 @@ class Stopping(Event):
 P = ParamSpec("P")
 E = TypeVar("E", bound=Event)
 
-_listeners: dict[object, list[Callable[[Any], None]]] = {}
+_listeners: dict[object, list[Callable[[Any], None]]] = {}  # by the type of the event
 
 
-def subscribe(kind: type[E], listener: Callable[[E], None]) -> None:
+def subscribe(event_type: type[E], listener: Callable[[E], None]) -> None:
     """Have `listener` called with each event of exactly this type from now on."""
-    _listeners.setdefault(kind, []).append(listener)
+    _listeners.setdefault(event_type, []).append(listener)
 
 
-def unsubscribe(kind: type[E], listener: Callable[[E], None]) -> None:
+def unsubscribe(event_type: type[E], listener: Callable[[E], None]) -> None:
     """End what `subscribe` began; a listener that has not subscribed is ignored."""
-    listeners = _listeners.get(kind, [])
+    listeners = _listeners.get(event_type, [])
     if listener in listeners:
-        _listeners[kind] = [each for each in listeners if each != listener]
+        _listeners[event_type] = [each for each in listeners if each != listener]
 
 
-def emit(kind: Callable[P, Event], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Tell those who listen that an event of type `kind` has happened, which is made of the arguments."""
-    listeners = _listeners.get(kind)
+def emit(event_type: Callable[P, Event], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Tell the listeners of `event_type` that such an event has happened; the arguments are its fields."""
+    listeners = _listeners.get(event_type)
     if not listeners:
         return
-    event = kind(*args, **kwargs)
+    event = event_type(*args, **kwargs)
     for listener in listeners:
         try:
             listener(event)
