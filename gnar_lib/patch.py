@@ -78,9 +78,8 @@ def patch_all() -> None:
             _ = hub.resolver, hub.threadpool
         monkey.patch_all(ssl=False)  # gnar speaks no TLS, and some Pythons lack it
     except Exception as exc:
-        is_damaged = (
-            isinstance(exc, ImportError) and exc.path is not None
-        )  # a module is there and cannot be loaded
+        # A module that is there and cannot be loaded: the installation is damaged.
+        is_damaged = isinstance(exc, ImportError) and exc.path is not None
         if not names or is_damaged or isinstance(exc, OSError):
             raise
         settings = " ".join(f"{name}={os.environ[name]}" for name in names)

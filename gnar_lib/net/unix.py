@@ -17,6 +17,8 @@ from gnar_lib.net.datagram import DatagramSocket, with_buffers
 from gnar_lib.net.endpoint import BACKLOG, Listener, listen_error
 
 _EVERYTHING = 0o777
+# What a connect to the path answers while a socket is bound there; EPROTOTYPE: a socket of another type.
+_SOMEBODY_LISTENS = (0, errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE)
 
 _log = logger.get("net")
 
@@ -105,12 +107,7 @@ def _remove_stale(path: str) -> None:
         status = probe.connect_ex(path)
     if status == errno.ECONNREFUSED:
         os.unlink(path)
-    elif status in (
-        0,
-        errno.EAGAIN,
-        errno.EINPROGRESS,
-        errno.EPROTOTYPE,
-    ):  # EPROTOTYPE: of another socket type
+    elif status in _SOMEBODY_LISTENS:
         raise PortTakenError(f"{path} is already in use")
     elif status != errno.ENOENT:
         raise OSError(status, os.strerror(status))

@@ -10,9 +10,8 @@ from gnar_lib.net import SocketConn, give_way
 from gnar_lib.pio.flow import Flow
 
 PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)
-MIN_PIPE_BYTES = (
-    256 * 1024
-)  # past a user's share of pipe memory Linux gives 8 KiB, with which buffers are faster
+# Past a user's share of pipe memory Linux gives 8 KiB. Copying through memory is faster than so small a pipe.
+MIN_PIPE_BYTES = 256 * 1024
 SPARE_PIPES = 16  # that are kept for the next bulk transfers
 SMALL_BYTES = 16 * 1024
 SMALL_IN_A_ROW = 64  # after so many small moves the bulk is over, and others need the pipe more
@@ -29,7 +28,7 @@ _spare: list[Pipe] = []
 
 
 class Pipe:
-    """An empty, enlarged, non-blocking pipe; its taker calls `keep`, or `discard` if it is not empty."""
+    """An empty, enlarged, non-blocking pipe; whoever takes one calls `keep`, or `discard` after an error."""
 
     __slots__ = ("reader", "size", "writer")
 

@@ -88,10 +88,9 @@ class Sessions:
         self._meter = meter
         self._limits = limits
         self._log = log
-        self._failures = logger.Burst()
-        self._conns: OrderedDict[bytes, DatagramConn] = (
-            OrderedDict()
-        )  # by the user's packed address, the session that was idle longest first
+        self._failures = logger.Burst()  # warnings about sessions that could not begin
+        # By the user's packed address; the session that was idle longest is the first.
+        self._conns: OrderedDict[bytes, DatagramConn] = OrderedDict()
         self._sweeper: Any = None  # the timer for the first session to become idle
 
     def __len__(self) -> int:

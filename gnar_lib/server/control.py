@@ -168,9 +168,7 @@ class Control:
             listener = shared.ports.listen(port, rights.ports)
             proxy = Proxy(name, self.upstream, rights, shared.meter)
             ingress = TcpIngress(listener, proxy, shared.users)
-        if (
-            self._is_ended
-        ):  # it ended during the look-up of the address to bind to: nobody would call `_close`
+        if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
             raise ConnClosed("the control connection has ended")
         shared.ports.hold(kind, ingress.port)
