@@ -27,7 +27,7 @@ KILL_TIMEOUT_S = 1.0  # how long killed greenlets may take to close their socket
 READY_WAIT_S = 10.0  # the longest wait until systemd is told that the process is ready
 
 # Reference counts free the objects of a connection when the connection ends. The garbage collector is needed
-# for reference cycles alone. Errors make some, so that few collections suffice.
+# for reference cycles alone. Hardly anything but errors makes any, so that few collections suffice.
 GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = logger.get("gnar")

@@ -37,10 +37,10 @@ class ClientLogin:
 
     def __init__(self, token: Secret, kind: str, client_id: str = "", clock: Clock = time.time) -> None:
         self.token = token
-        self.client_id = client_id
+        self.client_id = client_id  # by which the server knows a client that comes back
         self.proves = bool(token) and kind == HMAC  # without a token there is nothing to prove
         self._clock = clock
-        self._nonce = secrets.token_hex(NONCE_BYTES)
+        self._nonce = secrets.token_hex(NONCE_BYTES)  # of this login
         self._server_nonce = ""  # of the Challenge, once it has come
 
     def message(self) -> Login:
@@ -90,12 +90,12 @@ class ClientLogin:
 
 
 class ServerLogin:
-    """One login at a server; `policy` is "any" or "hmac"."""
+    """One login at a server. `policy` is "any", or "hmac" to refuse the md5 logins of Go clients."""
 
     def __init__(self, token: Secret, policy: str, login: Login, clock: Clock = time.time) -> None:
-        self.login = login
-        self.is_ours = bool(login.nonce)
-        self.needs_proof = self.is_ours and login.auth == HMAC
+        self.login = login  # the client's message
+        self.is_ours = bool(login.nonce)  # the client is one of gnar's own, no Go client
+        self.needs_proof = self.is_ours and login.auth == HMAC  # by HMAC; otherwise `check` says it all
         self._token = token
         self._policy = policy
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Dials the server and logs in: the control connection, and the way to data connections."""
+"""Dials the server and logs in on a control connection, and opens the data connections beside it."""
 
 from __future__ import annotations
 

@@ -59,11 +59,10 @@ class Link:
         self._is_ending = False  # `cancel_all` or `end` was called
         self._backoff = Backoff()  # between two control connections
         self._port_backoff = Backoff()  # between two requests for a port that is taken
-        # Both of the present control connection, by the proxy's name:
-        self._unanswered: dict[
-            str, deque[ClientProxy]
-        ] = {}  # whose requests have no answer, the oldest first
-        self._retry_at_s: dict[str, float] = {}  # when to ask again for a port that is taken
+        # Both are about the present control connection, by the proxy's name: the proxies whose requests have
+        # no answer yet, the oldest request first; and when to ask again for a port that is taken.
+        self._unanswered: dict[str, deque[ClientProxy]] = {}
+        self._retry_at_s: dict[str, float] = {}
 
     @property
     def waiting(self) -> int:
@@ -92,7 +91,11 @@ class Link:
         return bool(self.proxies) and not self._is_ending
 
     def _connect_and_serve(self) -> None:
-        """Have one control connection, from dialling to its end; raises why it ended, unless we ended it."""
+        """Have one control connection, from dialling to its end.
+
+        Raises the `ConnError` or `ProtocolError` with which the control connection ended, and whatever
+        `ControlConn.log_in` raises. Returns if a reload during the login has left nothing to do.
+        """
         first = next(iter(self.proxies.values()))
         control = Control.dial(self._shared.config, self._client_id)
         try:
@@ -117,7 +120,10 @@ class Link:
                 proxy.state = ProxyState.PENDING
 
     def _log_in(self, control: Control, first: ClientProxy) -> None:
-        """Log in; raises `AuthError` also if the server hangs up and has never let us in."""
+        """Log in; a server that hangs up, and has never let this link in, counts as one that refuses.
+
+        Raises what `ControlConn.log_in` raises.
+        """
         try:
             control.log_in(first.request())
         except ConnClosed as exc:

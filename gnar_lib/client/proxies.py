@@ -29,8 +29,8 @@ class ClientProxy:
 
     def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
-        self.meter = Meter(total, config.speed_limit)
-        self.joiner = Joiner(Side.CLIENT, config.proxy_name, self.meter)
+        self.meter = Meter(total, config.speed_limit)  # counts and limits all users of the proxy
+        self.joiner = Joiner(Side.CLIENT, config.proxy_name, self.meter)  # joins users with the local service
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port  # the port at the server, once that is known; 0: not yet
@@ -38,6 +38,7 @@ class ClientProxy:
         self.udp: UdpService | None = None  # None for a proxy of TCP
         if self.kind == "udp":
             self.udp = UdpService(config, self.meter, self.log)
+        # The local service of a proxy of TCP; `dial` dials it.
         self._target = Target(config.local_host, config.local_port)
         self._is_unreachable = False  # the local service did not answer the last user
 

@@ -26,15 +26,17 @@ _log = logger.get("client")
 class Client:
     """The end beside the service; `start` opens it, `close` ends it.
 
-    `stop` is called when nothing is left to do: the login was refused, or every proxy. `failed` says that.
+    When the server has refused the login, or every proxy, there is nothing left to do: then the client sets
+    `failed` and calls `stop`.
     """
 
     def __init__(self, config: ClientConfig, stop: Callable[[], None]) -> None:
-        self.shared = Shared(config)
-        self.failed = False
+        self.shared = Shared(config)  # what all links have in common
+        self.failed = False  # nothing is left to do, since the server refused everything
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._stop = stop
         self._links: list[Link] = []  # that are running
+        # Those of the settings that the server has not refused, by name.
         self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
         self._shown: set[str] = set()  # names of the proxies that a person has been shown
 

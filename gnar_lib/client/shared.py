@@ -11,7 +11,7 @@ class Shared:
     """The settings, counts and greenlets that the parts of one client have in common."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self.config = config  # as the client was started with, but for what a reload changes
+        self.config = config  # the settings at the start; a reload changes `grace_s` alone
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one

@@ -71,7 +71,7 @@ class Conn(Protocol):
         """Close, in any state and more than once; a greenlet that waits on this conn gets `ConnClosed`."""
 
     def getpeername(self) -> Sockaddr:
-        """Return the address of the other end; once asked for, also when the other end has gone."""
+        """Return the address of the other end. The address is kept for when the other end has gone."""
 
 
 class EventedConn(Conn, Protocol):

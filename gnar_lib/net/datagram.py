@@ -133,8 +133,8 @@ class DatagramSocket:
     def __init__(self, sock: socket.socket, before_close: Callable[[], None] | None = None) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._peers: dict[Sockaddr, _Peer] = {}
-        self._by_packed: dict[bytes, _Peer] = {}
+        self._peers: dict[Sockaddr, _Peer] = {}  # who has written lately, by address
+        self._by_packed: dict[bytes, _Peer] = {}  # the same, by packed address
         self._reader = _Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None  # takes what was received
         self._budget = 1  # datagrams to read in the next turn

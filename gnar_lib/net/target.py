@@ -20,7 +20,7 @@ Opened = TypeVar("Opened")
 
 
 class _Place:
-    """The addresses of one place; the one to be tried first is the first.
+    """The addresses of one place, in the order in which they are tried.
 
     `source` is a local IP address from which to open sockets, empty for any. Addresses of another family than
     that of `source`, or than `family`, are left out.
@@ -29,10 +29,10 @@ class _Place:
     def __init__(self, host: str, port: int, family: int, source: str) -> None:
         self.host = host
         self.source = source
-        self.known: list[tuple[int, Sockaddr]] = []
+        self.known: list[tuple[int, Sockaddr]] = []  # family and address of each; empty before a look-up
         self._port = port
         self._family = family_of(source, family)
-        self._next_look_up_s = 0.0
+        self._next_look_up_s = 0.0  # the time, as time.monotonic() says, before which no look-up is repeated
 
     def look_up(self, kind: int) -> None:
         """Ask for the addresses; raises `DialError` if there are none. `kind` is a type of sockets."""
@@ -116,7 +116,7 @@ class DatagramTarget:
     def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
         self._place = _Place(host, port, family, source)
         self._refusals = 0  # since the last look-up
-        self._crew = Crew("look-up")
+        self._crew = Crew("look-up")  # one greenlet while a look-up runs in the background
 
     def look_up(self) -> None:
         """Look the name up; raises `DialError` if it is unknown, or has no address of the wanted family."""

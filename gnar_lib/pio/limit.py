@@ -107,11 +107,11 @@ class Bucket:
         self.rate = rate
         self._clock = clock
         self._tokens = Tokens(rate, clock())
-        self._grant = max(1, int(rate * GRANT_S))
-        self._turn = min(self._grant, SHARED_GRANT_BYTES)
+        self._grant = max(1, int(rate * GRANT_S))  # bytes that are granted at once at most
+        self._turn = min(self._grant, SHARED_GRANT_BYTES)  # bytes of one turn while others wait
         self._left = self._turn  # bytes that are left of the turn of the first in the queue
-        self._waiters: deque[_Waiter] = deque()
-        self._timer: Any = None
+        self._waiters: deque[_Waiter] = deque()  # greenlets in `take`, first come first served
+        self._timer: Any = None  # calls `_serve`; None if nobody waits
 
     @classmethod
     def of(cls, rate: int | None) -> Bucket | None:

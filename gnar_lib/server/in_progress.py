@@ -11,7 +11,7 @@ from typing import Protocol
 from gnar_lib.net import Sockaddr, host_of
 from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
 
-MAX_IN_PROGRESS = 1024  # past that, one of those who have most is closed: the oldest, which has had its time
+MAX_IN_PROGRESS = 1024  # past that, the network that has most of them loses its oldest one
 
 
 class Closable(Protocol):
@@ -27,8 +27,8 @@ class Closable(Protocol):
 class InProgress:
     """The connections that are logging in, in the order in which they came.
 
-    One look at all of them each second is cheaper than a timer for each of thousands. Whoever has most of
-    them makes room, so that one host, or one IPv6 network, cannot keep the others from logging in.
+    One look at all of them each second is cheaper than a timer for each of thousands. The network that has
+    most of them makes room, so that one host, or one IPv6 network, cannot keep others from logging in.
     """
 
     def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,7 +41,10 @@ class InProgress:
         return len(self._begun)
 
     def add(self, conn: Closable) -> None:
-        """Note a connection that has come; if there are too many, close the oldest of whoever has most."""
+        """Note a connection that has come; if there are too many, abort the oldest of one network.
+
+        That is the network with most connections.
+        """
         network = _network_of(conn)
         self._begun[conn] = self._clock(), network
         self._of_network[network][conn] = None

@@ -16,7 +16,7 @@ from gnar_lib.proto import Exchange, Login, Message, Proof, ProxyCancel, ProxyRe
 from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES, MAX_LOGIN_BYTES
 
-LINGER_S = 2.0  # for a client that was refused to hang up
+LINGER_S = 2.0  # the longest wait until a client that was refused hangs up
 
 
 @dataclass(frozen=True, slots=True)

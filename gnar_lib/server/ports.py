@@ -51,6 +51,10 @@ class Ports:
         self._held.discard((kind, port))
 
     def _open(self, kind: str, open_port: Callable[[int], Opened], port: int, allowed: PortRanges) -> Opened:
+        """Return what `open_port` makes of `port`, or of an allowed port if `port` is 0.
+
+        With 0 and no restriction, the system chooses the port. Raises as `listen` does.
+        """
         if port == 0 and allowed:
             return self._open_any(open_port, self._candidates(kind, allowed))
         if port and not allowed.allows(port):

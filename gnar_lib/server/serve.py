@@ -25,8 +25,8 @@ class Server:
     """The public end of gnar; `start` opens it, `close` ends it."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self.shared = Shared(config)
-        self.control_ingress = ControlIngress(self.shared)
+        self.shared = Shared(config)  # what all parts of this server have in common
+        self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
 
     def start(self) -> int:
         """Listen on the control port, and return it; raises `ListenError`."""

@@ -14,7 +14,7 @@ class Shared:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config  # replaced by a reload
-        self.stopping = False  # no further proxies are opened
+        self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
         self.conn_map = ConnMap()
         self.meter = Meter()  # of all proxies together; the meter of each proxy lists its live connections

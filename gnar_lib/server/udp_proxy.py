@@ -34,7 +34,7 @@ class UdpProxy:
         self._log = logger.get(f"UDP [{name}]")
         self._framing: Framing = BinaryFraming() if binary else JsonFraming(with_address=True)
         self._carrier: Carrier | None = None  # of the data connection, while there is one
-        self._last_speaker = NOBODY
+        self._last_speaker = NOBODY  # the user whose datagram came last
         self._is_closed = False
 
     def run(self, on_connected: Callable[[], None], answer: Callable[[list[Datagram]], int]) -> None:

@@ -59,9 +59,10 @@ class _Waiting:
 
 
 class WaitingPool:
-    """The data connections of one client that have no user yet, and which the pool closes until `take`.
+    """The data connections of one client that have no user yet.
 
-    `ask_for(n)` is called whenever another number of data connections is to wait at the client's end.
+    The pool closes them; one that `take` has returned is closed by whoever took it. `ask_for(n)` tells the
+    client that `n` data connections are to wait, and is called whenever that number changes.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class WaitingPool:
         ask_for: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session
+        self._session = session  # whose key signs the logins of these data connections
         self._ask_for = ask_for
         self._clock = clock
         self._numbers = auth.ReplayWindow()  # of the logins by which data connections came
@@ -140,7 +141,7 @@ class WaitingPool:
         self._update_demand()
 
     def _update_demand(self) -> None:
-        """Tell the client how many are to wait: few at rest, else more than the busiest second took."""
+        """Tell the client how many are to wait: few at rest, enough for a busy second otherwise."""
         wanted = min(BUSY_WAITING + self._busiest, MAX_WAITING) if self._busiest else MIN_WAITING
         wanted = wanted if self._is_open else 0
         if wanted != self._asked_for:
