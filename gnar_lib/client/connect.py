@@ -29,8 +29,8 @@ from gnar_lib.yamux import Stream
 _NO_MUX = "the server does not multiplex: leave -m out, or start a Go server with -m"
 
 
-class Control:
-    """A control connection to the server; `Control.dial` makes one, and `close` or `abort` closes it.
+class ControlConn:
+    """A control connection to the server; `ControlConn.dial` makes one, and `close` or `abort` closes it.
 
     Data connections go to the very address that the control connection has reached.
     """
@@ -45,7 +45,7 @@ class Control:
         self._waiting_number = 0  # of the last data connection that was opened to wait
 
     @classmethod
-    def dial(cls, config: ClientConfig, client_id: str) -> Control:
+    def dial(cls, config: ClientConfig, client_id: str) -> ControlConn:
         """Connect to the server; raises `DialError`."""
         conn = Target(config.server.host, config.server.port).dial()
         set_keepalive(conn.sock)

@@ -9,7 +9,7 @@ import gevent
 
 from gnar_lib import logger
 from gnar_lib.client import tunnel
-from gnar_lib.client.connect import Control
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
@@ -30,7 +30,9 @@ class Connection:
     being served go on when the control connection ends, unless it is multiplexed.
     """
 
-    def __init__(self, shared: Shared, control: Control, proxy_of: Callable[[Exchange], ClientProxy]) -> None:
+    def __init__(
+        self, shared: Shared, control: ControlConn, proxy_of: Callable[[Exchange], ClientProxy]
+    ) -> None:
         self.control = control  # `close` closes it
         self.pool = WaitingPool(shared.users, control.open_waiting, self._serve)
         self._shared = shared

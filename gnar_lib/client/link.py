@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import gevent
 
 from gnar_lib.client.backoff import Backoff
-from gnar_lib.client.connect import Control
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
@@ -97,7 +97,7 @@ class Link:
         `ControlConn.log_in` raises. Returns if a reload during the login has left nothing to do.
         """
         first = next(iter(self.proxies.values()))
-        control = Control.dial(self._shared.config, self._client_id)
+        control = ControlConn.dial(self._shared.config, self._client_id)
         try:
             self._log_in(control, first)
             self._was_connected = True
@@ -119,7 +119,7 @@ class Link:
             for proxy in self.proxies.values():
                 proxy.state = ProxyState.PENDING
 
-    def _log_in(self, control: Control, first: ClientProxy) -> None:
+    def _log_in(self, control: ControlConn, first: ClientProxy) -> None:
         """Log in; a server that hangs up, and has never let this link in, counts as one that refuses.
 
         Raises what `ControlConn.log_in` raises.
@@ -187,7 +187,7 @@ class Link:
         else:
             self._on_refused(proxy, answer, control.address)
 
-    def _on_answer_of_go(self, control: Control, answer: ProxyResp) -> None:
+    def _on_answer_of_go(self, control: ControlConn, answer: ProxyResp) -> None:
         """Take note of what a Go server says, which names no proxy: the link has one."""
         proxy = next(iter(self.proxies.values()), None)
         if proxy is None or self._is_ending:  # it answers our cancel, and users may still be served

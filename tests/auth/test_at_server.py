@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gnar_lib.auth import ClientLogin
-from gnar_lib.client.connect import Control
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig
 from gnar_lib.net import dial
 from gnar_lib.proto import (
@@ -187,7 +187,7 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
     address = Address(LOOPBACK, listener.getsockname()[1])
     hints = {}
     for token, kind in ((TOKEN, "hmac"), (TOKEN, "md5"), (NONE, "hmac")):
-        control = Control.dial(ClientConfig(server=address, proxies=(), token=token, auth=kind), "")
+        control = ControlConn.dial(ClientConfig(server=address, proxies=(), token=token, auth=kind), "")
         hints[bool(token), kind] = control.hint
         control.conn.close()
     listener.close()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import gevent
 import pytest
 
-from gnar_lib.client.connect import Control
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, Secret
 from gnar_lib.errors import AuthError, ConnClosed, GnarError, ProtocolError, UnsupportedError
 from gnar_lib.net import SocketConn, deadline, listen
@@ -38,13 +38,13 @@ USER = Exchange(conn_id="an id", proxy_type="tcp")
 
 
 @contextmanager
-def dialled(*, token: str = "", multiplex: bool = False) -> Iterator[tuple[Control, SocketConn]]:
+def dialled(*, token: str = "", multiplex: bool = False) -> Iterator[tuple[ControlConn, SocketConn]]:
     """Return a control connection that has yet to log in, and the server's end of it."""
     listener = listen(LOOPBACK, 0)
     address = Address(LOOPBACK, listener.port)
     config = ClientConfig(address, (), token=Secret(token), multiplex=multiplex)
     with deadline(TIMEOUT_S, "the test"):
-        control = Control.dial(config, "a client")
+        control = ControlConn.dial(config, "a client")
         server = accept(listener)
         yield control, server
         control.close()
@@ -52,7 +52,7 @@ def dialled(*, token: str = "", multiplex: bool = False) -> Iterator[tuple[Contr
     listener.close()
 
 
-def log_in(control: Control) -> gevent.Greenlet[[], GnarError | None]:
+def log_in(control: ControlConn) -> gevent.Greenlet[[], GnarError | None]:
     """Log in, in a greenlet whose value is the error."""
 
     def run() -> GnarError | None:
@@ -144,7 +144,7 @@ def test_proxy_at_a_go_server_is_cancelled_on_a_connection_of_its_own() -> None:
     address = Address(LOOPBACK, listener.port)
     config = ClientConfig(address, (), token=Secret("s3cret"), auth="md5")
     with deadline(TIMEOUT_S, "the test"):
-        control = Control.dial(config, "a client")
+        control = ControlConn.dial(config, "a client")
         server = accept(listener)
         control.cancel_apart(ProxyCancel("blog", 9001))
         other = accept(listener)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gnar_lib.client.connect import Control
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, ServerConfig
 from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, SocketConn, deadline, dial
@@ -39,10 +39,10 @@ class Running:
         """Connect to the control port; the caller closes the conn."""
         return dial(socket.AF_INET, (LOOPBACK, self.port))
 
-    def log_in(self, name: str) -> tuple[Control, int]:
+    def log_in(self, name: str) -> tuple[ControlConn, int]:
         """Log in as a client of ours and open one proxy; return control connection and port."""
         address = Address(LOOPBACK, self.port)
-        control = Control.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
+        control = ControlConn.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
         control.log_in(ProxyReq(remote_port=0, proxy_name=name, subdomain="", proxy_type="tcp"))
         return control, answer_of(control.conn).remote_port
 
