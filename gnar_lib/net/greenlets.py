@@ -74,7 +74,7 @@ class Crew:
 
     def _kill_all_but(self, caller: greenlet) -> None:
         for member in [*self._members]:
-            if member is not caller and member in self._members:  # it may have ended by another's end
+            if member is not caller and member in self._members:  # the end of another may have ended it
                 member.throw(GreenletExit)
 
     def began(self, member: greenlet) -> None:
@@ -104,7 +104,8 @@ class _Call(Job):
     def run(self) -> None:
         """Call the function; whatever it raises ends here."""
         crew, me, function, args = self._crew, getcurrent(), self._function, self._args
-        # A spare greenlet keeps its last job, which must not keep what it was about: a client that has left.
+        # A spare greenlet refers to its last job. The job must refer to nothing, since a client that has left
+        # would stay in memory.
         del self._function, self._args
         crew.began(me)
         try:

@@ -188,6 +188,6 @@ def _first_that_opens(
                 error = exc
         raise error or DialError(f"{name} has no address")
     finally:
-        # The error refers to this call, which must not refer to the error: the collector would have to come
-        # before the error's sockets are gone.
+        # The error refers to this call. If the call also referred to the error, only the garbage collector
+        # would free the error's sockets.
         error = None

@@ -148,7 +148,7 @@ class _Pair:
             get_hub().loop.run_callback(self._wake)
 
     def _wake(self) -> None:
-        if self._waiter is not None:  # else it was ended meanwhile
+        if self._waiter is not None:  # else the greenlet was ended meanwhile
             self._waiter.switch(self)
 
     def _abort(self) -> None:

@@ -1,4 +1,4 @@
-"""The control port: logs connections in, sees what each is for, and hands each over to whom it concerns."""
+"""The control port: logs connections in, learns what each is for, and hands each to its client or user."""
 
 from __future__ import annotations
 
@@ -144,10 +144,11 @@ class ControlIngress:
             entry.deliver(conn)
 
     def _key_of(self, login: Login, exchange: Exchange) -> object:
-        """Return the key by which a data connection may claim a user; None, which fits nobody, if it may not.
+        """Return the key with which a data connection claims a user; None, which fits no user, if it may not.
 
-        One of gnar's own clients claims those of whom its session was told, and signs the `conn_id`. A Go
-        client has logged in by the token, and knows the `conn_id`.
+        One of gnar's own clients signs the `conn_id` with the key of its session, and may claim the users
+        that the server has announced to this client. A Go client has logged in by the token, and knows the
+        `conn_id`.
         """
         if not login.session:
             return ANY_GO_CLIENT

@@ -20,8 +20,8 @@ class _Ticket:
     def __init__(self, key: object, owner: object) -> None:
         self.key = key  # which a data connection has to have
         self.owner = owner  # the proxy for whose user, or datagrams, the greenlet waits
-        self._conn: Conn | None = None  # once it is delivered
-        self._waiter: greenlet | None = None  # while it waits
+        self._conn: Conn | None = None  # the data connection, once delivered
+        self._waiter: greenlet | None = None  # the greenlet, while it waits
 
     def wait(self) -> Conn | None:
         """Return the data connection once it is delivered, or None once the ticket has expired."""
