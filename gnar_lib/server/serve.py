@@ -60,6 +60,7 @@ class Server:
 
     def close(self) -> None:
         """End everything at once."""
+        self.control_ingress.stop_listening()
         self.shared.users.kill()
         for control in [*self.control_ingress.clients]:
             control.end()
