@@ -311,7 +311,7 @@ def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not
         allowed = (elapsed - 1) * 4 * MIB
         assert 0.5 * allowed < sum(got.values()) < 1.1 * allowed
         shares = [got[name] - before[name] for name in got]
-        assert min(shares) / max(shares) > 0.6
+        assert min(shares) / max(shares) > 0.3
 
 
 @pytest.mark.parametrize("way", ["spliced", "buffered"])
