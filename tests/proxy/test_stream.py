@@ -262,7 +262,6 @@ def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) 
     rate = 20 * MIB
     began = time.monotonic()  # before the bucket, which earns tokens from its first moment on
     bucket = Bucket(rate)
-    began = time.monotonic()  # the bucket fills from here on
     assert bucket.take_now(rate)  # the burst; it is paid back by two seconds at half the rate
     count, at_least_s = rate // 4, 0.5
     with joined(way, monkeypatch, Flow(bucket)) as pair:
@@ -272,7 +271,7 @@ def test_limit_holds_under_every_way(way: str, monkeypatch: pytest.MonkeyPatch) 
             left -= len(pair.service.recv(MIB))
         sender.get()
         took_s = time.monotonic() - began
-    assert 0.8 * at_least_s <= took_s <= 20 * at_least_s  # a busy machine is late; a grant may be early
+    assert 0.95 * at_least_s <= took_s <= 20 * at_least_s  # a busy machine is late
 
 
 def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not_slowed(
@@ -306,12 +305,12 @@ def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not
         elapsed = time.monotonic() - began
         assert elapsed < 8  # what the limit would make of it
         before = {**got}  # from here on both want all that there is
-        gevent.sleep(max(1.0, 2 - elapsed))  # by then the burst is paid back
+        wait_until(lambda: sum(got.values()) - sum(before.values()) > 8 * MIB, "both have had their turns")
         elapsed = time.monotonic() - began
         allowed = (elapsed - 1) * 4 * MIB
         assert 0.5 * allowed < sum(got.values()) < 1.1 * allowed
         shares = [got[name] - before[name] for name in got]
-        assert min(shares) / max(shares) > 0.3
+        assert min(shares) / max(shares) > 0.8
 
 
 @pytest.mark.parametrize("way", ["spliced", "buffered"])
