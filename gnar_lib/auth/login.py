@@ -105,7 +105,9 @@ class ServerLogin:
         """Check what the Login alone can tell; raises `AuthError`, whose text does not hold the token."""
         if self.needs_proof:
             if not self._token:
-                raise AuthError("this server has no token; start the client without one, or it with one")
+                raise AuthError(
+                    "this server has no token; give it the client's token, or start the client without one"
+                )
             return
         if not self._token:
             return

@@ -183,7 +183,7 @@ def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
     if not least <= len(parameters) <= most:
         wanted = "PORT, and bind=HOST as an option" if most == 1 else "HOST:PORT, with IPv6 in brackets"
         raise UsageError(f"behind the keyword comes {wanted}")
-    host = parameters[0].strip("[]") if len(parameters) == 2 else ""  # noqa: PLR2004
+    host = parameters[0].strip("[]") if len(parameters) == 2 else ""  # noqa: PLR2004  (HOST and PORT)
     if kind.role is Role.TARGET and not host:
         host = "localhost"
     return host, _read_port(parameters[-1], kind)
@@ -234,7 +234,7 @@ def _mode(values: dict[str, str]) -> int | None:
     text = values.get("mode")
     if text is None:
         return None
-    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:  # noqa: PLR2004
+    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:  # noqa: PLR2004  (0777 is the most)
         raise UsageError(f"option 'mode={text}' is not a number from 000 to 777")
     return int(text, 8)
 

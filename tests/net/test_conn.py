@@ -98,17 +98,6 @@ def test_two_conns_of_one_greenlet_with_started_watchers_do_not_mix(pair: Pair) 
     other_far.close()
 
 
-def test_sendall_waits_for_room_and_loses_nothing(pair: Pair) -> None:
-    near, far = pair
-    data = os.urandom(4 * MIB)
-    waiter = Waiter(lambda: near.sendall(data))
-    received = bytearray()
-    while len(received) < len(data):
-        received += far.recv(100_000)
-    assert waiter.result() is None
-    assert received == data
-
-
 def test_send_now_takes_what_fits_and_then_nothing(pair: Pair) -> None:
     near, far = pair
     taken = 0

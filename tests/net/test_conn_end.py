@@ -13,17 +13,6 @@ from tests.helpers.conns import MIB, Pair, Waiter, read_all, tcp_pair
 from tests.helpers.loop import turn, wait_until
 
 
-def test_half_close_leaves_the_other_direction_open(pair: Pair) -> None:
-    near, far = pair
-    near.sendall(b"request")
-    near.shutdown(socket.SHUT_WR)
-    assert read_all(far) == b"request"
-    far.sendall(b"answer")
-    far.shutdown(socket.SHUT_WR)
-    assert read_all(near) == b"answer"
-    near.shutdown(socket.SHUT_WR)  # more than once, and after the peer's end, is no error
-
-
 def test_shutdown_of_a_closed_conn_is_no_error(pair: Pair) -> None:
     near, _ = pair
     near.close()
