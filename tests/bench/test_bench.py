@@ -265,7 +265,7 @@ def test_interrupted_run_reports_and_leaves_nothing_running(number: signal.Signa
         shown, errors = run.communicate(timeout=15)
     assert run.returncode == 128 + signal.SIGINT, errors
     assert "interrupted: not all was measured" in shown
-    assert all(map(_has_ended, started))
+    assert _wait_for(lambda: all(map(_has_ended, started)))
 
 
 def test_run_under_nohup_outlives_its_terminal() -> None:
@@ -273,7 +273,7 @@ def test_run_under_nohup_outlives_its_terminal() -> None:
         assert "SIGHUP" in _ignored_signals(run.pid)
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=15)
-    assert all(map(_has_ended, started))
+    assert _wait_for(lambda: all(map(_has_ended, started)))
 
 
 def _ignored_signals(pid: int) -> set[str]:
