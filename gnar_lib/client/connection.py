@@ -14,9 +14,9 @@ from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
 from gnar_lib.errors import ProtocolError
-from gnar_lib.net import Conn, deadline
+from gnar_lib.net import Conn
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect, recv
-from gnar_lib.proto.numbers import HEARTBEAT_S, LOGIN_DEADLINE_S, SILENCE_S
+from gnar_lib.proto.numbers import HEARTBEAT_S, MAX_LOGIN_BYTES, SILENCE_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.yamux import Stream
 
@@ -98,10 +98,10 @@ class Connection:
         tunnel.serve(proxy, self.control.open_data(asked), asked.user)
 
     def _serve_stream(self, stream: Stream) -> None:
-        """Serve a user for whom the server has opened a stream."""
+        """Serve a user for whom the server has opened a stream; the session resets one that says nothing."""
         try:
-            with deadline(LOGIN_DEADLINE_S, "the first message of a stream"):
-                exchange = expect(stream, Exchange)
+            exchange = expect(stream, Exchange, MAX_LOGIN_BYTES)
+            stream.claim()
         except BaseException:
             stream.abort()
             raise

@@ -1,17 +1,38 @@
-"""Options of TCP sockets, as far as the platform has them."""
+"""Options of TCP sockets, as far as the platform has them, and when a silent peer counts as dead."""
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
 from gnar_lib import logger
 
-# The kernel notices a peer that vanished without a FIN after 15 + 3 * 5 seconds of silence.
-KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 15, 5, 3
+DEFAULT_DEAD_AFTER_S = 120.0
+KEEPALIVE_PROBES = 6  # questions without an answer until the kernel gives a peer up
 # The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
 
 _log = logger.get("net")
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long this process waits for peers that say nothing."""
+
+    dead_after_s: float = DEFAULT_DEAD_AFTER_S
+
+
+_patience = _Patience()
+
+
+def dead_after_s() -> float:
+    """Return for how many seconds a peer that should answer may be silent before it is given up."""
+    return _patience.dead_after_s
+
+
+def set_dead_after(seconds: float) -> None:
+    """Give peers so much time from now on; connections that are there already keep theirs."""
+    _patience.dead_after_s = seconds
 
 
 def set_common_options(sock: socket.socket) -> None:
@@ -21,12 +42,16 @@ def set_common_options(sock: socket.socket) -> None:
 
 
 def set_keepalive(sock: socket.socket) -> None:
-    """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent."""
+    """Have the kernel notice a peer that vanished without a FIN, also while nothing is sent.
+
+    The first question comes after a quarter of `dead_after_s`, the last answer has to come when it is over.
+    """
+    idle_s, interval_s = max(1, round(dead_after_s() / 4)), max(1, round(dead_after_s() / 8))
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (
-            (_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S),
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            (_KEEPALIVE_IDLE, idle_s),
+            ("TCP_KEEPINTVL", interval_s),
             ("TCP_KEEPCNT", KEEPALIVE_PROBES),
         ):
             if hasattr(socket, name):

@@ -28,8 +28,11 @@ class Owner(Protocol):
     def forget(self, stream_id: int) -> None:
         """Ignore frames for a stream that has ended."""
 
-    def on_accepted(self) -> None:
+    def on_accepted(self, stream_id: int) -> None:
         """The peer has accepted a stream that this end opened, or the stream has ended before."""
+
+    def on_claimed(self, stream_id: int) -> None:
+        """A stream of the peer has said what it is for."""
 
     def send_window_update(self, frame: bytes) -> None:
         """Send a WindowUpdate `frame`; measure the round trip if no recent measurement is known."""

@@ -6,7 +6,8 @@ switched to. Only what those greenlets leave unread is copied.
 
 from __future__ import annotations
 
-from typing import Protocol
+from time import monotonic
+from typing import Any, Protocol
 
 from gevent.hub import get_hub
 
@@ -17,6 +18,7 @@ from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 
 BUFFER_BYTES = 256 * 1024
+MAX_FRAMES = 256  # in one turn of the loop, so that a flood of small frames does not keep others waiting
 
 # One buffer for all sessions: nothing is left in it between two reads.
 _buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -47,10 +49,20 @@ class FrameHandler(Protocol):
 class Receiver:
     """Reads the frames of one session for as long as its conn is open."""
 
-    __slots__ = ("_conn", "_flags", "_header", "_missing", "_session", "_stream", "_touched", "has_heard")
+    __slots__ = (
+        "_conn",
+        "_flags",
+        "_header",
+        "_missing",
+        "_session",
+        "_stream",
+        "_touched",
+        "_turn",
+        "heard_s",
+    )
 
     def __init__(self, conn: EventedConn, session: FrameHandler) -> None:
-        self.has_heard = True  # some byte has come since somebody set this to False
+        self.heard_s = monotonic()  # when some byte last came
         self._conn = conn  # belongs to the session, which closes it
         self._session = session  # is told of every frame that belongs to no stream
         self._header = b""  # the first bytes of a header of which the rest has not come
@@ -59,16 +71,25 @@ class Receiver:
         self._missing = 0  # how many bytes of the payload have not come
         self._flags = 0  # of that frame: they count once the payload is complete
         self._touched: list[Stream] = []  # streams for which frames have come in this read
+        self._turn: Any = None  # the timer for the next turn, when there were too many frames for one
 
     def start(self) -> None:
         """Receive from now on, beginning with bytes that were put back into the conn."""
-        self._conn.call_when_readable(self._on_readable)
         if self._conn.has_unread:
-            get_hub().loop.run_callback(self._on_unread)
+            self._go_on_next_turn()
+        else:
+            self._conn.call_when_readable(self._on_readable)
 
-    def _on_unread(self) -> None:
-        while self._conn.has_unread and not self._session.closed:
-            self._on_readable()
+    def _go_on_next_turn(self) -> None:
+        """Leave what is in the conn for the next turn of the loop: others come first."""
+        self._conn.call_when_readable(None)
+        self._turn = get_hub().loop.timer(0.0)
+        self._turn.start(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn = None
+        self._conn.call_when_readable(self._on_readable)
+        self._on_readable()
 
     def _on_readable(self) -> None:
         """Read once and handle the frames; runs in the hub."""
@@ -82,7 +103,7 @@ class Receiver:
                 return
             if not count:
                 raise ConnClosed("the peer closed the connection")
-            self.has_heard = True
+            self.heard_s = monotonic()
             session.sender.corked = True
             _buffer[:begin] = self._header
             self._handle_frames(begin + count)
@@ -100,7 +121,9 @@ class Receiver:
     def _handle_frames(self, end: int) -> None:
         """Handle the frames in the first `end` bytes of the buffer."""
         at = self._pass_payload(0, end) if self._stream or self._missing else 0
-        while end - at >= HEADER_BYTES:
+        left = MAX_FRAMES
+        while end - at >= HEADER_BYTES and left:
+            left -= 1
             kind, flags, stream_id, length = unpack(_buffer, at)
             at += HEADER_BYTES
             if kind == DATA:
@@ -119,7 +142,12 @@ class Receiver:
                 self._session.on_ping(flags, length)
             else:
                 self._session.on_go_away(length)
-        self._header = bytes(_buffer[at:end]) if at < end else b""
+        if left or self._session.closed:
+            self._header = bytes(_buffer[at:end]) if at < end else b""
+        else:
+            self._header = b""
+            self._conn.unread(bytes(_buffer[at:end]))
+            self._go_on_next_turn()
 
     def _pass_payload(self, at: int, end: int) -> int:
         """Pass what has come of a payload to the stream; after the last part, pass the frame's flags, too.

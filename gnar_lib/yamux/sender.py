@@ -76,6 +76,11 @@ class Sender:
         self._bulk = 0  # bytes of payload sent in this turn
         self._was_lone = True  # the turn before had at most one frame, so this turn probably has one, too
 
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes of frames the conn has not taken."""
+        return len(self._queue)
+
     def send(self, frame: bytes) -> None:
         """Send a whole frame, in this turn or as soon as the conn takes it."""
         if self._loop.now() != self._turn:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from gevent.event import Event
 from gevent.hub import get_hub
@@ -13,6 +12,8 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
 from gnar_lib.net import Crew, EventedConn, Sockaddr, wait_for
+from gnar_lib.net.options import dead_after_s
+from gnar_lib.yamux.arrivals import Arrivals
 from gnar_lib.yamux.frame import (
     ACK,
     GO_AWAY,
@@ -27,32 +28,25 @@ from gnar_lib.yamux.frame import (
     WINDOW_UPDATE,
     pack,
 )
+from gnar_lib.yamux.holdings import LOOK_EVERY_BYTES, holdings
+from gnar_lib.yamux.opening import Opening
 from gnar_lib.yamux.receiver import Receiver
 from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 from gnar_lib.yamux.window import Path
 
-ACCEPT_BACKLOG = 256  # streams that an end has opened and the other has not accepted; hashicorp's number
-MAX_HANDLED = 16 * 1024  # streams of the peer whose handlers run, those included that the peer has reset
 MAX_STORED_BYTES = 256 << 20  # unread in all streams together; past that, the stream with most is reset
-KEEPALIVE_S = 30.0
-KEEPALIVE_TIMEOUT_S = 10.0
+KEEPALIVE_S = 30.0  # a peer that was silent for so long is asked for an answer
+SETTLE_S = 10.0  # within which a stream has to be claimed, or accepted by the peer
+LOOK_EVERY_S = 1.0  # between two looks for streams that are neither
 _GO_AWAY_REASONS = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an internal error"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """What `serve` was given: `handle` runs in a greenlet of `crew` for each stream of the peer."""
-
-    crew: Crew
-    handle: Callable[[Stream], None]
 
 
 class Session:
     """One end of a multiplexed session over a conn, which the session closes.
 
     If `receives` is false, the session reads nothing until `receive` is called. Streams of the peer wait for
-    `serve` or `accept`; while `ACCEPT_BACKLOG` of them wait, further ones are refused.
+    `serve` or `accept`, and have to be claimed by whoever serves them.
     """
 
     def __init__(self, conn: EventedConn, *, is_client: bool, receives: bool = True) -> None:
@@ -69,23 +63,24 @@ class Session:
         self._streams: dict[int, Stream] = {}  # by id; without those that both ends have ended
         self._peer_gone_away = False  # the peer takes no further streams
         self._gone_away = False  # this end takes no further streams
-        self._handler: _Handler | None = None  # None until `serve` is called
-        self._handled = 0  # streams of the peer whose handlers run
-        self._held: deque[Stream] = deque()  # opened and not announced, since the peer's backlog may be full
-        self._announced = 0  # streams of this end that the peer knows and has not accepted yet
-        self._arrived: list[Stream] = []  # streams of the peer that the present read has opened
-        self._backlog: deque[Stream] = deque()  # streams of the peer that wait for `serve` or `accept`
-        self._acceptors: deque[greenlet] = deque()  # greenlets that wait in `accept`
+        self._is_draining = False  # the session closes when its last stream ends
+        self._arrivals = Arrivals(self)  # the peer's streams that nobody has claimed
+        self._opening = Opening(
+            self.sender, self.call_soon
+        )  # those of this end that the peer has not accepted
+        self._held_seen = 0  # what was held when all sessions were last counted
         # By number: when the ping was sent, and who waits for the answer.
         self._pings: dict[int, tuple[float, greenlet | None]] = {}
         self._next_ping = 0  # the number of the next ping
         self._is_measuring = False  # a ping is on the way to measure the round trip
         self._ended = Event()  # set when everybody who waits on the session or on a stream was woken
         self._receiver = Receiver(conn, self)
-        self._keepalive = self._loop.timer(KEEPALIVE_S, KEEPALIVE_S)
+        self._ask_after_s = min(KEEPALIVE_S, dead_after_s() / 4)
+        self._keepalive = self._loop.timer(self._ask_after_s, self._ask_after_s)
         self._keepalive.start(self._keep_alive)
-        # Ends the session of a silent peer. The timer repeats, since `again` does not start others.
-        self._deadline = self._loop.timer(KEEPALIVE_TIMEOUT_S, KEEPALIVE_TIMEOUT_S)
+        # Calls `_settle`, while streams are unclaimed or wait to be accepted.
+        self._settler: Any = self._loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+        holdings.holders.add(self)
         if receives:
             self.receive()
 
@@ -125,38 +120,34 @@ class Session:
             raise MuxError(f"{self}: all stream ids of this session are used up")
         stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN)
         self._next_id += 2
-        self._held.append(stream)
-        self._announce()
+        self._opening.add(stream)
+        self._settle_soon()
         return stream
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
-        """Accept from now on; `handle(stream)` runs in a greenlet of `crew` and closes the stream."""
-        self._handler = _Handler(crew, handle)
-        self._arrived, self._backlog = [*self._backlog, *self._arrived], deque()
-        if self._arrived:
-            self._loop.run_callback(self._hand_over)
+        """Accept from now on.
+
+        `handle(stream)` runs in a greenlet of `crew` once the first bytes of a stream are there. It claims
+        the stream when it knows what the stream is for, and closes it.
+        """
+        self._arrivals.serve(crew, handle)
 
     def accept(self) -> Stream:
-        """Wait for a stream of the peer and return it; raises `MuxError` if the session has ended."""
-        current = getcurrent()
-        while not self._backlog:
-            if self.closed:
-                raise MuxError(f"{self}: {self.why_closed}")
-            self._acceptors.append(current)
-            try:
-                wait_for(self)
-            finally:
-                if current in self._acceptors:
-                    self._acceptors.remove(current)
-        stream = self._backlog.popleft()
-        self.sender.send_flags_soon(stream)
-        return stream
+        """Wait for a stream of the peer and claim it; raises `MuxError` if the session has ended."""
+        return self._arrivals.accept()
 
     def go_away(self) -> None:
         """Take no further streams from the peer; those that are open go on."""
         if not (self.closed or self._gone_away):
             self._gone_away = True
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
+
+    def drain(self) -> None:
+        """Take no further streams, and close the session when the last one has ended."""
+        self.go_away()
+        self._is_draining = True
+        if not self._streams:
+            self.close()
 
     # ---- round trips ---------------------------------------------------------------------------------------
 
@@ -180,17 +171,19 @@ class Session:
         self.sender.send(pack(PING, SYN, SESSION_ID, number))
         return number
 
-    def _keep_alive(self) -> None:
-        self._receiver.has_heard = False
-        self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
-        self._send_ping(None)
-        if not self.closed:  # sending the ping may have failed, which ends the session
-            self._deadline.again(self._check_alive)
+    @property
+    def heard_s(self) -> float:
+        """When any byte last came from the peer, as `time.monotonic` says."""
+        return self._receiver.heard_s
 
-    def _check_alive(self) -> None:
-        self._deadline.stop()
-        if not self._receiver.has_heard:
-            self._end(DeadlineError(f"the peer has not been heard from for {KEEPALIVE_TIMEOUT_S:g} s"))
+    def _keep_alive(self) -> None:
+        """Ask a peer that has been silent for an answer, and give up one that is silent for too long."""
+        self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
+        silent_s = monotonic() - self.heard_s
+        if silent_s > dead_after_s():
+            self._end(DeadlineError(f"the peer has not been heard from for {silent_s:.0f} s"))
+        elif silent_s > self._ask_after_s / 2:
+            self._send_ping(None)
 
     # ---- ending --------------------------------------------------------------------------------------------
 
@@ -214,7 +207,8 @@ class Session:
         self.closed, self.error = True, error
         self.sender.close()
         self._conn.close()
-        for timer in (self._keepalive, self._deadline):
+        holdings.holders.discard(self)
+        for timer in (self._keepalive, self._settler):
             timer.stop()
             timer.close()
         self._loop.run_callback(self._tell_end)
@@ -226,8 +220,8 @@ class Session:
             stream.wake()
         for number in [*self._pings]:
             self._wake_pinger(number)
-        while self._acceptors:
-            self._acceptors.popleft().switch(self)
+        self._arrivals.end()
+        self.path.close()
         self._ended.set()
 
     # ---- for the streams -----------------------------------------------------------------------------------
@@ -235,21 +229,29 @@ class Session:
     def forget(self, stream_id: int) -> None:
         """Ignore frames for a stream that has ended."""
         self._streams.pop(stream_id, None)
+        self._arrivals.forget(stream_id)
+        if self._is_draining and not self._streams:
+            self.call_soon(self.close)
 
-    def on_accepted(self) -> None:
+    def on_accepted(self, stream_id: int) -> None:
         """The peer has accepted a stream that this end opened, or the stream has ended before."""
-        self._announced -= 1
-        self._announce()
+        self._opening.accepted(stream_id)
 
-    def _announce(self) -> None:
-        """Tell the peer of streams that this end has opened, as many as the peer's backlog holds."""
-        while self._held and self._announced < ACCEPT_BACKLOG:
-            stream = self._held.popleft()
-            if stream.announce():
-                self._announced += 1
-                self.sender.send_flags_soon(stream)
-                if stream.has_writer:
-                    self.call_soon(stream.wake)
+    def on_claimed(self, stream_id: int) -> None:
+        """A stream of the peer has said what it is for."""
+        self._arrivals.claim(stream_id)
+
+    def _settle_soon(self) -> None:
+        """See to it that a new stream is claimed, or accepted, in time."""
+        if not self._settler.active:
+            self._settler.start(self._settle)
+
+    def _settle(self) -> None:
+        late_s = monotonic() - SETTLE_S
+        self._arrivals.expire(late_s)
+        self._opening.expire(late_s)
+        if not (len(self._arrivals) or len(self._opening)) and not self.closed:
+            self._settler.stop()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the hub."""
@@ -274,13 +276,12 @@ class Session:
             raise ProtocolError(f"SYN for stream {stream_id}, which is not the peer's to open")
         if stream_id in self._streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which exists")
-        waiting = len(self._backlog) + len(self._arrived)
-        is_full = self._handled + waiting >= MAX_HANDLED if self._handler else waiting >= ACCEPT_BACKLOG
-        if self._gone_away or is_full:
+        if self._gone_away or self._arrivals.is_full:
             self.sender.send(pack(WINDOW_UPDATE, RST, stream_id, 0))
             return None
         stream = self._streams[stream_id] = Stream(self, stream_id, ACK)
-        self._arrived.append(stream)
+        self._arrivals.add(stream)
+        self._settle_soon()
         return stream
 
     def on_ping(self, flags: int, number: int) -> None:
@@ -312,10 +313,28 @@ class Session:
         """All frames of one read have been handled: wake the greenlets that wait on the `touched` streams."""
         for stream in touched:
             stream.is_touched = False
-            stream.wake()
-        if self._arrived:
-            self._hand_over()
+            if stream.is_new:
+                self._arrivals.advance(stream)
+            else:
+                stream.wake()
         if self.stored_bytes > MAX_STORED_BYTES:
+            self._reset_fullest()
+        if self.held_bytes > self._held_seen + LOOK_EVERY_BYTES:
+            self._held_seen = self.held_bytes
+            holdings.look()
+        elif self.held_bytes < self._held_seen:
+            self._held_seen = self.held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept for the peer: bytes that nobody has read, and frames that the peer does not take."""
+        return self.stored_bytes + self.sender.queued_bytes
+
+    def shed(self) -> None:
+        """Hold less, since all sessions together hold too much."""
+        if self.sender.queued_bytes > self.stored_bytes:
+            self._end(MuxError(f"{self.sender.queued_bytes} bytes wait for a peer that does not read"))
+        else:
             self._reset_fullest()
 
     def _reset_fullest(self) -> None:
@@ -331,25 +350,3 @@ class Session:
         if isinstance(error, ProtocolError) and not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, PROTOCOL_ERROR))
         self._end(error)
-
-    def _hand_over(self) -> None:
-        """Give the streams that have arrived to whoever accepts them; runs in the hub."""
-        arrived, self._arrived = self._arrived, []
-        handler = self._handler
-        if handler is None:
-            self._backlog += arrived
-            while self._acceptors and self._backlog:
-                self._acceptors.popleft().switch(self)
-            return
-        for stream in arrived:
-            if stream.is_reset:  # the read that opened the stream has reset it, too
-                continue
-            self.sender.send_flags_soon(stream)
-            self._handled += 1
-            handler.crew.enter(self._run, handler.handle, stream)
-
-    def _run(self, handle: Callable[[Stream], None], stream: Stream) -> None:
-        try:
-            handle(stream)
-        finally:
-            self._handled -= 1

@@ -8,7 +8,7 @@ from typing import Final
 
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.errors import ConnClosed, ProtocolError, WriteError
 from gnar_lib.net import Sockaddr, wait_for
 from gnar_lib.yamux.frame import (
     ACK,
@@ -56,11 +56,14 @@ class Stream:
         "_session",
         "_state",
         "_unread",
+        "_why_closed",
         "_window",
         "_write_waiter",
         "closed",
         "id",
+        "is_new",
         "is_touched",
+        "since_s",
         "was_read",
     )
 
@@ -69,6 +72,9 @@ class Stream:
         self.closed = False  # this end has called `close` or `abort`
         self.was_read = False  # a wait to read has ended since somebody set this to False
         self.is_touched = False  # a frame for this stream was among those of the present read
+        self.is_new = False  # the peer has opened the stream, and nobody serves it yet
+        self.since_s = 0.0  # when either end opened the stream
+        self._why_closed = "closed"  # why this end has closed
         self._session = session  # to which this stream belongs
         self._state = _OPEN  # changes in `_end` alone
         self._flags = flags  # SYN or ACK, until a frame has carried it to the peer
@@ -170,18 +176,18 @@ class Stream:
     def _is_at_end(self) -> bool:
         """Tell whether no more bytes come; raises `ConnClosed` if the stream was closed or broke off."""
         if self.closed:
-            raise ConnClosed(f"{self}: closed")
+            raise ConnClosed(f"{self}: {self._why_closed}")
         state = self._state
         if state is _PEER_ENDED or state is _ENDED:
             return True
-        self._check_alive()
+        if state is _RESET or self._session.closed:
+            raise ConnClosed(f"{self}: {self._why_broken}")
         return False
 
-    def _check_alive(self) -> None:
-        if self._state is _RESET:
-            raise ConnClosed(f"{self}: reset by the peer")
-        if self._session.closed:
-            raise ConnClosed(f"{self}: {self._session.why_closed}")
+    @property
+    def _why_broken(self) -> str:
+        """Why nothing travels any more on a stream that this end has not closed."""
+        return "reset by the peer" if self._state is _RESET else self._session.why_closed
 
     def _wait_to_read(self) -> None:
         self._read_waiter = getcurrent()
@@ -194,7 +200,7 @@ class Stream:
     def call_once_readable(self, callback: Callable[[], None]) -> None:
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         if self.closed:
-            raise ConnClosed(f"{self}: closed")
+            raise ConnClosed(f"{self}: {self._why_closed}")
         self._on_readable = callback
         self._session.call_soon(self.wake)  # bytes may be there already
 
@@ -206,12 +212,11 @@ class Stream:
     def _consumed(self, count: int) -> None:
         """Let the peer send more in place of the bytes that the reader took."""
         self._session.stored_bytes -= count
-        if grant := self._window.consume(count):
+        if (self._state is _OPEN or self._state is _WE_ENDED) and (grant := self._window.consume(count)):
             self._grant(grant)
 
     def _grant(self, count: int) -> None:
-        if self._state is _OPEN or self._state is _WE_ENDED:
-            self._session.send_window_update(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))
+        self._session.send_window_update(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -273,14 +278,12 @@ class Stream:
 
     def _check_sending(self) -> None:
         if self.closed:
-            raise ConnClosed(f"{self}: closed")
+            raise WriteError(f"{self}: {self._why_closed}")
         state = self._state
-        if state is not _OPEN and state is not _PEER_ENDED:
-            if state is not _RESET:
-                raise ConnClosed(f"{self}: shut down for writing")
-            self._check_alive()
-        if self._session.closed:
-            self._check_alive()
+        if state is not _OPEN and state is not _PEER_ENDED and state is not _RESET:
+            raise WriteError(f"{self}: shut down for writing")
+        if state is _RESET or self._session.closed:
+            raise WriteError(f"{self}: {self._why_broken}")
 
     def _take_flags(self) -> int:
         flags, self._flags = self._flags, 0
@@ -293,9 +296,13 @@ class Stream:
         if how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
             self._end(Event.SEND_FIN)
 
-    def abort(self) -> None:
-        """Close with a reset, so that the peer does not take what it has for the whole."""
+    def abort(self, reason: str = "closed") -> None:
+        """Close with a reset, so that the peer does not take what it has for the whole.
+
+        `reason` is what a greenlet that waits on this stream is told.
+        """
         if not self.closed:
+            self._why_closed = reason
             self._close()
             if self._state not in _OVER:
                 self._end(Event.SEND_RST)
@@ -325,9 +332,18 @@ class Stream:
         return self._write_waiter is not None
 
     @property
-    def is_reset(self) -> bool:
-        """Whether one of the ends has reset the stream."""
-        return self._state is _RESET
+    def has_bytes(self) -> bool:
+        """Whether bytes have come that nobody has read."""
+        return bool(self._chunks)
+
+    @property
+    def is_ended_by_peer(self) -> bool:
+        """Whether the peer sends nothing more."""
+        return self._state is not _OPEN and self._state is not _WE_ENDED
+
+    def claim(self) -> None:
+        """Take note that the stream has said what it is for: until then the peer may have few of them."""
+        self._session.on_claimed(self.id)
 
     @property
     def stored_bytes(self) -> int:
@@ -370,12 +386,11 @@ class Stream:
         if flags & FIN:
             self._end(Event.RECEIVE_FIN)
         if flags & RST and self._state is not _ENDED:
-            self._end(Event.RECEIVE_RST)
-            self._forget_chunks()
+            self._end(Event.RECEIVE_RST)  # what came before it can still be read
 
     def _on_accepted(self) -> None:
         self._is_unaccepted = False
-        self._session.on_accepted()
+        self._session.on_accepted(self.id)
 
     def announce(self) -> bool:
         """Allow sending, with SYN in the first frame; return False if the stream has ended already."""

@@ -12,6 +12,7 @@ from time import monotonic
 
 from gnar_lib.errors import ProtocolError
 from gnar_lib.yamux.frame import INITIAL_WINDOW_BYTES
+from gnar_lib.yamux.holdings import holdings
 
 MAX_WINDOW_BYTES = 16 << 20  # 2.5 Gbit/s over 50 ms
 MAX_GROWTH_BYTES = 64 << 20  # of all windows of a session together, beyond their initial sizes
@@ -20,13 +21,13 @@ RTT_AGE_S = 5.0  # a round trip that was measured longer ago is measured again b
 
 
 class Path:
-    """What the streams of one session share: the round trip time, and how much their windows may grow yet."""
+    """What the streams of one session share: the round trip time, and how much their windows have grown."""
 
-    __slots__ = ("_measured_s", "rtt_s", "spare_bytes")
+    __slots__ = ("_measured_s", "grown_bytes", "rtt_s")
 
     def __init__(self) -> None:
         self.rtt_s = 0.0  # the round trip time as last measured; 0 if it was never measured
-        self.spare_bytes = MAX_GROWTH_BYTES  # by which all windows together may still grow
+        self.grown_bytes = 0  # by how many bytes all windows together have grown
         self._measured_s = 0.0  # when the round trip was measured
 
     def set_rtt(self, rtt_s: float) -> None:
@@ -38,6 +39,23 @@ class Path:
     def is_stale(self) -> bool:
         """Whether the round trip should be measured again before a window relies on it."""
         return not self.rtt_s or monotonic() - self._measured_s > RTT_AGE_S
+
+    def take_growth(self, wanted: int) -> int:
+        """Return by how many of the `wanted` bytes a window may grow, as far as all windows leave room."""
+        growth = min(wanted, MAX_GROWTH_BYTES - self.grown_bytes, holdings.spare_growth)
+        self.grown_bytes += growth
+        holdings.spare_growth -= growth
+        return growth
+
+    def give_growth(self, count: int) -> None:
+        """Take back what a window has grown by."""
+        self.grown_bytes -= count
+        holdings.spare_growth += count
+
+    def close(self) -> None:
+        """The session has ended: its windows hold nothing any more, and grow no more."""
+        self.give_growth(self.grown_bytes)
+        self.rtt_s = 0.0
 
 
 class Window:
@@ -74,9 +92,8 @@ class Window:
         now = monotonic()
         growth = 0
         if now - self._granted_s < FAST_ROUND_TRIPS * self._path.rtt_s:
-            growth = min(self._size, MAX_WINDOW_BYTES - self._size, self._path.spare_bytes)
+            growth = self._path.take_growth(min(self._size, MAX_WINDOW_BYTES - self._size))
             self._size += growth
-            self._path.spare_bytes -= growth
         self._granted_s = now
         return self._grant(growth)
 
@@ -87,7 +104,7 @@ class Window:
 
     def release(self) -> None:
         """Give the growth of this window back to the other streams of the session."""
-        self._path.spare_bytes += self._size - INITIAL_WINDOW_BYTES
+        self._path.give_growth(self._size - INITIAL_WINDOW_BYTES)
         self._size = INITIAL_WINDOW_BYTES
 
     def _grant(self, growth: int) -> int:

@@ -22,9 +22,11 @@ from gnar_lib.proto import (
     Welcome,
     recv,
     send,
+    to_frame,
 )
 from gnar_lib.proto.numbers import FEATURE_MUX
 from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import session as session_module
 from tests.helpers.loop import wait_until
 from tests.peers.link_server import TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused
 
@@ -227,9 +229,12 @@ def test_stream_without_a_first_message_is_reset(monkeypatch: pytest.MonkeyPatch
     send(conn, Welcome(session="a session", features=(FEATURE_MUX,)))
     mux = Mux(conn, is_client=False)
     assert isinstance(recv(mux.accept()), ProxyReq)
-    monkeypatch.setattr(connection_module, "LOGIN_DEADLINE_S", 0.01)
+    monkeypatch.setattr(session_module, "SETTLE_S", 0.05)
+    monkeypatch.setattr(mux, "_settle", lambda: None)  # this end is patient
+    stream = mux.open()
+    stream.sendall(to_frame(Exchange(conn_id="-", proxy_type="tcp"))[:5])
     with pytest.raises(ConnError, match="reset"):
-        mux.open().recv(1)
+        stream.recv(1)
     mux.close()
 
 

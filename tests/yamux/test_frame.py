@@ -107,10 +107,10 @@ def test_windows_of_one_session_grow_within_a_common_limit() -> None:
         for _ in range(10):
             use(one, one.size // 2)
     assert sum(one.size - INITIAL for one in several) == window.MAX_GROWTH_BYTES
-    assert path.spare_bytes == 0
+    assert path.grown_bytes == window.MAX_GROWTH_BYTES
     for one in several:
         one.release()
-    assert path.spare_bytes == window.MAX_GROWTH_BYTES
+    assert path.grown_bytes == 0
 
 
 # ---- recordings --------------------------------------------------------------------------------------------

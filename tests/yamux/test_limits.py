@@ -10,6 +10,7 @@ from gevent.event import Event as Signal
 
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, MuxError
+from gnar_lib.yamux import arrivals, opening
 from gnar_lib.yamux import session as session_module
 from gnar_lib.yamux.frame import (
     ACK,
@@ -45,7 +46,7 @@ def _bounded_and_clean() -> Iterator[None]:
 
 @pytest.mark.parametrize("answer", [(WINDOW_UPDATE, ACK), (WINDOW_UPDATE, RST)])
 def test_no_more_streams_are_announced_than_the_backlog_of_the_peer_takes(answer: tuple[int, int]) -> None:
-    count, crew = session_module.ACCEPT_BACKLOG, net.Crew("writers")
+    count, crew = opening.ACCEPT_BACKLOG, net.Crew("writers")
     with session_and_peer(is_client=True) as (session, peer):
         streams = [session.open() for _ in range(count + 3)]
         streams[count].abort()
@@ -65,7 +66,7 @@ def test_no_more_streams_are_announced_than_the_backlog_of_the_peer_takes(answer
 
 def test_stream_past_the_backlog_is_refused() -> None:
     with session_and_peer() as (session, peer):
-        count = session_module.ACCEPT_BACKLOG
+        count = arrivals.MAX_UNCLAIMED
         peer.send(*((DATA, SYN, 2 * number + 1, b"x") for number in range(count + 2)))
         assert [peer.recv(), peer.recv()] == [
             (WINDOW_UPDATE, RST, 2 * count + 1, 0),
@@ -75,12 +76,12 @@ def test_stream_past_the_backlog_is_refused() -> None:
 
 
 def test_streams_opened_and_reset_by_the_thousand_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_HANDLED", 50)
+    monkeypatch.setattr(arrivals, "MAX_HANDLED", 50)
     crew, go = net.Crew("handlers"), Signal()
     with session_and_peer() as (session, peer):
         session.serve(crew, lambda _: wait_for_signal(go))
         for stream_id in range(1, 400, 2):
-            peer.send((WINDOW_UPDATE, SYN, stream_id, 0))
+            peer.send((DATA, SYN, stream_id, b"x"))
             turn()
             peer.send((WINDOW_UPDATE, RST, stream_id, 0))
         peer.send((PING, SYN, 0, 1))

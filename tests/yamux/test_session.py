@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import gevent
@@ -10,7 +11,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError, MuxError
-from gnar_lib.yamux import session as session_module
+from gnar_lib.net import options
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -25,6 +26,7 @@ from gnar_lib.yamux.frame import (
 from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
+    encode,
     session_and_peer,
     session_pair,
     stream_count,
@@ -157,31 +159,49 @@ def test_peer_that_goes_because_of_an_error_ends_the_session(reason: int) -> Non
         assert "the peer ended the session" in wait_end(session)
 
 
-def test_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(session_module, "KEEPALIVE_TIMEOUT_S", 0.02)
+@pytest.fixture
+def patience_s() -> Iterator[float]:
+    """Have sessions give silent peers up after 0.2 s."""
+    options.set_dead_after(0.2)
+    yield 0.2
+    options.set_dead_after(options.DEFAULT_DEAD_AFTER_S)
+
+
+@pytest.mark.usefixtures("patience_s")
+def test_silent_peer_is_asked_and_given_up() -> None:
     with session_and_peer() as (session, peer):
         assert "not been heard from" in wait_end(session)
         assert peer.recv() == (PING, SYN, 0, 0)
 
 
-def test_peer_that_answers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "KEEPALIVE_S", 0.2)
-    monkeypatch.setattr(session_module, "KEEPALIVE_TIMEOUT_S", 0.5)
+def test_any_byte_is_a_sign_of_life(patience_s: float) -> None:
     with session_and_peer() as (session, peer):
-        for number in range(4):  # longer than one answer may take
+        began = time.monotonic()
+        peer.send((DATA, SYN, 1, b""))
+        piece = encode(DATA, 0, 1, b"in pieces, as over a slow line, for longer than a peer may be silent")
+        for number in range(len(piece) - 1):
+            peer.conn.sendall(piece[number : number + 1])
+            gevent.sleep(patience_s / 40)
+        assert time.monotonic() - began > patience_s
+        assert not session.closed
+
+
+def test_peer_that_answers_is_kept(patience_s: float) -> None:
+    with session_and_peer() as (session, peer):
+        began, number = time.monotonic(), 0
+        while time.monotonic() - began < 2 * patience_s:
             assert peer.recv() == (PING, SYN, 0, number)
             peer.send((PING, ACK, 0, number))
+            number += 1
         assert not session.closed
         assert session.path.rtt_s > 0
 
 
-def test_keep_alive_that_cannot_be_written_ends_the_session_and_starts_no_timer() -> None:
+@pytest.mark.usefixtures("patience_s")
+def test_question_that_cannot_be_written_ends_the_session() -> None:
     with session_pair() as (session, other):
         cast("Any", other._conn).sock.shutdown(socket.SHUT_RD)  # a write fails from here on
-        session._keep_alive()
-        assert session.closed
-        assert not cast("Any", session._deadline).active
+        assert "not been heard" not in wait_end(session)
 
 
 def test_round_trip_is_measured_when_a_window_relies_on_it_and_the_window_grows() -> None:

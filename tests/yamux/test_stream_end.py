@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gnar_lib import net
-from gnar_lib.errors import ConnClosed
+from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -78,18 +78,17 @@ def test_stream_is_forgotten_when_both_ends_have_ended_it_and_not_before() -> No
 
 def test_window_grown_by_a_stream_returns_when_it_ends() -> None:
     with session_pair() as (client, server):
-        spare = server.path.spare_bytes
         server.path.set_rtt(60.0)
         ours = client.open()
         ours.sendall(bytes(INITIAL_WINDOW_BYTES))
         theirs = server.accept()
         for _ in range(4):
             theirs.recv(65536)
-        assert server.path.spare_bytes < spare
+        assert server.path.grown_bytes > 0
         ours.close()
         theirs.close()
         turn()
-        assert server.path.spare_bytes == spare
+        assert server.path.grown_bytes == 0
 
 
 @pytest.mark.parametrize("what", ["close", "abort"])
@@ -183,14 +182,35 @@ def test_bytes_in_the_frame_that_ends_the_stream_arrive_before_its_end() -> None
         assert read_all(stream) == b" of it"
 
 
-def test_reset_frees_what_nobody_has_read() -> None:
+def test_what_came_before_a_reset_is_read_before_the_error() -> None:
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, b"the whole "))
+        stream = session.accept()
+        peer.send((DATA, 0, 1, b"answer"), (WINDOW_UPDATE, RST, 1, 0))
+        turn()
+        with pytest.raises(WriteError, match="reset by the peer"):
+            stream.sendall(b"x")
+        assert stream.recv(100) == b"the whole answer"
+        with pytest.raises(ConnClosed, match="reset by the peer"):
+            stream.recv(100)
+
+
+def test_closing_frees_what_nobody_has_read_of_a_stream_that_was_reset() -> None:
     with session_and_peer() as (session, peer):
         peer.send((DATA, SYN, 1, bytes(1000)))
         stream = session.accept()
-        assert session.stored_bytes == 1000
         peer.send((WINDOW_UPDATE, RST, 1, 0))
         turn()
+        assert session.stored_bytes == 1000
+        stream.close()
         assert session.stored_bytes == stream.stored_bytes == 0
+
+
+def test_reset_frees_a_stream_that_nobody_has_accepted() -> None:
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, bytes(1000)), (WINDOW_UPDATE, RST, 1, 0))
+        turn()
+        assert (session.stored_bytes, stream_count(session)) == (0, 0)
 
 
 def test_stream_that_is_reset_at_once_gets_no_handler() -> None:
@@ -198,7 +218,7 @@ def test_stream_that_is_reset_at_once_gets_no_handler() -> None:
     handled: list[Stream] = []
     with session_and_peer() as (session, peer):
         session.serve(crew, handled.append)
-        peer.send((DATA, SYN, 1, b"x"), (WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, SYN, 3, 0))
+        peer.send((DATA, SYN, 1, b"x"), (WINDOW_UPDATE, RST, 1, 0), (DATA, SYN, 3, b"x"))
         turn()
         assert [stream.id for stream in handled] == [3]
 

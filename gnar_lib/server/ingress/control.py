@@ -5,9 +5,9 @@ from __future__ import annotations
 from gnar_lib import logger
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
-from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, deadline, host_of, listen
+from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, host_of, listen
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
-from gnar_lib.proto.numbers import LOGIN_DEADLINE_S, MAX_LOGIN_BYTES, SILENCE_S
+from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, SILENCE_S
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
@@ -88,10 +88,12 @@ class ControlIngress:
             mux.close()
 
     def _serve_stream(self, stream: Stream, mux: Mux, peer: Peer) -> None:
-        """Do what a stream of `peer` is for. Whoever takes the stream over closes it."""
+        """Do what a stream of `peer` is for. Whoever takes the stream over closes it.
+
+        The session resets a stream whose first message does not come in time.
+        """
         try:
-            with deadline(LOGIN_DEADLINE_S, "the first message of a stream"):
-                purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
+            purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
         except (ConnError, ProtocolError) as exc:
             stream.abort()
             emit(LoginRefused, stream.getpeername(), str(exc), isinstance(exc, ConnError))
@@ -99,6 +101,7 @@ class ControlIngress:
         except BaseException:
             stream.abort()
             raise
+        stream.claim()
         self.in_progress.discard(mux)
         match purpose:
             case ForControl():
