@@ -14,9 +14,11 @@ from collections.abc import Callable
 from gevent import monkey
 
 from gnar_lib import logger
+from gnar_lib.errors import WriteError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
-from gnar_lib.net.options import set_user_timeout
+from gnar_lib.net.lingering import is_owed, linger
+from gnar_lib.net.options import set_user_timeout, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
@@ -26,12 +28,6 @@ IOV_MAX = 1024  # buffers that one `sendmsg` takes, on every system that has it
 
 # SO_LINGER with no time: `close` sends a reset. The two numbers are short ones on Windows.
 _LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-
-if sys.platform == "linux":
-    import fcntl
-    import termios
-
-    _OUTQ = termios.TIOCOUTQ  # for a socket the same as SIOCOUTQ, tcp(7)
 
 _log = logger.get("net")
 
@@ -161,7 +157,7 @@ class SocketConn(WaitingSocket):
         except BlockingIOError:
             return 0
         except OSError as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc, WriteError) from exc
 
     def sendall(self, data: bytes | memoryview) -> None:
         """Send all bytes, waiting for room as often as necessary."""
@@ -184,7 +180,7 @@ class SocketConn(WaitingSocket):
         except BlockingIOError:
             return 0
         except OSError as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc, WriteError) from exc
 
     # ---- ending --------------------------------------------------------------------------------------------
 
@@ -197,12 +193,17 @@ class SocketConn(WaitingSocket):
                 raise self._failed(exc) from exc
 
     def abort(self) -> None:
-        """Close with a reset, so that the peer does not take what it received for the whole."""
+        """Close with a reset, so that the peer does not take what it received for the whole.
+
+        The reset comes behind what was sent before, which a peer that is still there gets.
+        """
         if not self.closed:
             try:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             except OSError:
                 _log.debug("%r: no linger", self)
+            if is_owed(self.sock):
+                linger(self.sock)
         self.close()
 
     # ---- the kernel's side of the conn ---------------------------------------------------------------------
@@ -240,11 +241,8 @@ class SocketConn(WaitingSocket):
 
         Raises `ConnClosed`.
         """
-        count = 0
-        if sys.platform == "linux":
-            self._refuse_closed()
-            try:
-                count = int.from_bytes(fcntl.ioctl(self.sock.fileno(), _OUTQ, b"\0" * 4), sys.byteorder)
-            except OSError as exc:
-                raise self._failed(exc) from exc
-        return count
+        self._refuse_closed()
+        try:
+            return unacknowledged(self.sock)
+        except OSError as exc:
+            raise self._failed(exc) from exc

@@ -19,7 +19,8 @@ class Conn(Protocol):
     """Anything with a socket's blocking methods: a TCP or Unix socket, a stream, a conn wrapped in another.
 
     One greenlet may read while another greenlet writes. Whatever carries bytes raises `ConnError` if the conn
-    is broken, or if this end has closed it.
+    is broken, or if this end has closed it. What writes raises `WriteError`: bytes that came before may still
+    be there to read.
     """
 
     was_read: bool
@@ -64,7 +65,8 @@ class Conn(Protocol):
     def abort(self) -> None:
         """Close with a reset, so that the peer does not take what it received for the whole.
 
-        A Unix socket has no reset: its peer reads the end of the stream, as after `close`.
+        The peer gets what was sent before. A Unix socket has no reset: its peer reads the end of the stream,
+        as after `close`.
         """
 
     def close(self) -> None:

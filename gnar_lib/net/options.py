@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from dataclasses import dataclass
 
 from gnar_lib import logger
@@ -11,6 +12,10 @@ DEFAULT_DEAD_AFTER_S = 120.0
 KEEPALIVE_PROBES = 6  # questions without an answer until the kernel gives a peer up
 # The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 _log = logger.get("net")
 
@@ -70,3 +75,14 @@ def set_user_timeout(sock: socket.socket, seconds: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
         except OSError:
             _log.debug("no user timeout")
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many sent bytes the peer's kernel has not acknowledged; 0 where nobody can tell.
+
+    Raises `OSError`.
+    """
+    count = 0
+    if sys.platform == "linux":  # for a socket, TIOCOUTQ is the same as SIOCOUTQ, tcp(7)
+        count = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+    return count

@@ -64,7 +64,7 @@ from typing import Any
 from gevent.hub import Hub, get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import ConnClosed
+from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net.contract import Counter
 
 READ, WRITE = 1, 2  # the event bits of gevent's `loop.io`
@@ -278,7 +278,7 @@ class WaitingSocket:
         except BlockingIOError:
             return lent, (0 if conn is dst else len(lent))
         except OSError as exc:
-            raise conn._failed(exc) from exc
+            raise conn._failed(exc, WriteError if conn is dst else ConnClosed) from exc
         except BaseException:
             watcher.stop()
             raise
@@ -358,7 +358,7 @@ class WaitingSocket:
         if self.sock.fileno() < 0:
             raise ConnClosed(f"{self}: closed")
 
-    def _failed(self, exc: OSError) -> ConnClosed:
+    def _failed(self, exc: OSError, kind: type[ConnClosed] = ConnClosed) -> ConnClosed:
         """Return the error of ours for an error of the socket."""
         reason = "closed" if exc.errno in CLOSED else (exc.strerror or str(exc))
-        return ConnClosed(f"{self}: {reason}")
+        return kind(f"{self}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gnar_lib.errors import ConnClosed
+from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net import SocketConn, give_way
 from gnar_lib.pio.flow import Flow
 
@@ -92,7 +92,7 @@ def _fill(src: SocketConn, pipe: Pipe) -> int:
         except BlockingIOError:
             src.wait_readable()
         except OSError as exc:
-            raise _failed(src, exc) from exc
+            raise ConnClosed(_why_failed(src, exc)) from exc
 
 
 def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
@@ -107,9 +107,9 @@ def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
             except BlockingIOError:
                 dst.wait_writable()
             except OSError as exc:
-                raise _failed(dst, exc) from exc
+                raise WriteError(_why_failed(dst, exc)) from exc
 
 
-def _failed(conn: SocketConn, exc: OSError) -> ConnClosed:
-    """Return the error of gnar's own tree for what `splice` raised; a closed conn has the descriptor -1."""
-    return ConnClosed(f"{conn}: {'closed' if conn.closed else exc.strerror}")
+def _why_failed(conn: SocketConn, exc: OSError) -> str:
+    """Return what the error of `splice` means for a conn; one that is closed has the descriptor -1."""
+    return f"{conn}: {'closed' if conn.closed else exc.strerror}"

@@ -14,7 +14,7 @@ from typing import Any
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import ConnError
+from gnar_lib.errors import ConnError, WriteError
 from gnar_lib.net import Conn, Crew, SocketConn, wait_for
 from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy.buffer import copy_buffered
@@ -36,8 +36,9 @@ def stream(a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None) -
     """Carry bytes both ways until both directions have ended, then close both conns.
 
     `up` counts and limits the bytes from `a` to `b`, `down` those from `b` to `a`. When one conn ends, the
-    other is half-closed. After an error, or when the calling greenlet is ended, both conns are reset and
-    closed, and the error is raised.
+    other is half-closed. After an error, both conns are reset behind what was sent before, and the error is
+    raised. If a conn takes no more bytes, what its other end has sent is carried first. When the calling
+    greenlet is ended, both conns are reset, too.
     """
     _Pair(a, b, up or Flow(), down or Flow()).run()
 
@@ -73,6 +74,8 @@ class _Pair:
             self._copy(self._a, self._b, self._up)
             if self._running:
                 self._wait_for_other()
+            if self._error is not None:
+                self._abort()
         except BaseException:
             self._abort()
             raise
@@ -133,6 +136,10 @@ class _Pair:
                 dst.shutdown(socket.SHUT_WR)
         except _Idle:
             raise
+        except (
+            WriteError
+        ) as exc:  # the other direction ends by itself, once it has carried what `dst` has sent
+            self._error = self._error or exc
         except ConnError as exc:
             self._error = self._error or exc
             self._abort()

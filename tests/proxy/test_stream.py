@@ -241,6 +241,52 @@ def test_reset_in_the_middle_tears_the_other_side_down(
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("who", ["user", "service"])
+def test_answer_given_in_the_middle_of_an_upload_arrives_before_the_reset(
+    way: str, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        ends = [pair.user, pair.service]
+        uploader, answerer = ends if who == "user" else reversed(ends)
+        upload = gevent.spawn(send_and_ignore_errors, uploader, b"x" * (64 * MIB))
+        answerer.recv(1000)
+        answer = bytes(range(256)) * 400
+        answerer.sendall(answer)
+        answerer.abort()  # as the kernel does when a program closes before it has read all
+        got = b""
+        with suppress(ConnError):
+            while more := uploader.recv(65536):
+                got += more
+        assert got == answer
+        upload.join()
+        pair.wait_end()
+        assert len(pair.errors) == 1
+
+
+def send_and_ignore_errors(conn: net.Conn, data: bytes) -> None:
+    with suppress(ConnError):
+        conn.sendall(data)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_sent_before_a_reset_arrives_though_the_reader_is_late(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        sent = bytes(range(256)) * 800
+        sender = gevent.spawn(pair.service.sendall, sent)
+        sender.join()
+        pair.service.abort()
+        turn()
+        got = b""
+        with suppress(ConnError):
+            while more := pair.user.recv(10_000):
+                got += more
+                gevent.sleep(0.001)  # a slow reader
+        assert got == sent
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_reader_that_stops_holds_the_writer_up_and_nobody_else(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
