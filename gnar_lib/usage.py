@@ -42,6 +42,9 @@ Options:
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
+      --max-memory SIZE      such as 256mb (default: half of what container or machine has)
+      --heartbeat SECONDS    between two signs of life of an idle connection (default 5)
+      --dead-after SECONDS   give up a peer that should answer, and is silent (default 120)
       --grace SECONDS        how long users may finish when the server stops (default 10)
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
@@ -84,6 +87,8 @@ Options:
   -m, --multiplex          use one connection to the server for everything
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
+      --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
+      --dead-after SECS    give up a peer that should answer, and is silent (default 120)
       --grace SECONDS      how long users may finish when the client stops (default 10)
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
@@ -104,8 +109,9 @@ unix-dgram:PATH; socat's spelling works, too, and means what it means there (one
 without `fork`).
 
 Options:
-  --grace SECONDS  how long connections may finish when the relay stops (default 10)
-  -h, --help       show this
+  --dead-after SECONDS  give up a peer that should answer, and is silent (default 120)
+  --grace SECONDS       how long connections may finish when the relay stops (default 10)
+  -h, --help            show this
 
 Examples:
   gnar relay unix:/tmp/x.sock tcp:example.com:9299

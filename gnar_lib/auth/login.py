@@ -16,7 +16,13 @@ from gnar_lib.auth.session import Session, mac, same, waiting_id
 from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
-from gnar_lib.proto.numbers import FEATURES, NONCE_BYTES
+from gnar_lib.proto.numbers import (
+    DEFAULT_HEARTBEAT_S,
+    FEATURES,
+    MIN_HEARTBEAT_S,
+    NONCE_BYTES,
+    slower_heartbeat,
+)
 
 MD5_WINDOW_S = 15 * 60  # how far a Go client's clock may be off, either way
 VERSION = f"gnar-py/{__version__}"
@@ -35,9 +41,17 @@ def md5_token(token: Secret, timestamp: int) -> str:
 class ClientLogin:
     """One login of a client: the messages it sends, and what it makes of the answers."""
 
-    def __init__(self, token: Secret, kind: str, client_id: str = "", clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        token: Secret,
+        kind: str,
+        client_id: str = "",
+        clock: Clock = time.time,
+        heartbeat: int = DEFAULT_HEARTBEAT_S,
+    ) -> None:
         self.token = token
         self.client_id = client_id  # by which the server knows a client that comes back
+        self.heartbeat = heartbeat  # the seconds between two Heartbeats for which the client asks
         self.proves = bool(token) and kind == HMAC  # without a token there is nothing to prove
         self._clock = clock
         self._nonce = secrets.token_hex(NONCE_BYTES)  # of this login
@@ -54,6 +68,7 @@ class ClientLogin:
             auth=HMAC if self.proves else MD5,
             nonce=self._nonce,
             client_id=self.client_id,
+            heartbeat=self.heartbeat,
         )
 
     def go_message(self) -> Login:
@@ -86,19 +101,31 @@ class ClientLogin:
             if not self._server_nonce or not same(expected, welcome.proof):
                 raise AuthError("the server could not prove that it knows the token")
         nonces = (self._nonce, self._server_nonce or welcome.nonce)
-        return Session.of(self.token, welcome.session, nonces, welcome.features)
+        heartbeat = slower_heartbeat(welcome.heartbeat, MIN_HEARTBEAT_S) if welcome.heartbeat else 0
+        return Session.of(self.token, welcome.session, nonces, welcome.features, heartbeat)
 
 
 class ServerLogin:
-    """One login at a server. `policy` is "any", or "hmac" to refuse the md5 logins of Go clients."""
+    """One login at a server. `policy` is "any", or "hmac" to refuse the md5 logins of Go clients.
 
-    def __init__(self, token: Secret, policy: str, login: Login, clock: Clock = time.time) -> None:
+    `heartbeat` is the number of seconds between two Heartbeats that the server wants at least.
+    """
+
+    def __init__(
+        self,
+        token: Secret,
+        policy: str,
+        login: Login,
+        clock: Clock = time.time,
+        heartbeat: int = DEFAULT_HEARTBEAT_S,
+    ) -> None:
         self.login = login  # the client's message
         self.is_ours = bool(login.nonce)  # the client is one of gnar's own, no Go client
         self.needs_proof = self.is_ours and login.auth == HMAC  # by HMAC; otherwise `check` says it all
         self._token = token
         self._policy = policy
         self._clock = clock
+        self._heartbeat = slower_heartbeat(login.heartbeat, heartbeat) if login.heartbeat else 0
         self._nonce = secrets.token_hex(NONCE_BYTES)
 
     def check(self) -> None:
@@ -133,11 +160,12 @@ class ServerLogin:
         if not self.is_ours:
             raise ProtocolError("a session for a peer that did not ask for one")
         nonces = (self.login.nonce, self._nonce)
-        session = Session.of(self._token, uuid.uuid4().hex, nonces, self.login.features)
+        session = Session.of(self._token, uuid.uuid4().hex, nonces, self.login.features, self._heartbeat)
         message = Welcome(
             features=FEATURES,
             nonce=self._nonce,
             proof=mac(self._token, "server", *nonces) if self.needs_proof else "",
             session=session.id,
+            heartbeat=self._heartbeat,
         )
         return session, message

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 
 from gnar_lib.config import Secret
-from gnar_lib.proto.numbers import FEATURES
+from gnar_lib.proto.numbers import FEATURES, HEARTBEAT_S
 
 
 def mac(token: Secret, role: str, client_nonce: str, server_nonce: str) -> str:
@@ -22,19 +22,34 @@ def same(ours: str, theirs: str) -> bool:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Session:
-    """What the two ends of one login share; `features` are those that both ends have named."""
+    """What the two ends of one login share.
+
+    `features` are those that both ends have named. `heartbeat` is the number of seconds between two
+    Heartbeats on which the ends have agreed; 0 if they have not, as with earlier versions.
+    """
 
     id: str
     key: bytes
     features: frozenset[str]
+    heartbeat: int = 0
 
     @classmethod
     def of(
-        cls, token: Secret, session_id: str, nonces: tuple[str, str], features: tuple[str, ...]
+        cls,
+        token: Secret,
+        session_id: str,
+        nonces: tuple[str, str],
+        features: tuple[str, ...],
+        heartbeat: int = 0,
     ) -> Session:
         """Return the session of a login with these nonces (client's, server's), to a peer with `features`."""
         key = bytes.fromhex(mac(token, "session", *nonces))
-        return cls(session_id, key, frozenset(features) & frozenset(FEATURES))
+        return cls(session_id, key, frozenset(features) & frozenset(FEATURES), heartbeat)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """The seconds between two Heartbeats of one end."""
+        return float(self.heartbeat) or HEARTBEAT_S
 
     def sign(self, conn_id: str) -> str:
         """Return the proof that a data connection for `conn_id` belongs to this session."""

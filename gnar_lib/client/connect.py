@@ -8,6 +8,7 @@ from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
 from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, set_keepalive
+from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.target import Target
 from gnar_lib.proto import (
     Challenge,
@@ -21,7 +22,14 @@ from gnar_lib.proto import (
     send,
     to_frame,
 )
-from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, LOGIN_DEADLINE_S, SILENCE_S
+from gnar_lib.proto.numbers import (
+    FEATURE_MUX,
+    FEATURE_UDP,
+    GO_SILENCE_S,
+    HEARTBEAT_S,
+    LOGIN_DEADLINE_S,
+    silence_s,
+)
 from gnar_lib.yamux import VERSION as MUX_VERSION
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
@@ -40,7 +48,7 @@ class ControlConn:
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
         self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
         self._sock_conn = sock_conn
-        self._login = ClientLogin(config.token, config.auth, client_id)
+        self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
         self._multiplexes = config.multiplex
         self._waiting_number = 0  # of the last data connection that was opened to wait
 
@@ -49,13 +57,28 @@ class ControlConn:
         """Connect to the server; raises `DialError`."""
         conn = Target(config.server.host, config.server.port).dial()
         set_keepalive(conn.sock)
-        conn.set_user_timeout(SILENCE_S)  # the server reads its control connections all the time
+        conn.set_user_timeout(dead_after_s())  # the server reads its control connections all the time
         return cls(config, client_id, conn)
 
     @property
     def is_go(self) -> bool:
         """Whether the server is the Go program; known once `log_in` has returned."""
         return self.session is None
+
+    @property
+    def heartbeat_s(self) -> float:
+        """The seconds between two Heartbeats of this end."""
+        return HEARTBEAT_S if self.session is None else self.session.heartbeat_s
+
+    @property
+    def answers_heartbeats(self) -> bool:
+        """Whether this end answers the server's Heartbeats, in place of sending its own at its own pace."""
+        return self.session is not None and self.session.heartbeat > 0
+
+    @property
+    def silence_s(self) -> float:
+        """After how many seconds without a sign of life another control connection is tried."""
+        return GO_SILENCE_S if self.session is None else silence_s(self.session.heartbeat_s)
 
     @property
     def address(self) -> Sockaddr:
@@ -190,6 +213,14 @@ class ControlConn:
         if self.mux is not None:
             self.mux.close()
         self._sock_conn.close()
+
+    def retire(self) -> None:
+        """Close the control connection, since another has taken its place; users stay, also with -m."""
+        if self.mux is None:
+            self.conn.close()
+        else:
+            self.conn.abort()  # so that nothing but users keeps the session open
+            self.mux.drain()
 
     def abort(self) -> None:
         """Give up a server that does not answer: whoever receives on `conn` gets a `ConnError`."""

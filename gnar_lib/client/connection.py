@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import gevent
+from gevent.event import Event
 
 from gnar_lib import logger
 from gnar_lib.client import tunnel
@@ -13,14 +14,17 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
-from gnar_lib.errors import ProtocolError
-from gnar_lib.net import Conn
+from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect, recv
-from gnar_lib.proto.numbers import HEARTBEAT_S, MAX_LOGIN_BYTES, SILENCE_S
+from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, waiting_silence_s
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.yamux import Stream
 
 _log = logger.get("client")
+
+
+TICK_S = 1.0  # between two looks at the server and at what there is
 
 
 class Connection:
@@ -34,28 +38,55 @@ class Connection:
         self, shared: Shared, control: ControlConn, proxy_of: Callable[[Exchange], ClientProxy]
     ) -> None:
         self.control = control  # `close` closes it
-        self.pool = WaitingPool(shared.users, control.open_waiting, self._serve)
+        silence_s = waiting_silence_s(control.heartbeat_s)
+        self.pool = WaitingPool(shared.users, control.open_waiting, self._serve, silence_s)
         self._shared = shared
         self._proxy_of = proxy_of
         self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
         self._heard_s = time.monotonic()  # when the last message came
+        self._beaten_s = self._heard_s  # when the last Heartbeat was sent
+        self._error: Exception | None = None  # with which the control connection has ended
+        self._trouble: Event = Event()  # the server is silent, or the control connection has ended
+        self._crew = Crew("connection")  # the greenlets that receive and tick
 
     def post(self, message: Message) -> None:
         """Send a message to the server; never waits. A message that cannot be sent is lost."""
         self._outbox.post(message)
 
-    def run(self, on_answer: Callable[[ProxyResp], None], on_tick: Callable[[], None]) -> None:
-        """Receive messages until the control connection ends; raises the `ConnError` or `ProtocolError`.
+    def start(self, on_answer: Callable[[ProxyResp], None], on_tick: Callable[[], None]) -> None:
+        """Receive messages from now on, until the control connection ends.
 
         `on_answer` is called with each answer to a ProxyReq, `on_tick` once a second.
         """
-        ticker = gevent.spawn(self._tick, on_tick)
+        self._crew.spawn(self._receive, on_answer)
+        self._crew.spawn(self._tick, on_tick)
+        self.control.serve_streams(self._shared.users, self._serve_stream)
+
+    def wait_for_trouble(self) -> None:
+        """Wait until the server is silent; raises the error if the control connection has ended.
+
+        That is a `ConnError` or `ProtocolError`, or whatever a defect has raised.
+        """
+        if self._error is None:
+            self._trouble.clear()
+            self._trouble.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come from the server for a while. Any byte of a multiplexed session counts."""
+        mux = self.control.mux
+        heard_s = self._heard_s if mux is None else max(self._heard_s, mux.heard_s)
+        return time.monotonic() - heard_s > self.control.silence_s
+
+    def _receive(self, on_answer: Callable[[ProxyResp], None]) -> None:
         try:
-            self.control.serve_streams(self._shared.users, self._serve_stream)
             while True:
                 self._handle(recv(self.control.conn), on_answer)
-        finally:
-            ticker.kill(block=False)
+        except Exception as exc:  # noqa: BLE001  (`wait_for_trouble` raises it)
+            self._error = exc
+            self._trouble.set()
 
     def _handle(self, message: Message, on_answer: Callable[[ProxyResp], None]) -> None:
         self._heard_s = time.monotonic()
@@ -63,6 +94,8 @@ class Connection:
             case Heartbeat(waiting=count):
                 if count and self.control.may_wait:
                     self.pool.want(count)
+                if self.control.answers_heartbeats:  # at once: so the answer acknowledges the question, too
+                    self.post(Heartbeat())
             case Exchange(proxy_type="udp"):
                 self._shared.crew.spawn(self._bring_datagrams, message)
             case Exchange():
@@ -73,19 +106,53 @@ class Connection:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
     def _tick(self, on_tick: Callable[[], None]) -> None:
-        """Once a second: send a heartbeat, and give up a server that is silent."""
+        """Once a second: see whether the server is silent, send a heartbeat that is due."""
         while True:
-            gevent.sleep(HEARTBEAT_S)
-            if time.monotonic() - self._heard_s > SILENCE_S:
-                _log.warning("the server has been silent for %g s", SILENCE_S)
-                self.control.abort()
-                return
-            if not self.control.is_go:
-                self.post(Heartbeat())
+            gevent.sleep(TICK_S)
+            if self.is_silent:
+                self._on_silence()
+            self._beat()
             on_tick()
+
+    def _on_silence(self) -> None:
+        """Have a server of gnar's own dialled anew; a Go server would keep the ports for this connection."""
+        if self.control.is_go:
+            _log.warning("the server has been silent for %g s", self.control.silence_s)
+            self.control.abort()
+        else:
+            self._trouble.set()
+
+    def _beat(self) -> None:
+        """Send a heartbeat if one is due; this end answers those of a server with which it has agreed so."""
+        now = time.monotonic()
+        if self.control.is_go or self.control.answers_heartbeats:
+            return
+        if now - self._beaten_s > self.control.heartbeat_s - TICK_S / 2:
+            self._beaten_s = now
+            self.post(Heartbeat())
+
+    def retire(self) -> None:
+        """Let another connection take the place of this one; users who are being served stay."""
+        self._crew.kill()
+        self._outbox.close()
+        self.pool.close()
+        self.control.retire()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the control connection has ended, by either end."""
+        return self._error is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the users of a connection that was retired need it no longer."""
+        return self.control.mux is None or self.control.mux.closed
 
     def close(self) -> None:
         """Close the control connection, and the data connections that wait; more than once does no harm."""
+        self._error = self._error or ConnClosed("this end has closed the control connection")
+        self._trouble.set()
+        self._crew.kill()
         self._outbox.close()
         self.pool.close()
         self.control.close()

@@ -55,6 +55,7 @@ class Link:
         # older one of two control connections with the same `client_id`.
         self._client_id = secrets.token_hex(16)
         self._connection: Connection | None = None  # from the login to the end of the control connection
+        self._retired: list[Connection] = []  # those before it that have users left
         self._was_connected = False  # a login has succeeded before
         self._is_ending = False  # `cancel_all` or `end` was called
         self._backoff = Backoff()  # between two control connections
@@ -74,14 +75,29 @@ class Link:
     def run(self) -> None:
         """Connect, serve, and come back, until the link is ended.
 
-        Raises `AuthError` if the login is refused, `UnsupportedError` if the server does not multiplex.
+        When the server is silent, another control connection is tried beside the present one, and takes its
+        place. Raises `AuthError` if the login is refused, `UnsupportedError` if the server does not
+        multiplex.
         """
-        while self._goes_on():
-            try:
-                self._connect_and_serve()
-            except (ConnError, ProtocolError) as exc:
-                if not self._goes_on():
-                    return
+        try:
+            while self._goes_on():
+                self._connect_or_wait()
+        finally:
+            self._disconnect()
+            for connection in self._retired:
+                connection.close()
+
+    def _connect_or_wait(self) -> None:
+        """Connect if that is necessary, otherwise wait until it is; after a failure, wait for a while."""
+        try:
+            if self._connection is None or self._connection.is_silent:
+                self._connect()
+            else:
+                self._connection.wait_for_trouble()
+        except (ConnError, ProtocolError) as exc:
+            if self._connection is not None and self._connection.has_ended:
+                self._disconnect()
+            if self._goes_on():
                 delay_s = self._backoff.next()
                 emit(ConnectFailed, str(exc), self._was_connected, delay_s)
                 gevent.sleep(delay_s)
@@ -90,34 +106,49 @@ class Link:
         """Tell whether the link has something to do, and has not been ended."""
         return bool(self.proxies) and not self._is_ending
 
-    def _connect_and_serve(self) -> None:
-        """Have one control connection, from dialling to its end.
+    def _connect(self) -> None:
+        """Make a control connection, in place of the present one if there is one, and ask for the proxies.
 
-        Raises the `ConnError` or `ProtocolError` with which the control connection ended, and whatever
-        `ControlConn.log_in` raises. Returns if a reload during the login has left nothing to do.
+        Raises whatever `ControlConn.log_in` raises.
         """
         first = next(iter(self.proxies.values()))
         control = ControlConn.dial(self._shared.config, self._client_id)
         try:
             self._log_in(control, first)
-            self._was_connected = True
-            emit(Connected, control.address, control.is_go)
-            connection = self._connection = Connection(self._shared, control, self._proxy_of)
-            self._unanswered[first.name] = deque([first])
-            self._ask_for_the_others(connection, first)
-            if self._goes_on():  # else a reload during the login has left nothing to do here
-                connection.run(
-                    lambda answer: self._on_answer(connection, answer), lambda: self._on_tick(connection)
-                )
-        finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        except BaseException:
             control.close()
-            self._unanswered.clear()
-            self._retry_at_s.clear()
-            for proxy in self.proxies.values():
-                proxy.state = ProxyState.PENDING
+            raise
+        self._was_connected = True
+        emit(Connected, control.address, control.is_go)
+        if self._connection is not None:
+            self._retire(self._connection)
+        self._connection = connection = Connection(self._shared, control, self._proxy_of)
+        self._forget_answers()
+        self._unanswered[first.name] = deque([first])
+        self._ask_for_the_others(connection, first)
+        connection.start(
+            lambda answer: self._on_answer(connection, answer), lambda: self._on_tick(connection)
+        )
+
+    def _retire(self, connection: Connection) -> None:
+        """Another control connection takes the place of this one, whose users stay."""
+        connection.retire()
+        self._retired = [each for each in self._retired if not each.is_over]
+        self._retired.append(connection)
+
+    def _disconnect(self) -> None:
+        """Close the control connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        """The proxies have to be asked for again, on another control connection."""
+        self._unanswered.clear()
+        self._retry_at_s.clear()
+        for proxy in self.proxies.values():
+            proxy.state = ProxyState.PENDING
 
     def _log_in(self, control: ControlConn, first: ClientProxy) -> None:
         """Log in; a server that hangs up, and has never let this link in, counts as one that refuses.

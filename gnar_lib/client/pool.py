@@ -12,22 +12,28 @@ from collections.abc import Callable
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Exchange, Heartbeat, recv
-from gnar_lib.proto.numbers import MAX_WAITING, WAITING_SILENCE_S
+from gnar_lib.proto.numbers import MAX_WAITING
 
 
 class WaitingPool:
     """The waiting data connections of one control connection; a greenlet of `crew` waits on each.
 
     `open_one` returns a new data connection that waits. `on_user` serves a user and closes the data
-    connection on which the user's Exchange came; it runs in the greenlet that has waited.
+    connection on which the user's Exchange came; it runs in the greenlet that has waited. A data connection
+    on which nothing has come for `silence_s` is given up.
     """
 
     def __init__(
-        self, crew: Crew, open_one: Callable[[], Conn], on_user: Callable[[Conn, Exchange], None]
+        self,
+        crew: Crew,
+        open_one: Callable[[], Conn],
+        on_user: Callable[[Conn, Exchange], None],
+        silence_s: float,
     ) -> None:
         self._crew = crew
         self._open_one = open_one
         self._on_user = on_user
+        self._silence_s = silence_s
         self._heard_s: dict[Conn, float] = {}  # when something came on each conn that waits
         self._opening = 0  # greenlets whose conn is not there yet
         self._wanted = 0  # how many are to wait
@@ -48,7 +54,7 @@ class WaitingPool:
         so that no loop can spin.
         """
         now = time.monotonic()
-        for conn in [conn for conn, at_s in self._heard_s.items() if now - at_s > WAITING_SILENCE_S]:
+        for conn in [conn for conn, at_s in self._heard_s.items() if now - at_s > self._silence_s]:
             conn.abort()
         if refill:
             self._fill()

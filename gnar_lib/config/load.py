@@ -32,6 +32,9 @@ _SERVER: dict[str, Reader] = {
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
     "max-speed": values.rate,
+    "max-memory": values.memory,
+    "heartbeat": values.heartbeat,
+    "dead-after": values.dead_after,
     "grace": values.seconds,
 }
 # Settings of the Go program's server. They are read, so that its files and command lines are understood, but
@@ -49,6 +52,8 @@ _CLIENT: dict[str, Reader] = {
     "token": values.secret,
     "auth": values.one_of("hmac", "md5"),
     "multiplex": values.flag,
+    "heartbeat": values.heartbeat,
+    "dead-after": values.dead_after,
     "grace": values.seconds,
 }
 _PROXY: dict[str, Reader] = {
@@ -61,7 +66,12 @@ _PROXY: dict[str, Reader] = {
     "speed-limit": values.rate,
     "udp-timeout": values.timeout,
 }
-_FIELDS = {"grace": "grace_s", "udp-timeout": "udp_timeout_s", "server-addr": "server"}
+_FIELDS = {
+    "grace": "grace_s",
+    "dead-after": "dead_after_s",
+    "udp-timeout": "udp_timeout_s",
+    "server-addr": "server",
+}
 _PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
 _COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 DEFAULT_PORT = 8910
 DEFAULT_GRACE_S = 10.0
+DEFAULT_DEAD_AFTER_S = 120.0
+DEFAULT_HEARTBEAT_S = 5
 DEFAULT_UDP_TIMEOUT_S = 60.0
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
@@ -110,6 +112,8 @@ class ClientConfig:
     token: Secret = NO_SECRET
     auth: str = "hmac"  # or "md5", for a Go server
     multiplex: bool = False  # one connection to the server for everything
+    heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
+    dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
 
 
@@ -124,4 +128,7 @@ class ServerConfig:
     auth: str = "any"  # or "hmac", which refuses the md5 logins of Go clients
     allow_ports: PortRanges = PortRanges()
     max_speed: Rate = Rate()  # of every proxy
+    max_memory: int = 0  # bytes for the process; 0 for half of what the container or the machine has
+    heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
+    dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the server stops

@@ -22,6 +22,9 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 _DOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*", re.IGNORECASE)
 MAX_SECONDS = 86400.0
 MIN_TIMEOUT_S = 0.1  # an answer takes that long on a slow path
+MIN_DEAD_AFTER_S = 5.0  # the kernel asks six times within that time
+MIN_HEARTBEAT, MAX_HEARTBEAT = 1, 60  # seconds
+MIN_MEMORY = 64 << 20  # the process without any peer takes 30 MiB
 MAX_NAME = 100
 MAX_TOKEN = 1024
 
@@ -119,6 +122,30 @@ def seconds(value: object, least_s: float = 0.0) -> float:
 def timeout(value: object) -> float:
     """Read a time in seconds after which a wait is given up; 0 is refused."""
     return seconds(value, MIN_TIMEOUT_S)
+
+
+def dead_after(value: object) -> float:
+    """Read a time in seconds after which a silent peer is given up."""
+    return seconds(value, MIN_DEAD_AFTER_S)
+
+
+def heartbeat(value: object) -> int:
+    """Read the whole seconds between two heartbeats."""
+    number = _integer(value)
+    if number is None or not MIN_HEARTBEAT <= number <= MAX_HEARTBEAT:
+        raise _wrong(value, f"whole seconds from {MIN_HEARTBEAT} to {MAX_HEARTBEAT}")
+    return number
+
+
+def memory(value: object) -> int:
+    """Read a size of memory with its unit, such as 256mb; returns bytes. An empty text is the default, 0."""
+    if value == "":
+        return 0
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    number = float(found[1]) * _BYTES_PER_UNIT[found[2].lower()] if found else 0.0
+    if not MIN_MEMORY <= number < math.inf or "/" in str(value):
+        raise _wrong(value, f"a size of at least {MIN_MEMORY >> 20}mb, such as 256mb or 1gb")
+    return int(number)
 
 
 def one_of(*words: str) -> Reader:

@@ -36,7 +36,7 @@ class Login(Message):
     `timestamp` is in Unix seconds. Gnar's own clients send `features`, `nonce` and `auth` on a control
     connection, and a `client_id`, by which a client that comes back takes its proxies over. On a data
     connection they name the `session` instead; a data connection that is to wait for a user is the session's
-    `waiting`-th, signed by `proof`.
+    `waiting`-th, signed by `proof`. By `heartbeat`, a client asks for so many seconds between two Heartbeats.
     """
 
     TYPE = PacketType.LOGIN
@@ -51,11 +51,12 @@ class Login(Message):
     session: str = ""
     waiting: int = 0
     proof: str = ""
+    heartbeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
-    """Sent every second on a control connection: the sender is alive.
+    """Sent every second on a control connection, or as often as both ends have agreed: the sender is alive.
 
     By `waiting`, gnar's own server tells its own client how many data connections are to wait for users.
     """
@@ -140,7 +141,10 @@ class Proof(Message):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """Gnar's own server ends the login: with its proof and the session's id, or with an `error`."""
+    """Gnar's own server ends the login: with its proof and the session's id, or with an `error`.
+
+    To a client that has asked for a pace of heartbeats, `heartbeat` says the seconds that now hold.
+    """
 
     TYPE = PacketType.WELCOME
     features: tuple[str, ...] = ()
@@ -148,6 +152,7 @@ class Welcome(Message):
     proof: str = ""
     session: str = ""
     error: str = ""
+    heartbeat: int = 0
 
 
 # ---- from and to frames ------------------------------------------------------------------------------------

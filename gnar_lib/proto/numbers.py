@@ -4,8 +4,11 @@ from __future__ import annotations
 
 # ---- control connections -----------------------------------------------------------------------------------
 
-HEARTBEAT_S = 1.0  # each end of gnar's own, and the Go server, sends a Heartbeat so often
-SILENCE_S = 10.0  # a peer that has sent nothing for so long is given up
+HEARTBEAT_S = 1.0  # each end but a Go client sends a Heartbeat so often, unless both have agreed otherwise
+DEFAULT_HEARTBEAT_S = 5  # on which gnar's own ends agree if nobody asks for another pace
+MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 1, 60
+MIN_SILENCE_S = 15.0  # after that, or three heartbeats that did not come, a client tries another connection
+GO_SILENCE_S = 10.0  # a Go server that has sent nothing for so long is given up
 LOGIN_DEADLINE_S = 10.0  # for all that comes before a connection, or a stream, has said what it is for
 MAX_LOGIN_BYTES = 4096  # of each of those messages
 NONCE_BYTES = 32  # of the random number that each end contributes to a login
@@ -13,8 +16,10 @@ NONCE_BYTES = 32  # of the random number that each end contributes to a login
 # ---- data connections that wait for a user -----------------------------------------------------------------
 
 MAX_WAITING = 64  # of one control connection
-WAITING_HEARTBEAT_S = 10.0  # the server writes to each so often; the client writes nothing
-WAITING_SILENCE_S = 30.0  # a client gives up a waiting connection on which nothing came for so long
+# The server writes to each so often, the client writes nothing. A client that has not agreed on a pace gives
+# up a waiting connection on which nothing came for 30 s.
+WAITING_HEARTBEAT_S = 10.0
+MAX_WAITING_HEARTBEAT_S = 20.0
 NO_CONN_ID = "-"  # in the Exchange on a connection that is there already: there is nothing to claim
 
 # ---- features ----------------------------------------------------------------------------------------------
@@ -24,3 +29,26 @@ FEATURE_WAIT = "wait"  # data connections that wait for their user
 FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its users
 FEATURE_UDP = "udp"  # datagrams in binary
 FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP)
+
+
+# ---- what follows from the pace of the heartbeats ----------------------------------------------------------
+
+
+def slower_heartbeat(one: int, other: int) -> int:
+    """Return the pace on which two ends agree: the slower of those for which they ask, within the bounds."""
+    return min(max(one, other, MIN_HEARTBEAT_S), MAX_HEARTBEAT_S)
+
+
+def silence_s(heartbeat_s: float) -> float:
+    """Return after how many seconds without a sign of life a client tries another control connection."""
+    return max(MIN_SILENCE_S, 3 * heartbeat_s)
+
+
+def waiting_heartbeat_s(heartbeat_s: float) -> float:
+    """Return how often the server writes to a data connection that waits."""
+    return min(max(WAITING_HEARTBEAT_S, 4 * heartbeat_s), MAX_WAITING_HEARTBEAT_S)
+
+
+def waiting_silence_s(heartbeat_s: float) -> float:
+    """Return after how many seconds without a heartbeat a client gives a waiting data connection up."""
+    return 3 * waiting_heartbeat_s(heartbeat_s)

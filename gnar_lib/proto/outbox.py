@@ -6,10 +6,10 @@ import gevent.event
 
 from gnar_lib.errors import ConnError
 from gnar_lib.net import Conn, Crew, deadline
+from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto.msg import Message, to_frame
 
-WRITE_DEADLINE_S = 10.0  # a peer that reads nothing for so long is given up
-MAX_QUEUED_BYTES = 1 << 20
+MAX_QUEUED_BYTES = 256 << 10  # the answers to a thousand requests
 
 
 class Outbox:
@@ -55,7 +55,7 @@ class Outbox:
                 return
             frames, self._queue, self._queued_bytes = self._queue, [], 0
             try:
-                with deadline(WRITE_DEADLINE_S, "writing to the control connection"):
+                with deadline(dead_after_s(), "writing to the control connection"):
                     self._conn.sendall(b"".join(frames))
             except ConnError:
                 self._give_up()

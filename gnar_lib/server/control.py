@@ -23,9 +23,10 @@ from gnar_lib.errors import (
 )
 from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
 from gnar_lib.net import Conn, EventedConn, format_address, host_of
+from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
-from gnar_lib.proto.numbers import FEATURE_UDP, HEARTBEAT_S, SILENCE_S
+from gnar_lib.proto.numbers import HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.ingress.udp import UdpIngress
@@ -37,6 +38,8 @@ from gnar_lib.server.upstream import Upstream
 from gnar_lib.yamux import Session as Mux
 
 KINDS = ("tcp", "udp")
+TICK_S = 1.0  # between two looks at the client and at what it has
+INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
 Ingress = TcpIngress | UdpIngress
 
@@ -69,7 +72,12 @@ class Control:
         self._on_end = on_end
         self._outbox = Outbox(conn, shared.crew)
         self._ingresses: dict[tuple[str, int], Ingress] = {}  # by kind and port
-        self._heard_s = time.monotonic()  # when the last message came
+        # Those of the client's control connection before this one for which the client has not asked again.
+        self._inherited: dict[tuple[str, int], Ingress] = {}
+        self._began_s = time.monotonic()
+        self._heard_s = self._began_s  # when the last message came
+        self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
+        self._is_replaced = False  # by another control connection of the same client
         self._is_ended = False
 
     def __str__(self) -> str:
@@ -97,8 +105,16 @@ class Control:
         except ProtocolError as exc:
             reason, broke_protocol = str(exc), True
         finally:
+            if self._is_replaced:
+                reason = "the client has come back on another connection"
             emit(ClientLeft, self.address, reason, broke_protocol)
             self.end()
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds nothing has come from the client. Any byte of a multiplexed session counts."""
+        heard_s = self._heard_s if self.mux is None else max(self._heard_s, self.mux.heard_s)
+        return time.monotonic() - heard_s
 
     def _handle(self, message: Message) -> None:
         self._heard_s = time.monotonic()
@@ -113,24 +129,34 @@ class Control:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
     def _tick(self) -> None:
-        """Once a second: send a heartbeat, give up a client that is silent, tend the upstream."""
+        """Once a second: send a heartbeat that is due, give up a client that is dead, tend what it has."""
+        next_heartbeat_s = 0.0
         while not self._is_ended:
-            self.post(Heartbeat())
-            if self.session is not None and time.monotonic() - self._heard_s > SILENCE_S:
-                _log.info("client %s has been silent for %g s", self, SILENCE_S)
+            now = time.monotonic()
+            if now >= next_heartbeat_s:
+                self.post(Heartbeat())
+                next_heartbeat_s = now + self._heartbeat_s - TICK_S / 2
+            if self.session is not None and self.silent_s > dead_after_s():
+                _log.info("client %s has been silent for %.0f s", self, self.silent_s)
                 self.conn.abort()
                 return
             self.upstream.tend()
             for ingress in self._ingresses.values():
                 if isinstance(ingress, UdpIngress):
                     ingress.proxy.tell_dropped()
-            gevent.sleep(HEARTBEAT_S)
+            if self._inherited and now - self._began_s > INHERITED_S:
+                self._close_inherited()
+            gevent.sleep(TICK_S)
 
     # ---- proxies -------------------------------------------------------------------------------------------
 
     def _open_proxy(self, request: ProxyReq) -> None:
         """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
         name, kind = request.proxy_name, request.proxy_type
+        inherited = self._adopt(request)
+        if inherited is not None:
+            self._answer(request, STATUS_SUCCESS, remote_port=inherited.port)
+            return
         try:
             ingress = self._open_ingress(request)
         except GnarError as exc:
@@ -161,8 +187,7 @@ class Control:
         ingress: Ingress
         if kind == "udp":
             sock = shared.ports.bind_udp(port, rights.ports)
-            binary = self.session is not None and FEATURE_UDP in self.session.features
-            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter, binary=binary)
+            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter)
             ingress = UdpIngress(sock, udp_proxy, shared.crew)
         else:
             listener = shared.ports.listen(port, rights.ports)
@@ -230,6 +255,65 @@ class Control:
         """How many users of UDP proxies have sent a datagram lately."""
         return sum(each.users for each in self._ingresses.values() if isinstance(each, UdpIngress))
 
+    # ---- a client that comes back --------------------------------------------------------------------------
+
+    def take_over(self, older: Control) -> None:
+        """Take the proxies over from an earlier control connection of the same client.
+
+        Users who come meanwhile wait. A proxy for which the client does not ask again is closed soon.
+        """
+        self._inherited.update(older.hand_over())
+
+    def hand_over(self) -> dict[tuple[str, int], Ingress]:
+        """Give all proxies away, by kind and port, and end the control connection.
+
+        Users who have a data connection stay, also those of a multiplexed session, which ends with the last.
+        """
+        ingresses = {**self._inherited, **self._ingresses}
+        self._inherited, self._ingresses = {}, {}
+        self._is_replaced = True
+        if self.mux is None:
+            self.end()
+            return ingresses
+        mux, self.mux = self.mux, None  # so that it outlives this control connection
+        self.end()
+        mux.drain()
+        return ingresses
+
+    def _adopt(self, request: ProxyReq) -> Ingress | None:
+        """Take over the ingress that the client had before for the proxy it asks for, and return it.
+
+        None if there is none, or if it is not allowed any more.
+        """
+        ingress = self._inherited_for(request)
+        if ingress is None:
+            return None
+        key = ingress.proxy.kind, ingress.port
+        if ingress.proxy.name != request.proxy_name or not self.rights.ports.allows(ingress.port):
+            self._close_inherited(key)
+            return None
+        self._ingresses[key] = self._inherited.pop(key)
+        ingress.proxy.move_to(self.upstream)
+        if ingress.proxy.kind == "tcp":
+            self.upstream.expect_users()
+        return ingress
+
+    def _inherited_for(self, request: ProxyReq) -> Ingress | None:
+        """Return what is inherited at the port that is asked for, or, if any will do, under that name."""
+        kind, port = request.proxy_type, request.remote_port
+        if port:
+            return self._inherited.get((kind, port))
+        for ingress in self._inherited.values():
+            if ingress.proxy.kind == kind and ingress.proxy.name == request.proxy_name:
+                return ingress
+        return None
+
+    def _close_inherited(self, *only: tuple[str, int]) -> None:
+        """Close the ingresses for which the client has not asked again, or `only` some of them."""
+        for key in only or [*self._inherited]:
+            self._ingresses[key] = self._inherited.pop(key)
+            self._close(self._ingresses[key], CloseReason.CLIENT_LEFT)
+
     # ---- data connections that wait ------------------------------------------------------------------------
 
     def admit_waiting(self, conn: EventedConn, login: Login) -> None:
@@ -242,7 +326,7 @@ class Control:
 
     def stop_listening(self) -> None:
         """Take no more users; those who have a data connection stay."""
-        for ingress in self._ingresses.values():
+        for ingress in [*self._ingresses.values(), *self._inherited.values()]:
             ingress.close()
 
     def end(self) -> None:
@@ -254,6 +338,7 @@ class Control:
         self.conn.close()
         if self.mux is not None:
             self.mux.close()
+        self._close_inherited()
         reason = CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT
         for ingress in self.ingresses:
             self._close(ingress, reason)

@@ -116,7 +116,7 @@ def log_in(conn: Conn, config: ServerConfig) -> Purpose:
         if login.waiting:
             return ForWaiting(login)
         return ForData(login, expect(conn, Exchange, MAX_LOGIN_BYTES))
-    attempt = auth.ServerLogin(config.token, config.auth, login)
+    attempt = auth.ServerLogin(config.token, config.auth, login, heartbeat=config.heartbeat)
     if not attempt.is_ours:
         attempt.check()
         return _purpose_behind_login(conn, Peer(login, session=None))

@@ -26,7 +26,20 @@ class Proxy:
 
     def serve(self, user: Conn) -> None:
         """Carry one user's bytes to the client and back until both ends are closed; closes `user`."""
-        self._joiner.join(user, user.getpeername(), lambda: self._upstream.take(user, self.name, self))
+        self._joiner.join(user, user.getpeername(), lambda: self._connect(user))
+
+    def _connect(self, user: Conn) -> Conn | None:
+        """Return a data connection for a user, also if the client comes back while the user waits."""
+        while True:
+            upstream = self._upstream
+            conn = upstream.take(user, self.name, self)
+            if conn is not None or upstream is self._upstream:
+                return conn
+
+    def move_to(self, upstream: Upstream) -> None:
+        """Reach the client in another way from now on: it has come back. Users who wait go on waiting."""
+        before, self._upstream = self._upstream, upstream
+        before.give_up(self)
 
     def close(self) -> None:
         """Let no user wait for a data connection any longer; those who have one stay."""

@@ -20,19 +20,15 @@ ASK_PAUSE_S = 0.5  # before another data connection is asked for in place of one
 
 
 class UdpProxy:
-    """What one client has asked for: a name, limits and counts of its users, and the way to the client.
-
-    `binary`: the client takes datagrams in binary; a Go client takes them as JSON.
-    """
+    """What one client has asked for: a name, limits and counts of its users, and the way to the client."""
 
     kind = "udp"
 
-    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter, *, binary: bool) -> None:
+    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter) -> None:
         self.name = name
         self.meter = Meter(total, rights.speed)
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")
-        self._framing: Framing = BinaryFraming() if binary else JsonFraming(with_address=True)
         self._carrier: Carrier | None = None  # of the data connection, while there is one
         self._last_speaker = NOBODY  # the user whose datagram came last
         self._is_closed = False
@@ -58,7 +54,9 @@ class UdpProxy:
             data.close()
             return
         self._log.debug("data connection %s", data)
-        self._carrier = carrier = Carrier(data, self._framing, self.meter, self._log)
+        is_binary = self._upstream.takes_binary_datagrams
+        framing: Framing = BinaryFraming() if is_binary else JsonFraming(with_address=True)
+        self._carrier = carrier = Carrier(data, framing, self.meter, self._log)
         on_connected()
         try:
             carrier.run(lambda answers: self._on_answers(answers, answer))
@@ -88,10 +86,19 @@ class UdpProxy:
         if count := self.meter.take_dropped():
             emit(DatagramsDropped, Side.SERVER, self.name, count)
 
+    def move_to(self, upstream: Upstream) -> None:
+        """Reach the client in another way from now on: it has come back."""
+        before, self._upstream = self._upstream, upstream
+        self._let_go_of(before)
+
     def close(self) -> None:
         """Close the data connection, and ask for no other."""
         self._is_closed = True
-        self._upstream.give_up(self)
+        self._let_go_of(self._upstream)
+        self.meter.end()
+
+    def _let_go_of(self, upstream: Upstream) -> None:
+        """Close the data connection, or wait for none any longer."""
+        upstream.give_up(self)
         if self._carrier is not None:
             self._carrier.conn.close()
-        self.meter.end()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from gnar_lib import events
+from gnar_lib.auth import session
 from gnar_lib.client import connection as connection_module
 from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import deadline
@@ -15,7 +16,8 @@ from tests.peers.link_server import TIMEOUT_S, Server
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(connection_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(connection_module, "TICK_S", 0.01)
+    monkeypatch.setattr(session, "HEARTBEAT_S", 0.01)
     made = Server()
     with deadline(TIMEOUT_S, "the test"):
         yield made

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import gevent
 import pytest
 
 from gnar_lib import events
-from gnar_lib.client import connection as connection_module
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ProxyState
 from gnar_lib.errors import AuthError, ConnError
 from gnar_lib.events import ConnectFailed, ProxyOpened
+from gnar_lib.net import SocketConn, listen
+from gnar_lib.net.target import Target
 from gnar_lib.proto import (
     Exchange,
     Heartbeat,
@@ -20,15 +23,17 @@ from gnar_lib.proto import (
     ProxyCancel,
     ProxyReq,
     Welcome,
+    numbers,
     recv,
     send,
     to_frame,
 )
-from gnar_lib.proto.numbers import FEATURE_MUX
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import session as session_module
-from tests.helpers.loop import wait_until
-from tests.peers.link_server import TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused
+from tests.helpers.conns import accept
+from tests.helpers.loop import turn, wait_until
+from tests.peers.link_server import LOOPBACK, TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused
 
 # ---- answers -----------------------------------------------------------------------------------------------
 
@@ -259,12 +264,105 @@ def test_server_that_hangs_up_at_a_later_login_is_tried_again(
     server.log_in()
 
 
-def test_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have links take a server for silent after 0.05 s, and try again at once."""
     monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
-    monkeypatch.setattr(connection_module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(numbers, "MIN_SILENCE_S", 0.05)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_silent_server_is_dialled_beside_the_connection_that_there_is(
+    server: Server,
+) -> None:
+    server.start(proxy("blog", 9001))
+    first = server.log_in()
+    second = server.accept()
+    assert isinstance(heard(second), ProxyReq)
+    turn()
+    first.unread(first.recv_now(1) or pytest.fail("closed already, or no heartbeats"))
+    send(second, Welcome(session="another session", features=(FEATURE_WAIT,)))
+    while isinstance(recv_or_none(first), Heartbeat):
+        pass
+    send(second, opened("blog", 9001))
+    wait_until(lambda: server.links[0].proxies["blog"].state is ProxyState.OPEN, "the proxy is open")
+    assert [login.client_id for login in server.logins] == [server.logins[0].client_id] * 2
+
+
+def recv_or_none(conn: SocketConn) -> Message | None:
+    """Return the next message; None if the other end has closed the connection."""
+    try:
+        return recv(conn)
+    except ConnError:
+        return None
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_server_that_is_heard_again_keeps_its_connection(server: Server) -> None:
+    server.start(proxy("blog", 9001))
+    first = server.log_in()
+    send(first, opened("blog", 9001))
+    second = server.accept()  # since nothing more came on the first
+    with keeping_alive(first):
+        second.close()
+        turn()
+        wait_until(lambda: not server.links[0]._connection.is_silent, "the link has heard the server")  # type: ignore[union-attr]
+        hear_ticks(first)
+        assert server.links[0].proxies["blog"].state is ProxyState.OPEN
+
+
+@contextmanager
+def keeping_alive(conn: SocketConn) -> Iterator[None]:
+    """Send a heartbeat every few milliseconds."""
+
+    def beat() -> None:
+        while True:
+            send(conn, Heartbeat())
+            gevent.sleep(0.005)
+
+    beating = gevent.spawn(beat)
+    yield
+    beating.kill()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_users_of_a_multiplexed_session_outlive_its_control_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.shared.config = replace(server.shared.config, multiplex=True)
+    service = listen(LOOPBACK, 0)
+    blog = proxy("blog", 9001)
+    monkeypatch.setattr(blog, "_target", Target(LOOPBACK, service.port))
+    server.start(blog)
+    first, control = server.log_in_multiplexed()
+    send(control, opened("blog", 9001))
+    user = first.open()
+    send(user, Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog"))
+    local = accept(service)
+    second, _ = server.log_in_multiplexed()  # since the server says nothing
+    wait_until(lambda: first._peer_gone_away, "the link takes no more users there")
+    user.sendall(b"still")
+    assert local.recv(10) == b"still"
+    local.sendall(b"there")
+    assert user.recv(10) == b"there"
+    user.close()
+    local.close()
+    first.wait_end()
+    service.close()
+    second.close()
+
+
+def test_heartbeat_of_a_server_that_agrees_on_a_pace_is_answered_at_once(server: Server) -> None:
     server.start(proxy("blog"))
-    server.log_in()
-    server.log_in()
+    conn = server.accept()
+    assert server.logins[0].heartbeat == 5
+    assert isinstance(recv(conn), ProxyReq)
+    send(conn, Welcome(session="a session", features=(FEATURE_WAIT,), heartbeat=7))
+    for _ in range(20):
+        send(conn, Heartbeat())
+        assert isinstance(recv(conn), Heartbeat)
+    gevent.sleep(0.05)  # five ticks
+    assert conn.recv_now(1) is None
 
 
 def test_message_that_has_no_place_on_a_control_connection_ends_it(

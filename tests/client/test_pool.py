@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import pytest
 from gevent.event import Event
 
-from gnar_lib.client import pool as pool_module
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.errors import DialError
 from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
@@ -19,6 +18,7 @@ from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
+SILENCE_S = 30.0
 USER = Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog", user="192.0.2.1:4000")
 
 
@@ -34,7 +34,7 @@ class Server:
     def __post_init__(self) -> None:
         self.listener = listen("127.0.0.1", 0)
         self.crew = Crew("user")
-        self.pool = WaitingPool(self.crew, self._open_one, self._on_user)
+        self.pool = WaitingPool(self.crew, self._open_one, self._on_user, SILENCE_S)
         self.may_dial.set()
 
     def _open_one(self) -> Conn:
@@ -132,7 +132,7 @@ def test_silent_conn_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch
     server.settle()
     server.pool.tend(refill=True)
     assert len(server.pool) == 1
-    monkeypatch.setattr(pool_module, "WAITING_SILENCE_S", -1.0)
+    monkeypatch.setattr(server.pool, "_silence_s", -1.0)
     server.pool.tend(refill=True)
     wait_until(lambda: len(server.ends) > 1 or not len(server.pool), "the conn is given up")
     with pytest.raises(Exception, match="reset"):

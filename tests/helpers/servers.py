@@ -39,11 +39,11 @@ class Running:
         """Connect to the control port; the caller closes the conn."""
         return dial(socket.AF_INET, (LOOPBACK, self.port))
 
-    def log_in(self, name: str) -> tuple[ControlConn, int]:
+    def log_in(self, name: str, port: int = 0, *, multiplex: bool = False) -> tuple[ControlConn, int]:
         """Log in as a client of ours and open one proxy; return control connection and port."""
-        address = Address(LOOPBACK, self.port)
-        control = ControlConn.dial(ClientConfig(server=address, proxies=(), token=TOKEN), name)
-        control.log_in(ProxyReq(remote_port=0, proxy_name=name, subdomain="", proxy_type="tcp"))
+        config = ClientConfig(Address(LOOPBACK, self.port), (), TOKEN, multiplex=multiplex)
+        control = ControlConn.dial(config, name)
+        control.log_in(ProxyReq(remote_port=port, proxy_name=name, subdomain="", proxy_type="tcp"))
         return control, answer_of(control.conn).remote_port
 
 

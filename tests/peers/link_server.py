@@ -11,7 +11,9 @@ from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyReq, ProxyResp, Welcome, recv, send
-from gnar_lib.proto.numbers import FEATURE_WAIT
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT
+from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 from tests.helpers.conns import accept
 
 TIMEOUT_S = 10.0
@@ -39,6 +41,7 @@ class Server:
     links: list[Link] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)  # names of the proxies that the link has given up
     conns: list[SocketConn] = field(default_factory=list)
+    sessions: list[Mux] = field(default_factory=list)
     logins: list[Login] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,7 +77,19 @@ class Server:
         send(conn, Welcome(session="a session", features=(FEATURE_WAIT,)))
         return conn
 
+    def log_in_multiplexed(self) -> tuple[Mux, Stream]:
+        """Let a multiplexed session in; return it, and its control connection."""
+        conn = self.accept()
+        send(conn, Welcome(session="a session", features=(FEATURE_MUX,)))
+        mux = Mux(conn, is_client=False)
+        self.sessions.append(mux)
+        control = mux.accept()
+        assert isinstance(recv(control), ProxyReq)
+        return mux, control
+
     def close(self) -> None:
+        for session in self.sessions:
+            session.close()
         for link in self.links:
             link.end()
         self.shared.crew.kill()

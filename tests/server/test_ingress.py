@@ -138,8 +138,8 @@ def test_client_that_breaks_the_protocol_is_ended_and_its_port_is_free(said: lis
 
 
 def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[events.Event]) -> None:
-    monkeypatch.setattr(control_module, "HEARTBEAT_S", 0.01)
-    monkeypatch.setattr(control_module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(control_module, "TICK_S", 0.01)
+    monkeypatch.setattr(control_module, "dead_after_s", lambda: 0.05)
     with serving() as running:
         ours, _ = running.log_in("ours")
         wait_until(lambda: said, "the server has said something")
@@ -148,8 +148,9 @@ def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[e
 
 
 def test_go_client_may_be_silent(monkeypatch: pytest.MonkeyPatch, said: list[events.Event]) -> None:
+    monkeypatch.setattr(control_module, "TICK_S", 0.01)
     monkeypatch.setattr(control_module, "HEARTBEAT_S", 0.01)
-    monkeypatch.setattr(control_module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(control_module, "dead_after_s", lambda: 0.0)
     with serving() as running:
         conn = go_client(running)
         send(conn, REQUEST)

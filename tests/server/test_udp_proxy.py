@@ -33,6 +33,7 @@ QUESTION = (USER, b"a question")
 class FakeUpstream:
     """An upstream that gives what the test puts into its queue."""
 
+    takes_binary_datagrams: bool
     conns: Queue[Conn | None] = field(default_factory=Queue)
     asked: int = 0
 
@@ -50,15 +51,16 @@ class Running:
     """A UDP proxy; the test plays its users and its client."""
 
     is_binary: bool
-    upstream: FakeUpstream = field(default_factory=FakeUpstream)
+    upstream: FakeUpstream = field(init=False)
     answers: list[Datagram] = field(default_factory=list)
     unsent: int = 0  # how many of the next answers cannot be sent to users
     connected: Event = field(default_factory=Event)
     ends: list[SocketConn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.upstream = FakeUpstream(self.is_binary)
         rights = Rights.of(ServerConfig())
-        self.proxy = UdpProxy("dns", self.upstream, rights, Meter(), binary=self.is_binary)  # type: ignore[arg-type]
+        self.proxy = UdpProxy("dns", self.upstream, rights, Meter())  # type: ignore[arg-type]
         self.runner = gevent.spawn(self.proxy.run, self.connected.set, self.answer)
 
     def answer(self, datagrams: list[Datagram]) -> int:

@@ -6,8 +6,9 @@ from gnar_lib import logger
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, host_of, listen
+from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
-from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, SILENCE_S
+from gnar_lib.proto.numbers import MAX_LOGIN_BYTES
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
@@ -66,7 +67,7 @@ class ControlIngress:
             case ForStreams(peer):
                 self._serve_streams(conn, peer)
             case ForControl(peer):
-                conn.set_user_timeout(SILENCE_S if peer.session else GO_USER_TIMEOUT_S)
+                conn.set_user_timeout(dead_after_s() if peer.session else GO_USER_TIMEOUT_S)
                 self._serve_control(conn, purpose)
             case ForData(login, exchange):
                 self._hand_over(conn, exchange, self._key_of(login, exchange))
@@ -77,7 +78,7 @@ class ControlIngress:
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
-        conn.set_user_timeout(SILENCE_S if peer.session else GO_USER_TIMEOUT_S)
+        conn.set_user_timeout(dead_after_s() if peer.session else GO_USER_TIMEOUT_S)
         mux = Mux(conn, is_client=False)
         self.in_progress.add(mux)  # until its first stream has said what it is for
         try:
@@ -126,10 +127,10 @@ class ControlIngress:
         control.run(purpose.request)
 
     def _take_over_from_older(self, control: Control) -> None:
-        """End what a client that comes back still has here, so that its ports are free for it at once."""
+        """Give a client that comes back the proxies that it still has here."""
         for older in [each for each in self.clients if each.client_id == control.client_id]:
             emit(ClientReturned, control.address, older.address)
-            older.end()
+            control.take_over(older)
 
     def _forget(self, control: Control) -> None:
         """Take note that a client has gone."""

@@ -8,7 +8,7 @@ from gnar_lib.auth import Session
 from gnar_lib.errors import ConnError, MuxError
 from gnar_lib.net import Conn, EventedConn, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Login, Message, to_frame
-from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.upstream.ondemand import OnDemand
 from gnar_lib.server.upstream.waiting import WaitingPool
@@ -39,6 +39,11 @@ class Upstream:
         self._pool: WaitingPool | None = None  # unless data connections of this client do not wait
         if mux is None and session is not None and FEATURE_WAIT in session.features:
             self._pool = WaitingPool(session, lambda count: post(Heartbeat(waiting=count)))
+
+    @property
+    def takes_binary_datagrams(self) -> bool:
+        """Whether the client takes datagrams in binary; a Go client takes them as JSON."""
+        return self._session is not None and FEATURE_UDP in self._session.features
 
     @property
     def waiting(self) -> int:

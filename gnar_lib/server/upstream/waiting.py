@@ -15,12 +15,12 @@ from gnar_lib import auth
 from gnar_lib.errors import ConnError
 from gnar_lib.net import EventedConn
 from gnar_lib.proto import Heartbeat, Login, to_frame
-from gnar_lib.proto.numbers import MAX_WAITING, WAITING_HEARTBEAT_S
+from gnar_lib.proto.numbers import MAX_WAITING, waiting_heartbeat_s
 
 MIN_WAITING = 2  # while no user has come of late
 BUSY_WAITING = 20  # beyond the users of the busiest second of late: browsers open six connections at a time
 DEMAND_WINDOW_S = 60  # a second counts as "of late" for so long
-MAX_AGE_S = 60.0  # well under the five minutes and more after which NATs forget a silent connection
+MAX_AGE_S = 600.0
 
 _HEARTBEAT = to_frame(Heartbeat())
 
@@ -47,9 +47,9 @@ class _Waiting:
             return False
         return True
 
-    def write_heartbeat(self, now_s: float) -> bool:
+    def write_heartbeat(self, now_s: float, every_s: float) -> bool:
         """Write a heartbeat if one is due; False if the one before has not arrived in all that time."""
-        if now_s - self.written_s < WAITING_HEARTBEAT_S:
+        if now_s - self.written_s < every_s:
             return True
         was_proven, self.is_proven, self.written_s = self.is_proven, False, now_s
         try:
@@ -73,6 +73,7 @@ class WaitingPool:
     ) -> None:
         self._session = session  # whose key signs the logins of these data connections
         self._ask_for = ask_for
+        self._heartbeat_s = waiting_heartbeat_s(session.heartbeat_s)  # between two on each data connection
         self._clock = clock
         self._numbers = auth.ReplayWindow()  # of the logins by which data connections came
         self._conns: deque[_Waiting] = deque()  # the youngest last
@@ -135,7 +136,7 @@ class WaitingPool:
         now = self._clock()
         for waiting in [*self._conns]:
             is_fresh = waiting.is_alive() and now - waiting.since_s <= MAX_AGE_S
-            if not (is_fresh and waiting.write_heartbeat(now)):
+            if not (is_fresh and waiting.write_heartbeat(now, self._heartbeat_s)):
                 self._conns.remove(waiting)
                 waiting.conn.close()
         self._update_demand()
