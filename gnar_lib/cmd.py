@@ -66,13 +66,15 @@ def _is_mapping(word: str) -> bool:
 
 def _relay(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.model import DEFAULT_GRACE_S
-    from gnar_lib.config.values import dead_after, seconds
-    from gnar_lib.net.options import set_dead_after
+    from gnar_lib.config.values import dead_after, seconds, timeout
+    from gnar_lib.net.options import set_dead_after, set_half_close_timeout
     from gnar_lib.relay import run_relay
 
     _log_events()
     if arguments["--dead-after"] is not None:
         set_dead_after(_read(dead_after, arguments["--dead-after"], "--dead-after"))
+    if arguments["--half-close-timeout"] is not None:
+        set_half_close_timeout(_read(timeout, arguments["--half-close-timeout"], "--half-close-timeout"))
     grace = arguments["--grace"]
     grace_s = DEFAULT_GRACE_S if grace is None else _read(seconds, grace, "--grace")
     return run_relay(arguments["<listen>"], arguments["<target>"], grace_s)

@@ -45,6 +45,8 @@ Options:
       --max-memory SIZE      such as 256mb (default: half of what container or machine has)
       --heartbeat SECONDS    between two signs of life of an idle connection (default 5)
       --dead-after SECONDS   give up a peer that should answer, and is silent (default 120)
+      --half-close-timeout SECONDS  end of a user half of whose connection has ended, when the
+                             other half is silent (default 3600)
       --grace SECONDS        how long users may finish when the server stops (default 10)
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
@@ -89,6 +91,8 @@ Options:
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
       --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
+      --half-close-timeout SECS  end of a user half of whose connection has ended, when the
+                           other half is silent (default 3600)
       --grace SECONDS      how long users may finish when the client stops (default 10)
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
@@ -110,6 +114,8 @@ without `fork`).
 
 Options:
   --dead-after SECONDS  give up a peer that should answer, and is silent (default 120)
+  --half-close-timeout SECONDS  end of a connection half of which has ended, when the other half
+                        is silent (default 3600)
   --grace SECONDS       how long connections may finish when the relay stops (default 10)
   -h, --help            show this
 

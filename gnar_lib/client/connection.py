@@ -116,8 +116,9 @@ class Connection:
 
     def _on_silence(self) -> None:
         """Have a server of gnar's own dialled anew; a Go server would keep the ports for this connection."""
-        if self.control.is_go:
+        if not self._trouble.is_set():
             _log.warning("the server has been silent for %g s", self.control.silence_s)
+        if self.control.is_go:
             self.control.abort()
         else:
             self._trouble.set()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import gevent
 import gevent.event
 
-from gnar_lib import logger
+from gnar_lib import logger, memory
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
@@ -17,6 +17,8 @@ from gnar_lib.config import Address, ClientConfig
 from gnar_lib.errors import AuthError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import options
+from gnar_lib.yamux.holdings import holdings
 
 _FIXED = ("server", "token", "auth", "multiplex")  # settings that only a restart changes
 
@@ -107,6 +109,7 @@ class Client:
 
         A proxy whose settings have changed is cancelled, and another is started in its place.
         """
+        _apply(config)
         self.shared.config = replace(self.shared.config, grace_s=config.grace_s)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
@@ -183,12 +186,20 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     logger.show("\n".join([*lines, "", ""]))
 
 
+def _apply(config: ClientConfig) -> None:
+    """Apply the settings that hold for the whole process."""
+    options.set_dead_after(config.dead_after_s)
+    options.set_half_close_timeout(config.half_close_timeout_s)
+    holdings.set_limit(memory.for_peers(memory.default_limit()))
+
+
 def run_client(load: Callable[[], ClientConfig]) -> int:
     """Run until a signal, or until nothing is left to do; returns the exit status.
 
     `load` gives the configuration now, and again on SIGHUP.
     """
     config = load()
+    _apply(config)
     stopper = Stopper()
     client = Client(config, stopper.stop)
     stopper.on_reload(lambda: client.reload(load()))

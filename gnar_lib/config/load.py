@@ -35,6 +35,7 @@ _SERVER: dict[str, Reader] = {
     "max-memory": values.memory,
     "heartbeat": values.heartbeat,
     "dead-after": values.dead_after,
+    "half-close-timeout": values.timeout,
     "grace": values.seconds,
 }
 # Settings of the Go program's server. They are read, so that its files and command lines are understood, but
@@ -54,6 +55,7 @@ _CLIENT: dict[str, Reader] = {
     "multiplex": values.flag,
     "heartbeat": values.heartbeat,
     "dead-after": values.dead_after,
+    "half-close-timeout": values.timeout,
     "grace": values.seconds,
 }
 _PROXY: dict[str, Reader] = {
@@ -69,6 +71,7 @@ _PROXY: dict[str, Reader] = {
 _FIELDS = {
     "grace": "grace_s",
     "dead-after": "dead_after_s",
+    "half-close-timeout": "half_close_timeout_s",
     "udp-timeout": "udp_timeout_s",
     "server-addr": "server",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 DEFAULT_PORT = 8910
 DEFAULT_GRACE_S = 10.0
 DEFAULT_DEAD_AFTER_S = 120.0
+DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 DEFAULT_HEARTBEAT_S = 5
 DEFAULT_UDP_TIMEOUT_S = 60.0
 LOOPBACK = "127.0.0.1"
@@ -114,6 +115,7 @@ class ClientConfig:
     multiplex: bool = False  # one connection to the server for everything
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
+    half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
 
 
@@ -131,4 +133,5 @@ class ServerConfig:
     max_memory: int = 0  # bytes for the process; 0 for half of what the container or the machine has
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
+    half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the server stops

@@ -18,7 +18,7 @@ from gnar_lib.errors import WriteError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.lingering import is_owed, linger
-from gnar_lib.net.options import set_user_timeout, unacknowledged
+from gnar_lib.net.options import dead_after_s, set_user_timeout, tcp_progress, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
@@ -38,12 +38,13 @@ class SocketConn(WaitingSocket):
     `peer` is the address of the other end, if it is known already.
     """
 
-    __slots__ = ("_peer", "_unread")
+    __slots__ = ("_peer", "_stuck_s", "_unread")
 
     def __init__(self, sock: socket.socket, peer: Sockaddr | None = None) -> None:
         super().__init__(sock)
         self._peer = peer
         self._unread = b""  # bytes that were put back
+        self._stuck_s = 0.0  # since when the peer has acknowledged nothing of what it is owed; 0: it is not
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd={self.fileno()}"
@@ -220,6 +221,21 @@ class SocketConn(WaitingSocket):
             except OSError as exc:
                 raise self._failed(exc) from exc
         return self._peer
+
+    def why_gone(self, now_s: float) -> str:
+        """Return why nothing can come any more, if the other end has gone without a word; else empty."""
+        progress = tcp_progress(self.sock)
+        if progress is None:
+            return ""
+        if progress.is_over:
+            return f"{self}: the other end has gone"
+        if not progress.is_owed:
+            self._stuck_s = 0.0
+        else:
+            self._stuck_s = max(self._stuck_s or now_s, now_s - progress.silent_s)
+            if now_s - self._stuck_s > dead_after_s():
+                return f"{self}: nothing acknowledged for {now_s - self._stuck_s:.0f} s"
+        return ""
 
     def limit_unsent(self, limit_bytes: int) -> None:
         """Let at most about `limit_bytes` wait unsent in the socket, so that what follows is soon sent.

@@ -75,6 +75,13 @@ class Conn(Protocol):
     def getpeername(self) -> Sockaddr:
         """Return the address of the other end. The address is kept for when the other end has gone."""
 
+    def why_gone(self, now_s: float) -> str:
+        """Return why nothing can come any more, if the other end has gone without a word; else empty.
+
+        To be called now and then with `time.monotonic`: a peer that acknowledges nothing for `dead_after_s`
+        has gone, too, as far as the platform tells.
+        """
+
 
 class EventedConn(Conn, Protocol):
     """A conn that calls back from the hub when it can be read or written. The callbacks must not wait."""

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections import deque
 from time import monotonic
 from typing import Any
 
 from gevent.hub import get_hub
 
-from gnar_lib.net.options import unacknowledged
+from gnar_lib.net.options import tcp_progress, unacknowledged
 
 LINGER_S = 10.0  # for a peer that does not acknowledge
 MAX_LINGERING = 128  # sockets; past that, the one that lingers longest is reset
 LOOK_EVERY_S = 0.02
-
-_TCP_CLOSE = 7  # the state of a connection that has ended, in include/net/tcp_states.h of Linux
 
 
 class _Lingering:
@@ -61,13 +58,9 @@ lingering = _Lingering()
 
 def is_owed(sock: socket.socket) -> bool:
     """Tell whether a peer that is still there has yet to acknowledge what this socket has been given."""
-    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
+    progress = tcp_progress(sock)
     try:
-        return (
-            unacknowledged(sock) > 0
-            and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_CLOSE
-        )
+        return progress is not None and not progress.is_over and unacknowledged(sock) > 0
     except OSError:
         return False
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 from dataclasses import dataclass
 
 from gnar_lib import logger
 
 DEFAULT_DEAD_AFTER_S = 120.0
+DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 KEEPALIVE_PROBES = 6  # questions without an answer until the kernel gives a peer up
 # The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
@@ -16,6 +18,11 @@ _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KE
 if sys.platform == "linux":
     import fcntl
     import termios
+
+    def _queued(sock: socket.socket, queue: int) -> int:
+        """Return how many bytes are in a queue of a socket: FIONREAD for received, TIOCOUTQ for sent ones."""
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), queue, b"\0" * 4), sys.byteorder)
+
 
 _log = logger.get("net")
 
@@ -25,6 +32,7 @@ class _Patience:
     """How long this process waits for peers that say nothing."""
 
     dead_after_s: float = DEFAULT_DEAD_AFTER_S
+    half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S
 
 
 _patience = _Patience()
@@ -38,6 +46,16 @@ def dead_after_s() -> float:
 def set_dead_after(seconds: float) -> None:
     """Give peers so much time from now on; connections that are there already keep theirs."""
     _patience.dead_after_s = seconds
+
+
+def half_close_timeout_s() -> float:
+    """Return for how many seconds one end may say nothing after the other has ended its direction."""
+    return _patience.half_close_timeout_s
+
+
+def set_half_close_timeout(seconds: float) -> None:
+    """Give half-closed connections so much time from now on."""
+    _patience.half_close_timeout_s = seconds
 
 
 def set_common_options(sock: socket.socket) -> None:
@@ -82,7 +100,32 @@ def unacknowledged(sock: socket.socket) -> int:
 
     Raises `OSError`.
     """
-    count = 0
-    if sys.platform == "linux":  # for a socket, TIOCOUTQ is the same as SIOCOUTQ, tcp(7)
-        count = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
-    return count
+    # For a socket, TIOCOUTQ is the same as SIOCOUTQ, tcp(7).
+    return _queued(sock, termios.TIOCOUTQ) if sys.platform == "linux" else 0
+
+
+# The beginning of `struct tcp_info` of Linux, include/uapi/linux/tcp.h: bytes and bit fields, then numbers.
+_TCP_INFO = struct.Struct("=8B13I")
+_STATE, _PROBES, _UNACKED, _LAST_ACK_RECV = 0, 3, 12, 20
+_TCP_CLOSE = 7  # a state, in include/net/tcp_states.h
+
+
+@dataclass(frozen=True, slots=True)
+class TcpProgress:
+    """How a TCP connection gets on, as its kernel sees it."""
+
+    is_over: bool  # the peer has reset the connection, or the kernel has given it up, and nothing is unread
+    is_owed: bool  # something was sent, or asked, that the peer has not acknowledged
+    silent_s: float  # for how many seconds the peer has acknowledged nothing
+
+
+def tcp_progress(sock: socket.socket) -> TcpProgress | None:
+    """Return how the connection of a socket gets on; None where nobody can tell."""
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        found = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+        is_over = found[_STATE] == _TCP_CLOSE and not _queued(sock, termios.FIONREAD)
+    except (OSError, struct.error):  # closed, or a system that tells less
+        return None
+    return TcpProgress(is_over, bool(found[_UNACKED] or found[_PROBES]), found[_LAST_ACK_RECV] / 1000)

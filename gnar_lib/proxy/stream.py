@@ -14,10 +14,12 @@ from typing import Any
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import ConnError, WriteError
+from gnar_lib.errors import ConnClosed, ConnError, WriteError
 from gnar_lib.net import Conn, Crew, SocketConn, wait_for
+from gnar_lib.net.options import half_close_timeout_s
 from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy.buffer import copy_buffered
+from gnar_lib.proxy.watch import watch
 
 if sys.platform == "linux":
     from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
@@ -55,7 +57,18 @@ class _Pair:
     waits for bytes, since most connections are idle most of the time, and a greenlet costs memory.
     """
 
-    __slots__ = ("_a", "_b", "_down", "_error", "_is_parked", "_running", "_up", "_waiter")
+    __slots__ = (
+        "_a",
+        "_b",
+        "_down",
+        "_error",
+        "_is_parked",
+        "_moved",
+        "_moved_s",
+        "_running",
+        "_up",
+        "_waiter",
+    )
 
     def __init__(self, a: Conn, b: Conn, up: Flow, down: Flow) -> None:
         self._a = a
@@ -64,11 +77,14 @@ class _Pair:
         self._down = down
         self._error: ConnError | None = None  # the first error of either direction
         self._running = 2  # directions that have not ended
+        self._moved = -1  # bytes of both directions at the last look
+        self._moved_s = 0.0  # when a look last found more of them, or that no direction had ended
         self._is_parked = False  # the way back has no greenlet, and waits for bytes
         self._waiter: greenlet | None = None  # the caller's greenlet, while it waits for the way back to end
 
     def run(self) -> None:
         """Copy both ways until both have ended; raises the first error."""
+        watch.add(self)
         try:
             self._park()
             self._copy(self._a, self._b, self._up)
@@ -80,6 +96,7 @@ class _Pair:
             self._abort()
             raise
         finally:
+            watch.discard(self)
             self._a.close()
             self._b.close()
         if self._error is not None:
@@ -125,6 +142,20 @@ class _Pair:
             self._b.was_read = False
         else:
             self._b.interrupt(_Idle())
+
+    # ---- now and then --------------------------------------------------------------------------------------
+
+    def look(self, now_s: float) -> None:
+        """End the pair if one end has gone without a word, or is silent for long after the other's end."""
+        moved = self._up.bytes + self._down.bytes
+        if moved != self._moved or self._running > 1:
+            self._moved, self._moved_s = moved, now_s
+        reason = self._a.why_gone(now_s) or self._b.why_gone(now_s)
+        if not reason and now_s - self._moved_s > half_close_timeout_s():
+            reason = f"half-closed, and silent for {half_close_timeout_s():g} s"
+        if reason:
+            self._error = self._error or ConnClosed(reason)
+            self._abort()
 
     # ---- either way ----------------------------------------------------------------------------------------
 

@@ -8,13 +8,15 @@ from dataclasses import replace
 
 import gevent
 
-from gnar_lib import logger
+from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import options
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.shared import Shared
+from gnar_lib.yamux.holdings import holdings
 
 EXPIRE_EVERY_S = 1.0
 
@@ -46,6 +48,7 @@ class Server:
         before = self.shared.config
         fixed = {"port": before.port, "bind": before.bind, "udp_bind": before.udp_bind}
         is_moved = any(getattr(config, key) != value for key, value in fixed.items())
+        _apply(config)
         self.shared.config = replace(config, port=before.port, bind=before.bind, udp_bind=before.udp_bind)
         for control in self.control_ingress.clients:
             control.rights = Rights.of(config)
@@ -80,6 +83,13 @@ class Server:
         )
 
 
+def _apply(config: ServerConfig) -> None:
+    """Apply the settings that hold for the whole process."""
+    options.set_dead_after(config.dead_after_s)
+    options.set_half_close_timeout(config.half_close_timeout_s)
+    holdings.set_limit(memory.for_peers(config.max_memory or memory.default_limit()))
+
+
 def is_loopback(bind: str) -> bool:
     """Tell whether an address to listen on can be reached from this machine alone."""
     try:
@@ -91,6 +101,7 @@ def is_loopback(bind: str) -> bool:
 def run_server(load: Callable[[], ServerConfig]) -> int:
     """Run until a signal comes; returns the exit status. `load` gives the configuration, again on SIGHUP."""
     config = load()
+    _apply(config)
     server = Server(config)
     stopper = Stopper()  # before anybody can hear that the server listens, and send a signal
     stopper.on_reload(lambda: server.reload(load()))

@@ -80,7 +80,7 @@ class Arrivals:
         if self._handler is None:
             if self._acceptors:
                 self._acceptors.popleft().switch(self)
-        elif stream.has_bytes or stream.is_ended_by_peer:
+        elif stream.is_readable:
             self._start(self._handler, stream)
 
     def forget(self, stream_id: int) -> None:

@@ -31,13 +31,12 @@ class Holdings:
         self.streams = 0  # of the peers of all sessions
         self.holders: set[Holder] = set()  # the sessions that have not ended
         self.limit_bytes = limit_bytes
-        self.spare_growth = 0  # by which all windows of all sessions may still grow
-        self.set_limit(limit_bytes)
+        self.spare_growth = limit_bytes // 2  # by which all windows of all sessions may still grow
 
     def set_limit(self, limit_bytes: int) -> None:
-        """Let the sessions hold `limit_bytes` from now on; to be called before there are sessions."""
+        """Let the sessions hold `limit_bytes` from now on."""
+        self.spare_growth += limit_bytes // 2 - self.limit_bytes // 2
         self.limit_bytes = limit_bytes
-        self.spare_growth = limit_bytes // 2
 
     @property
     def takes_streams(self) -> bool:

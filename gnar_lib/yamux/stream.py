@@ -101,6 +101,11 @@ class Stream:
         """Return the address of the session's other end."""
         return self._session.getpeername()
 
+    def why_gone(self, now_s: float) -> str:  # noqa: ARG002  (the session measures its peer's silence)
+        """Return why nothing can come any more, if the other end has gone without a word; else empty."""
+        is_broken = self._state is _RESET or self._session.closed
+        return f"{self}: {self._why_broken}" if is_broken and not self._chunks else ""
+
     # ---- reading -------------------------------------------------------------------------------------------
 
     def recv(self, size: int) -> bytes:
@@ -297,10 +302,7 @@ class Stream:
             self._end(Event.SEND_FIN)
 
     def abort(self, reason: str = "closed") -> None:
-        """Close with a reset, so that the peer does not take what it has for the whole.
-
-        `reason` is what a greenlet that waits on this stream is told.
-        """
+        """Close with a reset. A greenlet that waits on this stream is told the `reason`."""
         if not self.closed:
             self._why_closed = reason
             self._close()
@@ -332,14 +334,9 @@ class Stream:
         return self._write_waiter is not None
 
     @property
-    def has_bytes(self) -> bool:
-        """Whether bytes have come that nobody has read."""
-        return bool(self._chunks)
-
-    @property
-    def is_ended_by_peer(self) -> bool:
-        """Whether the peer sends nothing more."""
-        return self._state is not _OPEN and self._state is not _WE_ENDED
+    def is_readable(self) -> bool:
+        """Whether a read would not wait: bytes have come, or none will come any more."""
+        return bool(self._chunks) or not (self._state is _OPEN or self._state is _WE_ENDED)
 
     def claim(self) -> None:
         """Take note that the stream has said what it is for: until then the peer may have few of them."""
@@ -438,19 +435,15 @@ class Stream:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
         is_over = self.closed or self._session.closed
         if self._read_waiter is not None or self._on_readable is not None:
-            peer_may_send = self._state is _OPEN or self._state is _WE_ENDED
-            if self._chunks or self._unread or is_over or not peer_may_send:
-                self._wake_reader()
+            if is_over or self._unread or self.is_readable:
+                callback, self._on_readable = self._on_readable, None
+                if callback is not None:
+                    callback()
+                elif self._read_waiter is not None:
+                    self._read_waiter.switch(self)
         if self._write_waiter is not None and (
             (self._room and not self._is_in_line)
             or is_over
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):
             self._write_waiter.switch(self)
-
-    def _wake_reader(self) -> None:
-        callback, self._on_readable = self._on_readable, None
-        if callback is not None:
-            callback()
-        elif self._read_waiter is not None:
-            self._read_waiter.switch(self)

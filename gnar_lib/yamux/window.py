@@ -42,7 +42,7 @@ class Path:
 
     def take_growth(self, wanted: int) -> int:
         """Return by how many of the `wanted` bytes a window may grow, as far as all windows leave room."""
-        growth = min(wanted, MAX_GROWTH_BYTES - self.grown_bytes, holdings.spare_growth)
+        growth = max(0, min(wanted, MAX_GROWTH_BYTES - self.grown_bytes, holdings.spare_growth))
         self.grown_bytes += growth
         holdings.spare_growth -= growth
         return growth

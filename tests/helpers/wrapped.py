@@ -125,3 +125,6 @@ class WrappedConn:
 
     def getpeername(self) -> Sockaddr:
         return self._inner.getpeername()
+
+    def why_gone(self, now_s: float) -> str:
+        return self._inner.why_gone(now_s)
