@@ -39,6 +39,7 @@ from gnar_lib.yamux import Session as Mux
 
 KINDS = ("tcp", "udp")
 TICK_S = 1.0  # between two looks at the client and at what it has
+HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
 Ingress = TcpIngress | UdpIngress
@@ -67,7 +68,7 @@ class Control:
         self.client_id = peer.login.client_id  # the same when the client comes back; empty for a Go client
         self.address = conn.getpeername()  # of the client
         self.rights = Rights.of(shared.config)  # replaced by a reload
-        self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux)
+        self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux, lambda: self.is_silent)
         self._shared = shared
         self._on_end = on_end
         self._outbox = Outbox(conn, shared.crew)
@@ -115,6 +116,11 @@ class Control:
         """For how many seconds nothing has come from the client. Any byte of a multiplexed session counts."""
         heard_s = self._heard_s if self.mux is None else max(self._heard_s, self.mux.heard_s)
         return time.monotonic() - heard_s
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether one of the heartbeats of gnar's own client should have come, and has not."""
+        return self.session is not None and self.silent_s > 1.5 * self._heartbeat_s + HEARTBEAT_SLACK_S
 
     def _handle(self, message: Message) -> None:
         self._heard_s = time.monotonic()

@@ -434,13 +434,13 @@ class Stream:
     def wake(self) -> None:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
         is_over = self.closed or self._session.closed
-        if self._read_waiter is not None or self._on_readable is not None:
-            if is_over or self._unread or self.is_readable:
-                callback, self._on_readable = self._on_readable, None
-                if callback is not None:
-                    callback()
-                elif self._read_waiter is not None:
-                    self._read_waiter.switch(self)
+        is_awaited = self._read_waiter is not None or self._on_readable is not None
+        if is_awaited and (is_over or self._unread or self.is_readable):
+            callback, self._on_readable = self._on_readable, None
+            if callback is not None:
+                callback()
+            elif self._read_waiter is not None:
+                self._read_waiter.switch(self)
         if self._write_waiter is not None and (
             (self._room and not self._is_in_line)
             or is_over

@@ -59,10 +59,13 @@ class Client:
     mux: Mux | None = None
     posted: list[Message] = field(default_factory=list)
     now_s: float = 1000.0
+    is_silent: bool = False
 
     def __post_init__(self) -> None:
         self.conn_map = ConnMap(clock=lambda: self.now_s)
-        self.upstream = Upstream(self.conn_map, self.posted.append, self.session, self.mux)
+        self.upstream = Upstream(
+            self.conn_map, self.posted.append, self.session, self.mux, lambda: self.is_silent
+        )
 
     def asked(self) -> Exchange:
         """Return the Exchange by which the client was asked for a data connection."""
@@ -129,6 +132,25 @@ def test_client_that_multiplexes_is_not_asked_a_stream_is_opened(ends: Ends) -> 
     assert client.posted == []
     assert data is not None
     data.close()
+    mux.close()
+    peer.close()
+
+
+def test_user_of_a_silent_client_waits_and_is_given_nothing_that_may_be_dead(ends: Ends) -> None:
+    (user, _), (near, far), (waiting, _) = ends.pair(), ends.pair(), ends.pair()
+    mux, peer = Mux(near, is_client=False), Mux(far, is_client=True)
+    multiplexed = Client(session(FEATURE_MUX), mux, is_silent=True)
+    own = session(FEATURE_WAIT)
+    plain = Client(own, is_silent=True)
+    plain.upstream.expect_users()
+    assert plain.upstream.admit(waiting, ClientLogin.waiting_message(own, 1))
+    for client, key in ((multiplexed, mux), (plain, own.id)):
+        (data, _) = ends.pair()
+        with taking(lambda client=client: client.upstream.take(user, "blog", BLOG)) as result:  # type: ignore[misc]
+            assert client.deliver(key, data)
+            assert result.get() is data
+    plain.is_silent = False  # it has been heard again
+    assert plain.upstream.take(user, "blog", BLOG) is waiting
     mux.close()
     peer.close()
 

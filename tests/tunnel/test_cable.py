@@ -21,10 +21,13 @@ from tests.helpers.hosts import ECHO, SERVICE, START_S, Program, long_path
 
 DELAY_MS = 2  # one way
 CONTROL_PORT = 8910
-OURS, GO = 9000, 9002  # proxied ports
-OURS_FREE_S, GO_FREE_S = 15.0, 60.0  # what the server promises
+PLAIN, MULTIPLEXED, GO = 9000, 9001, 9002  # proxied ports
+# Between two of our own ends. A patient server and its clients outlive a cut, hasty ones give each other up.
+HASTY_CONTROL_PORT, HASTY = 8911, 9010
+HASTE = ("--dead-after", "8", "--heartbeat", "1")
+CUT_S = 22.0  # longer than a server may be silent until a client tries another connection
+GO_FREE_S = 60.0  # what the server promises
 BACK_S = 45.0  # the client's longest pause between two tries is 36 s
-CUT_S = 20.0  # long enough for the client to notice and try in vain
 
 # The Go client of 2024: Login and ProxyReq, then it only reads.
 GO_CLIENT = r"""
@@ -40,6 +43,21 @@ conn.sendall(frame(1, token=md5, version="v0.0.1-", timestamp=now)
              + frame(3, remote_port=remote_port, proxy_name="go", subdomain="", proxy_type="tcp"))
 while data := conn.recv(4096):
     print(data, flush=True)
+"""
+
+# A user at the server's host who stays: says a word, waits for it to come back, pauses, and so on.
+LASTING_USER = """
+import select, socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 15) as user:
+    user.settimeout(None)
+    try:
+        while True:
+            user.sendall(b"ping")
+            print(user.recv(4).decode().replace("ping", "echo"), flush=True)
+            if select.select([user], [], [], float(sys.argv[2]))[0]:
+                raise OSError(user.recv(1))
+    except OSError as exc:
+        print("ended:", exc, flush=True)
 """
 
 # A user at the server's host: connects, says a word, and tells what came back.
@@ -77,17 +95,16 @@ def path() -> Iterator[LongPath]:
 
 
 class Scene:
-    """A server on one host; on the other a client of ours, a Go client, and a service."""
+    """Servers on one host; on the other their clients, among them a Go client, and a service."""
 
     def __init__(self, pyz: Path, path: LongPath, folder: Path) -> None:
         self.near, self.far = path.a, path.b
+        self._pyz = pyz
         self._folder = folder
         self._programs: list[Program] = []
-        self.server = self.start(self.far, "server", pyz, "server", CONTROL_PORT)
-        self.server.wait_log("listening on")
+        self.server = self.start_server("server", CONTROL_PORT)
         self.start(self.near, "service", sys.executable, "-c", ECHO)
-        address = f"{self.far.ip}:{CONTROL_PORT}"
-        self.client = self.start(self.near, "client", pyz, "client", address, f"{SERVICE}:{OURS}")
+        self.client = self.start_client("client", CONTROL_PORT, PLAIN)
         self.go = self.start(
             self.near, "go", sys.executable, "-c", GO_CLIENT, self.far.ip, CONTROL_PORT, GO, TOKEN
         )
@@ -100,13 +117,31 @@ class Scene:
         self._programs.append(program)
         return program
 
+    def start_server(self, name: str, port: int, *options: str) -> Program:
+        program = self.start(self.far, name, self._pyz, "server", port, *options)
+        program.wait_log("listening on")
+        return program
+
+    def start_client(self, name: str, port: int, proxied_port: int, *options: str) -> Program:
+        address = f"{self.far.ip}:{port}"
+        return self.start(
+            self.near, name, self._pyz, "client", address, f"{SERVICE}:{proxied_port}", *options
+        )
+
+    def start_user(self, name: str, port: int, pause_s: float) -> Program:
+        """Start a user who says a word every `pause_s` seconds for as long as it comes back."""
+        program = self.start(self.far, name, sys.executable, "-c", LASTING_USER, port, pause_s)
+        program.wait_log("echo")
+        return program
+
     def close(self, *, failed: bool) -> None:
         for program in self._programs:
             program.kill()
             if failed:
                 print(f"---- {program.name} ----\n{program.log}")
         for program in self._programs:
-            assert "Traceback" not in program.log, program.log
+            if not program.name.startswith("user"):
+                assert "Traceback" not in program.log, program.log
 
 
 @pytest.fixture
@@ -118,26 +153,47 @@ def scene(gnar_pyz: Path, path: LongPath, tmp_path: Path, request: pytest.Fixtur
 
 
 @pytest.mark.waits
-def test_ports_are_freed_after_the_cable_was_pulled_and_come_back_when_it_is_mended(
+def test_users_outlive_a_pulled_cable_unless_it_is_pulled_for_longer_than_they_are_patient(
     path: LongPath, scene: Scene
 ) -> None:
     far = scene.far
-    assert ask(far, OURS) == "ping"
+    multiplexed = scene.start_client("multiplexed", CONTROL_PORT, MULTIPLEXED, "-m")
+    hasty_server = scene.start_server("hasty server", HASTY_CONTROL_PORT, *HASTE)
+    hasty = scene.start_client("hasty", HASTY_CONTROL_PORT, HASTY, *HASTE)
+    for client in (multiplexed, hasty):
+        client.wait_log("open at")
+    lasting = [
+        scene.start_user(f"user {kind} of {port}", port, pause_s)
+        for port in (PLAIN, MULTIPLEXED)
+        for kind, pause_s in (("idle", 2 * CUT_S), ("busy", 0.1))
+    ]
+    given_up = [scene.start_user(f"user {pause_s} of hasty", HASTY, pause_s) for pause_s in (2 * CUT_S, 0.1)]
     path.cut()
     began = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        ours = pool.submit(seconds_until_free, far, OURS, OURS_FREE_S, began)
         go = pool.submit(seconds_until_free, far, GO, GO_FREE_S, began)
-        noticed = pool.submit(scene.client.wait_log, "lost the server", CUT_S)
-        users = [pool.submit(ask, far, OURS) for _ in range(2)]  # come while nobody knows of it yet
-        assert ours.result() < OURS_FREE_S
+        for program in (hasty_server, *given_up):
+            program.wait_log("has gone" if program is hasty_server else "ended", CUT_S)
+        assert not listens(far, HASTY)
+        time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
+        assert [listens(far, port) for port in (PLAIN, MULTIPLEXED)] == [True, True]
+        path.mend()
+        late = [pool.submit(ask, far, port) for port in (PLAIN, MULTIPLEXED)]
+        assert [user.result() for user in late] == ["ping", "ping"]
+        for user in lasting:
+            if "busy" in user.name:  # it goes on where it stood
+                echoes = user.log.count("echo")
+                user.wait_log("echo", BACK_S, count=echoes + 2)
+        for client in (scene.client, multiplexed):
+            client.wait_log("connected to", BACK_S, count=2)
+        hasty.wait_log("open at", BACK_S, count=2)
+        assert ask(far, HASTY) == "ping"
         assert go.result() < GO_FREE_S
-        noticed.result()
-        assert [user.result() for user in users] == ["", ""]
-    assert connections(far, CONTROL_PORT) == 0
-    path.mend()
-    scene.client.wait_log("open at", BACK_S, count=2)
-    assert ask(far, OURS) == "ping"
+    for user in lasting:
+        if "idle" in user.name:
+            user.wait_log("echo", BACK_S, count=2)
+        assert "ended" not in user.log
+    assert "lost the server" not in scene.client.log + multiplexed.log
 
 
 def local_ports(host: Host) -> set[int]:
@@ -172,7 +228,7 @@ def test_waiting_connections_that_died_unnoticed_are_given_to_no_user(path: Long
     wait_until(
         lambda: all(server_has(scene.far, port) for port in fresh), "the server has the new ones", START_S
     )
-    assert [ask(scene.far, OURS) for _ in range(6)] == ["ping"] * 6
+    assert [ask(scene.far, PLAIN) for _ in range(6)] == ["ping"] * 6
     wait_until(lambda: not any(server_has(scene.far, port) for port in dead), "the dead are closed", START_S)
-    assert [ask(scene.far, OURS) for _ in range(6)] == ["ping"] * 6
+    assert [ask(scene.far, PLAIN) for _ in range(6)] == ["ping"] * 6
     assert "lost the server" not in scene.client.log

@@ -24,13 +24,20 @@ class Upstream:
     multiplexed session. Otherwise, and when none waits, the client is asked for one.
 
     `post` sends a message on the client's control connection and never waits. `session` is None for a Go
-    client, `mux` is None unless the client multiplexes.
+    client, `mux` is None unless the client multiplexes. While `is_silent` says that nothing has come from the
+    client for a while, users wait until the client has been heard.
     """
 
     def __init__(
-        self, conn_map: ConnMap, post: Callable[[Message], None], session: Session | None, mux: Mux | None
+        self,
+        conn_map: ConnMap,
+        post: Callable[[Message], None],
+        session: Session | None,
+        mux: Mux | None,
+        is_silent: Callable[[], bool],
     ) -> None:
         self._session = session
+        self._is_silent = is_silent
         self._mux: Mux | None = None  # on which the server may open streams: a Go client takes none
         if session is not None and FEATURE_MUX in session.features:
             self._mux = mux
@@ -85,7 +92,12 @@ class Upstream:
         return None
 
     def _next_ready(self) -> Conn | None:
-        """Return a data connection that waited, or a new stream; None if there is neither."""
+        """Return a data connection that waited, or a new stream; None if there is neither.
+
+        None also if the client is silent: a user on such a data connection could not be given another.
+        """
+        if self._is_silent():
+            return None
         if self._pool is not None:
             return self._pool.take()
         if self._mux is None:
