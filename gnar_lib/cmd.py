@@ -175,6 +175,9 @@ def main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 0
+    finally:
+        with suppress(KeyboardInterrupt):
+            logger.close()
 
 
 def _show(text: str) -> int:

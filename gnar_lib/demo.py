@@ -103,7 +103,7 @@ def _fetch(where: str) -> None:
     if page != PAGE:
         raise ConnError(f"{url} answered with something else than the sample page")
     took_ms = (time.perf_counter() - began_s) * 1000
-    logger.show(
+    logger.announce(
         f"  fetched {url} through the tunnel: {len(page)} bytes in {took_ms:.0f} ms. It works.\n"
         f"  Open {url} in a browser; ^C ends the demo.\n"
     )

@@ -14,8 +14,6 @@ from gnar_lib import events, logger
 from gnar_lib.events import Side
 from gnar_lib.net.address import format_address
 
-REFUSALS_PER_MINUTE = 20  # that are logged: whoever finds the port can be refused thousands of times a second
-
 _control = logger.get("control")
 _server = logger.get("server")
 _client = logger.get("client")
@@ -27,7 +25,6 @@ class _Bursts:
     """The warnings that many users can cause, each of which is logged once in a while only."""
 
     def __init__(self) -> None:
-        self.logins = logger.Burst(lines=REFUSALS_PER_MINUTE)
         self.descriptors = logger.Burst()
         self.services: defaultdict[str, logger.Burst] = defaultdict(logger.Burst)  # by the proxy's name
 
@@ -55,12 +52,12 @@ def _login_refused(event: events.LoginRefused) -> None:
     if event.hung_up:
         _server.debug("refused %s: %s", peer, event.reason)
     else:
-        _bursts.logins.warning(_server, "refused %s: %s", peer, event.reason)
+        _server.warning("refused %s: %s", peer, event.reason)
 
 
 def _client_came(event: events.ClientCame) -> None:
     how = ", multiplexed" if event.multiplexed else ""
-    _server.info("client %s (%s%s)", format_address(event.client), logger.printable(event.version), how)
+    _server.info("client %s (%s%s)", format_address(event.client), event.version, how)
 
 
 def _client_returned(event: events.ClientReturned) -> None:
@@ -143,14 +140,14 @@ def _datagrams_dropped(event: events.DatagramsDropped) -> None:
 
 def _service_unreachable(event: events.ServiceUnreachable) -> None:
     log = _log_of(event.kind, event.proxy)
-    if not event.again:  # a reload may have given the name to another proxy, which has failed for nobody yet
-        _bursts.services.pop(event.proxy, None)
+    if not event.again and _bursts.services[event.proxy].is_on:
+        # A reload has given the name to another proxy, which has failed for nobody yet.
+        del _bursts.services[event.proxy]
     _bursts.services[event.proxy].warning(log, "the local service does not answer: %s", event.reason)
 
 
 def _service_reached(event: events.ServiceReached) -> None:
-    if (burst := _bursts.services.pop(event.proxy, None)) is not None:
-        burst.end(_log_of(event.kind, event.proxy))
+    _bursts.services[event.proxy].end(_log_of(event.kind, event.proxy))
 
 
 # ---- the process -------------------------------------------------------------------------------------------

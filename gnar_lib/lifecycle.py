@@ -30,7 +30,7 @@ READY_WAIT_S = 10.0  # the longest wait until systemd is told that the process i
 # for reference cycles alone. Hardly anything but errors makes any, so that few collections suffice.
 GC_THRESHOLDS = (20_000, 20, 50)
 
-_log = logger.get("gnar")
+_log = logger.get("gnar", limited=False)  # its lines answer signals
 
 _T = TypeVar("_T")
 

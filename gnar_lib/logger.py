@@ -1,6 +1,7 @@
 """Writes log lines and errors to standard error, and texts for people to standard output.
 
-A log line has a prefix such as `TCP [demo]`, or is a JSON object.
+A log line has a prefix such as `TCP [demo]`, or is a JSON object. No log line waits for a reader, and
+each kind of line is limited, since peers cause most of them.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
+import textwrap
 import time
+from collections import defaultdict
 from collections.abc import MutableMapping
-from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
+
+from gnar_lib.writer import close_all, writer_to
 
 _root = logging.getLogger("gnar")
 _root.propagate = False
@@ -23,14 +26,26 @@ logging.raiseExceptions = False  # a log line that cannot be written is dropped,
 
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _LEVEL_NAMES = {"WARNING": "WARN"}  # shorter than in logging, so that the lines align
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
-BURST_REPORT_S = 60.0  # how often a warning is logged while its cause lasts
+PERIOD_S = 60.0  # for which lines of one kind are limited
+LINES_PER_PERIOD = 60  # of one kind; the others are only counted
+CHANGES_PER_PERIOD = 5  # how often a cause that comes and goes is told of
+MAX_MESSAGE = 2000  # characters of one message: a peer can send names of 64 KiB
 
 
 def printable(text: str) -> str:
-    """Return text with control characters escaped, so that text of a peer cannot forge lines or colours."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Return text with all characters escaped that Python calls unprintable, but for tabs.
+
+    So text of a peer cannot forge lines or colours, and cannot hide or turn around what is beside it: control
+    characters, line separators, bidirectional and zero-width ones are not printable.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each == "\t" else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def takes_escapes(stream: TextIO) -> bool:
@@ -39,15 +54,28 @@ def takes_escapes(stream: TextIO) -> bool:
 
 
 def complain(text: str) -> None:
-    """Write an error to standard error as one line, if standard error can be written to."""
-    with suppress(OSError):
-        sys.stderr.write(f"gnar: {printable(text)}\n")
+    """Write an error to standard error as one line, if standard error can be written to; does not wait."""
+    writer_to(sys.stderr).put(f"gnar: {printable(text)}\n")
+
+
+def announce(text: str) -> None:
+    """Write text for people to standard output, if that can be written to; does not wait."""
+    writer_to(sys.stdout).put(text)
+
+
+def close() -> None:
+    """Wait until everything is written, but for a second at most; to be called as the process ends.
+
+    Also before a process replaces itself (`exec`). What is logged afterwards is written as before.
+    """
+    close_all()
 
 
 def show(text: str) -> bool:
     """Write text to standard output; returns whether all of it was written.
 
-    An error is reported on standard error, unless the reader of a pipe has gone.
+    Waits for the reader, so this is for commands that do nothing else. An error is reported on standard
+    error, unless the reader of a pipe has gone.
     """
     stream = sys.stdout
     try:
@@ -82,9 +110,12 @@ class Logger(_Adapter):
         return msg, kwargs
 
 
-def get(prefix: str) -> Logger:
-    """Return a logger whose lines begin with `prefix`."""
-    return Logger(_root, {"prefix": printable(prefix)})
+def get(prefix: str, *, limited: bool = True) -> Logger:
+    """Return a logger whose lines begin with `prefix`.
+
+    `limited` is False where no peer can cause the lines: those that whoever runs the process asks for.
+    """
+    return Logger(_root, {"prefix": printable(prefix), "limited": limited})
 
 
 def _level_of(record: logging.LogRecord) -> str:
@@ -92,7 +123,23 @@ def _level_of(record: logging.LogRecord) -> str:
     return _LEVEL_NAMES.get(record.levelname, record.levelname)
 
 
-class _LineFormatter(logging.Formatter):
+def _message_of(record: logging.LogRecord) -> str:
+    """Return the printable text of a record, and how many lines like it were not logged."""
+    message = printable(record.getMessage())
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[:MAX_MESSAGE]}... ({len(message) - MAX_MESSAGE} characters more)"
+    return message + getattr(record, "remark", "")
+
+
+class _Formatter(logging.Formatter):
+    """Formats tracebacks, which may quote a peer."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (the name is that of logging)
+        """Return a traceback whose lines are printable."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
+class _LineFormatter(_Formatter):
     """Formats a record as `2026-01-02 15:04:05 INFO  TCP [demo] text`, with the level in colour if wanted."""
 
     def __init__(self, *, colour: bool) -> None:
@@ -104,11 +151,13 @@ class _LineFormatter(logging.Formatter):
         level = f"{_level_of(record):<5}"
         if self._colour and record.levelno in _COLOURS:
             level = f"\033[{_COLOURS[record.levelno]}m{level}\033[0m"
-        line = f"{when} {level} {getattr(record, 'prefix', '')} {printable(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{when} {level} {getattr(record, 'prefix', '')} {_message_of(record)}"
+        if record.exc_info:  # indented, so that no line of the traceback can pass for a log line
+            line += "\n" + textwrap.indent(self.formatException(record.exc_info), "  ", lambda _: True)
+        return line
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """Formats a record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -117,58 +166,144 @@ class _JsonFormatter(logging.Formatter):
             "time": when.isoformat(timespec="milliseconds"),
             "level": _level_of(record).lower(),
             "prefix": getattr(record, "prefix", ""),
-            "message": record.getMessage(),
+            "message": _message_of(record),
         }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
 
 
+class _Handler(logging.Handler):
+    """Hands lines to the writer of a stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written soon; one that cannot be formatted is dropped, as logging does it."""
+        try:
+            writer = writer_to(self._stream)
+            writer.lost_line = self._lost_line
+            writer.put(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001  (a log line must not end what it tells of)
+            self.handleError(record)
+
+    def _lost_line(self, count: int) -> str:
+        """Return the line that takes the place of lines that nobody has read in time."""
+        fields = {"msg": "%d lines lost: nobody read the log", "args": (count,), "prefix": "log"}
+        record = logging.makeLogRecord({**fields, "levelno": logging.WARNING, "levelname": "WARNING"})
+        return self.format(record) + "\n"
+
+
 def setup(stream: TextIO | None = None) -> None:
     """Start logging to `stream`, or to standard error.
 
-    The variables `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR=1` set level, format and colours.
+    The variables `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR=1` set level, format and colours. Lines reach a
+    stream that is given, as tests do, at once.
     """
-    stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(sys.stderr) if stream is None else logging.StreamHandler(stream)
     is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
-    colour = takes_escapes(stream) and not os.environ.get("NO_COLOR")
+    colour = takes_escapes(stream or sys.stderr) and not os.environ.get("NO_COLOR")
     handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
+    handler.addFilter(_Limits())
     _root.handlers = [handler]
     _root.setLevel(logging.DEBUG if os.environ.get("DEBUG", "") not in ("", "0") else logging.INFO)
+
+
+# ---- how much is logged ------------------------------------------------------------------------------------
+
+
+class Quota:
+    """Allows `lines` in each period of `period_s` seconds, and counts the others."""
+
+    def __init__(self, lines: int, period_s: float) -> None:
+        self.left = lines  # in this period
+        self._lines = lines
+        self._period_s = period_s
+        self._refused = 0  # since `take_refused`
+        self._next_s = 0.0  # when the next period begins, as time.monotonic() says
+
+    @property
+    def rest_s(self) -> float:
+        """How long this period still lasts, in seconds."""
+        return self._next_s - time.monotonic()
+
+    def take(self) -> bool:
+        """Tell whether one more line is allowed."""
+        if self.rest_s <= 0:
+            self.renew()
+        if not self.left:
+            self._refused += 1
+            return False
+        self.left -= 1
+        return True
+
+    def take_refused(self) -> int:
+        """Return how many lines were refused since the last call."""
+        count, self._refused = self._refused, 0
+        return count
+
+    def renew(self) -> None:
+        """Begin a period now."""
+        self.left, self._next_s = self._lines, time.monotonic() + self._period_s
+
+
+class _Limits(logging.Filter):
+    """Limits how many lines of each kind are logged, so that no peer can fill a disk.
+
+    Lines with the same message, before its arguments are put in, are of one kind. Lines of debug level have
+    no limit: whoever asks for them wants all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quotas: defaultdict[str, Quota] = defaultdict(lambda: Quota(LINES_PER_PERIOD, PERIOD_S))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is logged; its `remark` says how many before it were not."""
+        if record.levelno <= logging.DEBUG or not getattr(record, "limited", True):
+            return True
+        quota = self._quotas[record.msg]
+        if not quota.take():
+            return False
+        refused = quota.take_refused()
+        remark = f" ({refused} more)" if refused else ""
+        if not quota.left:
+            remark += f" (such lines are only counted for the next {quota.rest_s:.0f} s)"
+        vars(record)["remark"] = remark
+        return True
 
 
 class Burst:
     """Limits how often a warning is logged that many users cause at the same time.
 
-    In each period of `report_s` seconds, the first `lines` warnings are logged and the others are counted.
-    The next line that is logged says how many were only counted.
+    In each period of `report_s` seconds, the first warning is logged and the others are counted. The next
+    line that is logged says how many were only counted.
     """
 
-    def __init__(self, report_s: float = BURST_REPORT_S, lines: int = 1) -> None:
-        self._report_s = report_s
-        self._lines = lines
-        self._left = lines  # lines that may still be logged in this period
-        self._unreported = 0  # warnings since the last line that was logged
-        self._next_s = 0.0  # when the next period begins, as time.monotonic() says
-        self._is_on = False  # whether there was a warning since `end`
+    def __init__(self, report_s: float = PERIOD_S) -> None:
+        self.is_on = False  # whether there was a warning since `end`
+        self._is_told = False  # whether one of them was logged
+        self._quota = Quota(1, report_s)
+        self._changes = Quota(CHANGES_PER_PERIOD, report_s)
 
     def warning(self, log: Logger, message: str, *args: object) -> None:
-        """Log a warning, or count it if enough have been logged in this period."""
-        now = time.monotonic()
-        if not self._is_on or now >= self._next_s:
-            self._is_on, self._left, self._next_s = True, self._lines, now + self._report_s
-        if not self._left:
-            self._unreported += 1
+        """Log a warning, or count it if one has been logged in this period."""
+        if not self.is_on:
+            self.is_on = True
+            if self._changes.take():  # its cause has come again, which is news
+                self._quota.renew()
+        if not self._quota.take():
             return
-        self._left -= 1
-        if self._unreported:
-            message, args = message + " (%d more)", (*args, self._unreported)
-            self._unreported = 0
+        self._is_told = True
+        if refused := self._quota.take_refused():
+            message, args = message + " (%d more)", (*args, refused)
         log.warning(message, *args)
 
     def end(self, log: Logger) -> None:
-        """Log, if there was a warning since the last call, that its cause is over."""
-        if self._is_on:
-            log.info("works again%s", f" ({self._unreported} more failed)" if self._unreported else "")
-            self._is_on, self._unreported = False, 0
+        """Log, if a warning was logged since the last call, that its cause is over."""
+        if self._is_told:
+            refused = self._quota.take_refused()
+            log.info("works again%s", f" ({refused} more failed)" if refused else "")
+        self.is_on = self._is_told = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from gnar_lib import eventlog, events
+from gnar_lib import eventlog, events, logger
 from gnar_lib.events import CloseReason, Side, Stopping, UserCame, emit
 
 USER = ("192.0.2.1", 4000)
@@ -99,75 +100,78 @@ def test_a_listener_that_fails_is_logged_and_holds_nobody_up(lines: list[str]) -
     assert lines[-1] == "ERROR events a listener of UserCame failed"
 
 
+EXAMPLES: list[tuple[events.Event, str]] = [
+    (
+        events.LoginRefused(USER, "wrong token", hung_up=False),
+        "WARNING server refused 192.0.2.1:4000: wrong token",
+    ),
+    (events.LoginRefused(USER, "it left", hung_up=True), "DEBUG server refused 192.0.2.1:4000: it left"),
+    (
+        events.ClientCame(CLIENT, "gnar-py/1", multiplexed=True),
+        "INFO server client 192.0.2.2:50 (gnar-py/1, multiplexed)",
+    ),
+    (
+        events.ClientReturned(CLIENT, USER),
+        "INFO server client 192.0.2.1:4000 is back as 192.0.2.2:50",
+    ),
+    (
+        events.ClientLeft(CLIENT, "it hung up", broke_protocol=False),
+        "INFO control client 192.0.2.2:50 has gone: it hung up",
+    ),
+    (
+        events.ClientLeft(CLIENT, "nonsense", broke_protocol=True),
+        "WARNING control client 192.0.2.2:50 broke the protocol: nonsense",
+    ),
+    (events.Connected(USER, is_go=True), "INFO client connected to 192.0.2.1:4000 (a Go server)"),
+    (
+        events.ConnectFailed("reset", was_connected=True, retry_s=0.52),
+        "WARNING client lost the server: reset; trying again in 0.5 s",
+    ),
+    (
+        events.ProxyOpened(Side.SERVER, "blog", "tcp", 9000, CLIENT),
+        "INFO TCP [blog] port 9000 is open for 192.0.2.2:50",
+    ),
+    (events.ProxyOpened(Side.CLIENT, "dns", "udp", 53, USER, "h:53"), "INFO UDP [dns] open at h:53"),
+    (
+        events.ProxyRefused(Side.SERVER, "blog", "tcp", CLIENT, "port 1 is taken"),
+        "WARNING TCP [blog] refused to 192.0.2.2:50: port 1 is taken",
+    ),
+    (
+        events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is taken", 2.0),
+        "WARNING TCP [blog] port 1 is taken; trying again in 2.0 s",
+    ),
+    (
+        events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is not allowed"),
+        "ERROR TCP [blog] the server refused: port 1 is not allowed",
+    ),
+    (
+        events.ProxyClosed(Side.SERVER, "blog", "tcp", 9000, CLIENT, CloseReason.CANCELLED),
+        "INFO TCP [blog] cancelled by 192.0.2.2:50",
+    ),
+    (UserCame(Side.SERVER, "blog", USER), "DEBUG TCP [blog] user 192.0.2.1:4000 has come"),
+    (
+        events.UserConnected(Side.SERVER, "blog", USER, 0.0301),
+        "DEBUG TCP [blog] user 192.0.2.1:4000 is connected after 0.030 s",
+    ),
+    (
+        events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "it"),
+        "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: it",
+    ),
+    (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
+    (
+        events.ServiceUnreachable("blog", "tcp", "refused", again=False),
+        "WARNING TCP [blog] the local service does not answer: refused",
+    ),
+    (events.DescriptorsShort("accepting waits", "no files"), "WARNING net accepting waits: no files"),
+    (events.Reloaded(Side.SERVER, 0, ""), "INFO server configuration reloaded"),
+    (events.Reloaded(Side.CLIENT, 2, ""), "INFO client configuration reloaded: 2 new"),
+    (Stopping(Side.SERVER), "INFO server stopping"),
+]
+
+
 @pytest.mark.parametrize(
     ("event", "line"),
-    [
-        (
-            events.LoginRefused(USER, "wrong token", hung_up=False),
-            "WARNING server refused 192.0.2.1:4000: wrong token",
-        ),
-        (events.LoginRefused(USER, "it left", hung_up=True), "DEBUG server refused 192.0.2.1:4000: it left"),
-        (
-            events.ClientCame(CLIENT, "gnar-py/1\x1b[31m", multiplexed=True),
-            "INFO server client 192.0.2.2:50 (gnar-py/1\\x1b[31m, multiplexed)",
-        ),
-        (
-            events.ClientReturned(CLIENT, USER),
-            "INFO server client 192.0.2.1:4000 is back as 192.0.2.2:50",
-        ),
-        (
-            events.ClientLeft(CLIENT, "it hung up", broke_protocol=False),
-            "INFO control client 192.0.2.2:50 has gone: it hung up",
-        ),
-        (
-            events.ClientLeft(CLIENT, "nonsense", broke_protocol=True),
-            "WARNING control client 192.0.2.2:50 broke the protocol: nonsense",
-        ),
-        (events.Connected(USER, is_go=True), "INFO client connected to 192.0.2.1:4000 (a Go server)"),
-        (
-            events.ConnectFailed("reset", was_connected=True, retry_s=0.52),
-            "WARNING client lost the server: reset; trying again in 0.5 s",
-        ),
-        (
-            events.ProxyOpened(Side.SERVER, "blog", "tcp", 9000, CLIENT),
-            "INFO TCP [blog] port 9000 is open for 192.0.2.2:50",
-        ),
-        (events.ProxyOpened(Side.CLIENT, "dns", "udp", 53, USER, "h:53"), "INFO UDP [dns] open at h:53"),
-        (
-            events.ProxyRefused(Side.SERVER, "blog", "tcp", CLIENT, "port 1 is taken"),
-            "WARNING TCP [blog] refused to 192.0.2.2:50: port 1 is taken",
-        ),
-        (
-            events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is taken", 2.0),
-            "WARNING TCP [blog] port 1 is taken; trying again in 2.0 s",
-        ),
-        (
-            events.ProxyRefused(Side.CLIENT, "blog", "tcp", CLIENT, "port 1 is not allowed"),
-            "ERROR TCP [blog] the server refused: port 1 is not allowed",
-        ),
-        (
-            events.ProxyClosed(Side.SERVER, "blog", "tcp", 9000, CLIENT, CloseReason.CANCELLED),
-            "INFO TCP [blog] cancelled by 192.0.2.2:50",
-        ),
-        (UserCame(Side.SERVER, "blog", USER), "DEBUG TCP [blog] user 192.0.2.1:4000 has come"),
-        (
-            events.UserConnected(Side.SERVER, "blog", USER, 0.0301),
-            "DEBUG TCP [blog] user 192.0.2.1:4000 is connected after 0.030 s",
-        ),
-        (
-            events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "it"),
-            "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: it",
-        ),
-        (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
-        (
-            events.ServiceUnreachable("blog", "tcp", "refused", again=False),
-            "WARNING TCP [blog] the local service does not answer: refused",
-        ),
-        (events.DescriptorsShort("accepting waits", "no files"), "WARNING net accepting waits: no files"),
-        (events.Reloaded(Side.SERVER, 0, ""), "INFO server configuration reloaded"),
-        (events.Reloaded(Side.CLIENT, 2, ""), "INFO client configuration reloaded: 2 new"),
-        (Stopping(Side.SERVER), "INFO server stopping"),
-    ],
+    EXAMPLES,
     ids=lambda value: type(value).__name__ if isinstance(value, events.Event) else "",
 )
 def test_an_event_becomes_one_line(event: events.Event, line: str, lines: list[str]) -> None:
@@ -176,11 +180,33 @@ def test_an_event_becomes_one_line(event: events.Event, line: str, lines: list[s
     assert lines == [line]
 
 
+KINDS = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)}
+KINDS.remove(events.Event)
+
+
 def test_every_event_is_logged() -> None:
-    kinds = {
-        kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)
-    }
-    assert kinds - {events.Event} == set(eventlog._TOLD)
+    assert set(eventlog._TOLD) == KINDS
+
+
+def test_no_event_fills_the_log_however_often_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventlog, "_bursts", eventlog._Bursts())
+    monkeypatch.delenv("DEBUG", raising=False)
+    root = logging.getLogger("gnar")
+    handlers = root.handlers
+    try:
+        down = events.ServiceUnreachable("blog", "tcp", "refused", again=False)
+        flapping = [down, events.ServiceReached("blog", "tcp")]
+        cases = [[event] for event, _ in EXAMPLES] + [flapping]
+        assert {type(event) for case in cases for event in case} == KINDS
+        for case in cases:
+            stream = io.StringIO()
+            logger.setup(stream)
+            eventlog.start()
+            for event in case * (3 * logger.LINES_PER_PERIOD):
+                emit(type(event), *(getattr(event, name) for name in event.__dataclass_fields__))
+            assert stream.getvalue().count("\n") <= logger.LINES_PER_PERIOD, case
+    finally:
+        root.handlers = handlers
 
 
 def test_a_service_that_stays_away_is_told_once_and_so_is_its_return(lines: list[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPORT_S = 60.0
+BURSTS = ("descriptors", "services[event.proxy]", "_refused", "_failures")  # their first argument is a logger
 
 
 class Terminal(io.StringIO):
@@ -108,12 +111,147 @@ def test_a_burst_is_logged_as_it_begins_once_in_each_period_and_at_its_end(clock
     ]
 
 
-def test_a_burst_may_log_several_lines_of_each_period(clock: list[float]) -> None:
+def test_a_cause_that_comes_and_goes_all_the_time_is_told_of_a_few_times(clock: list[float]) -> None:
     stream = io.StringIO()
     logger.setup(stream)
-    log, burst = logger.get("x"), logger.Burst(REPORT_S, lines=2)
-    for period in range(2):
-        for number in range(4):
-            burst.warning(log, "%d.%d", period, number)
-        clock[0] += REPORT_S
-    assert logged(stream) == ["WARN  x 0.0", "WARN  x 0.1", "WARN  x 1.0 (2 more)", "WARN  x 1.1"]
+    log, burst = logger.get("x"), logger.Burst(REPORT_S)
+    for _ in range(100):
+        burst.warning(log, "down")
+        burst.end(log)
+        clock[0] += 0.01
+    assert logged(stream) == ["WARN  x down", "INFO  x works again"] * logger.CHANGES_PER_PERIOD
+    clock[0] += REPORT_S
+    burst.warning(log, "down")
+    burst.end(log)
+    assert logged(stream)[-2:] == ["WARN  x down (95 more)", "INFO  x works again"]
+
+
+def test_lines_of_one_kind_are_limited_and_their_end_is_announced(clock: list[float]) -> None:
+    stream = io.StringIO()
+    logger.setup(stream)
+    log = logger.get("x")
+    for number in range(1000):
+        log.info("client %d", number)
+    clock[0] += logger.PERIOD_S / 2
+    log.info("another")
+    clock[0] += logger.PERIOD_S / 2
+    log.info("client %d", 1000)
+    lines, most = logged(stream), logger.LINES_PER_PERIOD
+    assert lines[: most - 1] == [f"INFO  x client {number}" for number in range(most - 1)]
+    assert lines[most - 1 :] == [
+        f"INFO  x client {most - 1} (such lines are only counted for the next 60 s)",
+        "INFO  x another",
+        f"INFO  x client 1000 ({1000 - most} more)",
+    ]
+
+
+def test_lines_that_are_asked_for_have_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", "1")
+    stream = io.StringIO()
+    logger.setup(stream)
+    for _ in range(2 * logger.LINES_PER_PERIOD):
+        logger.get("x").debug("a user has come")
+        logger.get("x", limited=False).info("status")
+    assert len(logged(stream)) == 4 * logger.LINES_PER_PERIOD
+
+
+def test_defects_that_a_peer_can_cause_again_and_again_are_limited() -> None:
+    stream = io.StringIO()
+    logger.setup(stream)
+    for number in range(1000):
+        try:
+            raise ValueError(number)
+        except ValueError:
+            logger.get("x").exception("%s: a defect", number)
+    assert stream.getvalue().count("Traceback") == logger.LINES_PER_PERIOD
+
+
+def calls_of_loggers() -> Iterator[tuple[str, ast.Call]]:
+    """Yield where gnar calls a method of a logger, and the call."""
+    for path in sorted(Path(logger.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                yield f"{path.name}:{node.lineno}", node
+
+
+def test_every_line_has_a_limit_since_its_message_is_written_in_the_code() -> None:
+    logs = {"debug", "info", "warning", "error", "critical", "exception", "log"}
+    count, wrong = 0, []
+    for where, call in calls_of_loggers():
+        assert isinstance(call.func, ast.Attribute)
+        if call.func.attr not in logs or where.startswith("logger.py"):
+            continue
+        *_, message = call.args[:2] if ast.unparse(call.func.value).endswith(BURSTS) else call.args[:1]
+        count += 1
+        if not (isinstance(message, ast.Constant) and isinstance(message.value, str)):
+            wrong.append(where)
+    assert not wrong, f"{wrong}: a message that is made of text of a peer is a kind of its own"
+    assert count > 50
+
+
+def test_only_answers_to_signals_have_no_limit() -> None:
+    gets = [(where, call) for where, call in calls_of_loggers() if ast.unparse(call.func) == "logger.get"]
+    unlimited = [where.split(":")[0] for where, call in gets if call.keywords]
+    assert unlimited == ["lifecycle.py"]
+
+
+# ---- text of peers -----------------------------------------------------------------------------------------
+
+HIDDEN = {
+    "colour": "\x1b[31m",
+    "line": "\n",
+    "C1": "\x9b31m",
+    "next line": "\x85",
+    "line separator": "\u2028",
+    "paragraph separator": "\u2029",
+    "embedding": "\u202a",
+    "override": "\u202e",
+    "isolate": "\u2066",
+    "end of isolate": "\u2069",
+    "left-to-right mark": "\u200e",
+    "right-to-left mark": "\u200f",
+    "Arabic letter mark": "\u061c",
+    "zero width": "\u200b",
+    "byte order mark": "\ufeff",
+    "tag": "\U000e0041",
+    "surrogate": "\udc80",
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("form", ["", "json"])
+def test_text_of_a_peer_forges_and_hides_nothing(
+    form: str, hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GNAR_LOG", form)
+    stream = io.StringIO()
+    logger.setup(stream)
+    log = logger.get(f"TCP [{hidden}]")
+    try:
+        raise ValueError(f"{hidden}2026-01-01 00:00:00 INFO  x forged")
+    except ValueError:
+        log.exception("defect of %s", hidden)
+    said = stream.getvalue()
+    assert hidden == "\n" or hidden not in said
+    if form == "json":
+        (line,) = said.splitlines()
+        fields = json.loads(line)
+        assert all(text.replace("\n", "").isprintable() for text in fields.values())
+    else:
+        first, *traceback = said[:-1].split("\n")
+        assert first.isprintable()
+        assert all(line.startswith("  ") and line.isprintable() for line in traceback)
+
+
+@pytest.mark.parametrize("text", ["Grüße ☃ 雪 مرحبا", "a\ttab", "C:\\path"])
+def test_text_that_can_be_read_stays_as_it_is(text: str) -> None:
+    assert logger.printable(text) == text
+
+
+def test_a_message_of_any_length_is_a_line_that_can_be_read() -> None:
+    stream = io.StringIO()
+    logger.setup(stream)
+    logger.get("x").info("refused %s", "y" * 65000)
+    (line,) = logged(stream)
+    assert line.endswith(f"y... ({65008 - logger.MAX_MESSAGE} characters more)")
+    assert len(line) < logger.MAX_MESSAGE + 100

@@ -109,7 +109,7 @@ def test_server_says_when_it_listens_reloads_and_stops(
             assert before_usec <= int(reloading.pop("MONOTONIC_USEC")) <= time.monotonic_ns() // 1000
             assert reloading == {"RELOADING": "1"}
             assert any_systemd.hear()["READY"] == "1"
-            assert said in server.log
+            server.wait_log(said)
         server.signal(signal.SIGTERM)
         assert any_systemd.hear() == {"STOPPING": "1"}
         assert server.wait_exit() == 0

@@ -183,7 +183,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
         local = Address(proxy.config.local_host, proxy.config.local_port)
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {local}")
-    logger.show("\n".join([*lines, "", ""]))
+    logger.announce("\n".join([*lines, "", ""]))
 
 
 def _apply(config: ClientConfig) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gnar_lib.errors import AuthError
-from gnar_lib.eventlog import REFUSALS_PER_MINUTE
+from gnar_lib.logger import LINES_PER_PERIOD
 from gnar_lib.proto import (
     Exchange,
     ProxyResp,
@@ -90,13 +90,13 @@ def test_logins_in_progress_are_limited_and_the_oldest_makes_room(echo_tunnel: T
 def test_peers_that_are_refused_cannot_fill_the_log(echo_tunnel: Tunnel) -> None:
     server, server_port = echo_tunnel.server, echo_tunnel.server_port
     with uninvolved_user(echo_tunnel.port, server, echo_tunnel.client):
-        for _ in range(3 * REFUSALS_PER_MINUTE):
+        for _ in range(3 * LINES_PER_PERIOD):
             with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
                 attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 assert attacker.recv(1) == b""
-    server.wait_log("refused", count=REFUSALS_PER_MINUTE)
+    server.wait_log("refused", count=LINES_PER_PERIOD)
     server.wait_idle()
-    assert server.log.count("refused") == REFUSALS_PER_MINUTE
+    assert server.log.count("refused") == LINES_PER_PERIOD
 
 
 def test_peers_that_guess_tokens_by_the_hundred_harm_nobody(echo_tunnel: Tunnel) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gnar_lib import logger
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.serve import show
 from gnar_lib.config import Address, ProxyConfig
@@ -84,5 +85,6 @@ def test_domain_that_a_server_tells_cannot_write_to_the_terminal(capsys: pytest.
     proxy = ClientProxy(ProxyConfig(proxy_name="x", local_port=1), Meter())
     proxy.domain = "a.example\033[2J\033]0;title\007"
     show(Address(LOOPBACK, 1), [proxy])
+    logger.close()
     assert "https://a.example" in (shown := capsys.readouterr().out)
     assert shown.replace("\n", "").isprintable()

@@ -52,9 +52,10 @@ def test_local_service_down_costs_the_user_a_closed_connection_and_one_line(
     echo_tunnel.service.stop()
     for _ in range(20):
         assert ask(echo_tunnel.port) == b""
-    assert echo_tunnel.client.log.count("local service does not answer") == 1
     echo_tunnel.service.start()
     assert ask(echo_tunnel.port) == b"ping"
+    echo_tunnel.client.wait_log("works again")
+    assert echo_tunnel.client.log.count("local service does not answer") == 1
     echo_tunnel.assert_nothing_left()
 
 
