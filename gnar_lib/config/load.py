@@ -194,6 +194,8 @@ def _read(reader: Reader, value: object, where: str) -> Any:
         return reader(value)
     except ConfigError as exc:
         raise ConfigError(f"{where}: {exc}") from None
+    except ValueError:  # TOML's hexadecimal numbers may be so long that Python does not show them
+        raise ConfigError(f"{where}: a number with too many digits") from None
 
 
 # ---- proxies -----------------------------------------------------------------------------------------------

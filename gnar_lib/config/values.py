@@ -77,7 +77,7 @@ def secret(value: object) -> Secret:
 def _integer(value: object) -> int | None:
     """Return the integer that a value is or spells, or None."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
-        return int(value)
+        return int(value.strip())  # of which int() alone would leave some control characters
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

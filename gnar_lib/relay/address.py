@@ -192,14 +192,14 @@ def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
 def _read_port(text: str, kind: _Kind) -> int:
     """Read the number of a port, or the name of its service; port 0 is allowed for a listener alone."""
     if text.isascii() and text.isdigit():
-        port = int(text)
+        port = int(text[:100])  # Python refuses to read thousands of digits
     else:
         try:
             port = socket.getservbyname(text, kind.transport)
         except (OSError, ValueError):
             raise UsageError(f"{text!r} is not a port, and no service has that name") from None
     if not (0 if kind.role is Role.LISTEN else 1) <= port <= MAX_PORT:
-        raise UsageError(f"port {port} is out of range")
+        raise UsageError(f"port {text} is out of range")
     return port
 
 

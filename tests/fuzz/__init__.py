@@ -1,0 +1,1 @@
+"""Feeds every parser of gnar with broken input: `python -m tests.fuzz --help`."""

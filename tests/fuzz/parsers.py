@@ -1,0 +1,208 @@
+"""What each parser promises for any input: its documented errors alone, and what it accepts can be written.
+
+A check gets the input and a source of random choices. It returns whether the input was accepted, and raises
+any error but the parser's own.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+from gnar_lib.config import load_client, load_server, values
+from gnar_lib.config.model import DEFAULT_PORT
+from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
+from gnar_lib.net import Conn, Crew
+from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
+from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
+from gnar_lib.proto.msg import from_frame
+from gnar_lib.relay import Role, parse_address
+from gnar_lib.yamux import Session
+from tests.helpers.loop import turn
+from tests.peers.mux import clean, conn_pair, stream_count
+
+Check = Callable[[bytes, Random], bool]
+
+WAIT_S = 20.0
+
+
+# ---- frames and messages -----------------------------------------------------------------------------------
+
+
+def frames(data: bytes, _random: Random) -> bool:
+    """The first bytes say how long a frame is; a whole frame is a JSON object or an error."""
+    try:
+        size = packet.frame_size(data)
+        assert size is None or packet.HEADER.size <= size <= packet.HEADER.size + packet.MAX_BODY_BYTES
+        assert packet.frame_size(data[: packet.HEADER.size]) == size
+        if size is None or size > len(data):
+            return False
+        packet_type, fields = packet.decode(data[:size])
+    except ProtocolError:
+        return False
+    assert packet_type == data[0]
+    assert isinstance(fields, dict)
+    return True
+
+
+class _Source:
+    """A conn from which the input comes, in pieces of any size."""
+
+    def __init__(self, data: bytes, random: Random) -> None:
+        self.data = data
+        self._most = random.choice((1, 7, 100, 5000))
+
+    def recv(self, size: int) -> bytes:
+        size = min(size, self._most)
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+    def unread(self, data: bytes) -> None:
+        self.data = data + self.data
+
+
+def _messages_in(source: _Source) -> list[Message]:
+    """Return the messages up to the first error, or to the end."""
+    found = []
+    with suppress(ProtocolError, ConnClosed):
+        while True:
+            found.append(recv(cast("Conn", source)))
+    return found
+
+
+def messages(data: bytes, random: Random) -> bool:
+    """The same messages come however the bytes are cut, and each can be sent again."""
+    found = _messages_in(_Source(data, random))
+    assert found == _messages_in(_Source(data, random))
+    for message in found:
+        if isinstance(message, UDPDatagram) and message.addr is not None:  # may hold what gnar does not know
+            message = replace(message, addr={key: message.addr[key] for key in ("IP", "Port")})  # noqa: PLW2901
+        assert from_frame(to_frame(message)) == message
+    return bool(found)
+
+
+# ---- datagrams ---------------------------------------------------------------------------------------------
+
+
+def _datagrams(framing: Framing, data: bytes, random: Random) -> bool:
+    try:
+        found, used = framing.parse(data)
+    except ProtocolError:
+        return False
+    assert 0 <= used <= len(data)
+    first, first_used = framing.parse(data[: random.randint(0, used)])
+    assert found[: len(first)] == first
+    assert first_used <= used
+    again, again_used = framing.parse(b"".join(framing.frame(found)))
+    assert [payload for _, payload in again] == [payload for _, payload in found]
+    if isinstance(framing, BinaryFraming):
+        assert (again, again_used) == (found, used)
+    return bool(found)
+
+
+def datagrams(data: bytes, random: Random) -> bool:
+    """The datagrams of whole frames come however the bytes are cut, and can be sent again."""
+    return _datagrams(BinaryFraming(), data, random)
+
+
+def json_datagrams(data: bytes, random: Random) -> bool:
+    """As `datagrams`, in the form of the Go programs."""
+    return _datagrams(JsonFraming(with_address=False), data, random)
+
+
+# ---- multiplexing ------------------------------------------------------------------------------------------
+
+
+def yamux(data: bytes, random: Random) -> bool:
+    """Any bytes leave a session working or end it in order; nothing of it stays."""
+    with clean(WAIT_S):
+        ours, theirs = conn_pair()
+        session, crew = Session(ours, is_client=random.random() < 0.5), Crew("handlers")
+        session.serve(crew, lambda stream: stream.sendall(stream.recv(10)))
+        theirs.sendall(data[:30_000])  # what fits into the socket without waiting
+        turn()
+        is_open = not session.closed
+        theirs.close()
+        turn()
+        assert session.closed
+        assert stream_count(session) == len(crew) == 0
+    return is_open
+
+
+# ---- addresses and settings --------------------------------------------------------------------------------
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def relay_addresses(data: bytes, random: Random) -> bool:
+    """An address is refused in one line, or shown as one that means the same."""
+    role = random.choice((Role.LISTEN, Role.TARGET))
+    try:
+        found = parse_address(_text_of(data), role)
+    except UsageError:
+        return False
+    if re.fullmatch(r"[\w.:-]+", found.host):  # others are shown without the quotes that they need
+        again = parse_address(str(found), role)
+        assert (again.transport, again.host, again.port) == (found.transport, found.host, found.port)
+    return True
+
+
+_READERS: tuple[values.Reader, ...] = (
+    values.address(DEFAULT_PORT),
+    values.mapping,
+    values.port_ranges,
+    values.rate,
+    values.seconds,
+    values.timeout,
+    values.host,
+    values.name,
+    values.port,
+    values.port_or_0,
+    values.flag,
+    values.domain,
+    values.subdomain,
+)
+
+
+def settings(data: bytes, _random: Random) -> bool:
+    """Each reader of a setting takes a text or raises its error; an address is shown as it is read."""
+    accepted = False
+    for reader in _READERS:
+        with suppress(ConfigError):
+            found: Any = reader(_text_of(data))
+            accepted = True
+            if reader is _READERS[0]:
+                assert reader(str(found)) == found
+    return accepted
+
+
+_folder = tempfile.TemporaryDirectory(prefix="gnar-fuzz-")
+
+
+def toml(data: bytes, random: Random) -> bool:
+    """A file of settings is refused in one line, or each of its proxies has a name."""
+    path = Path(_folder.name, "gnar.toml")
+    path.write_bytes(data)
+    try:
+        if random.random() < 0.3:
+            load_server({"config": str(path)}, {})
+        else:
+            proxies = load_client({"config": str(path)}, {}).proxies
+            assert len({proxy.proxy_name for proxy in proxies}) == len(proxies) > 0
+    except ConfigError:
+        return False
+    return True
+
+
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (frames, messages, datagrams, json_datagrams, yamux, relay_addresses, settings, toml)
+}
