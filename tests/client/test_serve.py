@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from gnar_lib import events
+from gnar_lib import events, logger
 from gnar_lib.client import serve
 from gnar_lib.client.link import Link
 from gnar_lib.client.serve import Client, run_client
@@ -121,6 +121,7 @@ def test_refused_proxy_is_given_up_the_others_are_shown(
     both = replace(config, proxies=(replace(BLOG, proxy_name="refused", remote_port=1), *config.proxies))
     assert run(both, config) == 0
     assert "proxies=1" in stopper.statuses[0]
+    logger.close()
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [f"  blog  {LOOPBACK}:{config.proxies[0].remote_port}  ->  {LOOPBACK}:1"]
 
