@@ -67,7 +67,7 @@ class ControlIngress:
             case ForStreams(peer):
                 self._serve_streams(conn, peer)
             case ForControl(peer):
-                conn.set_user_timeout(dead_after_s() if peer.session else GO_USER_TIMEOUT_S)
+                conn.set_user_timeout(_patience_s(peer))
                 self._serve_control(conn, purpose)
             case ForData(login, exchange):
                 self._hand_over(conn, exchange, self._key_of(login, exchange))
@@ -78,7 +78,7 @@ class ControlIngress:
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
-        conn.set_user_timeout(dead_after_s() if peer.session else GO_USER_TIMEOUT_S)
+        conn.set_user_timeout(_patience_s(peer))
         mux = Mux(conn, is_client=False)
         self.in_progress.add(mux)  # until its first stream has said what it is for
         try:
@@ -180,3 +180,8 @@ class ControlIngress:
             return
         for control in theirs:
             control.cancel(message)
+
+
+def _patience_s(peer: Peer) -> float:
+    """Return for how many seconds a client may leave bytes of its control connection unacknowledged."""
+    return dead_after_s() if peer.session is not None else min(GO_USER_TIMEOUT_S, dead_after_s())
