@@ -16,9 +16,10 @@ from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Conn, Crew
-from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect, recv
+from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect
 from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, waiting_silence_s
 from gnar_lib.proto.outbox import Outbox
+from gnar_lib.proto.pace import recv_paced
 from gnar_lib.yamux import Stream
 
 _log = logger.get("client")
@@ -83,7 +84,7 @@ class Connection:
     def _receive(self, on_answer: Callable[[ProxyResp], None]) -> None:
         try:
             while True:
-                self._handle(recv(self.control.conn), on_answer)
+                self._handle(recv_paced(self.control.conn), on_answer)
         except Exception as exc:  # noqa: BLE001  (`wait_for_trouble` raises it)
             self._error = exc
             self._trouble.set()

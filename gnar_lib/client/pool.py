@@ -13,6 +13,7 @@ from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Exchange, Heartbeat, recv
 from gnar_lib.proto.numbers import MAX_WAITING
+from gnar_lib.proto.pace import MESSAGE_S, pace
 
 
 class WaitingPool:
@@ -104,4 +105,5 @@ class WaitingPool:
             if not isinstance(message, Heartbeat):
                 raise ProtocolError(f"{type(message).__name__} on a waiting connection")
             self._heard_s[conn] = time.monotonic()
+            pace.take(MESSAGE_S)
         return message

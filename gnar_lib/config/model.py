@@ -85,6 +85,16 @@ class PortRanges:
         for low, high in self.ranges:
             yield from range(low, high + 1)
 
+    def __len__(self) -> int:
+        return sum(high - low + 1 for low, high in self.ranges)
+
+    def __getitem__(self, index: int) -> int:
+        for low, high in self.ranges:
+            if index <= high - low:
+                return low + index
+            index -= high - low + 1
+        raise IndexError("there are not so many ports in the ranges")
+
     def allows(self, port: int) -> bool:
         """Tell whether clients may open a port."""
         return not self.ranges or any(low <= port <= high for low, high in self.ranges)

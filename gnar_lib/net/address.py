@@ -6,12 +6,14 @@ import socket
 from typing import Any
 
 import gevent.socket
+from gevent import monkey
 
 from gnar_lib.errors import DialError, UsageError
 
 Sockaddr = tuple[Any, ...] | str
 """An address of the socket module: `(host, port, ...)`, or the path of a Unix socket."""
 
+_look_up: Any = monkey.get_original("socket", "getaddrinfo")  # waits for DNS without giving way
 _AF_UNIX: int | None = getattr(socket, "AF_UNIX", None)  # None on Windows, where Python cannot open them
 
 
@@ -50,7 +52,7 @@ def resolve(
     """
     try:
         host.encode("idna")  # getaddrinfo does so in a thread of gevent, which would log a traceback
-        found = gevent.socket.getaddrinfo(host or None, port, type=kind)
+        found = _numeric(host, port, kind) or gevent.socket.getaddrinfo(host or None, port, type=kind)
     except UnicodeError as exc:
         raise DialError(f"cannot resolve {host!r}: no host can have such a name") from exc
     except OSError as exc:
@@ -60,6 +62,17 @@ def resolve(
     if not fitting:
         raise DialError(f"{host} has no {'IPv4' if family == socket.AF_INET else 'IPv6'} address")
     return fitting
+
+
+def _numeric(host: str, port: int, kind: int) -> list[Any]:
+    """Return what `getaddrinfo` makes of an IP address, at once; an empty list for a name.
+
+    gevent asks a thread for an IP address, too, which takes milliseconds.
+    """
+    try:
+        return list(_look_up(host, port, type=kind, flags=socket.AI_NUMERICHOST)) if host else []
+    except OSError:
+        return []
 
 
 def family_of(source: str, default: int = socket.AF_UNSPEC) -> int:

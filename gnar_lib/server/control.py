@@ -24,10 +24,11 @@ from gnar_lib.errors import (
 from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
 from gnar_lib.net import Conn, EventedConn, format_address, host_of
 from gnar_lib.net.options import dead_after_s
-from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp, recv
+from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.numbers import HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
+from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
@@ -100,7 +101,7 @@ class Control:
         try:
             self._handle(first)
             while True:
-                self._handle(recv(self.conn))
+                self._handle(recv_paced(self.conn))
         except ConnError as exc:
             reason = str(exc)
         except ProtocolError as exc:
@@ -247,7 +248,7 @@ class Control:
         del self._ingresses[kind, port]
         self._shared.ports.release(kind, port)
         ingress.close()
-        if kind == "tcp" and not any(each.proxy.kind == "tcp" for each in self._ingresses.values()):
+        if kind == "tcp" and not any(each == "tcp" for each, _ in self._ingresses):
             self.upstream.expect_no_users()
         emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
 
@@ -317,8 +318,10 @@ class Control:
     def _close_inherited(self, *only: tuple[str, int]) -> None:
         """Close the ingresses for which the client has not asked again, or `only` some of them."""
         for key in only or [*self._inherited]:
-            self._ingresses[key] = self._inherited.pop(key)
-            self._close(self._ingresses[key], CloseReason.CLIENT_LEFT)
+            if (ingress := self._inherited.pop(key, None)) is not None:  # else it was asked for just now
+                self._ingresses[key] = ingress
+                self._close(ingress, CloseReason.CLIENT_LEFT)
+                pace.take(MESSAGE_S)
 
     # ---- data connections that wait ------------------------------------------------------------------------
 
@@ -336,17 +339,22 @@ class Control:
             ingress.close()
 
     def end(self) -> None:
-        """Close the control connection, free the ports and let no user wait; more than once does no harm."""
-        if self._is_ended:
-            return
-        self._is_ended = True
-        self._outbox.close()
-        self.conn.close()
-        if self.mux is not None:
-            self.mux.close()
-        self._close_inherited()
+        """Close the control connection, let no user wait and free the ports; more than once does no harm.
+
+        Others have their turn while thousands of ports are freed. Whoever calls `end` meanwhile helps, so
+        that all ports are free whenever it returns.
+        """
+        if not self._is_ended:
+            self._is_ended = True
+            self._outbox.close()
+            self.conn.close()
+            if self.mux is not None:
+                self.mux.close()
+            self.upstream.close()
+        self._ingresses.update(self._inherited)
+        self._inherited = {}
         reason = CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT
-        for ingress in self.ingresses:
-            self._close(ingress, reason)
-        self.upstream.close()
+        while self._ingresses:
+            self._close(next(reversed(self._ingresses.values())), reason)
+            pace.take(MESSAGE_S)
         self._on_end(self)

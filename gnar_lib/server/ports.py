@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from gnar_lib.config import PortRanges
@@ -56,7 +58,8 @@ class Ports:
         With 0 and no restriction, the system chooses the port. Raises as `listen` does.
         """
         if port == 0 and allowed:
-            return self._open_any(open_port, self._candidates(kind, allowed))
+            candidates = itertools.islice(self._candidates(kind, allowed), TRIES_FOR_ANY_PORT)
+            return self._open_any(open_port, candidates)
         if port and not allowed.allows(port):
             raise ProxyRefusedError(f"port {port} is not allowed (allowed: {allowed})")
         try:
@@ -69,7 +72,7 @@ class Ports:
             raise ProxyRefusedError(str(exc)) from exc
 
     @staticmethod
-    def _open_any(open_port: Callable[[int], Opened], candidates: list[int]) -> Opened:
+    def _open_any(open_port: Callable[[int], Opened], candidates: Iterable[int]) -> Opened:
         """Open the first candidate that can be opened; raises `ListenError` if none can."""
         error: ListenError = PortTakenError("no allowed port is free")
         for port in candidates:
@@ -83,7 +86,18 @@ class Ports:
                     break
         raise error
 
-    def _candidates(self, kind: str, allowed: PortRanges) -> list[int]:
-        """Return allowed ports that are not in use here, in random order."""
-        free = [port for port in allowed if (kind, port) not in self._held]
-        return random.sample(free, min(len(free), TRIES_FOR_ANY_PORT))
+    def _candidates(self, kind: str, allowed: PortRanges) -> Iterator[int]:
+        """Yield the allowed ports that are not in use here, in an order that is random enough.
+
+        From a random one on, each is as far behind the one before it. If that distance and the number of
+        ports have no common divisor, each port comes once, and nobody has to list or shuffle them.
+        """
+        count = len(allowed)
+        distance = random.randrange(1, count + 1)  # noqa: S311  (no secret)
+        while math.gcd(distance, count) > 1:
+            distance = random.randrange(1, count + 1)  # noqa: S311  (no secret)
+        index = random.randrange(count)  # noqa: S311  (no secret)
+        for _ in range(count):
+            if (kind, port := allowed[index]) not in self._held:
+                yield port
+            index = (index + distance) % count
