@@ -41,6 +41,7 @@ Options:
       --bind ADDR            listen on this address alone (default: all, IPv4 and IPv6)
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
+      --max-proxies COUNT    ports that one client may have (default 4096)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
       --max-memory SIZE      such as 256mb (default: half of what container or machine has)
       --heartbeat SECONDS    between two signs of life of an idle connection (default 5)

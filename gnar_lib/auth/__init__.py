@@ -5,7 +5,16 @@ a nonce of each end, which cannot be replayed. A session key made from the same 
 connections.
 """
 
-from gnar_lib.auth.login import HMAC, MD5, MD5_WINDOW_S, VERSION, ClientLogin, ServerLogin, md5_token
+from gnar_lib.auth.login import (
+    HMAC,
+    MD5,
+    MD5_WINDOW_S,
+    VERSION,
+    ClientLogin,
+    Credential,
+    ServerLogin,
+    md5_token,
+)
 from gnar_lib.auth.rights import Rights
 from gnar_lib.auth.session import ReplayWindow, Session, waiting_id
 
@@ -15,6 +24,7 @@ __all__ = [
     "MD5_WINDOW_S",
     "VERSION",
     "ClientLogin",
+    "Credential",
     "ReplayWindow",
     "Rights",
     "ServerLogin",

@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gnar_lib import __version__
 from gnar_lib.auth.session import Session, mac, same, waiting_id
@@ -105,6 +106,17 @@ class ClientLogin:
         return Session.of(self.token, welcome.session, nonces, welcome.features, heartbeat)
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """By what a client has logged in. What one login holds is for other logins of the same credential alone.
+
+    Whoever has overheard an md5 login knows no token, so `kind` counts as well as the token.
+    """
+
+    kind: str  # HMAC, MD5, or empty where the server asks for no token
+    token: Secret
+
+
 class ServerLogin:
     """One login at a server. `policy` is "any", or "hmac" to refuse the md5 logins of Go clients.
 
@@ -127,6 +139,11 @@ class ServerLogin:
         self._clock = clock
         self._heartbeat = slower_heartbeat(login.heartbeat, heartbeat) if login.heartbeat else 0
         self._nonce = secrets.token_hex(NONCE_BYTES)
+
+    @property
+    def credential(self) -> Credential:
+        """By what the client logs in; worth something once `check` has returned, and `prove` if necessary."""
+        return Credential((HMAC if self.needs_proof else MD5) if self._token else "", self._token)
 
     def check(self) -> None:
         """Check what the Login alone can tell; raises `AuthError`, whose text does not hold the token."""
@@ -155,8 +172,11 @@ class ServerLogin:
         if not same(mac(self._token, "client", self.login.nonce, self._nonce), proof.proof):
             raise AuthError("wrong token")
 
-    def welcome(self) -> tuple[Session, Welcome]:
-        """Return the session with one of gnar's own clients, and the message that tells the client."""
+    def welcome(self, max_proxies: int = 0) -> tuple[Session, Welcome]:
+        """Return the session with one of gnar's own clients, and the message that tells the client.
+
+        `max_proxies` is how many proxies the client may have.
+        """
         if not self.is_ours:
             raise ProtocolError("a session for a peer that did not ask for one")
         nonces = (self.login.nonce, self._nonce)
@@ -167,5 +187,6 @@ class ServerLogin:
             proof=mac(self._token, "server", *nonces) if self.needs_proof else "",
             session=session.id,
             heartbeat=self._heartbeat,
+            max_proxies=max_proxies,
         )
         return session, message

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from gnar_lib.config import PortRanges, Rate, ServerConfig
 
-MAX_PROXIES = 1024  # of one client
-
 
 @dataclass(frozen=True, slots=True)
 class Rights:
@@ -20,4 +18,4 @@ class Rights:
     @classmethod
     def of(cls, config: ServerConfig) -> Rights:
         """Return the rights that the settings of a server give to whoever has the token."""
-        return cls(config.allow_ports, MAX_PROXIES, config.max_speed)
+        return cls(config.allow_ports, config.max_proxies, config.max_speed)

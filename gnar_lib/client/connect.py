@@ -46,6 +46,7 @@ class ControlConn:
     def __init__(self, config: ClientConfig, client_id: str, sock_conn: SocketConn) -> None:
         self.conn: Conn = sock_conn  # carries messages; a stream of `mux` once that is there
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
+        self.max_proxies = 0  # how many proxies the server takes of this client; 0: it has not said
         self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
         self._sock_conn = sock_conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
@@ -136,6 +137,7 @@ class ControlConn:
     def _welcomed(self, message: Welcome) -> None:
         """Take the Welcome; raises `AuthError` if it refuses us, or if the server does not prove itself."""
         self.session = self._login.accept(message)
+        self.max_proxies = message.max_proxies
         if self._multiplexes and FEATURE_MUX not in self.session.features:
             raise UnsupportedError(_NO_MUX)
 

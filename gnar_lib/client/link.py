@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
-from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
+from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError, UnsupportedError
 from gnar_lib.events import (
     CloseReason,
     Connected,
@@ -33,6 +33,8 @@ from gnar_lib.events import (
 from gnar_lib.net import Sockaddr
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
+
+MAX_UNANSWERED = 256  # requests on their way: more would only queue, and fill memory at both ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,14 @@ class Link:
         self._is_ending = False  # `cancel_all` or `end` was called
         self._backoff = Backoff()  # between two control connections
         self._port_backoff = Backoff()  # between two requests for a port that is taken
-        # Both are about the present control connection, by the proxy's name: the proxies whose requests have
-        # no answer yet, the oldest request first; and when to ask again for a port that is taken.
+        # All are about the present control connection, by the proxy's name: the proxies that are to be asked
+        # for; those whose requests have no answer yet, the oldest request first; and when to ask again for a
+        # port that is taken.
+        self._to_ask: OrderedDict[str, ClientProxy] = OrderedDict()
         self._unanswered: dict[str, deque[ClientProxy]] = {}
         self._retry_at_s: dict[str, float] = {}
+        self._unanswered_count = 0
+        self._retry_s: float | None = None  # until the next tick, the pause for all ports that are taken
 
     @property
     def waiting(self) -> int:
@@ -124,7 +130,7 @@ class Link:
             self._retire(self._connection)
         self._connection = connection = Connection(self._shared, control, self._proxy_of)
         self._forget_answers()
-        self._unanswered[first.name] = deque([first])
+        self._note_asked(first)
         self._ask_for_the_others(connection, first)
         connection.start(
             lambda answer: self._on_answer(connection, answer), lambda: self._on_tick(connection)
@@ -145,7 +151,9 @@ class Link:
 
     def _forget_answers(self) -> None:
         """The proxies have to be asked for again, on another control connection."""
+        self._to_ask.clear()
         self._unanswered.clear()
+        self._unanswered_count = 0
         self._retry_at_s.clear()
         for proxy in self.proxies.values():
             proxy.state = ProxyState.PENDING
@@ -161,6 +169,12 @@ class Link:
             if self._was_connected:
                 raise
             raise AuthError(f"the server hung up at the login; {control.hint}") from exc
+        limit = control.max_proxies
+        if limit and len(self.proxies) > limit and not self._was_connected:
+            raise UnsupportedError(
+                f"{len(self.proxies)} ports to forward: this server takes {limit} of one client; "
+                "forward fewer, or set max-proxies at the server"
+            )
 
     def _ask_for_the_others(self, connection: Connection, first: ClientProxy) -> None:
         """Ask for all proxies but the first, which the login has asked for; a Go server takes no others."""
@@ -172,14 +186,17 @@ class Link:
                 del self.proxies[proxy.name]
                 self._callbacks.on_left_over(proxy)
             else:
-                self._ask_for(connection, proxy)
+                self._to_ask[proxy.name] = proxy
+        self._ask(connection)
 
     def _on_tick(self, connection: Connection) -> None:
         """Once a second: ask again for ports that were taken, tend the pool, tell of dropped datagrams."""
         now = time.monotonic()
+        self._retry_s = None
         for name in [name for name, at_s in self._retry_at_s.items() if at_s <= now]:
             del self._retry_at_s[name]
-            self._ask_for(connection, self.proxies[name])
+            self._to_ask[name] = self.proxies[name]
+        self._ask(connection)
         takes_users = any(
             proxy.kind == "tcp" and proxy.state is ProxyState.OPEN for proxy in self.proxies.values()
         )
@@ -204,7 +221,12 @@ class Link:
             self._on_answer_of_go(control, answer)
             return
         unanswered = self._unanswered.get(answer.proxy_name)
-        proxy = unanswered.popleft() if unanswered else self.proxies.get(answer.proxy_name)
+        if unanswered:
+            proxy: ClientProxy | None = unanswered.popleft()
+            self._unanswered_count -= 1
+            self._ask(connection)
+        else:
+            proxy = self.proxies.get(answer.proxy_name)
         if proxy is None:
             return
         is_opened = answer.status == STATUS_SUCCESS
@@ -238,7 +260,7 @@ class Link:
         self._callbacks.on_opened(proxy)
 
     def _on_refused(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:
-        retry_s = self._port_backoff.next() if answer.retry else None
+        retry_s = self._pause_for_ports() if answer.retry else None
         emit(ProxyRefused, Side.CLIENT, proxy.name, proxy.kind, server, answer.error, retry_s)
         if retry_s is not None:
             self._retry_at_s[proxy.name] = time.monotonic() + retry_s
@@ -247,6 +269,12 @@ class Link:
         del self.proxies[proxy.name]
         self._callbacks.on_refused(proxy)
         self.end_without_proxies()
+
+    def _pause_for_ports(self) -> float:
+        """Return when to ask again for a port that is taken: the same for all that are refused together."""
+        if self._retry_s is None:
+            self._retry_s = self._port_backoff.next()
+        return self._retry_s
 
     # ---- changes -------------------------------------------------------------------------------------------
 
@@ -260,11 +288,19 @@ class Link:
         """Ask for one more proxy."""
         self.proxies[proxy.name] = proxy
         if self._connection is not None:  # else it is asked for when there is a control connection
-            self._ask_for(self._connection, proxy)
+            self._to_ask[proxy.name] = proxy
+            self._ask(self._connection)
 
-    def _ask_for(self, connection: Connection, proxy: ClientProxy) -> None:
+    def _ask(self, connection: Connection) -> None:
+        """Ask for the next proxies; answers to those that were asked for let others follow."""
+        while self._to_ask and self._unanswered_count < MAX_UNANSWERED:
+            _, proxy = self._to_ask.popitem(last=False)
+            self._note_asked(proxy)
+            connection.post(proxy.request())
+
+    def _note_asked(self, proxy: ClientProxy) -> None:
         self._unanswered.setdefault(proxy.name, deque()).append(proxy)
-        connection.post(proxy.request())
+        self._unanswered_count += 1
 
     def remove(self, proxy: ClientProxy) -> None:
         """Cancel a proxy; its users stay."""
@@ -278,7 +314,7 @@ class Link:
 
         A proxy whose port nobody knows yet is cancelled when the answer comes.
         """
-        if proxy.name in self._retry_at_s or not proxy.remote_port:
+        if self._to_ask.pop(proxy.name, None) or proxy.name in self._retry_at_s or not proxy.remote_port:
             return
         control = connection.control
         if proxy.state is ProxyState.OPEN:

@@ -88,7 +88,8 @@ class Client:
 
     def _show_when_all_answered(self) -> None:
         """Show where the new proxies are, once the server has answered for every proxy."""
-        if any(proxy.state is ProxyState.PENDING for proxy in self._proxies.values()):
+        # They are asked for one after the other: the last is found at once among thousands.
+        if any(proxy.state is ProxyState.PENDING for proxy in reversed(self._proxies.values())):
             return
         self.answered.set()
         fresh = [proxy for proxy in self._proxies.values() if proxy.name not in self._shown]

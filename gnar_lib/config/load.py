@@ -14,6 +14,7 @@ from gnar_lib.config import values
 from gnar_lib.config.model import (
     DEFAULT_PORT,
     LOOPBACK,
+    MOST_PROXIES,
     Address,
     ClientConfig,
     ProxyConfig,
@@ -31,6 +32,7 @@ _SERVER: dict[str, Reader] = {
     "token": values.secret,
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
+    "max-proxies": values.count(MOST_PROXIES),
     "max-speed": values.rate,
     "max-memory": values.memory,
     "heartbeat": values.heartbeat,
@@ -103,6 +105,11 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     proxies = [*_file_proxies(tables), *_flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
+    if len(proxies) > MOST_PROXIES:
+        raise ConfigError(
+            f"{len(proxies)} ports to forward: no server takes more than {MOST_PROXIES} of one client; "
+            "forward fewer, or start several clients"
+        )
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
     return ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
 

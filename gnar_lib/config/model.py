@@ -12,6 +12,8 @@ DEFAULT_DEAD_AFTER_S = 120.0
 DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 DEFAULT_HEARTBEAT_S = 5
 DEFAULT_UDP_TIMEOUT_S = 60.0
+DEFAULT_MAX_PROXIES = 4096  # of one client
+MOST_PROXIES = 16384  # that a server can be told to take of one client
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
 
@@ -139,6 +141,7 @@ class ServerConfig:
     token: Secret = NO_SECRET
     auth: str = "any"  # or "hmac", which refuses the md5 logins of Go clients
     allow_ports: PortRanges = PortRanges()
+    max_proxies: int = DEFAULT_MAX_PROXIES  # of one client
     max_speed: Rate = Rate()  # of every proxy
     max_memory: int = 0  # bytes for the process; 0 for half of what the container or the machine has
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds

@@ -97,6 +97,18 @@ def port_or_0(value: object) -> int:
     return number
 
 
+def count(most: int) -> Reader:
+    """Return a reader of a number from 1 to `most`."""
+
+    def read(value: object) -> int:
+        number = _integer(value)
+        if number is None or not 1 <= number <= most:
+            raise _wrong(value, f"a number from 1 to {most}")
+        return number
+
+    return read
+
+
 def flag(value: object) -> bool:
     """Read true or false; a text may also be yes or no, on or off, 1 or 0."""
     if isinstance(value, bool):

@@ -144,6 +144,7 @@ class Welcome(Message):
     """Gnar's own server ends the login: with its proof and the session's id, or with an `error`.
 
     To a client that has asked for a pace of heartbeats, `heartbeat` says the seconds that now hold.
+    `max_proxies` is how many proxies the client may have.
     """
 
     TYPE = PacketType.WELCOME
@@ -153,6 +154,7 @@ class Welcome(Message):
     session: str = ""
     error: str = ""
     heartbeat: int = 0
+    max_proxies: int = 0
 
 
 # ---- from and to frames ------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ MIN_WAIT_S = 0.001  # the loop's clock ticks in milliseconds; a shorter wait wou
 # What handling a message costs, as seconds of work: two to four times what a machine of 2020 takes, so that
 # slower ones keep within the share, too.
 MESSAGE_S = 20e-6  # a message that changes nothing, such as a heartbeat; also a port that is closed
-LOGIN_S = 400e-6  # a login of a control connection
 COSTS_S: dict[type[Message], float] = {
     ProxyReq: 400e-6,  # a port is opened
     ProxyCancel: 200e-6,

@@ -64,6 +64,7 @@ class Control:
         on_end: Callable[[Control], None],
     ) -> None:
         self.conn = conn
+        self.peer = peer
         self.session = peer.session  # the login session; None for a Go client
         self.mux = mux
         self.client_id = peer.login.client_id  # the same when the client comes back; empty for a Go client

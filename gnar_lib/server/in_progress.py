@@ -1,10 +1,10 @@
-"""The connections that have not said yet what they are for: how many there may be, and for how long."""
+"""The connections that have not said yet what they are for: how many, for how long, and how many a second."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from gnar_lib.net import Sockaddr, host_of
 from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
 
 MAX_IN_PROGRESS = 1024  # past that, the network that has most of them loses its oldest one
+MAX_TRIES_PER_S = 200  # logins of gnar's own clients from one network, whether they succeed or not
 
 
 class Closable(Protocol):
@@ -34,6 +35,7 @@ class InProgress:
     def __init__(self, limit: int = MAX_IN_PROGRESS, clock: Callable[[], float] = time.monotonic) -> None:
         self._begun: dict[Closable, tuple[float, str]] = {}  # when each came, and from which network
         self._of_network: defaultdict[str, dict[Closable, None]] = defaultdict(dict)  # the oldest first
+        self._tries: Counter[str] = Counter()  # logins of each network since the last `expire`
         self._limit = limit
         self._clock = clock
 
@@ -61,8 +63,15 @@ class InProgress:
         if not self._of_network[network]:
             del self._of_network[network]
 
+    def may_try(self, conn: Closable) -> bool:
+        """Count a login; False if there have been too many from this network in this second."""
+        network = _network_of(conn)
+        self._tries[network] += 1
+        return self._tries[network] <= MAX_TRIES_PER_S
+
     def expire(self) -> None:
-        """Close the connections that take too long; to be called once a second."""
+        """Close the connections that take too long, and begin another second; to be called once a second."""
+        self._tries.clear()
         now = self._clock()
         for conn in [conn for conn, (began_s, _) in self._begun.items() if now - began_s > LOGIN_DEADLINE_S]:
             self._close(conn)

@@ -6,6 +6,7 @@ Nothing here has a deadline: `in_progress` closes connections that take too long
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gnar_lib import auth, yamux
@@ -17,19 +18,26 @@ from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES, MAX_LOGIN_BYTES
 
 LINGER_S = 2.0  # the longest wait until a client that was refused hangs up
+MAX_LINGER_BYTES = 4 * MAX_LOGIN_BYTES  # that are read meanwhile: gnar's own clients send far less
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who has logged in: the Login, and the session with one of gnar's own clients (None: a Go client)."""
+    """Who has logged in, and by what; `session` is None for a Go client."""
 
     login: Login
     session: auth.Session | None
+    credential: auth.Credential
 
     @property
     def version(self) -> str:
         """What the client calls itself."""
         return self.login.version or self.login.client_version or "no version"
+
+
+def are_one_owner(one: Peer, other: Peer) -> bool:
+    """Tell whether two logins are of the same credential: only then may one end what the other has."""
+    return one.credential == other.credential
 
 
 # ---- what a connection turned out to be for ----------------------------------------------------------------
@@ -69,6 +77,7 @@ class ForStreams:
 class ForCancel:
     """The end of a proxy, for which a Go client makes a connection."""
 
+    peer: Peer
     message: ProxyCancel
 
 
@@ -93,7 +102,7 @@ def purpose_of(first: Message, peer: Peer) -> PurposeOfStream:
         case Exchange():
             return ForData(peer.login, first)
         case ProxyCancel():
-            return ForCancel(first)
+            return ForCancel(peer, first)
         case _:
             raise ProtocolError(f"{type(first).__name__} after the login")
 
@@ -101,12 +110,13 @@ def purpose_of(first: Message, peer: Peer) -> PurposeOfStream:
 # ---- logging in --------------------------------------------------------------------------------------------
 
 
-def log_in(conn: Conn, config: ServerConfig) -> Purpose:
+def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Purpose:
     """Receive what comes first on a connection, check it, and return what the connection is for.
 
     A data connection of one of gnar's own clients names a session, and its proof is made with the key of that
-    session: the proof is not checked here. Raises `AuthError`, `ProtocolError` or `ConnError`. The caller
-    closes the conn.
+    session: the proof is not checked here. `may_try` tells whether a client may try to log in now; it is not
+    asked about data connections, and not about those of Go clients. Raises `AuthError`, `ProtocolError` or
+    `ConnError`. The caller closes the conn.
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
     if login.auth == AUTH_NONE:
@@ -119,7 +129,9 @@ def log_in(conn: Conn, config: ServerConfig) -> Purpose:
     attempt = auth.ServerLogin(config.token, config.auth, login, heartbeat=config.heartbeat)
     if not attempt.is_ours:
         attempt.check()
-        return _purpose_behind_login(conn, Peer(login, session=None))
+        return _purpose_behind_login(conn, Peer(login, None, attempt.credential))
+    if not may_try():  # without a word, which a client would take for good
+        raise AuthError("too many logins a second from there")
     try:
         attempt.check()
         if attempt.needs_proof:
@@ -128,9 +140,9 @@ def log_in(conn: Conn, config: ServerConfig) -> Purpose:
     except AuthError as exc:
         _refuse(conn, str(exc))
         raise
-    session, welcome = attempt.welcome()
+    session, welcome = attempt.welcome(config.max_proxies)
     send(conn, welcome)
-    return _purpose_behind_login(conn, Peer(login, session))
+    return _purpose_behind_login(conn, Peer(login, session, attempt.credential))
 
 
 def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:
@@ -147,13 +159,15 @@ def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:
 def _refuse(conn: Conn, reason: str) -> None:
     """Tell one of gnar's own clients why it is refused, and wait for the client to hang up.
 
-    Closing while there are unread bytes would send a reset, which can overtake the message.
+    Closing while there are unread bytes would send a reset, which can overtake the message. Whoever sends far
+    more than a login gets the reset.
     """
     try:
         send(conn, Welcome(error=reason))
         conn.shutdown(socket.SHUT_WR)
         with deadline(LINGER_S, "hanging up"):
-            while conn.recv(MAX_LOGIN_BYTES):
-                pass
+            left = MAX_LINGER_BYTES
+            while left > 0 and (data := conn.recv(left)):
+                left -= len(data)
     except ConnError:
         return

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, ServerConfig
@@ -48,9 +49,9 @@ class Running:
 
 
 @contextmanager
-def serving(policy: str = "any") -> Iterator[Running]:
+def serving(policy: str = "any", **settings: Any) -> Iterator[Running]:
     """Run a server for the block; behind the block, close it and check that nothing is left."""
-    server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, auth=policy))
+    server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, auth=policy, **settings))
     port = server.start()
     try:
         with deadline(TIMEOUT_S, "the test"):

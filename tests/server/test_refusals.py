@@ -40,9 +40,8 @@ def test_kinds_and_subdomains_that_the_server_does_not_do_are_refused_and_the_cl
         ours.conn.close()
 
 
-def test_more_proxies_than_a_client_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnar_lib.auth.rights.MAX_PROXIES", 2)
-    with serving() as running:
+def test_more_proxies_than_a_client_may_have_are_refused() -> None:
+    with serving(max_proxies=2) as running:
         ours, _ = running.log_in("ours")
         send(ours.conn, request("second"))
         assert answer_of(ours.conn).status == "success"

@@ -18,6 +18,7 @@ from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
+MAX_CLIENTS = 4096
 GO_USER_TIMEOUT_S = 30.0  # a Go client sends nothing by itself, but acknowledges the server's heartbeats
 
 _log = logger.get("server")
@@ -50,7 +51,7 @@ class ControlIngress:
         """Log a connection in and do what it is for. Whoever takes the connection over closes it."""
         self.in_progress.add(conn)
         try:
-            purpose = logins.log_in(conn, self._shared.config)
+            purpose = logins.log_in(conn, self._shared.config, lambda: self.in_progress.may_try(conn))
         except (AuthError, ConnError, ProtocolError) as exc:
             conn.close()
             emit(LoginRefused, conn.getpeername(), str(exc), isinstance(exc, ConnError))
@@ -73,8 +74,8 @@ class ControlIngress:
                 self._hand_over(conn, exchange, self._key_of(login, exchange))
             case ForWaiting(login):
                 self._admit_waiting(conn, login)
-            case ForCancel(message):
-                self._cancel(conn, message)
+            case ForCancel(peer, message):
+                self._cancel(conn, message, peer)
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
@@ -109,28 +110,50 @@ class ControlIngress:
                 self._serve_control(stream, purpose, mux)
             case ForData(_, exchange):
                 self._hand_over(stream, exchange, mux)
-            case ForCancel(message):
-                self._cancel(stream, message, mux)
+            case ForCancel(_, message):
+                self._cancel(stream, message, peer, mux)
 
     # ---- what connections are for --------------------------------------------------------------------------
 
     def _serve_control(self, conn: Conn, purpose: ForControl, mux: Mux | None = None) -> None:
         """Serve a client until its control connection ends."""
         peer = purpose.peer
+        reason = self._why_not(peer, mux)
+        if reason:
+            conn.close()
+            emit(LoginRefused, conn.getpeername(), reason, hung_up=False)
+            return
         control = Control(self._shared, conn, peer, mux, self._forget)
-        if control.client_id:
-            self._take_over_from_older(control)
         self.clients.add(control)
         if peer.session is not None:
             self._of_session[peer.session.id] = control
+        if control.client_id:
+            self._take_over_from_older(control)
         emit(ClientCame, control.address, peer.version, mux is not None)
         control.run(purpose.request)
 
     def _take_over_from_older(self, control: Control) -> None:
-        """Give a client that comes back the proxies that it still has here."""
-        for older in [each for each in self.clients if each.client_id == control.client_id]:
+        """Give a client that comes back the proxies that it still has here.
+
+        A `client_id` is no secret, so the older login has to be of the same credential.
+        """
+        theirs = [each for each in self.clients - {control} if each.client_id == control.client_id]
+        for older in [each for each in theirs if logins.are_one_owner(each.peer, control.peer)]:
             emit(ClientReturned, control.address, older.address)
             control.take_over(older)
+
+    def _why_not(self, peer: Peer, mux: Mux | None) -> str:
+        """Return why a client cannot have another control connection now; empty if it can.
+
+        The client is not told, since it would take that for good.
+        """
+        if peer.session is not None and peer.session.id in self._of_session:
+            return "a second control connection of one session"
+        if mux is not None and any(each.mux is mux for each in self.clients):
+            return "a second control connection of one session"
+        if len(self.clients) >= MAX_CLIENTS:
+            return f"there are {MAX_CLIENTS} clients already"
+        return ""
 
     def _forget(self, control: Control) -> None:
         """Take note that a client has gone."""
@@ -169,12 +192,22 @@ class ControlIngress:
         else:
             control.admit_waiting(conn, login)
 
-    def _cancel(self, conn: Conn, message: ProxyCancel, mux: Mux | None = None) -> None:
-        """End a proxy of a Go client. Gnar's own clients cancel on their control connection."""
+    def _cancel(self, conn: Conn, message: ProxyCancel, peer: Peer, mux: Mux | None = None) -> None:
+        """End a proxy of a Go client, for the same client. Gnar's own cancel on their control connection.
+
+        A Go client has no name: it is known by its multiplexed session, or by its address and credential.
+        """
         host = host_of(conn.getpeername())
         conn.close()
         holders = [control for control in self.clients if control.holds(message.remote_port)]
-        theirs = [each for each in holders if each.session is None and each.mux is mux and each.host == host]
+        theirs = [
+            each
+            for each in holders
+            if each.session is None
+            and each.mux is mux
+            and each.host == host
+            and logins.are_one_owner(each.peer, peer)
+        ]
         if holders and not theirs:
             _log.warning("refused: %s cancels port %d of another client", host, message.remote_port)
             return
