@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import pytest
-
 from gnar_lib.errors import ConnError
 from gnar_lib.proto import ProxyReq, Welcome, send
 from tests.helpers.servers import answer_of, serving

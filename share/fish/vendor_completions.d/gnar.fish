@@ -44,6 +44,7 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants server value --bind' -l bind -x -d 'listen on this address alone (default: all, IPv4 and IPv6)'
     complete -c $name -n '__gnar_wants server value --udp-bind' -l udp-bind -x -d 'send and receive UDP on this address'
     complete -c $name -n '__gnar_wants server value --allow-ports' -l allow-ports -x -d 'ports that clients may open, such as 9000-9100,9200 (default: all)'
+    complete -c $name -n '__gnar_wants server value --max-proxies' -l max-proxies -x -d 'ports that one client may have (default 4096)'
     complete -c $name -n '__gnar_wants server value --max-speed' -l max-speed -x -d 'limit of every proxy, such as 10mb (per second, each direction)'
     complete -c $name -n '__gnar_wants server value --max-memory' -l max-memory -x -d 'such as 256mb (default: half of what container or machine has)'
     complete -c $name -n '__gnar_wants server value --heartbeat' -l heartbeat -x -d 'between two signs of life of an idle connection (default 5)'
