@@ -18,7 +18,7 @@ from gnar_lib.errors import WriteError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.lingering import is_owed, linger
-from gnar_lib.net.options import dead_after_s, set_user_timeout, tcp_progress, unacknowledged
+from gnar_lib.net.options import dead_after_s, has_hung_up, set_user_timeout, tcp_progress, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
@@ -221,6 +221,11 @@ class SocketConn(WaitingSocket):
             except OSError as exc:
                 raise self._failed(exc) from exc
         return self._peer
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the other end sends no more, or has gone, also while bytes are unread (TCP on Linux)."""
+        return has_hung_up(self.sock)
 
     def why_gone(self, now_s: float) -> str:
         """Return why nothing can come any more, if the other end has gone without a word; else empty."""

@@ -75,6 +75,13 @@ class Conn(Protocol):
     def getpeername(self) -> Sockaddr:
         """Return the address of the other end. The address is kept for when the other end has gone."""
 
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the other end sends no more, or has gone, also while bytes of it are unread.
+
+        False for a Unix socket, and where nobody can tell.
+        """
+
     def why_gone(self, now_s: float) -> str:
         """Return why nothing can come any more, if the other end has gone without a word; else empty.
 

@@ -108,6 +108,7 @@ def unacknowledged(sock: socket.socket) -> int:
 _TCP_INFO = struct.Struct("=8B13I")
 _STATE, _PROBES, _UNACKED, _LAST_ACK_RECV = 0, 3, 12, 20
 _TCP_CLOSE = 7  # a state, in include/net/tcp_states.h
+_TCP_CLOSE_WAIT = 8  # the peer has sent FIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +130,13 @@ def tcp_progress(sock: socket.socket) -> TcpProgress | None:
     except (OSError, struct.error):  # closed, or a system that tells less
         return None
     return TcpProgress(is_over, bool(found[_UNACKED] or found[_PROBES]), found[_LAST_ACK_RECV] / 1000)
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Tell whether the peer has sent FIN or a reset, also while bytes are unread, where that can be told."""
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+    except (OSError, IndexError):  # closed, or a system that tells less
+        return False

@@ -87,11 +87,6 @@ class Meter:
         if parent is not None:
             parent._parts.add(self)
 
-    @property
-    def root(self) -> Meter:
-        """The meter that counts everything: the parent of the parent, and so on."""
-        return self if self._parent is None else self._parent.root
-
     def connection(self, user: Sockaddr, end: Callable[[], None]) -> LiveConnection:
         """Return the context that counts the connection of `user`; `end` has to end that connection."""
         return LiveConnection(self, user, end)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 
-from gnar_lib.pio.meter import Meter
-from gnar_lib.proxy.stream import busy_pairs
+from gnar_lib.proxy.stream import any_has_moved, busy_pairs
 
 SHARE = 0.15  # of the time, for all datagrams of the process, while users of TCP are busy
 MAX_CREDIT_S = 0.002  # the longest burst without a pause; timers are no more exact than half of that
 MAX_PAUSE_S = 0.02
 BUSY_FOR_S = 0.05  # after their last byte, users of TCP still count as busy for so long
-LOOK_EVERY_S = 0.01  # between two looks at what users of TCP have moved: a look costs time for each of them
+LOOK_EVERY_S = 0.01  # between two looks at whether users of TCP have moved bytes
 
 
 class Share:
@@ -22,14 +21,12 @@ class Share:
     """
 
     def __init__(self) -> None:
-        self.bytes = 0  # of datagrams: the rest of what the meters have counted is TCP
         self._credit_s = MAX_CREDIT_S
         self._seen_s = time.monotonic()  # when `pause_after` was last called
-        self._looked_s = 0.0  # when the meters were last read
+        self._looked_s = 0.0  # when users of TCP were last looked at
         self._busy_s = self._seen_s  # when users of TCP were last seen to move bytes
-        self._tcp_bytes = 0  # what they had moved until then
 
-    def pause_after(self, began_s: float, meter: Meter) -> float:
+    def pause_after(self, began_s: float) -> float:
         """Return for how many seconds to take no more datagrams, after work on datagrams since `began_s`."""
         now_s = time.monotonic()
         earned_s = SHARE * (now_s - self._seen_s)
@@ -37,18 +34,16 @@ class Share:
         self._seen_s = now_s
         if self._credit_s >= 0:
             return 0.0
-        if not busy_pairs() or not self._tcp_is_busy(meter, now_s):
+        if not busy_pairs() or not self._tcp_is_busy(now_s):
             self._credit_s = 0.0
             return 0.0
         return min(-self._credit_s / SHARE, MAX_PAUSE_S)
 
-    def _tcp_is_busy(self, meter: Meter, now_s: float) -> bool:
+    def _tcp_is_busy(self, now_s: float) -> bool:
         if now_s - self._looked_s > LOOK_EVERY_S:
             self._looked_s = now_s
-            totals = meter.root.totals()
-            tcp_bytes = totals.up + totals.down - self.bytes
-            if tcp_bytes != self._tcp_bytes:
-                self._tcp_bytes, self._busy_s = tcp_bytes, now_s
+            if any_has_moved():
+                self._busy_s = now_s
         return now_s - self._busy_s < BUSY_FOR_S
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections import OrderedDict
+from itertools import islice
 from typing import Any
 
 from gevent.hub import get_hub
@@ -25,6 +27,7 @@ if sys.platform == "linux":
     from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
 
 IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
+LOOK_AT = 32  # pairs, when asked whether one has moved bytes
 
 _backs = Crew("stream")  # the greenlets of the ways back; the first greenlet of a pair ends the second
 
@@ -32,6 +35,14 @@ _backs = Crew("stream")  # the greenlets of the ways back; the first greenlet of
 def busy_pairs() -> int:
     """Return how many joined pairs of this process have moved bytes lately."""
     return len(_backs)
+
+
+def any_has_moved() -> bool:
+    """Tell whether one of some busy pairs has moved bytes since it was last looked at.
+
+    Each call looks at the next few, so that the time that it takes does not grow with the pairs.
+    """
+    return _awake.any_has_moved()
 
 
 def stream(a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None) -> None:
@@ -145,9 +156,14 @@ class _Pair:
 
     # ---- now and then --------------------------------------------------------------------------------------
 
+    @property
+    def moved(self) -> int:
+        """How many bytes both directions have carried."""
+        return self._up.bytes + self._down.bytes
+
     def look(self, now_s: float) -> None:
         """End the pair if one end has gone without a word, or is silent for long after the other's end."""
-        moved = self._up.bytes + self._down.bytes
+        moved = self.moved
         if moved != self._moved or self._running > 1:
             self._moved, self._moved_s = moved, now_s
         reason = self._a.why_gone(now_s) or self._b.why_gone(now_s)
@@ -202,7 +218,8 @@ class _Sweep:
     """Parks the ways back that have become idle."""
 
     def __init__(self) -> None:
-        self._pairs: set[_Pair] = set()  # whose way back has a greenlet
+        # Whose way back has a greenlet, with the bytes at the last look; the next to look at is the first.
+        self._pairs: OrderedDict[_Pair, int] = OrderedDict()
         self._timer: Any = None
 
     def add(self, pair: _Pair) -> None:
@@ -211,13 +228,23 @@ class _Sweep:
             if self._timer is None:
                 self._timer = get_hub().loop.timer(IDLE_CHECK_S, IDLE_CHECK_S)
             self._timer.start(self._look)
-        self._pairs.add(pair)
+        self._pairs[pair] = pair.moved
 
     def discard(self, pair: _Pair) -> None:
         """Watch this pair no longer."""
-        self._pairs.discard(pair)
+        self._pairs.pop(pair, None)
         if not self._pairs:
             self._timer.stop()
+
+    def any_has_moved(self) -> bool:
+        """Look at the next few pairs; tell whether one has moved bytes since the last look at it."""
+        found = False
+        for pair in [*islice(self._pairs, LOOK_AT)]:
+            moved = pair.moved
+            found = found or moved != self._pairs[pair]
+            self._pairs[pair] = moved
+            self._pairs.move_to_end(pair)
+        return found
 
     def _look(self) -> None:
         for pair in [*self._pairs]:

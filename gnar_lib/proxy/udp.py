@@ -43,7 +43,6 @@ def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]
         meter.dropped += before - len(datagrams)
     size = sum([len(payload) for _, payload in datagrams])
     flow.bytes += size
-    share.bytes += size
     return datagrams
 
 
@@ -116,7 +115,7 @@ class Sessions:
         conn = self._conns[user]
         self._conns.move_to_end(user)
         self._answer(datagrams)
-        pause_s = share.pause_after(conn.used_s, self._meter)
+        pause_s = share.pause_after(conn.used_s)
         if pause_s and len(datagrams) == BATCH:  # so that what users send has its turn
             conn.pause(pause_s)
 
@@ -272,7 +271,7 @@ class Carrier:
                 for start in range(0, len(datagrams), BATCH):
                     began_s = time.monotonic()
                     deliver(datagrams[start : start + BATCH])
-                    pause_s = share.pause_after(began_s, self._meter)
+                    pause_s = share.pause_after(began_s)
                     if pause_s or len(datagrams) - start > BATCH or len(data) == READ_BYTES:
                         give_way(pause_s)
                 rest = waiting[used:]

@@ -310,10 +310,7 @@ class Stream:
                 self._end(Event.SEND_RST)
 
     def close(self) -> None:
-        """Close, in any state and more than once; a greenlet that waits on this stream gets `ConnClosed`.
-
-        What the peer still sends is ignored. If that does not end soon, the stream is reset.
-        """
+        """Close, in any state and more than once; a peer that goes on sending is reset."""
         if self.closed:
             return
         self._close()
@@ -336,7 +333,12 @@ class Stream:
     @property
     def is_readable(self) -> bool:
         """Whether a read would not wait: bytes have come, or none will come any more."""
-        return bool(self._chunks) or not (self._state is _OPEN or self._state is _WE_ENDED)
+        return bool(self._chunks) or self.has_hung_up
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the peer sends nothing more."""
+        return self._session.closed or not (self._state is _OPEN or self._state is _WE_ENDED)
 
     def claim(self) -> None:
         """Take note that the stream has said what it is for: until then the peer may have few of them."""
@@ -350,8 +352,7 @@ class Stream:
     def _forget_chunks(self) -> None:
         self._session.stored_bytes -= self.stored_bytes
         self._chunks.clear()
-        self._offset = 0
-        self._unread = b""
+        self._offset, self._unread = 0, b""
 
     def _end(self, event: Event) -> None:
         """Change the state as the table says, tell the peer, and leave the session if all has ended."""

@@ -126,5 +126,9 @@ class WrappedConn:
     def getpeername(self) -> Sockaddr:
         return self._inner.getpeername()
 
+    @property
+    def has_hung_up(self) -> bool:
+        return self._inner.has_hung_up
+
     def why_gone(self, now_s: float) -> str:
         return self._inner.why_gone(now_s)

@@ -474,3 +474,33 @@ def test_conns_that_ended_with_an_error_are_freed_without_the_collector() -> Non
         assert held() <= before + 4  # those of the last one may still be at hand
     finally:
         gc.enable()
+
+
+def test_whether_users_of_tcp_are_busy_is_told_by_a_look_at_few_of_them() -> None:
+    looked: list[int] = []
+
+    class Pair:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            self.bytes = 0
+
+        @property
+        def moved(self) -> int:
+            looked.append(self.number)
+            return self.bytes
+
+    sweep = stream_module._Sweep()
+    pairs = [Pair(number) for number in range(1000)]
+    for pair in pairs:
+        sweep.add(pair)  # type: ignore[arg-type]
+    looked.clear()
+    assert not sweep.any_has_moved()
+    assert len(looked) == stream_module.LOOK_AT
+    pairs[-1].bytes += 1
+    looks = 1
+    while not sweep.any_has_moved():
+        looks += 1
+    assert set(looked) == set(range(1000))  # each has its turn
+    assert len(looked) <= 1000 + stream_module.LOOK_AT
+    for pair in pairs:
+        sweep.discard(pair)  # type: ignore[arg-type]

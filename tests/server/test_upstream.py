@@ -16,11 +16,12 @@ from gnar_lib.net import Conn, SocketConn, deadline, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Message, expect
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import EXPIRY_S, ConnMap
+from gnar_lib.server.upstream import ondemand
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 from tests.helpers.conns import tcp_pair
-from tests.helpers.loop import turn
+from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
 BLOG = object()  # stands for the proxy that users come to
@@ -293,3 +294,62 @@ def test_datagrams_have_a_data_connection_of_their_own(ends: Ends) -> None:
         assert (asked.proxy_type, asked.proxy_name, asked.user) == ("udp", "dns", "")
         assert client.deliver("a session", data)
         assert result.get() is data
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+@pytest.mark.parametrize("request_bytes", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["silent", "with a request"])
+def test_user_who_has_left_is_not_waited_for(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, end: str, request_bytes: bytes
+) -> None:
+    (user, served), client = ends.pair(), Client()
+    with taking(lambda: client.upstream.take(served, "blog", BLOG)) as result:
+        user.sendall(request_bytes)
+        client.upstream.tend()
+        turn()
+        getattr(user, end)()
+        wait_until(lambda: served.has_hung_up, "the end of the user")
+        client.upstream.tend()
+        turn()
+        assert not result.ready()  # a user who just sends no more may want the answer
+        monkeypatch.setattr(ondemand, "HALF_CLOSED_WAIT_S", 0.0)
+        client.upstream.tend()
+        assert result.get() is None
+    assert len(client.conn_map) == 0
+
+
+def test_user_who_is_there_is_waited_for(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    (user, served), client = ends.pair(), Client()
+    monkeypatch.setattr(ondemand, "HALF_CLOSED_WAIT_S", 0.0)
+    with taking(lambda: client.upstream.take(served, "blog", BLOG)) as result:
+        user.sendall(b"hello")
+        client.upstream.tend()
+        turn()
+        assert not result.ready()
+
+
+def test_giving_up_a_proxy_looks_at_nobody_who_waits_for_another(ends: Ends) -> None:
+    client = Client()
+    seen: list[object] = []
+
+    class Proxy:
+        def __eq__(self, other: object) -> bool:
+            seen.append(other)
+            return self is other
+
+        __hash__ = object.__hash__
+
+    others = [Proxy() for _ in range(50)]
+    users = [ends.pair()[1] for _ in others]
+    waiting = [
+        gevent.spawn(client.upstream.take, user, "blog", proxy)
+        for user, proxy in zip(users, others, strict=True)
+    ]
+    turn()
+    asked = len(client.posted)
+    client.upstream.give_up(others[7])
+    assert len(client.conn_map) == len(others) - 1
+    assert len(seen) <= 2
+    client.upstream.close()
+    gevent.joinall(waiting)
+    assert asked == 50
+    assert all(each.value is None for each in waiting)

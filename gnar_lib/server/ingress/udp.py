@@ -42,5 +42,5 @@ class UdpIngress:
         meter = self.proxy.meter
         if len(datagrams) == BATCH:  # a flood: the kernel may have dropped some for want of room
             meter.dropped += self._socket.take_overflow()
-        if pause_s := share.pause_after(self._socket.began_s, meter):
+        if pause_s := share.pause_after(self._socket.began_s):
             self._socket.pause(pause_s)

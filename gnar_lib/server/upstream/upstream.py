@@ -68,7 +68,7 @@ class Upstream:
         conn = self._take_ready(user, proxy)
         if conn is not None:
             return conn
-        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), owner)
+        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), owner, user)
 
     def take_for_datagrams(self, proxy: str, owner: object) -> Conn | None:
         """Return a data connection that carries the datagrams of a UDP proxy; all else is as with `take`."""
@@ -134,7 +134,8 @@ class Upstream:
         return self._pool is not None and self._pool.admit(conn, login)
 
     def tend(self) -> None:
-        """Look after the data connections that wait; to be called once a second."""
+        """Look after the data connections that wait, and the users who do; to be called once a second."""
+        self._on_demand.tend()
         if self._pool is not None:
             self._pool.tend()
 
