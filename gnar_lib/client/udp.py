@@ -9,7 +9,8 @@ from gnar_lib.net import Conn, Datagram
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
-from gnar_lib.proxy.udp import Carrier, Limits, Sessions, admit
+from gnar_lib.proxy.sessions import Limits, Sessions
+from gnar_lib.proxy.udp import Carrier, admit
 
 
 class UdpService:

@@ -3,7 +3,8 @@
 from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.contract import Conn, EventedConn
-from gnar_lib.net.datagram import Datagram, DatagramConn, DatagramSocket, bind_udp
+from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
+from gnar_lib.net.datagram_conn import DatagramConn
 from gnar_lib.net.endpoint import Listener, dial, listen
 from gnar_lib.net.greenlets import Crew, deadline
 from gnar_lib.net.options import set_keepalive

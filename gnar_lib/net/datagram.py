@@ -1,4 +1,4 @@
-"""Datagram sockets: those that are bound, to which many peers write, and those connected to one address.
+"""Datagram sockets that are bound, to which many peers write.
 
 Callbacks of the hub read them. Nothing here waits: what does not fit into a socket's buffer is dropped, as
 routers do with datagrams, too.
@@ -20,7 +20,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, ListenError
-from gnar_lib.net.address import Sockaddr, format_address, resolve, unix_family
+from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
@@ -38,13 +38,7 @@ _V4_IN_V6 = b"\0" * 10 + b"\xff\xff"
 _IS_LINUX = sys.platform == "linux"
 _SO_MEMINFO = 55  # of Linux since 4.12; the socket module lacks it
 _MEMINFO = struct.Struct("=9I")  # the last number counts the datagrams that were dropped
-# The errors that mean "port unreachable": Windows says that the connection was reset.
-_REFUSED = (ConnectionRefusedError, ConnectionResetError)
 _EXCLUSIVE_PORT: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows: no port is shared
-# macOS sends no datagram that is larger than this buffer, which has 9 KiB unless gnar asks for more.
-_SEND_BUFFER_BYTES = 128 * 1024 if sys.platform == "darwin" else None
-# With the empty name Linux chooses a name, unix(7). Elsewhere a socket has no name, and gets no answers.
-_CHOSEN_NAME = "" if _IS_LINUX else None
 
 _log = logger.get("net")
 
@@ -89,7 +83,7 @@ class _Peer:
         self.used_s = 0.0  # when the last datagram came
 
 
-class _Reader:
+class Reader:
     """Calls back whenever a socket can be read, except during a pause."""
 
     __slots__ = ("_pause", "_read", "_watcher")
@@ -100,11 +94,13 @@ class _Reader:
         self._read: Callable[[], None] | None = None
 
     def start(self, read: Callable[[], None]) -> None:
+        """Call `read` from now on."""
         self._read = read
         if not self._watcher.active and self._pause is None:
             self._watcher.start(read)
 
     def pause(self, seconds: float) -> None:
+        """Call nobody for some seconds."""
         if self._watcher.active:
             self._watcher.stop()
             self._pause = get_hub().loop.timer(seconds)
@@ -116,6 +112,7 @@ class _Reader:
             self._watcher.start(self._read)
 
     def stop(self) -> None:
+        """Call nobody any more."""
         self._watcher.stop()
         if self._pause is not None:
             self._pause.stop()
@@ -135,7 +132,7 @@ class DatagramSocket:
         self.sock = sock
         self._peers: dict[Sockaddr, _Peer] = {}  # who has written lately, by address
         self._by_packed: dict[bytes, _Peer] = {}  # the same, by packed address
-        self._reader = _Reader(sock)
+        self._reader = Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None  # takes what was received
         self._budget = 1  # datagrams to read in the next turn
         self._overflow = 0  # datagrams that the kernel has dropped until the last look
@@ -305,110 +302,6 @@ def with_buffers(sock: socket.socket) -> socket.socket:
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     return sock
-
-
-class DatagramConn:
-    """A socket that is connected to one address; the owner closes it."""
-
-    __slots__ = ("_budget", "_handle", "_peer", "_reader", "address", "is_refused", "sock", "used_s")
-
-    def __init__(self, sock: socket.socket, address: Sockaddr) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.address = address
-        # Nobody receives there ("port unreachable"). That ends nothing, since the next datagram may arrive.
-        # The owner sets this back to False.
-        self.is_refused = False
-        self.used_s = time.monotonic()  # when a datagram came, or was sent: the owner notes the latter
-        self._budget = 1  # datagrams to read in the next turn
-        self._peer = b""  # the packed address under which `_handle` gets what was received
-        self._handle: Callable[[list[Datagram]], None] | None = None
-        self._reader = _Reader(sock)
-
-    def serve(self, handle: Callable[[list[Datagram]], None], peer: bytes) -> None:
-        """Call `handle` in the hub with the datagrams of each turn, 64 at most, as coming from `peer`."""
-        self._handle, self._peer = handle, peer
-        self._reader.start(self._on_readable)
-
-    def pause(self, seconds: float) -> None:
-        """Read nothing for some seconds; the kernel drops what it has no room for."""
-        self._reader.pause(seconds)
-
-    def send(self, payload: bytes) -> bool:
-        """Send one datagram; return whether the kernel took it."""
-        try:
-            self.sock.send(payload)
-        except _REFUSED:  # which is about an earlier datagram: this one was not sent
-            self.is_refused = True
-            return self._send_again(payload)
-        except OSError as exc:
-            _log.debug("nothing sent to %s: %s", format_address(self.address), exc.strerror)
-            return False
-        return True
-
-    def _send_again(self, payload: bytes) -> bool:
-        try:
-            self.sock.send(payload)
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Stop reading and close."""
-        if self.sock.fileno() >= 0:
-            self._reader.stop()
-            self.sock.close()
-
-    def _on_readable(self) -> None:
-        received: list[Datagram] = []
-        self.used_s = time.monotonic()
-        recv, peer, add = self.sock.recv, self._peer, received.append
-        try:
-            for _ in range(self._budget):
-                add((peer, recv(MAX_DATAGRAM_BYTES)))
-            self._budget = min(2 * self._budget, BATCH)
-        except BlockingIOError:
-            self._budget = len(received) or 1
-        except _REFUSED:
-            self.is_refused = True
-        except OSError as exc:
-            _log.debug("reading datagrams: %s", exc.strerror)
-        if received and self._handle is not None:
-            self._handle(received)
-
-
-def connect_udp(family: int, address: Sockaddr, source: str = "") -> DatagramConn:
-    """Return a socket that is connected to a UDP address; the caller closes it. Never waits.
-
-    `source` is the local IP address from which to send, empty for any. Raises `DialError`.
-    """
-    return _connect(family, address, (source, 0) if source else None)
-
-
-def _connect(family: int, address: Sockaddr, source: Sockaddr | None) -> DatagramConn:
-    sock = None
-    try:
-        sock = socket_class(family, socket.SOCK_DGRAM)
-        if source is not None:
-            sock.bind(source)
-        if _SEND_BUFFER_BYTES is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        sock.setblocking(False)
-        sock.connect(address)
-        return DatagramConn(sock, address)
-    except OSError as exc:
-        if sock is not None:
-            sock.close()
-        raise DialError(f"cannot connect to {format_address(address)}: {exc.strerror or exc}") from exc
-
-
-def connect_unix_datagram(path: str) -> DatagramConn:
-    """Return a datagram socket that is connected to a Unix path; the caller closes it.
-
-    On Linux the socket has a name of its own, to which the other end can answer. Raises `DialError`, or
-    `UsageError` where there are no Unix sockets.
-    """
-    return _connect(unix_family(), path, _CHOSEN_NAME)
 
 
 def is_out_of_files(error: ConnError) -> bool:

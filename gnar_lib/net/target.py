@@ -10,7 +10,8 @@ from typing import TypeVar
 from gnar_lib.errors import DialError
 from gnar_lib.net.address import Sockaddr, family_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
-from gnar_lib.net.datagram import DatagramConn, connect_udp, connect_unix_datagram, is_out_of_files
+from gnar_lib.net.datagram import is_out_of_files
+from gnar_lib.net.datagram_conn import DatagramConn, connect_udp, connect_unix_datagram
 from gnar_lib.net.endpoint import dial
 from gnar_lib.net.greenlets import Crew
 

@@ -9,7 +9,7 @@ from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
 from gnar_lib.errors import ConnError
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
+from gnar_lib.proxy.sessions import Limits, OpensSockets, Sessions
 from gnar_lib.relay.address import Address
 
 _log = logger.get("relay")

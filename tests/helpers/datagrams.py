@@ -14,7 +14,7 @@ from gnar_lib.net import Datagram, DatagramSocket
 from gnar_lib.net.datagram import pack_address
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proxy.udp import Limits, OpensSockets, Sessions
+from gnar_lib.proxy.sessions import Limits, OpensSockets, Sessions
 from tests.helpers.loop import turn, wait_until
 
 LOOPBACK = "127.0.0.1"

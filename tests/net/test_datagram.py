@@ -12,7 +12,8 @@ import pytest
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, PortTakenError
 from gnar_lib.net import Datagram, datagram
-from gnar_lib.net.datagram import connect_udp, pack_address
+from gnar_lib.net.datagram import pack_address
+from gnar_lib.net.datagram_conn import connect_udp
 from gnar_lib.net.target import DatagramTarget
 from tests.helpers.datagrams import LOOPBACK, EchoService, echoing, udp_user
 from tests.helpers.loop import wait_until

@@ -22,7 +22,8 @@ from gnar_lib import logger, net
 from gnar_lib.config import load_server
 from gnar_lib.errors import DialError, ListenError
 from gnar_lib.net import endpoint, switching
-from gnar_lib.net.datagram import connect_udp, is_out_of_files
+from gnar_lib.net.datagram import is_out_of_files
+from gnar_lib.net.datagram_conn import connect_udp
 from tests.helpers.conns import accept
 from tests.helpers.harness import (
     LOOPBACK,
