@@ -24,10 +24,12 @@ from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
+from gnar_lib.net.peer_table import Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
 BATCH = 64  # datagrams of a socket in one turn of the loop, so that a flood does not starve others
-MAX_PEERS = 4096  # so many of the latest peers are remembered at least, and twice as many at most
+MAX_PEERS = 8192  # that are remembered: twice as many as a proxy has sessions
+PEER_AGE_S = 3600.0  # a peer is remembered for so long, unless `forget_after` says otherwise
 MAX_DATAGRAM_BYTES = 65536  # more than any datagram has, so that no datagram is cut
 BUFFER_BYTES = 1 << 20  # of a bound socket, where bursts of all peers arrive; Linux may give less
 PACKED_ADDRESS_BYTES = 22
@@ -70,17 +72,17 @@ Datagram = tuple[bytes, bytes]
 """The packed address of a peer, by which the peer is known everywhere, and the payload."""
 
 
-class _Peer:
+class _Peer(Entry):
     """Somebody who writes to a bound socket."""
 
-    __slots__ = ("address", "came_to", "control", "packed", "used_s")
+    __slots__ = ("address", "came_to", "control", "packed")
 
     def __init__(self, address: Sockaddr) -> None:
+        super().__init__()
         self.address = address
         self.packed = pack_address(address)
         self.came_to = b""  # the local address of the last datagram, as the kernel tells it
         self.control: list[Ancillary] | None = None  # has an answer leave from there
-        self.used_s = 0.0  # when the last datagram came
 
 
 class Reader:
@@ -130,8 +132,8 @@ class DatagramSocket:
     def __init__(self, sock: socket.socket, before_close: Callable[[], None] | None = None) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._peers: dict[Sockaddr, _Peer] = {}  # who has written lately, by address
-        self._by_packed: dict[bytes, _Peer] = {}  # the same, by packed address
+        self._peers = PeerTable(MAX_PEERS, PEER_AGE_S, self._forget)  # who has written lately
+        self._by_address: dict[Sockaddr, _Peer] = {}  # the same, by the kernel's address
         self._reader = Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None  # takes what was received
         self._budget = 1  # datagrams to read in the next turn
@@ -157,8 +159,17 @@ class DatagramSocket:
         """Read nothing for some seconds; the kernel drops what it has no room for."""
         self._reader.pause(seconds)
 
+    def forget_after(self, seconds: float) -> None:
+        """Forget a peer, who gets no answers any more, so long after the last datagram from it or to it."""
+        self._peers.timeout_s = seconds
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether there is anybody to whom an answer could be sent."""
+        return len(self._peers) > 0
+
     def recent_peers(self, within_s: float) -> int:
-        """Return how many peers have written within the last `within_s` seconds."""
+        """Return how many peers have written, or got an answer, within the last `within_s` seconds."""
         since = time.monotonic() - within_s
         return sum(peer.used_s >= since for peer in self._peers.values())
 
@@ -173,12 +184,14 @@ class DatagramSocket:
 
     def send(self, datagrams: list[Datagram]) -> int:
         """Send each to its peer; return how many the kernel refused, or are for a peer that is not known."""
-        find, sendto, failed = self._by_packed.get, self.sock.sendto, 0
+        find, note, sendto, failed = self._peers.get, self._peers.note_answered, self.sock.sendto, 0
+        now_s = time.monotonic()
         for packed, payload in datagrams:
             peer = find(packed)
             if peer is None or not peer.address:  # a Unix socket may have no name to write to
                 failed += 1
                 continue
+            note(packed, peer, now_s)
             try:
                 if peer.control is None:
                     sendto(payload, peer.address)
@@ -197,6 +210,7 @@ class DatagramSocket:
         if self._before_close is not None:
             self._before_close()
         self.sock.close()
+        self._peers.close()
 
     # ---- in the hub ----------------------------------------------------------------------------------------
 
@@ -222,38 +236,46 @@ class DatagramSocket:
             self._handle(received)
 
     def _receive(self, received: list[Datagram], now_s: float) -> None:
-        recvfrom, find, add = self.sock.recvfrom, self._peers.get, received.append
+        recvfrom, find, note, add = (
+            self.sock.recvfrom,
+            self._by_address.get,
+            self._peers.note_sent,
+            received.append,
+        )
         for _ in range(self._budget):
             payload, address = recvfrom(MAX_DATAGRAM_BYTES)
             peer = find(address) or self._meet(address)
-            peer.used_s = now_s
+            note(peer.packed, peer, now_s)
             add((peer.packed, payload))
 
     def _receive_with_local_address(
         self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], Ancillary]
     ) -> None:
-        recvmsg, find, add = self._recvmsg, self._peers.get, received.append
+        recvmsg, find, note, add = (
+            self._recvmsg,
+            self._by_address.get,
+            self._peers.note_sent,
+            received.append,
+        )
         for _ in range(self._budget):
             payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
             peer = find(address) or self._meet(address)
-            peer.used_s = now_s
+            note(peer.packed, peer, now_s)
             if ancillary and ancillary[0][2] != peer.came_to:
                 peer.came_to = ancillary[0][2]
                 peer.control = [control_for(peer.came_to)]
             add((peer.packed, payload))
 
     def _meet(self, address: Sockaddr) -> _Peer:
-        if len(self._peers) >= 2 * MAX_PEERS:
-            self._forget_half()
-        peer = self._peers[address] = _Peer(address)
-        self._by_packed[peer.packed] = peer
+        peer = _Peer(address)
+        if self._peers.get(peer.packed) is not None:  # the kernel spells the address in another way
+            self._peers.end(peer.packed)
+        self._by_address[address] = peer
+        self._peers.add(peer.packed, peer)
         return peer
 
-    def _forget_half(self) -> None:
-        """Forget the peers that have been silent for the longest time."""
-        latest = sorted(self._peers.values(), key=lambda peer: peer.used_s)[-MAX_PEERS:]
-        self._peers = {peer.address: peer for peer in latest}
-        self._by_packed = {peer.packed: peer for peer in latest}
+    def _forget(self, _packed: bytes, peer: _Peer) -> None:
+        del self._by_address[peer.address]
 
 
 def bind_udp(host: str, port: int) -> DatagramSocket:

@@ -72,10 +72,46 @@ def test_peers_are_forgotten_when_there_are_too_many_and_are_not_written_to(
             with udp_user() as user:
                 user.sendto(b"x", (LOOPBACK, sock.port))
                 wait_until(lambda count=number: len(heard) > count, "the datagram has come")  # type: ignore[misc]
-        assert sock.send(heard[:4]) == 4
-        assert sock.send(heard[4:]) == 0
-        assert sock.recent_peers(60) == 5
+        assert sock.send(heard[:5]) == 5
+        assert sock.send(heard[5:]) == 0
+        assert sock.recent_peers(60) == 4
         assert sock.send([(pack_address(("192.0.2.1", 53)), b"not asked")]) == 1
+
+
+def test_peer_who_was_answered_is_remembered_beside_a_flood_of_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datagram, "MAX_PEERS", 4)
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as known:
+        sock.serve(heard.extend)
+        known.sendto(b"hello", (LOOPBACK, sock.port))
+        wait_until(lambda: heard, "the datagram has come")
+        sock.send(heard)
+        for number in range(20):
+            with udp_user() as stranger:
+                stranger.sendto(b"x", (LOOPBACK, sock.port))
+                wait_until(lambda count=number: len(heard) > count + 1, "the datagram has come")  # type: ignore[misc]
+        assert sock.send(heard[:1]) == 0
+        assert sock.recent_peers(60) == 4
+
+
+def test_peer_is_forgotten_after_its_time_and_answers_count_as_use() -> None:
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as silent, udp_user() as answered:
+        sock.forget_after(0.8)  # a busy machine holds a process up for less
+        sock.serve(heard.extend)
+        for user in (answered, silent):
+            user.sendto(b"x", (LOOPBACK, sock.port))
+        wait_until(lambda: len(heard) == 2, "both datagrams have come")
+
+        def is_alone() -> bool:
+            assert sock.send(heard[:1]) == 0
+            return sock.recent_peers(60) == 1
+
+        wait_until(is_alone, "the silent peer is forgotten")
+        assert sock.send(heard[1:]) == 1
+        wait_until(lambda: not sock.has_peers, "the other one is forgotten, too")
 
 
 def test_port_that_is_taken_is_said() -> None:
@@ -89,9 +125,9 @@ def test_unknown_name_and_foreign_address_are_not_bound() -> None:
             net.bind_udp(host, 0)
 
 
-def test_unreachable_target_is_a_dial_error() -> None:
+def test_target_to_which_there_is_no_way_is_a_dial_error() -> None:
     with pytest.raises(DialError, match="cannot connect to"):
-        connect_udp(socket.AF_INET, ("255.255.255.255", 9))
+        connect_udp(socket.AF_INET, ("192.0.2.1", 9), source=LOOPBACK)
 
 
 def test_bind_sets_the_address_that_the_service_sees() -> None:
