@@ -111,11 +111,20 @@ class DatagramTarget:
     """A host and UDP port. Opens sockets to it without a look-up and without waiting.
 
     The addresses are looked up by `look_up`, and again in the background when none of them answers, at most
-    once a second.
+    once a second. `any_source`: take answers from every address.
     """
 
-    def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        family: int = socket.AF_UNSPEC,
+        source: str = "",
+        *,
+        any_source: bool = False,
+    ) -> None:
         self._place = _Place(host, port, family, source)
+        self._any_source = any_source
         self._refusals = 0  # since the last look-up
         self._crew = Crew("look-up")  # one greenlet while a look-up runs in the background
 
@@ -134,7 +143,11 @@ class DatagramTarget:
         place = self._place
         try:
             return _first_that_opens(
-                place.known, lambda family, address: connect_udp(family, address, place.source), place.host
+                place.known,
+                lambda family, address: connect_udp(
+                    family, address, place.source, any_source=self._any_source
+                ),
+                place.host,
             )
         except DialError as exc:
             if not is_out_of_files(exc):

@@ -21,7 +21,7 @@ import pytest
 from gnar_lib import logger, net
 from gnar_lib.config import load_server
 from gnar_lib.errors import DialError, ListenError
-from gnar_lib.net import endpoint, switching
+from gnar_lib.net import datagram_conn, endpoint, switching
 from gnar_lib.net.datagram import is_out_of_files
 from gnar_lib.net.datagram_conn import connect_udp
 from tests.helpers.conns import accept
@@ -379,7 +379,11 @@ print(listen("127.0.0.1", 0).sock.getsockopt(socket.IPPROTO_TCP, number))
     assert found.stdout == "15\n"
 
 
-def test_a_port_where_nobody_receives_is_noticed_also_where_windows_calls_it_a_reset() -> None:
+def test_a_port_where_nobody_receives_is_noticed_also_where_windows_calls_it_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datagram_conn, "_IS_LINUX", False)
+
     class Socket:
         error: OSError | None = ConnectionResetError(errno.ECONNRESET, "reset")
 
