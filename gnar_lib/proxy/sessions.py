@@ -5,49 +5,85 @@ Nothing here waits for a slow receiver: datagrams that cannot be sent at once ar
 
 from __future__ import annotations
 
+import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from gevent.hub import get_hub
+from typing import Protocol
 
 from gnar_lib import logger
 from gnar_lib.errors import DialError
 from gnar_lib.events import DescriptorsShort, emit
-from gnar_lib.net import Datagram, DatagramConn
+from gnar_lib.net import Datagram, DatagramConn, Sockaddr, format_address
 from gnar_lib.net.datagram import BATCH, is_out_of_files
+from gnar_lib.net.peer_table import PeerTable
+from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.share import share
 
-MAX_SESSIONS = 4096  # of one proxy; past that, the session that was idle longest is evicted
-MIN_SWEEP_S = 0.01  # between two looks for idle sessions
+if sys.platform != "win32":  # Windows has no such limit
+    import resource
+
+MAX_SESSIONS = 4096  # of one proxy
+NEW_SESSIONS = 1000  # of one proxy in a second: each costs a tenth of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A session ends `timeout_s` after its last datagram, or when there are more than `sessions`."""
+    """A session ends `timeout_s` after its last datagram, or when there are more than `sessions`.
+
+    `new` sessions a second can begin.
+    """
 
     timeout_s: float
     sessions: int = MAX_SESSIONS
+    new: int = NEW_SESSIONS
 
 
 class OpensSockets(Protocol):
     """The service to which users' datagrams go."""
 
     def open(self) -> DatagramConn:
-        """Return a new socket that is connected to the service; the caller closes it. Raises `DialError`."""
+        """Return a new socket that writes to the service; the caller closes it. Raises `DialError`."""
 
     def refused(self, conn: DatagramConn) -> bool:
-        """Nobody receives where `conn` is connected to; tell whether a new socket is better."""
+        """Nobody receives where `conn` writes to; tell whether a new socket is better."""
+
+
+class _AllSessions:
+    """The sessions of all proxies of the process: their sockets are at most half of its descriptors."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.owners: set[Sessions] = set()  # who has any
+
+    @staticmethod
+    def most() -> int:
+        """Return how many sessions the process may have."""
+        if sys.platform != "win32":
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if soft != resource.RLIM_INFINITY:
+                return max(soft // 2, 1)
+        return sys.maxsize
+
+    def make_room(self, asking: Sessions, reason: str) -> None:
+        """End the session that goes first: one of `asking`, unless another proxy has more than its part."""
+        emit(DescriptorsShort, "a UDP session ends, so that another can begin", reason)
+        equal_part = max(self.most() // len(self.owners | {asking}), 1)
+        if len(asking) < equal_part:
+            asking = max(self.owners, key=len)
+        asking.end_first()
+
+
+_all = _AllSessions()
 
 
 class Sessions:
     """The sessions of one proxy: a socket for each user, so that the service can tell the users apart.
 
-    A session begins with the first datagram of a user, and ends when the limits say so. `answer` is called in
-    the hub with the datagrams that the service has sent to one user in one turn of the loop.
+    A session begins with the first datagram of a user, and ends when the limits say so, strangers first (see
+    `PeerTable`). `answer` is called in the hub with the datagrams that the service has sent to one user in
+    one turn of the loop.
     """
 
     def __init__(
@@ -61,19 +97,18 @@ class Sessions:
         self._target = target
         self._answer = answer
         self._meter = meter
-        self._limits = limits
         self._log = log
         self._failures = logger.Burst()  # warnings about sessions that could not begin
-        # By the user's packed address; the session that was idle longest is the first.
-        self._conns: OrderedDict[bytes, DatagramConn] = OrderedDict()
-        self._sweeper: Any = None  # the timer for the first session to become idle
+        self._strays = logger.Burst()  # warnings about datagrams from elsewhere
+        self._conns: PeerTable[DatagramConn] = PeerTable(limits.sessions, limits.timeout_s, self._on_end)
+        self._new = Bucket(limits.new)  # how many sessions may begin
 
     def __len__(self) -> int:
         return len(self._conns)
 
     def send(self, datagrams: list[Datagram]) -> None:
         """Send datagrams to the service, each from the socket of its user."""
-        find, now_s = self._conns.get, time.monotonic()
+        find, note, now_s = self._conns.get, self._conns.note_sent, time.monotonic()
         for user, payload in datagrams:
             conn = find(user)
             if conn is None or conn.is_refused:
@@ -81,52 +116,69 @@ class Sessions:
                 if conn is None:
                     self._meter.dropped += 1
                     continue
-            self._conns.move_to_end(user)
-            conn.used_s = now_s
+            note(user, conn, now_s)
             if not conn.send(payload):
                 self._meter.dropped += 1
 
     def _on_answers(self, datagrams: list[Datagram]) -> None:
         user = datagrams[0][0]
-        conn = self._conns[user]
-        self._conns.move_to_end(user)
+        conn = self._conns.get(user)
+        if conn is None:  # it has ended
+            return
+        began_s = conn.used_s
+        self._conns.note_answered(user, conn, began_s)
         self._answer(datagrams)
-        pause_s = share.pause_after(conn.used_s)
+        pause_s = share.pause_after(began_s)
         if pause_s and len(datagrams) == BATCH:  # so that what users send has its turn
             conn.pause(pause_s)
 
+    def _on_stray(self, conn: DatagramConn, source: Sockaddr) -> None:
+        """Count and tell of a datagram from elsewhere: a service with several addresses, or TFTP."""
+        self._meter.dropped += 1
+        self._strays.warning(
+            self._log,
+            "dropped an answer from %s instead of %s; udp-any-source lets such answers through",
+            format_address(source),
+            format_address(conn.address),
+        )
+
+    def end_first(self) -> None:
+        """End the session that has to go first; there has to be one."""
+        self._conns.end_first()
+
     def close(self) -> None:
         """End all sessions."""
-        while self._conns:
-            self._end_first()
+        self._conns.close()
 
     # ---- beginning and ending ------------------------------------------------------------------------------
 
     def _begin(self, user: bytes) -> DatagramConn | None:
-        if len(self._conns) >= self._limits.sessions:
-            self._end_first()
+        """Return the socket of a new session; None if the service cannot be reached, or many others begin."""
+        if not self._new.take_now(1):
+            return None
         try:
             conn = self._open()
         except DialError as exc:
             self._failures.warning(self._log, "no session with the local service: %s", exc)
             return None
         self._failures.end(self._log)
-        self._conns[user] = conn
-        conn.serve(self._on_answers, user)
+        self._conns.add(user, conn)
+        conn.serve(self._on_answers, user, self._on_stray)
         self._meter.begin_session()
-        if self._sweeper is None:
-            self._sweep_in(self._limits.timeout_s)
+        _all.count += 1
+        _all.owners.add(self)
         return conn
 
     def _open(self) -> DatagramConn:
-        """Return a new socket; if there are too many files, the session that was idle longest is evicted."""
+        """Return a new socket; if there are too many files, another session ends. Raises `DialError`."""
+        if _all.count >= (most := _all.most()):
+            _all.make_room(self, f"UDP has {most} descriptors, half of what this process may have")
         try:
             return self._target.open()
         except DialError as exc:
-            if not self._conns or not is_out_of_files(exc):
+            if not _all.count or not is_out_of_files(exc):
                 raise
-            emit(DescriptorsShort, "the UDP session that was idle longest ends", str(exc))
-        self._end_first()
+            _all.make_room(self, str(exc))
         return self._target.open()
 
     def _go_on(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
@@ -134,29 +186,12 @@ class Sessions:
         conn.is_refused = False
         if not self._target.refused(conn):
             return conn
-        self._end(user)
+        self._conns.end(user)
         return self._begin(user)
 
-    def _end_first(self) -> None:
-        self._end(next(iter(self._conns)))
-
-    def _end(self, user: bytes) -> None:
-        self._conns.pop(user).close()
+    def _on_end(self, _user: bytes, conn: DatagramConn) -> None:
+        conn.close()
         self._meter.end_session()
-        if not self._conns and self._sweeper is not None:
-            self._sweeper.stop()
-            self._sweeper = None
-
-    def _sweep_in(self, seconds: float) -> None:
-        self._sweeper = get_hub().loop.timer(max(seconds, MIN_SWEEP_S))
-        self._sweeper.start(self._sweep)
-
-    def _sweep(self) -> None:
-        """End the idle sessions, and set the timer to when the next session would become idle."""
-        now_s = time.monotonic()
-        while self._conns:
-            left_s = next(iter(self._conns.values())).used_s + self._limits.timeout_s - now_s
-            if left_s > 0:
-                self._sweep_in(left_s)
-                return
-            self._end_first()
+        _all.count -= 1
+        if not self._conns:
+            _all.owners.discard(self)

@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 TIMEOUT_S = 20.0
 LOG = logger.get("test")
 USER = pack_address((LOOPBACK, 1000))
+UNLIMITED = Limits(timeout_s=60.0)
 
 
 class EchoService:
@@ -48,11 +49,14 @@ class EchoService:
 class Answers:
     """UDP sessions with a service, and the answers of that service."""
 
-    def __init__(self, target: OpensSockets, timeout_s: float = 60.0, most: int = 4096) -> None:
+    def __init__(self, target: OpensSockets, limits: Limits = UNLIMITED) -> None:
         self.meter = Meter()
         self.got: list[Datagram] = []
-        limits = Limits(timeout_s=timeout_s, sessions=most)
         self.sessions = Sessions(target, self.got.extend, self.meter, limits, LOG)
+
+    def has(self, user: bytes) -> bool:
+        """Tell whether a user has a session."""
+        return self.sessions._conns.get(user) is not None
 
     def ask(self, user: bytes, payload: bytes) -> None:
         """Send one datagram and wait for its answer."""
@@ -83,10 +87,10 @@ def target_at(port: int, host: str = LOOPBACK) -> DatagramTarget:
 
 
 @contextmanager
-def answering(timeout_s: float = 60.0, most: int = 4096) -> Iterator[tuple[EchoService, Answers]]:
+def answering(limits: Limits = UNLIMITED) -> Iterator[tuple[EchoService, Answers]]:
     """Run an echo service, and sessions with that service, for the block."""
     with closing(EchoService()) as service:
-        answers = Answers(target_at(service.port), timeout_s, most)
+        answers = Answers(target_at(service.port), limits)
         with closing(answers.sessions):
             yield service, answers
         assert answers.meter.sessions == 0

@@ -16,11 +16,13 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import DialError
-from gnar_lib.net import DatagramConn
+from gnar_lib.net import Datagram, DatagramConn
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
+from gnar_lib.proxy import sessions as sessions_module
+from gnar_lib.proxy.sessions import Limits
 from gnar_lib.proxy.udp import admit
 from tests.helpers.datagrams import (
     LOOPBACK,
@@ -55,19 +57,19 @@ def test_service_sees_users_apart_and_answers_come_back_to_each() -> None:
 
 
 def test_session_ends_after_its_time_without_a_datagram_and_not_before() -> None:
-    with answering(timeout_s=SESSION_S) as (_, answers):
+    with answering(Limits(timeout_s=SESSION_S)) as (_, answers):
         idle, busy = users(2)
         answers.ask(idle, b"once")
         answers.ask(busy, b"once")
-        while idle in answers.sessions._conns:
+        while answers.has(idle):
             gevent.sleep(SESSION_S / 16)  # far more often than the session needs
             answers.ask(busy, b"again")
-        assert answers.sessions._conns.keys() == {busy}
+        assert answers.has(busy)
         wait_until(lambda: len(answers.sessions) == 0, "the session of the busy user has ended")
 
 
 def test_answers_alone_keep_a_session() -> None:
-    with answering(timeout_s=SESSION_S) as (service, answers):
+    with answering(Limits(timeout_s=SESSION_S)) as (service, answers):
         answers.ask(USER, b"once")
         end = time.monotonic() + 1.5 * SESSION_S
         while time.monotonic() < end:
@@ -77,17 +79,76 @@ def test_answers_alone_keep_a_session() -> None:
 
 
 def test_session_idle_longest_goes_first_when_there_are_too_many() -> None:
-    with answering(most=3) as (_, answers):
+    with answering(Limits(60.0, sessions=3)) as (_, answers):
         first, second, third, fourth = users(4)
         for user in (first, second, third):
             answers.ask(user, b"hello")
         answers.ask(first, b"again")
         answers.ask(fourth, b"hello")
-        assert list(answers.sessions._conns) == [third, first, fourth]
+        assert [answers.has(user) for user in (first, second, third, fourth)] == [True, False, True, True]
+
+
+def test_strangers_end_no_session_that_had_an_answer() -> None:
+    heard: list[Datagram] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as service:
+        service.serve(heard.extend)
+        answers = Answers(target_at(service.port), Limits(60.0, sessions=8))
+        with closing(answers.sessions):
+            answers.sessions.send([(USER, b"hello")])
+            wait_until(lambda: heard, "the service has heard the user")
+            service.send(heard[:1])
+            wait_until(lambda: answers.got, "an answer")
+            answers.sessions.send([(user, b"x") for user in users(200)[1:]])
+            assert answers.has(USER)
+            assert len(answers.sessions) == 8
+
+
+def test_strangers_who_are_answered_end_no_session_of_a_user_who_went_on() -> None:
+    with answering(Limits(60.0, sessions=8)) as (_, answers):
+        answers.ask(USER, b"hello")
+        answers.ask(USER, b"go on")
+        for stranger in users(20)[1:]:
+            answers.ask(stranger, b"x")
+        assert answers.has(USER)
+        assert len(answers.sessions) == 8
+
+
+def test_few_sessions_a_second_can_begin_and_the_others_go_on() -> None:
+    with answering(Limits(60.0, new=10)) as (_, answers):
+        answers.ask(USER, b"hello")
+        answers.sessions.send([(user, b"x") for user in users(100)[1:]])
+        assert len(answers.sessions) == 10
+        assert answers.meter.dropped == 90
+        answers.ask(USER, b"go on")
+
+
+def test_proxy_with_most_sessions_gives_one_up_when_all_have_half_of_the_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = sessions_module._all.count
+    monkeypatch.setattr(sessions_module._all, "most", lambda: others + 10)
+    with answering() as (_, flooded), answering() as (_, other):
+        flooded.sessions.send([(user, b"x") for user in users(100)])
+        assert len(flooded.sessions) == 10
+        for user in users(8):
+            other.ask(user, b"hello")
+        assert [len(flooded.sessions), len(other.sessions)] == [5, 5]
+
+
+def test_sessions_are_at_most_half_of_the_descriptors() -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
+    try:
+        with answering() as (_, answers):
+            answers.sessions.send([(user, b"x") for user in users(500)])
+            assert len(answers.sessions) == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_sessions_leave_no_descriptor_behind() -> None:
-    with answering(most=20) as (_, answers):
+    with answering(Limits(60.0, sessions=20)) as (_, answers):
         answers.ask(USER, b"x")
         before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
         for user in users(200):
@@ -158,7 +219,8 @@ def test_too_many_files_cost_the_session_idle_longest() -> None:
             assert answers.meter.dropped == 1
             answers.ask(first, b"hello")
             answers.ask(second, b"hello")
-            assert list(answers.sessions._conns) == [second]
+            assert answers.has(second)
+            assert not answers.has(first)
 
 
 def test_limit_drops_what_exceeds_it_and_counts_the_rest() -> None:
