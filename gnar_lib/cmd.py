@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from docopt import DocoptExit, docopt
@@ -68,7 +69,7 @@ def _relay(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.model import DEFAULT_GRACE_S
     from gnar_lib.config.values import dead_after, seconds, timeout
     from gnar_lib.net.options import set_dead_after, set_half_close_timeout
-    from gnar_lib.relay import run_relay
+    from gnar_lib.relay import UdpSettings, run_relay
 
     _log_events()
     if arguments["--dead-after"] is not None:
@@ -77,7 +78,10 @@ def _relay(arguments: dict[str, Any]) -> int:
         set_half_close_timeout(_read(timeout, arguments["--half-close-timeout"], "--half-close-timeout"))
     grace = arguments["--grace"]
     grace_s = DEFAULT_GRACE_S if grace is None else _read(seconds, grace, "--grace")
-    return run_relay(arguments["<listen>"], arguments["<target>"], grace_s)
+    udp = UdpSettings(any_source=arguments["--udp-any-source"])
+    if (given := arguments["--udp-timeout"]) is not None:
+        udp = replace(udp, timeout_s=_read(timeout, given, "--udp-timeout"))
+    return run_relay(arguments["<listen>"], arguments["<target>"], grace_s, udp)
 
 
 def _demo(arguments: dict[str, Any]) -> int:

@@ -90,6 +90,7 @@ Options:
   -m, --multiplex          use one connection to the server for everything
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
+      --udp-any-source     let answers from other addresses of a UDP service through
       --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the
@@ -114,6 +115,8 @@ unix-dgram:PATH; socat's spelling works, too, and means what it means there (one
 without `fork`).
 
 Options:
+  --udp-timeout SECS    end of a user's UDP session without datagrams (default 60)
+  --udp-any-source      let answers from other addresses of a UDP target through
   --dead-after SECONDS  give up a peer that should answer, and is silent (default 120)
   --half-close-timeout SECONDS  end of a connection half of which has ended, when the other half
                         is silent (default 3600)

@@ -22,7 +22,7 @@ class UdpService:
     def __init__(self, config: ProxyConfig, meter: Meter, log: logger.Logger) -> None:
         self._log = log
         self._meter = meter
-        self._target = DatagramTarget(config.local_host, config.local_port)
+        self._target = DatagramTarget(config.local_host, config.local_port, any_source=config.udp_any_source)
         limits = Limits(timeout_s=config.udp_timeout_s)
         self._sessions = Sessions(self._target, self._on_answers, meter, limits, log)
         self._carrier: Carrier | None = None  # of the data connection, while there is one

@@ -69,6 +69,7 @@ _PROXY: dict[str, Reader] = {
     "subdomain": values.subdomain,
     "speed-limit": values.rate,
     "udp-timeout": values.timeout,
+    "udp-any-source": values.flag,
 }
 _FIELDS = {
     "grace": "grace_s",
@@ -78,7 +79,7 @@ _FIELDS = {
     "server-addr": "server",
 }
 _PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
-_COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout")
+_COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source")
 
 
 def load_server(flags: Mapping[str, Any], env: Mapping[str, str]) -> ServerConfig:

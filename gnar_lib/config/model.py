@@ -114,6 +114,7 @@ class ProxyConfig:
     subdomain: str = ""  # name under the domain of a Go server; empty for none
     speed_limit: Rate = Rate()
     udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a UDP session without datagrams ends after that time
+    udp_any_source: bool = False  # answers of the service count, whatever address they come from
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,10 @@ class Reader:
             self._pause.stop()
 
 
+# The errors that mean that nothing can be sent from an address, such as that of a broadcast.
+_NOT_OURS = {errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
+
+
 class DatagramSocket:
     """A bound socket, which can only answer peers that have written lately; the owner closes it.
 
@@ -198,6 +202,10 @@ class DatagramSocket:
                 else:
                     self._sendmsg((payload,), peer.control, 0, peer.address)
             except OSError as exc:
+                if exc.errno in _NOT_OURS and peer.control is not None:  # the peer wrote to a broadcast
+                    peer.control = None
+                    failed += self.send([(packed, payload)])
+                    continue
                 _log.debug("nothing sent to %s: %s", format_address(peer.address), exc.strerror)
                 failed += 1
         return failed

@@ -41,11 +41,13 @@ class _Kind:
     own: bool = False  # whether the keyword is gnar's; a relay with gnar's keyword always serves many users
     answers: bool = True  # whether answers of the target go back to users
     needs_fork: bool = False  # whether gnar supports the keyword with `fork` alone
+    any_source: bool = False  # whether datagrams of every address are answers of the target
 
 
 _UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
 _TCP_OPTIONS = frozenset({"fork", "reuseaddr", "bind"})
 _BIND = frozenset({"bind"})
+_BROADCAST = frozenset({"broadcast"})  # changes nothing: gnar sees by itself that an address is one
 _NO_FORK = frozenset({"fork"})
 
 _OWN = {
@@ -53,8 +55,8 @@ _OWN = {
     ("tcp", Role.TARGET): _Kind("tcp", Role.TARGET, options=_BIND, own=True),
     ("unix", Role.LISTEN): _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
     ("unix", Role.TARGET): _Kind("unix", Role.TARGET, own=True),
-    ("udp", Role.LISTEN): _Kind("udp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
-    ("udp", Role.TARGET): _Kind("udp", Role.TARGET, options=_BIND, own=True),
+    ("udp", Role.LISTEN): _Kind("udp", Role.LISTEN, options=_TCP_OPTIONS - _BIND | _BROADCAST, own=True),
+    ("udp", Role.TARGET): _Kind("udp", Role.TARGET, options=_BIND | _BROADCAST, own=True),
     ("unix-dgram", Role.LISTEN): _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
     ("unix-dgram", Role.TARGET): _Kind("unix-dgram", Role.TARGET, own=True),
 }
@@ -78,16 +80,17 @@ _SOCAT = {
     "unix-sendto": _Kind("unix-dgram", Role.TARGET),
 }
 for _prefix, _family in (("udp", _ANY), ("udp4", _V4), ("udp6", _V6)):
-    _listen = _Kind("udp", Role.LISTEN, _family, _TCP_OPTIONS)
-    _target = _Kind("udp", Role.TARGET, _family, _BIND)
+    _listen = _Kind("udp", Role.LISTEN, _family, _TCP_OPTIONS | _BROADCAST)
+    _target = _Kind("udp", Role.TARGET, _family, _BIND | _BROADCAST)
     _SOCAT |= {
         f"{_prefix}-listen": _listen,
         f"{_prefix}-l": _listen,
         f"{_prefix}-recvfrom": replace(_listen, needs_fork=True),
-        f"{_prefix}-recv": replace(_listen, options=_TCP_OPTIONS - _NO_FORK, answers=False),
+        f"{_prefix}-recv": replace(_listen, options=_listen.options - _NO_FORK, answers=False),
         _prefix: _target,
         f"{_prefix}-connect": _target,
         f"{_prefix}-sendto": _target,
+        f"{_prefix}-datagram": replace(_target, any_source=True),
     }
 _EXAMPLES = {
     Role.LISTEN: "tcp:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
@@ -109,6 +112,7 @@ class Address:
     source: str = ""  # IP address to dial from, empty for the system's choice
     keep_file: bool = False  # whether the socket file stays when the relay ends
     answers: bool = True  # whether answers of the target go back to users
+    any_source: bool = False  # whether datagrams of every address are answers of the target
 
     def __str__(self) -> str:
         where = net.format_address((self.host, self.port)) if self.host else str(self.port)
@@ -168,7 +172,14 @@ def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) 
     host, port = _read_host_and_port(kind, parameters)
     source = values.get("bind", "").strip("[]")
     if kind.role is Role.TARGET:
-        return Address(kind.transport, kind.family, host, port, source=_local_address(source))
+        return Address(
+            kind.transport,
+            kind.family,
+            host,
+            port,
+            source=_local_address(source),
+            any_source=kind.any_source,
+        )
     host = host or source or _EVERYWHERE[kind.family]
     return Address(kind.transport, kind.family, host, port, fork=fork, answers=kind.answers)
 

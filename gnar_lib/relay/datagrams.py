@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
 from gnar_lib import logger, net
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
@@ -15,6 +16,17 @@ from gnar_lib.relay.address import Address
 _log = logger.get("relay")
 
 
+@dataclass(frozen=True, slots=True)
+class UdpSettings:
+    """What the command line says about datagrams alone."""
+
+    timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a session without datagrams ends after that time
+    any_source: bool = False  # answers of the target count, whatever address they come from
+
+
+DEFAULTS = UdpSettings()
+
+
 class DatagramRelay:
     """A bound socket, and a session with the target for each user who writes to the socket.
 
@@ -24,15 +36,21 @@ class DatagramRelay:
 
     error: ConnError | None = None  # a relay of datagrams never fails
 
-    def __init__(self, listen: Address, target: Address) -> None:
+    def __init__(self, listen: Address, target: Address, settings: UdpSettings = DEFAULTS) -> None:
         self.users = net.Crew("relay")  # stays empty, since the hub carries datagrams
         self.meter = Meter()
         self._serves_one = not listen.fork
         self._only_user: bytes | None = None  # the address of the first user, if `_serves_one`
         self._answers = listen.answers  # whether answers go back to users
-        limits = Limits(timeout_s=DEFAULT_UDP_TIMEOUT_S)
-        self.sessions = Sessions(_target(target), self._on_answers, self.meter, limits, _log)
+        self.sessions = Sessions(
+            _target(target, any_source=settings.any_source),
+            self._on_answers,
+            self.meter,
+            Limits(timeout_s=settings.timeout_s),
+            _log,
+        )
         self.listener = _bind(listen)
+        self.listener.forget_after(2 * settings.timeout_s)  # later than the session of the user ends
         self.listener.serve(self._on_datagrams)
 
     def close(self) -> None:
@@ -56,11 +74,12 @@ class DatagramRelay:
             self.meter.dropped += self.listener.send(datagrams)
 
 
-def _target(address: Address) -> OpensSockets:
+def _target(address: Address, *, any_source: bool) -> OpensSockets:
     """Return what opens sockets to `address`; raises `DialError` when the name is unknown."""
     if address.transport == "unix-dgram":
         return UnixDatagramTarget(address.path)
-    target = DatagramTarget(address.host, address.port, address.family, address.source)
+    any_source = any_source or address.any_source
+    target = DatagramTarget(address.host, address.port, address.family, address.source, any_source=any_source)
     target.look_up()
     return target
 

@@ -15,7 +15,7 @@ from gnar_lib.net.target import Target, UnixTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.joiner import Joiner
 from gnar_lib.relay.address import Address, Role, parse_address
-from gnar_lib.relay.datagrams import DatagramRelay
+from gnar_lib.relay.datagrams import DEFAULTS, DatagramRelay, UdpSettings
 
 _log = logger.get("relay")
 
@@ -110,10 +110,11 @@ def is_loop(listen: Address, target: Address) -> bool:
     )
 
 
-def run_relay(listen: str, target: str, grace_s: float) -> int:
+def run_relay(listen: str, target: str, grace_s: float, udp: UdpSettings = DEFAULTS) -> int:
     """Relay until a signal comes, or until the only user of an address without `fork` has gone; returns 0.
 
-    Users who are connected when the signal comes have `grace_s` seconds to finish. Raises `UsageError` for
+    Users who are connected when the signal comes have `grace_s` seconds to finish. `udp` is for a relay of
+    datagrams. Raises `UsageError` for
     an address that gnar does not understand, and `ConnError` when `listen` cannot be listened on, when the
     name of `target` is unknown, or when the connection of the only user failed.
     """
@@ -121,11 +122,13 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     target_address = parse_address(target, Role.TARGET)
     if listen_address.is_datagram != target_address.is_datagram:
         raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
+    if udp != DEFAULTS and not listen_address.is_datagram:
+        raise UsageError("--udp-timeout and --udp-any-source are for relays of datagrams (udp:)")
     if is_loop(listen_address, target_address):
         raise UsageError(f"{listen} to {target} would be a relay to itself")
     stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
-        relay = stopper.call_until_stopped(lambda: _open(listen_address, target_address, stopper.stop))
+        relay = stopper.call_until_stopped(lambda: _open(listen_address, target_address, udp, stopper.stop))
         if relay is None:
             return 0
         stopper.on_status(relay.status)
@@ -141,9 +144,11 @@ def run_relay(listen: str, target: str, grace_s: float) -> int:
     return 0
 
 
-def _open(listen: Address, target: Address, on_end: Callable[[], None]) -> Relay | DatagramRelay:
+def _open(
+    listen: Address, target: Address, udp: UdpSettings, on_end: Callable[[], None]
+) -> Relay | DatagramRelay:
     """Look the target up and listen; the caller closes the relay. Raises `ConnError`."""
-    return DatagramRelay(listen, target) if listen.is_datagram else Relay(listen, target, on_end)
+    return DatagramRelay(listen, target, udp) if listen.is_datagram else Relay(listen, target, on_end)
 
 
 def _listening_on(address: Address, listener: net.Listener | net.DatagramSocket) -> str:

@@ -13,6 +13,7 @@ import pytest
 from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
+from gnar_lib.relay import UdpSettings
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
 COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
@@ -24,6 +25,7 @@ class Called:
     def __init__(self) -> None:
         self.configs: list[Any] = []
         self.relays: list[tuple[str, str, float]] = []
+        self.udp: list[UdpSettings] = []
         self.demos: list[int] = []
         self.checks: list[tuple[str, float]] = []
 
@@ -31,8 +33,9 @@ class Called:
         self.configs.append(load())
         return 0
 
-    def relay(self, listen: str, target: str, grace_s: float) -> int:
+    def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings) -> int:
         self.relays.append((listen, target, grace_s))
+        self.udp.append(udp)
         return 0
 
     def demo(self, port: int) -> int:
@@ -231,6 +234,7 @@ def test_client_line(called: Called, line: str, address: Address, ports: list[tu
         ("--local-host ::1", "local_host", "::1"),
         ("--speed-limit 100kb", "speed_limit", Rate(102400, 102400)),
         ("--udp-timeout 5", "udp_timeout_s", 5.0),
+        ("--udp-any-source", "udp_any_source", True),
     ],
 )
 def test_client_flag_of_a_proxy(called: Called, line: str, field: str, expected: object) -> None:
@@ -292,6 +296,8 @@ def test_relay_line(called: Called) -> None:
     assert cmd.main(["relay", "tcp:1", "unix:/x"]) == 0
     assert cmd.main(["relay", "TCP-LISTEN:1,fork", "TCP:h:2", "--grace", "3"]) == 0
     assert called.relays == [("tcp:1", "unix:/x", 10.0), ("TCP-LISTEN:1,fork", "TCP:h:2", 3.0)]
+    assert cmd.main(["relay", "udp:1", "udp:h:2", "--udp-timeout", "300", "--udp-any-source"]) == 0
+    assert called.udp == [UdpSettings(), UdpSettings(), UdpSettings(300.0, any_source=True)]
 
 
 def test_demo_line(called: Called) -> None:
@@ -325,6 +331,7 @@ def test_demo_line(called: Called) -> None:
         ("client 1:2 -r 3", "--remote-port: goes with --local-port; a mapping names both ports"),
         ("client --tokn a", "unknown option --tokn (did you mean --token?); see gnar client --help"),
         ("relay tcp:1 tcp:2 --grace x", "--grace: 'x': expected seconds from 0 to 86400"),
+        ("relay udp:1 udp:2 --udp-timeout 0", "--udp-timeout: '0': expected seconds from 0.1 to 86400"),
         ("demo x", "port: 'x': expected a port from 0 to 65535"),
         ("health 'a b'", "server-addr: 'a b': expected an address such as example.com:8910"),
         ("health host -p 1", "<server-addr> and --port do not go together"),

@@ -56,6 +56,7 @@ ALL_PROXY = [
     "subdomain",
     "speed-limit",
     "udp-timeout",
+    "udp-any-source",
 ]
 
 

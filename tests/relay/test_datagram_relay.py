@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from gnar_lib.relay import DatagramRelay, Role, parse_address
+from gnar_lib import net
+from gnar_lib.relay import DatagramRelay, Role, UdpSettings, parse_address
 from tests.helpers.datagrams import LOOPBACK, EchoService, udp_user
 from tests.helpers.loop import wait_until
 
+DEFAULTS = UdpSettings()
+LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel drops them at once")
+
 
 @contextmanager
-def relaying(listen: str, target: str) -> Iterator[DatagramRelay]:
+def relaying(listen: str, target: str, settings: UdpSettings = DEFAULTS) -> Iterator[DatagramRelay]:
     """Run a relay for the block, close it, and check that it has left nothing."""
-    running = DatagramRelay(parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET))
+    running = DatagramRelay(parse_address(listen, Role.LISTEN), parse_address(target, Role.TARGET), settings)
     try:
         yield running
     finally:
@@ -84,3 +89,61 @@ def test_without_fork_one_user_is_served_and_no_other() -> None:
             assert first.recv(100) == b"%d" % number
             second.sendto(b"me, too", (LOOPBACK, running.listener.port))
         assert {payload for payload, _ in service.heard} == {b"0", b"1", b"2"}
+
+
+@LINUX_ONLY
+def test_answers_from_another_port_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        udp_user() as service,
+        udp_user() as other,
+        udp_user() as user,
+        relaying("udp:127.0.0.1:0", f"udp:127.0.0.1:{service.getsockname()[1]}") as running,
+    ):
+        user.sendto(b"question", (LOOPBACK, running.listener.port))
+        session = service.recvfrom(100)[1]
+        for _ in range(5):
+            other.sendto(b"answer", session)
+        wait_until(lambda: running.meter.dropped == 5, "the answers are dropped")
+        source = net.format_address(other.getsockname())
+    told = [record.getMessage() for record in caplog.records if source in record.getMessage()]
+    assert len(told) == 1
+    assert "udp-any-source" in told[0]
+
+
+def test_any_source_lets_them_through() -> None:
+    settings = UdpSettings(any_source=True)
+    with (
+        udp_user() as service,
+        udp_user() as other,
+        udp_user() as user,
+        relaying("udp:127.0.0.1:0", f"udp:127.0.0.1:{service.getsockname()[1]}", settings) as running,
+    ):
+        user.sendto(b"question", (LOOPBACK, running.listener.port))
+        other.sendto(b"answer", service.recvfrom(100)[1])
+        assert user.recvfrom(100) == (b"answer", (LOOPBACK, running.listener.port))
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("target", ["udp", "UDP4-SENDTO", "UDP-DATAGRAM"])
+@pytest.mark.parametrize("listen", ["udp:0", "UDP4-RECVFROM:0,fork,broadcast"])
+def test_broadcast_goes_to_all_who_listen_and_their_answers_come_back(listen: str, target: str) -> None:
+    option = "" if target == "udp" else ",broadcast"
+    with closing(EchoService("0.0.0.0")) as service:
+        target_address = f"{target}:127.255.255.255:{service.port}{option}"
+        with relaying(listen, target_address) as running, udp_user() as user:
+            user.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for host in (LOOPBACK, "127.255.255.255"):
+                user.sendto(b"anybody there?", (host, running.listener.port))
+                assert user.recvfrom(100) == (b"anybody there?", (LOOPBACK, running.listener.port))
+
+
+def test_session_lives_as_long_as_the_relay_was_told() -> None:
+    settings = UdpSettings(timeout_s=0.1)
+    with (
+        closing(EchoService()) as service,
+        relaying("udp:127.0.0.1:0", f"udp:127.0.0.1:{service.port}", settings) as running,
+        udp_user() as user,
+    ):
+        user.sendto(b"hello", (LOOPBACK, running.listener.port))
+        wait_until(lambda: running.meter.users_total == 1, "a session begins")
+        wait_until(lambda: not len(running.sessions) and not running.listener.has_peers, "the session ends")

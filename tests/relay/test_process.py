@@ -17,7 +17,7 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import DialError, PortTakenError, UsageError
-from gnar_lib.relay import Role, parse_address, run_relay, serve
+from gnar_lib.relay import Role, UdpSettings, parse_address, run_relay, serve
 from tests.helpers.loop import wait_until
 from tests.helpers.relays import TIMEOUT_S, read_all, serving
 
@@ -165,6 +165,8 @@ def test_wrong_addresses_are_refused_before_anything_is_listened_on(tmp_path: Pa
         run_relay(f"unix:{tmp_path}/x.sock", "tcp:nowhere", 0.0)
     with pytest.raises(UsageError, match="one is for connections, the other for datagrams"):
         run_relay(f"unix:{tmp_path}/x.sock", "udp:53", 0.0)
+    with pytest.raises(UsageError, match="are for relays of datagrams"):
+        run_relay(f"unix:{tmp_path}/x.sock", "tcp:53", 0.0, UdpSettings(timeout_s=300.0))
     assert not (tmp_path / "x.sock").exists()
 
 
