@@ -15,7 +15,7 @@ from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
 from gnar_lib.errors import ConnClosed, ProtocolError
-from gnar_lib.net import Conn, Crew
+from gnar_lib.net import Conn, Crew, wait_for_room
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect
 from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, waiting_silence_s
 from gnar_lib.proto.outbox import Outbox
@@ -164,6 +164,7 @@ class Connection:
     def _bring(self, asked: Exchange) -> None:
         """Serve a user on demand: the server asks for a data connection."""
         proxy = self._proxy_of(asked)
+        wait_for_room()
         tunnel.serve(proxy, self.control.open_data(asked), asked.user)
 
     def _serve_stream(self, stream: Stream) -> None:

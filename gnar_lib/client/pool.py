@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from gnar_lib.errors import ConnClosed, ProtocolError
-from gnar_lib.net import Conn, Crew
+from gnar_lib.net import Conn, Crew, descriptors
 from gnar_lib.proto import Exchange, Heartbeat, recv
 from gnar_lib.proto.numbers import MAX_WAITING
 from gnar_lib.proto.pace import MESSAGE_S, pace
@@ -67,8 +67,8 @@ class WaitingPool:
             conn.close()
 
     def _fill(self) -> None:
-        """Begin to open as many as are missing."""
-        if self._is_closed:
+        """Begin to open as many as are missing; none while users wait for descriptors."""
+        if self._is_closed or not descriptors.has_room():
             return
         for _ in range(self._wanted - len(self._heard_s) - self._opening):
             self._opening += 1

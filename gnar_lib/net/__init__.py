@@ -5,8 +5,9 @@ from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
 from gnar_lib.net.datagram_conn import DatagramConn
+from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import Listener, dial, listen
-from gnar_lib.net.greenlets import Crew, deadline
+from gnar_lib.net.greenlets import Crew, deadline, wait_for_room
 from gnar_lib.net.options import set_keepalive
 from gnar_lib.net.switching import LENT_BYTES, busy_greenlets, give_way, wait_for
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
@@ -27,6 +28,7 @@ __all__ = [
     "bind_unix_datagram",
     "busy_greenlets",
     "deadline",
+    "descriptors",
     "dial",
     "format_address",
     "give_way",
@@ -37,4 +39,5 @@ __all__ = [
     "set_keepalive",
     "unix_family",
     "wait_for",
+    "wait_for_room",
 ]

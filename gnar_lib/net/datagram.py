@@ -22,6 +22,7 @@ from gnar_lib import logger
 from gnar_lib.errors import ConnError, DialError, ListenError
 from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import socket_class
+from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
 from gnar_lib.net.peer_table import Entry, PeerTable
@@ -218,6 +219,7 @@ class DatagramSocket:
         if self._before_close is not None:
             self._before_close()
         self.sock.close()
+        descriptors.taken -= 1
         self._peers.close()
 
     # ---- in the hub ----------------------------------------------------------------------------------------

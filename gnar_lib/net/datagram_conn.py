@@ -17,6 +17,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net.address import Sockaddr, format_address, unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.datagram import BATCH, MAX_DATAGRAM_BYTES, Datagram, Reader, pack_address
+from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.peer_table import Entry
 
 # The errors that mean "port unreachable": Windows says that the connection was reset.
@@ -142,6 +143,7 @@ class DatagramConn(Entry):
         if self.sock.fileno() >= 0:
             self._reader.stop()
             self.sock.close()
+            descriptors.taken -= 1
 
     # ---- in the hub ----------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenErro
 from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net.address import Sockaddr, format_address, is_unix, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
+from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.greenlets import Crew, deadline
 from gnar_lib.net.options import set_common_options
 from gnar_lib.net.switching import CLOSED, give_way, read_watcher
@@ -91,30 +92,45 @@ class Listener:
         self._watcher: Any = read_watcher(loop, sock)  # tells that users wait to be accepted
         # Ends a pause in accepting. It repeats, since a timer of libev that does not is good for one start.
         self._pause: Any = loop.timer(ACCEPT_PAUSE_S, ACCEPT_PAUSE_S)
+        self._is_for_users = False  # accepts only while there is room for users
 
-    def serve(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
+    def serve(self, crew: Crew, handle: Callable[[SocketConn], None], *, is_for_users: bool = False) -> None:
         """Accept from now on.
 
-        `handle(conn)` runs in a greenlet of `crew`, may wait, and closes the conn.
+        `handle(conn)` runs in a greenlet of `crew`, may wait, and closes the conn. With `is_for_users`,
+        accepting pauses while users have all the descriptors that they may have.
         """
+        self._is_for_users = is_for_users
+        self._go_on(crew, handle)
+
+    def _go_on(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
         self._pause.stop()
         self._watcher.start(self._accept_batch, crew, handle)
 
     def close(self) -> None:
-        """Stop listening; conns that were accepted stay."""
+        """Stop listening; conns that were accepted stay. More than once does no harm."""
+        if self.sock.fileno() < 0:
+            return
         self._watcher.stop()
         self._pause.stop()
+        descriptors.leave(self)
         self.sock.close()
+        descriptors.taken -= 1
 
     @property
     def port(self) -> int:
         """The TCP port that is listened on."""
         return int(self.sock.getsockname()[1])
 
-    def _accept_batch(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
+    def _accept_batch(
+        self, crew: Crew, handle: Callable[[SocketConn], None], batch: int = ACCEPT_BATCH
+    ) -> None:
         """Accept until nobody waits, or until others have to have their turn; runs in the hub."""
         try:
-            for _ in range(ACCEPT_BATCH):
+            for _ in range(batch):
+                if self._is_for_users and not descriptors.has_room():
+                    self._wait_for_room(crew, handle)
+                    return
                 conn = self._accept_one()
                 if conn is None:
                     return
@@ -125,7 +141,19 @@ class Listener:
             # Nothing ends because descriptors ran out: the users wait in the backlog until some are free.
             emit(DescriptorsShort, "accepting waits", exc.strerror or str(exc))
             self._watcher.stop()
-            self._pause.start(self.serve, crew, handle)
+            self._pause.start(self._go_on, crew, handle)
+
+    def _wait_for_room(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
+        """Leave users in the backlog until there is room for one more, whose turn it is then."""
+
+        def go_on() -> None:
+            self._go_on(crew, handle)
+            self._accept_batch(crew, handle, 1)
+
+        self._watcher.stop()
+        if not descriptors.is_short:
+            emit(DescriptorsShort, "users wait", descriptors.why_short)
+        descriptors.wait(self, go_on)
 
     def _accept_one(self) -> SocketConn | None:
         """Return a new conn, None if nobody waits; raises `OSError` when descriptors or memory ran out."""

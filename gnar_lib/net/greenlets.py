@@ -11,8 +11,12 @@ from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gnar_lib import logger
-from gnar_lib.errors import DeadlineError, GnarError
-from gnar_lib.net.switching import Job, start_job
+from gnar_lib.errors import DeadlineError, DialError, GnarError
+from gnar_lib.events import DescriptorsShort, emit
+from gnar_lib.net.descriptors import USER_COSTS, descriptors
+from gnar_lib.net.switching import Job, start_job, wait_for
+
+ROOM_TIMEOUT_S = 10.0  # as long as a server lets a user wait for a data connection
 
 _log = logger.get("greenlets")
 
@@ -30,6 +34,23 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
         raise DeadlineError(f"{what} took longer than {seconds:g} s") from None
     finally:
         timeout.close()
+
+
+def wait_for_room(count: int = USER_COSTS) -> None:
+    """Wait until a user may have so many descriptors more; raises `DialError` if that takes too long."""
+    if descriptors.has_room(count) and not descriptors.is_short:
+        return
+    if not descriptors.is_short:
+        emit(DescriptorsShort, "users wait", descriptors.why_short)
+    me, token = getcurrent(), object()
+    try:
+        with deadline(ROOM_TIMEOUT_S, "waiting for a descriptor"):
+            descriptors.wait(token, lambda: me.switch(token), count)
+            wait_for(token)
+    except DeadlineError as exc:
+        raise DialError(descriptors.why_short) from exc
+    finally:
+        descriptors.leave(token)
 
 
 class Crew:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gevent.hub import get_hub
 
+from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.options import tcp_progress, unacknowledged
 
 LINGER_S = 10.0  # for a peer that does not acknowledge
@@ -34,8 +35,9 @@ class _Lingering:
     def add(self, sock: socket.socket) -> None:
         """Keep a socket, which has been told to reset when it is closed, until its peer has everything."""
         if len(self._sockets) >= MAX_LINGERING:
-            self._sockets.popleft()[1].close()
+            self._close(self._sockets.popleft()[1])
         self._sockets.append((monotonic() + LINGER_S, sock))
+        descriptors.taken += 1
         if self._timer is None:
             self._timer = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
             self._timer.start(self._look)
@@ -47,10 +49,15 @@ class _Lingering:
             if is_owed(sock) and now_s < until_s:
                 self._sockets.append((until_s, sock))
             else:
-                sock.close()
+                self._close(sock)
         if not self._sockets:
             self._timer.stop()
             self._timer = None
+
+    @staticmethod
+    def _close(sock: socket.socket) -> None:
+        sock.close()
+        descriptors.taken -= 1
 
 
 lingering = _Lingering()
@@ -67,6 +74,8 @@ def is_owed(sock: socket.socket) -> bool:
 
 def linger(sock: socket.socket) -> None:
     """Keep the connection of `sock` open beyond its `close` for as long as the peer is owed something."""
+    if not descriptors.has_room(1):
+        return
     try:
         copy = type(sock)(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
     except OSError:  # no descriptor left

@@ -66,6 +66,7 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net.contract import Counter
+from gnar_lib.net.descriptors import descriptors
 
 READ, WRITE = 1, 2  # the event bits of gevent's `loop.io`
 CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK})  # what a closed socket answers; ENOTSOCK on Windows
@@ -157,16 +158,19 @@ def busy_greenlets() -> int:
 
 
 def read_watcher(loop: Any, sock: socket.socket) -> Any:
-    """Return a watcher that tells when `sock` can be read.
+    """Return a watcher that tells when `sock` can be read, and count the socket in `descriptors`.
 
+    Whoever closes the socket counts it out again.
     If the loop can watch no more sockets (on Windows, 1,024), closes the socket and raises `OSError` with
     the number that means that the process has too many descriptors.
     """
     try:
-        return loop.io(sock.fileno(), READ)
+        watcher = loop.io(sock.fileno(), READ)
     except OSError as exc:
         sock.close()
         raise OSError(errno.EMFILE, str(exc)) from exc
+    descriptors.taken += 1
+    return watcher
 
 
 class WaitingSocket:
@@ -333,6 +337,7 @@ class WaitingSocket:
         if self._read_waiter is not None or self._write_waiter is not None:
             self._hub.loop.run_callback(self._wake_waiters)
         self.sock.close()
+        descriptors.taken -= 1
 
     @property
     def closed(self) -> bool:

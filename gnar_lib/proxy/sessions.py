@@ -5,7 +5,6 @@ Nothing here waits for a slow receiver: datagrams that cannot be sent at once ar
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ from typing import Protocol
 from gnar_lib import logger
 from gnar_lib.errors import DialError
 from gnar_lib.events import DescriptorsShort, emit
-from gnar_lib.net import Datagram, DatagramConn, Sockaddr, format_address
+from gnar_lib.net import Datagram, DatagramConn, Sockaddr, descriptors, format_address
 from gnar_lib.net.datagram import BATCH, is_out_of_files
 from gnar_lib.net.peer_table import PeerTable
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.share import share
-
-if sys.platform != "win32":  # Windows has no such limit
-    import resource
 
 MAX_SESSIONS = 4096  # of one proxy
 NEW_SESSIONS = 1000  # of one proxy in a second: each costs a tenth of a millisecond
@@ -60,11 +56,7 @@ class _AllSessions:
     @staticmethod
     def most() -> int:
         """Return how many sessions the process may have."""
-        if sys.platform != "win32":
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            if soft != resource.RLIM_INFINITY:
-                return max(soft // 2, 1)
-        return sys.maxsize
+        return max(descriptors.limit // 2, 1)
 
     def make_room(self, asking: Sessions, reason: str) -> None:
         """End the session that goes first: one of `asking`, unless another proxy has more than its part."""
@@ -173,6 +165,8 @@ class Sessions:
         """Return a new socket; if there are too many files, another session ends. Raises `DialError`."""
         if _all.count >= (most := _all.most()):
             _all.make_room(self, f"UDP has {most} descriptors, half of what this process may have")
+        elif _all.count and not descriptors.has_room(1):
+            _all.make_room(self, descriptors.why_short)
         try:
             return self._target.open()
         except DialError as exc:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from gnar_lib.errors import ConnClosed, WriteError
-from gnar_lib.net import SocketConn, give_way
+from gnar_lib.net import SocketConn, descriptors, give_way
 from gnar_lib.pio.flow import Flow
 
 PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)
@@ -38,12 +38,15 @@ class Pipe:
             self.size = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
             self.size = 0
+        descriptors.taken += 2
 
     @classmethod
     def take(cls) -> Pipe | None:
         """Return an empty pipe; None if the system gives none of a useful size."""
         if _spare:
             return _spare.pop()
+        if not descriptors.has_room(2):
+            return None
         try:
             pipe = cls()
         except OSError:  # no descriptors left
@@ -64,6 +67,7 @@ class Pipe:
         """Close both ends."""
         os.close(self.reader)
         os.close(self.writer)
+        descriptors.taken -= 2
 
 
 def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bool:

@@ -54,7 +54,9 @@ class Relay:
         self._target = _target(target)
         self._refused = logger.Burst()  # warnings about users who were turned away
         self.listener = _listen(listen)
-        self.listener.serve(self.users, self._serve if listen.fork else self._serve_only_user)
+        self.listener.serve(
+            self.users, self._serve if listen.fork else self._serve_only_user, is_for_users=True
+        )
 
     def close(self) -> None:
         """Stop listening; users who are connected stay connected."""

@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
-from gnar_lib.net import Sockaddr, host_of
+from gnar_lib.net import Sockaddr, descriptors, host_of
 from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
 
-MAX_IN_PROGRESS = 1024  # past that, the network that has most of them loses its oldest one
+# Past that, or half the reserve of descriptors, the network that has most of them loses its oldest one.
+MAX_IN_PROGRESS = 1024
 MAX_TRIES_PER_S = 200  # logins of gnar's own clients from one network, whether they succeed or not
 
 
@@ -50,7 +51,7 @@ class InProgress:
         network = _network_of(conn)
         self._begun[conn] = self._clock(), network
         self._of_network[network][conn] = None
-        if len(self._begun) > self._limit:
+        if len(self._begun) > min(self._limit, descriptors.reserve // 2):
             most = max(self._of_network.values(), key=len)
             self._close(next(iter(most)))
 

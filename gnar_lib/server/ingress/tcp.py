@@ -17,7 +17,7 @@ class TcpIngress:
 
     def start(self) -> None:
         """Take users from now on."""
-        self._listener.serve(self._users, self.proxy.serve)
+        self._listener.serve(self._users, self.proxy.serve, is_for_users=True)
 
     def close(self) -> None:
         """Take no more users; those who have a data connection stay. More than once does no harm."""

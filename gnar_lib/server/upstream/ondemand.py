@@ -9,7 +9,7 @@ from collections.abc import Callable
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.net import Conn, wait_for
+from gnar_lib.net import Conn, descriptors, wait_for
 from gnar_lib.proto import Exchange, Message
 from gnar_lib.server.connmap import ConnMap
 
@@ -84,10 +84,12 @@ class OnDemand:
         ticket = _Ticket(self._key, user)
         conn_id = self._conn_map.put(ticket)
         self._tickets[owner][conn_id] = ticket
+        descriptors.promised += 1
         try:
             self._post(exchange_for(conn_id))
             return ticket.wait()
         finally:
+            descriptors.promised -= 1
             self._conn_map.remove(conn_id)
             self._forget(conn_id, owner)
 
@@ -107,7 +109,7 @@ class OnDemand:
 
         A user who sends no more may be one who wants the answer, and is waited for a bit longer.
         """
-        before_s = time.monotonic() - HALF_CLOSED_WAIT_S
+        before_s = time.monotonic() - (0.0 if descriptors.is_short else HALF_CLOSED_WAIT_S)
         for tickets in self._tickets.values():
             for conn_id, ticket in tickets.items():
                 if ticket.began_s > before_s:

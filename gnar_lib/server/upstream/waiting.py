@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from gnar_lib import auth
 from gnar_lib.errors import ConnError
-from gnar_lib.net import EventedConn
+from gnar_lib.net import EventedConn, descriptors
 from gnar_lib.proto import Heartbeat, Login, to_frame
 from gnar_lib.proto.numbers import MAX_WAITING, waiting_heartbeat_s
 
@@ -106,7 +106,7 @@ class WaitingPool:
         is_signed = self._session.is_signed(auth.waiting_id(login.waiting), login.proof)
         if not (is_signed and self._numbers.accept(login.waiting)):
             return False
-        if self._is_open and len(self._conns) < MAX_WAITING:
+        if self._is_open and len(self._conns) < MAX_WAITING and not descriptors.is_short:
             self._conns.append(_Waiting(conn, self._clock()))
         else:
             conn.close()
