@@ -275,6 +275,7 @@ def test_hostile_session_is_ended_and_harms_nobody(
 
 def ends_after(conn: socket.socket, is_over: Callable[[bytes], bool]) -> float:
     """Read until `is_over(data)` holds or the stream ends, and return the seconds that took."""
+    conn.settimeout(3 * FIRST_STREAM_S)
     began, heard = time.monotonic(), b""
     while not is_over(heard):
         part = conn.recv(65536)
@@ -291,7 +292,7 @@ def test_session_without_a_stream_and_stream_without_a_word_are_closed_after_10_
 ) -> None:
     server_port, port = shared_tunnel.server_port, free_port()
     request = to_frame(ProxyReq(port, "other", "", "tcp"))
-    rst = frame.pack(frame.WINDOW_UPDATE, frame.RST, 3, 0)
+    rst = frame.pack(frame.WINDOW_UPDATE, frame.RST | frame.ACK, 3, 0)
     with own_client(server_port) as idle, own_client(server_port) as silent, own_client(server_port) as other:
         idle.sendall(frame.pack(frame.PING, frame.SYN, 0, 1))
         silent.sendall(frame.pack(frame.WINDOW_UPDATE, frame.SYN, 1, 0))
