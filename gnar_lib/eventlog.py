@@ -26,6 +26,7 @@ class _Bursts:
 
     def __init__(self) -> None:
         self.descriptors = logger.Burst()
+        self.users = logger.Burst()  # whom the server has turned away, of all proxies
         self.services: defaultdict[str, logger.Burst] = defaultdict(logger.Burst)  # by the proxy's name
 
 
@@ -134,6 +135,11 @@ def _user_left(event: events.UserLeft) -> None:
     )
 
 
+def _user_refused(event: events.UserRefused) -> None:
+    log = _log_of(event.kind, event.proxy)
+    _bursts.users.warning(log, "turned %s away: %s", format_address(event.user), event.reason)
+
+
 def _datagrams_dropped(event: events.DatagramsDropped) -> None:
     _log_of("udp", event.proxy).debug("%d datagrams were dropped", event.count)
 
@@ -183,6 +189,7 @@ _TOLD: _Told = {
     events.UserCame: (logging.DEBUG, _user_came),
     events.UserConnected: (logging.DEBUG, _user_connected),
     events.UserLeft: (logging.DEBUG, _user_left),
+    events.UserRefused: (logging.WARNING, _user_refused),
     events.DatagramsDropped: (logging.DEBUG, _datagrams_dropped),
     events.ServiceUnreachable: (logging.WARNING, _service_unreachable),
     events.ServiceReached: (logging.INFO, _service_reached),

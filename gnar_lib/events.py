@@ -187,6 +187,16 @@ class UserLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UserRefused(Event):
+    """A user was turned away by the server, since there are as many as there may be."""
+
+    proxy: str
+    kind: str
+    user: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatagramsDropped(Event):
     """So many datagrams of a UDP proxy were not passed on since the last such event, a second ago or more."""
 

@@ -43,6 +43,9 @@ Options:
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
       --max-proxies COUNT    ports that one client may have (default 4096)
       --max-speed RATE       limit of every proxy, such as 10mb (per second, each direction)
+      --max-users COUNT      users of all proxies at the same time (default: no limit)
+      --max-users-per-address COUNT  the same, of one address (default: no limit)
+      --idle-timeout SECONDS  end of a user of TCP without bytes (default: never)
       --max-memory SIZE      such as 256mb (default: half of what container or machine has)
       --heartbeat SECONDS    between two signs of life of an idle connection (default 5)
       --dead-after SECONDS   give up a peer that should answer, and is silent (default 120)
@@ -91,6 +94,9 @@ Options:
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
       --udp-any-source     let answers from other addresses of a UDP service through
+      --max-users COUNT    users of the proxy at the same time (default: no limit)
+      --max-users-per-address COUNT  the same, of one address (default: no limit)
+      --idle-timeout SECS  end of a user of TCP without bytes (default: never)
       --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the

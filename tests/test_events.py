@@ -157,6 +157,10 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "it"),
         "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: it",
     ),
+    (
+        events.UserRefused("blog", "tcp", USER, "this server has 9 users already (max-users)"),
+        "WARNING TCP [blog] turned 192.0.2.1:4000 away: this server has 9 users already (max-users)",
+    ),
     (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
     (
         events.ServiceUnreachable("blog", "tcp", "refused", again=False),

@@ -14,8 +14,9 @@ class Rights:
     ports: PortRanges
     proxies: int
     speed: Rate  # of each proxy
+    idle_timeout_s: float = 0.0  # of each user of TCP; 0 for never
 
     @classmethod
     def of(cls, config: ServerConfig) -> Rights:
         """Return the rights that the settings of a server give to whoever has the token."""
-        return cls(config.allow_ports, config.max_proxies, config.max_speed)
+        return cls(config.allow_ports, config.max_proxies, config.max_speed, config.idle_timeout_s)

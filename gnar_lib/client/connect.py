@@ -25,6 +25,7 @@ from gnar_lib.proto import (
 from gnar_lib.proto.numbers import (
     FEATURE_MUX,
     FEATURE_UDP,
+    FEATURE_USERS,
     GO_SILENCE_S,
     HEARTBEAT_S,
     LOGIN_DEADLINE_S,
@@ -90,6 +91,11 @@ class ControlConn:
     def carries_datagrams_in_binary(self) -> bool:
         """Whether both ends know the binary form of datagrams."""
         return self.session is not None and FEATURE_UDP in self.session.features
+
+    @property
+    def limits_users(self) -> bool:
+        """Whether the server keeps the limits on users for which a proxy asks."""
+        return self.session is not None and FEATURE_USERS in self.session.features
 
     # ---- logging in ----------------------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Link:
             return
         self._retry_at_s.pop(proxy.name, None)
         if is_opened:
-            self._on_opened(proxy, answer, control.address)
+            self._on_opened(proxy, answer, control)
         else:
             self._on_refused(proxy, answer, control.address)
 
@@ -247,16 +247,18 @@ class Link:
             return
         if answer.status != STATUS_SUCCESS:
             raise ConnError(_why_failed(proxy))
-        self._on_opened(proxy, answer, control.address)
+        self._on_opened(proxy, answer, control)
 
-    def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:
+    def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, control: ControlConn) -> None:
         self._backoff.reset()
         self._port_backoff.reset()
         proxy.state = ProxyState.OPEN
         proxy.remote_port = answer.remote_port or proxy.remote_port
         proxy.domain = answer.domain
         where = proxy.location(self._shared.config.server)
-        emit(ProxyOpened, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, server, where)
+        emit(ProxyOpened, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, control.address, where)
+        if proxy.limits_users and not control.limits_users:
+            proxy.log.warning("max-users has no effect: the server does not know it, and takes all users")
         self._callbacks.on_opened(proxy)
 
     def _on_refused(self, proxy: ClientProxy, answer: ProxyResp, server: Sockaddr) -> None:

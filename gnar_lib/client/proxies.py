@@ -30,7 +30,8 @@ class ClientProxy:
     def __init__(self, config: ProxyConfig, total: Meter) -> None:
         self.config = config
         self.meter = Meter(total, config.speed_limit)  # counts and limits all users of the proxy
-        self.joiner = Joiner(Side.CLIENT, config.proxy_name, self.meter)  # joins users with the local service
+        # Joins users with the local service.
+        self.joiner = Joiner(Side.CLIENT, config.proxy_name, self.meter, config.idle_timeout_s)
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port  # the port at the server, once that is known; 0: not yet
@@ -65,7 +66,14 @@ class ClientProxy:
             proxy_name=self.name,
             subdomain=self.config.subdomain,
             proxy_type=self.kind,
+            max_users=self.config.max_users,
+            max_users_per_address=self.config.max_users_per_address,
         )
+
+    @property
+    def limits_users(self) -> bool:
+        """Whether the server is asked to limit the users of the proxy."""
+        return bool(self.config.max_users or self.config.max_users_per_address)
 
     def cancellation(self) -> ProxyCancel:
         """Return the message that ends the proxy."""

@@ -15,6 +15,7 @@ from gnar_lib.config.model import (
     DEFAULT_PORT,
     LOOPBACK,
     MOST_PROXIES,
+    MOST_USERS,
     Address,
     ClientConfig,
     ProxyConfig,
@@ -25,6 +26,11 @@ from gnar_lib.errors import ConfigError
 
 # The reader of each setting by its key. The flag of a key is `--key`, the variable GNAR_KEY, and the field of
 # the dataclass the key itself or its entry in `_FIELDS`.
+_USERS: dict[str, Reader] = {  # of a proxy, or of a whole server
+    "max-users": values.count(MOST_USERS),
+    "max-users-per-address": values.count(MOST_USERS),
+    "idle-timeout": values.timeout,
+}
 _SERVER: dict[str, Reader] = {
     "port": values.port,
     "bind": values.bind,
@@ -34,6 +40,7 @@ _SERVER: dict[str, Reader] = {
     "allow-ports": values.port_ranges,
     "max-proxies": values.count(MOST_PROXIES),
     "max-speed": values.rate,
+    **_USERS,
     "max-memory": values.memory,
     "heartbeat": values.heartbeat,
     "dead-after": values.dead_after,
@@ -70,16 +77,18 @@ _PROXY: dict[str, Reader] = {
     "speed-limit": values.rate,
     "udp-timeout": values.timeout,
     "udp-any-source": values.flag,
+    **_USERS,
 }
 _FIELDS = {
     "grace": "grace_s",
     "dead-after": "dead_after_s",
     "half-close-timeout": "half_close_timeout_s",
+    "idle-timeout": "idle_timeout_s",
     "udp-timeout": "udp_timeout_s",
     "server-addr": "server",
 }
 _PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
-_COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source")
+_COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *_USERS)
 
 
 def load_server(flags: Mapping[str, Any], env: Mapping[str, str]) -> ServerConfig:

@@ -13,6 +13,7 @@ DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 DEFAULT_HEARTBEAT_S = 5
 DEFAULT_UDP_TIMEOUT_S = 60.0
 DEFAULT_MAX_PROXIES = 4096  # of one client
+MOST_USERS = 1_000_000  # that a limit may name
 MOST_PROXIES = 16384  # that a server can be told to take of one client
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
@@ -115,6 +116,9 @@ class ProxyConfig:
     speed_limit: Rate = Rate()
     udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a UDP session without datagrams ends after that time
     udp_any_source: bool = False  # answers of the service count, whatever address they come from
+    max_users: int = 0  # at the same time; 0 for no limit
+    max_users_per_address: int = 0  # the same, of one address
+    idle_timeout_s: float = 0.0  # a user of TCP without bytes ends after that time; 0 for never
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,9 @@ class ServerConfig:
     allow_ports: PortRanges = PortRanges()
     max_proxies: int = DEFAULT_MAX_PROXIES  # of one client
     max_speed: Rate = Rate()  # of every proxy
+    max_users: int = 0  # of all proxies at the same time; 0 for no limit
+    max_users_per_address: int = 0  # the same, of one address
+    idle_timeout_s: float = 0.0  # a user of TCP without bytes ends after that time; 0 for never
     max_memory: int = 0  # bytes for the process; 0 for half of what the container or the machine has
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer

@@ -1,6 +1,6 @@
 """Where sockets are touched: conns, dialling, listening, datagrams, deadlines, crews; knows no message."""
 
-from gnar_lib.net.address import Sockaddr, format_address, host_of, resolve, unix_family
+from gnar_lib.net.address import Sockaddr, format_address, host_of, network_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
@@ -35,6 +35,7 @@ __all__ = [
     "host_of",
     "listen",
     "listen_unix",
+    "network_of",
     "resolve",
     "set_keepalive",
     "unix_family",

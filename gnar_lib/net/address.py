@@ -42,6 +42,14 @@ def host_of(address: Sockaddr) -> str:
     return "" if isinstance(address, str) else format_address(address).rsplit(":", 1)[0]
 
 
+def network_of(address: Sockaddr) -> str:
+    """Return what belongs to one owner: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    host = host_of(address)
+    if ":" not in host:
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])[:8].hex()
+
+
 def resolve(
     host: str, port: int, kind: int = socket.SOCK_STREAM, family: int = socket.AF_UNSPEC
 ) -> list[tuple[int, Sockaddr]]:

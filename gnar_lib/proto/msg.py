@@ -67,13 +67,19 @@ class Heartbeat(Message):
 
 @dataclass(frozen=True, slots=True)
 class ProxyReq(Message):
-    """The client asks for a proxy; with `remote_port` 0, gnar's own server chooses the port."""
+    """The client asks for a proxy; with `remote_port` 0, gnar's own server chooses the port.
+
+    `max_users` is how many users there may be at the same time, `max_users_per_address` how many of them
+    from one address; 0 is no limit.
+    """
 
     TYPE = PacketType.PROXY_REQ
     remote_port: int
     proxy_name: str
     subdomain: str
     proxy_type: str
+    max_users: int = 0
+    max_users_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ NO_CONN_ID = "-"  # in the Exchange on a connection that is there already: there
 FEATURE_WAIT = "wait"  # data connections that wait for their user
 FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its users
 FEATURE_UDP = "udp"  # datagrams in binary
-FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP)
+FEATURE_USERS = "users"  # limits on the users of a proxy
+FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS)
 
 
 # ---- what follows from the pace of the heartbeats ----------------------------------------------------------

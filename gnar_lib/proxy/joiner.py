@@ -12,11 +12,15 @@ from gnar_lib.proxy.stream import stream
 
 
 class Joiner:
-    """Serves the users of one proxy, or of one relay, whose `name` is in the events."""
+    """Serves the users of one proxy, or of one relay, whose `name` is in the events.
 
-    def __init__(self, side: Side, name: str, meter: Meter) -> None:
+    A user without bytes in either direction ends after `idle_timeout_s`; 0 is never.
+    """
+
+    def __init__(self, side: Side, name: str, meter: Meter, idle_timeout_s: float = 0.0) -> None:
         self.side = side
         self.name = name
+        self.idle_timeout_s = idle_timeout_s
         self.meter = meter  # counts the users, and lists those who are joined
 
     def join(self, user: Conn, address: Sockaddr, connect: Callable[[], Conn | None]) -> None:
@@ -37,7 +41,7 @@ class Joiner:
                 return
             emit(UserConnected, self.side, self.name, address, time.monotonic() - began_s)
             with live:
-                stream(user, other, live.up, live.down)
+                stream(user, other, live.up, live.down, self.idle_timeout_s)
         except BaseException as exc:
             reason = str(exc) or f"ended by the {self.side.value}"
             user.abort()  # a reset, since an orderly end could be taken for the whole

@@ -45,15 +45,18 @@ def any_has_moved() -> bool:
     return _awake.any_has_moved()
 
 
-def stream(a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None) -> None:
+def stream(
+    a: Conn, b: Conn, up: Flow | None = None, down: Flow | None = None, idle_timeout_s: float = 0.0
+) -> None:
     """Carry bytes both ways until both directions have ended, then close both conns.
 
     `up` counts and limits the bytes from `a` to `b`, `down` those from `b` to `a`. When one conn ends, the
     other is half-closed. After an error, both conns are reset behind what was sent before, and the error is
     raised. If a conn takes no more bytes, what its other end has sent is carried first. When the calling
-    greenlet is ended, both conns are reset, too.
+    greenlet is ended, both conns are reset, too, and when no byte has come for `idle_timeout_s`, unless that
+    is 0.
     """
-    _Pair(a, b, up or Flow(), down or Flow()).run()
+    _Pair(a, b, up or Flow(), down or Flow(), idle_timeout_s).run()
 
 
 class _Idle(BaseException):
@@ -73,6 +76,7 @@ class _Pair:
         "_b",
         "_down",
         "_error",
+        "_idle_timeout_s",
         "_is_parked",
         "_moved",
         "_moved_s",
@@ -81,15 +85,16 @@ class _Pair:
         "_waiter",
     )
 
-    def __init__(self, a: Conn, b: Conn, up: Flow, down: Flow) -> None:
+    def __init__(self, a: Conn, b: Conn, up: Flow, down: Flow, idle_timeout_s: float) -> None:
         self._a = a
         self._b = b
         self._up = up
         self._down = down
+        self._idle_timeout_s = idle_timeout_s  # for which nothing may come; 0: for ever
         self._error: ConnError | None = None  # the first error of either direction
         self._running = 2  # directions that have not ended
         self._moved = -1  # bytes of both directions at the last look
-        self._moved_s = 0.0  # when a look last found more of them, or that no direction had ended
+        self._moved_s = 0.0  # when a look last found more of them, or that a direction had just ended
         self._is_parked = False  # the way back has no greenlet, and waits for bytes
         self._waiter: greenlet | None = None  # the caller's greenlet, while it waits for the way back to end
 
@@ -162,13 +167,16 @@ class _Pair:
         return self._up.bytes + self._down.bytes
 
     def look(self, now_s: float) -> None:
-        """End the pair if one end has gone without a word, or is silent for long after the other's end."""
+        """End the pair if one end has gone without a word, or if both are silent for too long."""
         moved = self.moved
-        if moved != self._moved or self._running > 1:
+        if moved != self._moved:
             self._moved, self._moved_s = moved, now_s
+        silent_s = now_s - self._moved_s
         reason = self._a.why_gone(now_s) or self._b.why_gone(now_s)
-        if not reason and now_s - self._moved_s > half_close_timeout_s():
+        if not reason and self._running == 1 and silent_s > half_close_timeout_s():
             reason = f"half-closed, and silent for {half_close_timeout_s():g} s"
+        if not reason and self._idle_timeout_s and silent_s > self._idle_timeout_s:
+            reason = f"idle for {self._idle_timeout_s:g} s"
         if reason:
             self._error = self._error or ConnClosed(reason)
             self._abort()
@@ -181,6 +189,7 @@ class _Pair:
             _copy(src, dst, flow)
             if self._running > 1:  # else both have ended, and `run` closes both conns
                 dst.shutdown(socket.SHUT_WR)
+                self._moved = -1  # the silence that half-closed conns may have begins now
         except _Idle:
             raise
         except (

@@ -32,6 +32,7 @@ from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
+from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.proxies import Proxy
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.udp_proxy import UdpProxy
@@ -192,14 +193,15 @@ class Control:
             raise ProxyRefusedError("this server has no domain: leave the subdomain out")
         if len(self._ingresses) >= rights.proxies:
             raise ProxyRefusedError(f"one client may have {rights.proxies} proxies")
+        places = Places(f"proxy {name!r}", _limits_of(request), shared.places)
         ingress: Ingress
         if kind == "udp":
             sock = shared.ports.bind_udp(port, rights.ports)
-            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter)
+            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter, places)
             ingress = UdpIngress(sock, udp_proxy, shared.crew)
         else:
             listener = shared.ports.listen(port, rights.ports)
-            proxy = Proxy(name, self.upstream, rights, shared.meter)
+            proxy = Proxy(name, self.upstream, rights, shared.meter, places)
             ingress = TcpIngress(listener, proxy, shared.users)
         if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
@@ -302,6 +304,7 @@ class Control:
             return None
         self._ingresses[key] = self._inherited.pop(key)
         ingress.proxy.move_to(self.upstream)
+        ingress.proxy.places.limits = _limits_of(request)
         if ingress.proxy.kind == "tcp":
             self.upstream.expect_users()
         return ingress
@@ -359,3 +362,8 @@ class Control:
             self._close(next(reversed(self._ingresses.values())), reason)
             pace.take(MESSAGE_S)
         self._on_end(self)
+
+
+def _limits_of(request: ProxyReq) -> UserLimits:
+    """Return the limits for which a client has asked; what is no number of users is no limit."""
+    return UserLimits(max(request.max_users, 0), max(request.max_users_per_address, 0))

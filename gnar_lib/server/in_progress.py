@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
-from gnar_lib.net import Sockaddr, descriptors, host_of
+from gnar_lib.net import Sockaddr, descriptors, network_of
 from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
 
 # Past that, or half the reserve of descriptors, the network that has most of them loses its oldest one.
@@ -48,7 +47,7 @@ class InProgress:
 
         That is the network with most connections.
         """
-        network = _network_of(conn)
+        network = network_of(conn.getpeername())
         self._begun[conn] = self._clock(), network
         self._of_network[network][conn] = None
         if len(self._begun) > min(self._limit, descriptors.reserve // 2):
@@ -66,7 +65,7 @@ class InProgress:
 
     def may_try(self, conn: Closable) -> bool:
         """Count a login; False if there have been too many from this network in this second."""
-        network = _network_of(conn)
+        network = network_of(conn.getpeername())
         self._tries[network] += 1
         return self._tries[network] <= MAX_TRIES_PER_S
 
@@ -81,11 +80,3 @@ class InProgress:
         """Close a connection, and forget it."""
         self.discard(conn)
         conn.abort()
-
-
-def _network_of(conn: Closable) -> str:
-    """Return what belongs to one owner: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    host = host_of(conn.getpeername())
-    if ":" not in host:
-        return host
-    return socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])[:8].hex()

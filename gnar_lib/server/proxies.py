@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gnar_lib.auth import Rights
-from gnar_lib.events import Side
+from gnar_lib.events import Side, UserRefused, emit
 from gnar_lib.net import Conn
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.joiner import Joiner
+from gnar_lib.server.places import Places
 from gnar_lib.server.upstream import Upstream
 
 
@@ -18,15 +19,28 @@ class Proxy:
 
     kind = "tcp"
 
-    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter) -> None:
+    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter, places: Places) -> None:
         self.name = name
+        self.places = places
         self.meter = Meter(total, rights.speed)
         self._upstream = upstream
-        self._joiner = Joiner(Side.SERVER, name, self.meter)
+        self._joiner = Joiner(Side.SERVER, name, self.meter, rights.idle_timeout_s)
 
     def serve(self, user: Conn) -> None:
-        """Carry one user's bytes to the client and back until both ends are closed; closes `user`."""
-        self._joiner.join(user, user.getpeername(), lambda: self._connect(user))
+        """Carry one user's bytes to the client and back until both ends are closed; closes `user`.
+
+        A user for whom there is no place is reset at once.
+        """
+        address = user.getpeername()
+        network = self.places.network_of(address)
+        if reason := self.places.enter(network):
+            emit(UserRefused, self.name, self.kind, address, reason)
+            user.abort()
+            return
+        try:
+            self._joiner.join(user, address, lambda: self._connect(user))
+        finally:
+            self.places.leave(network)
 
     def _connect(self, user: Conn) -> Conn | None:
         """Return a data connection for a user, also if the client comes back while the user waits."""

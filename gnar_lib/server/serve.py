@@ -15,6 +15,7 @@ from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
 from gnar_lib.server.ingress.control import ControlIngress
+from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
 
@@ -50,6 +51,7 @@ class Server:
         is_moved = any(getattr(config, key) != value for key, value in fixed.items())
         _apply(config)
         self.shared.config = replace(config, port=before.port, bind=before.bind, udp_bind=before.udp_bind)
+        self.shared.places.limits = UserLimits(config.max_users, config.max_users_per_address)
         for control in self.control_ingress.clients:
             control.rights = Rights.of(config)
         emit(Reloaded, Side.SERVER, 0, "port, bind and udp-bind" if is_moved else "")

@@ -9,11 +9,13 @@ import gevent
 from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.errors import ConnError, ProtocolError
-from gnar_lib.events import DatagramsDropped, Side, emit
+from gnar_lib.events import DatagramsDropped, Side, UserRefused, emit
 from gnar_lib.net import Conn, Datagram
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.udp import Carrier, admit
+from gnar_lib.server.places import Places
+from gnar_lib.server.udp_users import UdpUsers
 from gnar_lib.server.upstream import Upstream
 
 ASK_PAUSE_S = 0.5  # before another data connection is asked for in place of one that ended or never came
@@ -24,9 +26,11 @@ class UdpProxy:
 
     kind = "udp"
 
-    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter) -> None:
+    def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter, places: Places) -> None:
         self.name = name
+        self.places = places
         self.meter = Meter(total, rights.speed)
+        self._users = UdpUsers(places, lambda user, reason: emit(UserRefused, name, self.kind, user, reason))
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")
         self._carrier: Carrier | None = None  # of the data connection, while there is one
@@ -71,8 +75,12 @@ class UdpProxy:
         if carrier is None:
             self.meter.dropped += len(datagrams)
             return
-        self._last_speaker = datagrams[-1][0]
-        carrier.post(admit(datagrams, self.meter.up, self.meter))
+        admitted = self._users.admit(datagrams)
+        self.meter.dropped += len(datagrams) - len(admitted)
+        if not admitted:
+            return
+        self._last_speaker = admitted[-1][0]
+        carrier.post(admit(admitted, self.meter.up, self.meter))
         carrier.flush()
 
     def _on_answers(self, answers: list[Datagram], answer: Callable[[list[Datagram]], int]) -> None:
@@ -95,6 +103,7 @@ class UdpProxy:
         """Close the data connection, and ask for no other."""
         self._is_closed = True
         self._let_go_of(self._upstream)
+        self._users.close()
         self.meter.end()
 
     def _let_go_of(self, upstream: Upstream) -> None:

@@ -235,6 +235,9 @@ def test_client_line(called: Called, line: str, address: Address, ports: list[tu
         ("--speed-limit 100kb", "speed_limit", Rate(102400, 102400)),
         ("--udp-timeout 5", "udp_timeout_s", 5.0),
         ("--udp-any-source", "udp_any_source", True),
+        ("--max-users 50", "max_users", 50),
+        ("--max-users-per-address 5", "max_users_per_address", 5),
+        ("--idle-timeout 600", "idle_timeout_s", 600.0),
     ],
 )
 def test_client_flag_of_a_proxy(called: Called, line: str, field: str, expected: object) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from gnar_lib import events
 from gnar_lib.client.link import Callbacks, Link
-from gnar_lib.client.proxies import ProxyState
+from gnar_lib.client.proxies import ClientProxy, ProxyState
+from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import AuthError, ConnError
 from gnar_lib.events import ConnectFailed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.net.target import Target
+from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import (
     Exchange,
     Heartbeat,
@@ -28,7 +30,7 @@ from gnar_lib.proto import (
     send,
     to_frame,
 )
-from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_USERS, FEATURE_WAIT
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import session as session_module
 from tests.helpers.conns import accept
@@ -376,3 +378,19 @@ def test_message_that_has_no_place_on_a_control_connection_ends_it(
     assert isinstance(lost, ConnectFailed)
     assert lost.reason == "Welcome on a control connection"
     assert replace(lost, reason="") == ConnectFailed("", was_connected=True, retry_s=0.0)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_client_says_so_when_a_server_does_not_keep_limits_on_users(
+    knows: bool, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = (FEATURE_USERS,) if knows else ()
+    limited = ClientProxy(ProxyConfig("blog", 1, 9001, max_users=5, max_users_per_address=2), Meter())
+    server.start(limited)
+    conn = server.accept()
+    assert heard(conn) == ProxyReq(9001, "blog", "", "tcp", max_users=5, max_users_per_address=2)
+    send(conn, Welcome(session="a session", features=features))
+    send(conn, opened("blog", 9001))
+    wait_until(lambda: limited.state is ProxyState.OPEN, "the proxy is open")
+    said = [record.getMessage() for record in caplog.records if "max-users" in record.getMessage()]
+    assert len(said) == (0 if knows else 1)

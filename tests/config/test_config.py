@@ -31,6 +31,7 @@ LOADERS: dict[str, Callable[..., ServerConfig | ClientConfig]] = {
     "server": load_server,
     "client": load_client,
 }
+USERS = ["max-users", "max-users-per-address", "idle-timeout"]
 ALL_SERVER = [
     "port",
     "bind",
@@ -39,6 +40,7 @@ ALL_SERVER = [
     "auth",
     "allow-ports",
     "max-speed",
+    *USERS,
     "domain",
     "domain-tunnel",
     "caddy-srv-name",
@@ -57,6 +59,7 @@ ALL_PROXY = [
     "speed-limit",
     "udp-timeout",
     "udp-any-source",
+    *USERS,
 ]
 
 

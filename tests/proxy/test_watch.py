@@ -13,8 +13,9 @@ from gnar_lib.errors import ConnClosed
 from gnar_lib.net import conn as conn_module
 from gnar_lib.net import options
 from gnar_lib.net.options import TcpProgress, tcp_progress
+from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy import watch as watch_module
-from gnar_lib.proxy.stream import stream
+from gnar_lib.proxy.stream import _Pair, stream
 from gnar_lib.proxy.watch import Watch, watch
 from tests.helpers.conns import Pair, tcp_pair
 from tests.helpers.loop import turn, wait_until
@@ -24,7 +25,7 @@ TIMEOUT_S = 10.0
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    assert watch._timer is None
+    wait_until(lambda: watch._timer is None, "what other tests have joined is forgotten")
     monkeypatch.setattr(watch_module, "TICK_S", 0.01)
     monkeypatch.setattr(watch_module, "MAX_ROUND_S", 0.01)
     with gevent.Timeout(TIMEOUT_S):
@@ -161,3 +162,55 @@ def test_each_pair_has_its_turn_within_a_round(monkeypatch: pytest.MonkeyPatch) 
         made.discard(each)
     made._tick()
     assert made._timer is None
+
+
+def looked_at(pair: _Pair) -> gevent.Greenlet[[], None]:
+    """Run a pair at which nobody looks but the test, by a clock of its own."""
+    running = gevent.spawn(pair.run)
+    turn()
+    watch.discard(pair)
+    return running
+
+
+def test_pair_ends_when_no_byte_has_come_for_its_idle_timeout() -> None:
+    user, a = tcp_pair()
+    b, service = tcp_pair()
+    pair = _Pair(a, b, Flow(), Flow(), 60.0)
+    running = looked_at(pair)
+    pair.look(1000.0)
+    pair.look(1059.0)
+    for now_s, sender, receiver in ((1060.0, user, service), (1120.0, service, user)):
+        sender.sendall(b"x")
+        assert receiver.recv(1) == b"x"
+        turn()
+        pair.look(now_s)
+        pair.look(now_s + 59)
+    assert not a.closed
+    pair.look(1181.0)
+    assert is_reset(user)
+    assert is_reset(service)
+    running.join()
+    assert str(running.exception) == "idle for 60 s"
+    for conn in (user, service):
+        conn.close()
+
+
+def test_silence_before_a_direction_has_ended_does_not_count_behind_its_end() -> None:
+    user, a = tcp_pair()
+    b, service = tcp_pair()
+    pair = _Pair(a, b, Flow(), Flow(), 0.0)
+    running = looked_at(pair)
+    timeout_s = options.half_close_timeout_s()
+    pair.look(1000.0)
+    pair.look(1000.0 + 10 * timeout_s)  # silent, but neither direction has ended
+    user.shutdown(socket.SHUT_WR)
+    assert service.recv(1) == b""
+    pair.look(1001.0 + 10 * timeout_s)
+    pair.look(1000.0 + 11 * timeout_s)
+    assert not a.closed
+    pair.look(1002.0 + 11 * timeout_s)
+    assert is_reset(user)
+    running.join()
+    assert "half-closed" in str(running.exception)
+    for conn in (user, service):
+        conn.close()

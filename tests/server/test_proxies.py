@@ -15,6 +15,7 @@ from gnar_lib.errors import ConnError
 from gnar_lib.events import Side, UserCame, UserConnected, UserLeft
 from gnar_lib.net import Conn, SocketConn, deadline
 from gnar_lib.pio.meter import Meter
+from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.proxies import Proxy
 from tests.helpers.conns import tcp_pair
 from tests.helpers.loop import turn
@@ -37,7 +38,8 @@ class FakeUpstream:
 
 def proxy(take: Callable[[], Conn | None], total: Meter | None = None) -> Proxy:
     upstream = FakeUpstream(take)
-    return Proxy("blog", upstream, Rights.of(ServerConfig()), total or Meter())  # type: ignore[arg-type]
+    places = Places("the proxy", UserLimits())
+    return Proxy("blog", upstream, Rights.of(ServerConfig()), total or Meter(), places)  # type: ignore[arg-type]
 
 
 def serve(served: Proxy, user: SocketConn) -> None:

@@ -20,6 +20,7 @@ from gnar_lib.net.datagram import pack_address
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import NOBODY, JsonFraming
 from gnar_lib.server import udp_proxy
+from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.udp_proxy import UdpProxy
 from tests.helpers.conns import tcp_pair
 from tests.helpers.loop import turn, wait_until
@@ -59,8 +60,9 @@ class Running:
 
     def __post_init__(self) -> None:
         self.upstream = FakeUpstream(self.is_binary)
+        self.places = Places("the proxy", UserLimits())
         rights = Rights.of(ServerConfig())
-        self.proxy = UdpProxy("dns", self.upstream, rights, Meter())  # type: ignore[arg-type]
+        self.proxy = UdpProxy("dns", self.upstream, rights, Meter(), self.places)  # type: ignore[arg-type]
         self.runner = gevent.spawn(self.proxy.run, self.connected.set, self.answer)
 
     def answer(self, datagrams: list[Datagram]) -> int:

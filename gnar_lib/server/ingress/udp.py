@@ -6,8 +6,7 @@ from gnar_lib.net import Crew, Datagram, DatagramSocket
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.proxy.share import share
 from gnar_lib.server.udp_proxy import UdpProxy
-
-RECENT_S = 60.0  # whoever has sent a datagram in that time counts as a user
+from gnar_lib.server.udp_users import RECENT_S
 
 
 class UdpIngress:
