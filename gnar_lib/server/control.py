@@ -345,8 +345,8 @@ class Control:
     def end(self) -> None:
         """Close the control connection, let no user wait and free the ports; more than once does no harm.
 
-        Others have their turn while thousands of ports are freed. Whoever calls `end` meanwhile helps, so
-        that all ports are free whenever it returns.
+        Others have their turn while thousands of ports are freed, unless the server stops. Whoever calls
+        `end` meanwhile helps, so that all ports are free whenever it returns.
         """
         if not self._is_ended:
             self._is_ended = True
@@ -360,7 +360,8 @@ class Control:
         reason = CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT
         while self._ingresses:
             self._close(next(reversed(self._ingresses.values())), reason)
-            pace.take(MESSAGE_S)
+            if not self._shared.stopping:
+                pace.take(MESSAGE_S)
         self._on_end(self)
 
 

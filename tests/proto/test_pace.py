@@ -47,7 +47,7 @@ def test_work_in_one_turn_is_bounded_and_goes_on_as_time_goes_by(
     done: list[str] = []
 
     def work(name: str) -> None:
-        while True:
+        for _ in range(100):
             pace.take(COST_S)
             done.append(name)
 
