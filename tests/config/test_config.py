@@ -274,6 +274,13 @@ def test_proxies_of_file_and_command_line_are_all_there(tmp_path: Path) -> None:
         ),
         ({"mappings": ["1", "2"], "subdomain": "a"}, "--subdomain: goes with --local-port, which is missing"),
         ({"mappings": ["1:9", "2:9"]}, "remote-port 9 is given twice; each proxy needs its own"),
+        (
+            {"mappings": ["10000-32767:10000-32767"]},
+            (
+                "22768 ports to forward: no server takes more than 16384 of one client; forward fewer, "
+                "or start several clients"
+            ),
+        ),
         ({}, "nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file"),
     ],
 )

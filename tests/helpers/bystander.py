@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from tests.helpers.harness import SPARE_PIPE_FDS, WAIT_S, Gnar, dial, wait_until
 
 PAUSE_S = 0.005  # between two bytes of the user
 LOOK_EVERY_S = 0.05  # at what the processes hold
+SHORT_S = 0.005  # a delay that needs no look at the waits for a core
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Bounds:
     """
 
     worst_s: float = 1.0  # between a byte of the user and its echo, without waits for a core
+    p99_s: float = math.inf  # the same, for all bytes but the slowest hundredth
     grown_mib: float = 32.0  # resident memory, at any time during the attack
     grown_fds: int = 256  # descriptors, at any time during the attack
     left_mib: float = 16.0  # of grown_mib, once the attack is over
@@ -88,13 +91,13 @@ class Cores:
 class Bystander:
     """A user who sends a byte, waits for its echo, and does that again and again, in a thread.
 
-    `worst_s` is the worst delay without waits for a core, and `worst_with_waits_s` the worst on the clock.
+    Delays are without waits for a core, but for `worst_with_waits_s`, the worst on the clock.
     `close` waits for the last echo, so that a byte that is on its way when an attack ends counts as well.
     """
 
     def __init__(self, port: int, footprints: list[Footprint]) -> None:
-        self.worst_s = self.worst_with_waits_s = 0.0
-        self.echoes = 0
+        self.worst_with_waits_s = 0.0
+        self.delays_s: list[float] = []  # without waits for a core
         self.looks = 0  # at the processes
         self.error: OSError | AssertionError | None = None
         self._footprints = footprints
@@ -103,7 +106,9 @@ class Bystander:
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._echo()
-        self.worst_s = self.worst_with_waits_s = 0.0  # the first byte opens the connection to the service
+        # The first byte opens the connection to the service.
+        self.worst_with_waits_s = 0.0
+        self.delays_s.clear()
         self._thread.start()
 
     def _echo(self) -> None:
@@ -113,9 +118,22 @@ class Bystander:
         assert self._conn.recv(1) == b"x", "the connection has ended"
         took_s = time.monotonic() - began
         self.worst_with_waits_s = max(self.worst_with_waits_s, took_s)
-        if took_s > self.worst_s:
-            self.worst_s = max(self.worst_s, took_s - self._cores.waited_s(waits))
-        self.echoes += 1
+        self.delays_s.append(took_s if took_s < SHORT_S else took_s - self._cores.waited_s(waits))
+
+    @property
+    def echoes(self) -> int:
+        """How many bytes have come back so far."""
+        return len(self.delays_s)
+
+    @property
+    def worst_s(self) -> float:
+        """The worst delay so far."""
+        return max(self.delays_s, default=0.0)
+
+    @property
+    def p99_s(self) -> float:
+        """The delay that no more than a hundredth of the bytes exceed; 0 for too few to tell."""
+        return sorted(self.delays_s)[int(self.echoes * 0.99)] if self.echoes >= 100 else 0.0
 
     def _run(self) -> None:
         looked = 0.0
@@ -187,6 +205,8 @@ def defects(user: Bystander, footprints: list[Footprint], allowed: Bounds) -> li
     found = []
     if user.worst_s > allowed.worst_s:
         found.append(f"a byte of the uninvolved user took longer than {allowed.worst_s:g} s")
+    if user.p99_s > allowed.p99_s:
+        found.append(f"a hundredth of the uninvolved user's bytes took longer than {allowed.p99_s:g} s")
     for each in footprints:
         name = each.process.args[0]
         if each.most[0] - each.before[0] > allowed.grown_mib:
@@ -200,7 +220,7 @@ def defects(user: Bystander, footprints: list[Footprint], allowed: Bounds) -> li
 def measured(user: Bystander, footprints: list[Footprint]) -> str:
     """Return in words what was measured."""
     delays = (
-        f"worst delay {user.worst_s * 1000:.0f} ms of {user.echoes} bytes"
+        f"worst delay {user.worst_s * 1000:.0f} ms of {user.echoes} bytes, p99 {user.p99_s * 1000:.0f} ms"
         f" ({user.worst_with_waits_s * 1000:.0f} ms with waits for a core)"
     )
     return "; ".join([delays, *map(str, footprints)])

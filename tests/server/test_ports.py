@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import NoReturn
 
 import pytest
 
@@ -49,6 +50,30 @@ def test_any_port_is_one_of_those_that_are_allowed_and_free() -> None:
         ports.listen(0, PortRanges("two", ranges))
     first.close()
     opened.close()
+
+
+def test_free_port_of_many_is_found_without_looking_at_all_of_them() -> None:
+    looked_at: list[int] = []
+
+    class Allowed(PortRanges):
+        def __getitem__(self, index: int) -> int:
+            looked_at.append(index)
+            return index + 1024
+
+        def __iter__(self) -> NoReturn:
+            raise AssertionError("all ports are listed")
+
+    Ports(LOOPBACK).listen(0, Allowed("most", ((1024, 65535),))).close()
+    assert 1 <= len(looked_at) < TRIES_FOR_ANY_PORT
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 64])
+def test_each_port_is_a_candidate_once(count: int) -> None:
+    ports = Ports(LOOPBACK)
+    ports.hold("tcp", 9000)
+    ranges = PortRanges("some", ((9000, 9000), (9002, 9000 + count)))
+    for _ in range(20):
+        assert sorted(ports._candidates("tcp", ranges)) == [*range(9002, 9001 + count)]
 
 
 def test_port_that_is_held_is_not_tried_and_is_once_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:

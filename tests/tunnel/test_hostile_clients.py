@@ -9,19 +9,21 @@ from collections.abc import Iterator
 
 from gnar_lib.proto import Heartbeat, ProxyCancel, ProxyReq, ProxyResp, to_frame
 from gnar_lib.yamux import frame
-from tests.helpers.bystander import uninvolved_user
+from tests.helpers.bystander import Bounds, uninvolved_user
 from tests.helpers.harness import WAIT_S, Tunnel, ask, dial, free_port, is_open, wait_until
 from tests.peers.plain import MuxPeer, go_client, own_client, recv_message
 
-REQUESTS = 100
+REQUESTS = 600
 HEARTBEATS = 20_000
+ATTACKERS = 50
 USERS_NOT_ACCEPTED = 100
+PROMPT = Bounds(worst_s=0.1, p99_s=0.02, grown_fds=REQUESTS + 64)  # a tenth of that is usual
 
 
 def test_client_that_asks_for_many_ports_at_once_holds_nobody_up(shared_tunnel: Tunnel) -> None:
     requests = b"".join(to_frame(ProxyReq(0, f"p{number}", "", "tcp")) for number in range(REQUESTS))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=PROMPT),
         own_client(shared_tunnel.server_port) as attacker,
     ):
         attacker.sendall(requests)
@@ -36,7 +38,7 @@ def test_client_that_opens_and_cancels_without_end_holds_nobody_up(shared_tunnel
     port = free_port()
     pair = to_frame(ProxyReq(port, "again", "", "tcp")) + to_frame(ProxyCancel("again", port))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=PROMPT),
         own_client(shared_tunnel.server_port) as attacker,
     ):
         attacker.sendall(pair * REQUESTS)
@@ -49,12 +51,27 @@ def test_client_that_opens_and_cancels_without_end_holds_nobody_up(shared_tunnel
 
 
 def test_flood_of_heartbeats_holds_nobody_up(shared_tunnel: Tunnel) -> None:
+    with uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=PROMPT):
+        with go_client(shared_tunnel.server_port, free_port()) as attacker, drained(attacker):
+            attacker.sendall(to_frame(Heartbeat()) * HEARTBEATS)
+        wait_until(
+            lambda: shared_tunnel.server.status()["clients"] == 1, "all heartbeats have had their turn"
+        )
+    shared_tunnel.server.wait_idle(clients=1, proxies=1)
+
+
+def test_floods_on_many_connections_at_once_hold_nobody_up(shared_tunnel: Tunnel) -> None:
+    request = to_frame(ProxyReq(0, "flood", "", "tcp"))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client),
-        go_client(shared_tunnel.server_port, free_port()) as attacker,
-        drained(attacker),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=PROMPT),
+        contextlib.ExitStack() as stack,
     ):
-        attacker.sendall(to_frame(Heartbeat()) * HEARTBEATS)
+        attackers = [stack.enter_context(own_client(shared_tunnel.server_port)) for _ in range(ATTACKERS)]
+        for attacker in attackers:
+            attacker.sendall(request + to_frame(Heartbeat()) * (HEARTBEATS // ATTACKERS) + request)
+        for attacker in attackers:
+            for _ in range(2):
+                assert isinstance(recv_message(attacker), ProxyResp)
     shared_tunnel.server.wait_idle(clients=1, proxies=1)
 
 

@@ -101,7 +101,8 @@ def test_peers_that_are_refused_cannot_fill_the_log(echo_tunnel: Tunnel) -> None
 
 def test_peers_that_guess_tokens_by_the_hundred_harm_nobody(echo_tunnel: Tunnel) -> None:
     def guess(number: int) -> None:
-        with pytest.raises(AuthError, match="wrong token"):
+        # Some are hung up on without a word: one host may not try so many in a second.
+        with pytest.raises((AuthError, AssertionError), match=r"wrong token|hung up"):
             own_client(echo_tunnel.server_port, token=f"guess {number}").close()
 
     with (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.helpers.harness import (
     LOOPBACK,
+    SOON_S,
     TOKEN,
     Service,
     Tunnel,
@@ -19,6 +20,8 @@ from tests.helpers.harness import (
     wait_until,
 )
 from tests.helpers.services import answer_with
+
+THOUSAND = 1000
 
 
 def test_port_taken_is_asked_for_again_until_it_is_free(tunnels: Tunnels) -> None:
@@ -70,6 +73,24 @@ def test_range_forwards_each_port_to_its_own(tunnels: Tunnels) -> None:
         wait_until(lambda shown=shown: shown in client.out, shown)  # type: ignore[misc]
     for service in services:
         service.stop()
+
+
+def test_a_thousand_ports_are_back_soon_after_a_restart_of_the_server(plain_tunnels: Tunnels) -> None:
+    server, server_port = plain_tunnels.server()
+    mappings = map(str, range(20_000, 20_000 + THOUSAND))  # local ports; the server chooses its own
+    client, _ = plain_tunnels.client(server_port, *mappings, wait=False)
+    client.wait_log("open at", count=THOUSAND)
+    server.kill()
+    plain_tunnels.server(port=server_port)
+    client.wait_log("open at", count=2 * THOUSAND, timeout_s=SOON_S)  # 1.3 s on an idle machine
+
+
+def test_more_ports_than_a_server_takes_are_one_error(plain_tunnels: Tunnels) -> None:
+    _, server_port = plain_tunnels.server("--max-proxies", "10")
+    client, _ = plain_tunnels.client(server_port, "16384-32767:16384-32767", wait=False)
+    assert client.wait_exit() == 1
+    assert "16384 ports to forward: this server takes 10 of one client" in client.log
+    assert "trying again" not in client.log
 
 
 def test_file_with_several_proxies_shows_them_in_one_block(tunnels: Tunnels, tmp_path: Path) -> None:
