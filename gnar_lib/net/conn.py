@@ -232,7 +232,7 @@ class SocketConn(WaitingSocket):
         progress = tcp_progress(self.sock)
         if progress is None:
             return ""
-        if progress.is_over:
+        if progress.has_failed:
             return f"{self}: the other end has gone"
         if not progress.is_owed:
             self._stuck_s = 0.0

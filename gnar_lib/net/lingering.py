@@ -67,7 +67,7 @@ def is_owed(sock: socket.socket) -> bool:
     """Tell whether a peer that is still there has yet to acknowledge what this socket has been given."""
     progress = tcp_progress(sock)
     try:
-        return progress is not None and not progress.is_over and unacknowledged(sock) > 0
+        return progress is not None and not progress.is_closed and unacknowledged(sock) > 0
     except OSError:
         return False
 

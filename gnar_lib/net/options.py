@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import sys
 from dataclasses import dataclass
+from typing import Any
+
+from gevent import monkey
 
 from gnar_lib import logger
 
@@ -108,6 +112,7 @@ def unacknowledged(sock: socket.socket) -> int:
 _TCP_INFO = struct.Struct("=8B13I")
 _STATE, _PROBES, _UNACKED, _LAST_ACK_RECV = 0, 3, 12, 20
 _TCP_CLOSE = 7  # a state, in include/net/tcp_states.h
+_poll: Any = monkey.get_original("select", "poll")  # which does not wait for others
 _TCP_CLOSE_WAIT = 8  # the peer has sent FIN
 
 
@@ -115,9 +120,19 @@ _TCP_CLOSE_WAIT = 8  # the peer has sent FIN
 class TcpProgress:
     """How a TCP connection gets on, as its kernel sees it."""
 
-    is_over: bool  # the peer has reset the connection, or the kernel has given it up, and nothing is unread
+    is_closed: bool  # nothing travels any more; what has come may still be unread
+    has_failed: (
+        bool  # the peer has reset the connection, or the kernel has given it up, and nothing is unread
+    )
     is_owed: bool  # something was sent, or asked, that the peer has not acknowledged
     silent_s: float  # for how many seconds the peer has acknowledged nothing
+
+
+def _has_error(sock: socket.socket) -> bool:
+    """Tell whether the next call on a socket would fail; the error stays for that call."""
+    poll = _poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def tcp_progress(sock: socket.socket) -> TcpProgress | None:
@@ -126,10 +141,13 @@ def tcp_progress(sock: socket.socket) -> TcpProgress | None:
         return None
     try:
         found = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
-        is_over = found[_STATE] == _TCP_CLOSE and not _queued(sock, termios.FIONREAD)
+        is_closed = found[_STATE] == _TCP_CLOSE
+        # Both ends have closed in an orderly way if there is no error; then the end may still be unread.
+        has_failed = is_closed and _has_error(sock) and not _queued(sock, termios.FIONREAD)
     except (OSError, struct.error):  # closed, or a system that tells less
         return None
-    return TcpProgress(is_over, bool(found[_UNACKED] or found[_PROBES]), found[_LAST_ACK_RECV] / 1000)
+    is_owed = bool(found[_UNACKED] or found[_PROBES])
+    return TcpProgress(is_closed, has_failed, is_owed, found[_LAST_ACK_RECV] / 1000)
 
 
 def has_hung_up(sock: socket.socket) -> bool:

@@ -57,7 +57,7 @@ def join(a: net.SocketConn, b: net.SocketConn, errors: list[str]) -> None:
 
 def is_reset(conn: net.SocketConn) -> bool:
     """Wait until a conn has been reset, of which no read tells behind the end of the stream."""
-    wait_until(lambda: progress_of(conn).is_over, "the reset")
+    wait_until(lambda: progress_of(conn).is_closed, "the reset")
     return True
 
 
@@ -93,13 +93,13 @@ def test_half_closed_pair_ends_when_the_other_direction_is_silent_for_long(ends:
 
 def test_peer_that_acknowledges_nothing_for_too_long_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = tcp_pair()
-    told = TcpProgress(is_over=False, is_owed=False, silent_s=0.0)
+    told = TcpProgress(is_closed=False, has_failed=False, is_owed=False, silent_s=0.0)
     monkeypatch.setattr(conn_module, "tcp_progress", lambda _: told)
     dead_s = options.dead_after_s()
 
     def look(now_s: float, *, is_owed: bool, silent_s: float) -> str:
         nonlocal told
-        told = TcpProgress(is_over=False, is_owed=is_owed, silent_s=silent_s)
+        told = TcpProgress(is_closed=False, has_failed=False, is_owed=is_owed, silent_s=silent_s)
         return near.why_gone(now_s)
 
     assert look(1000.0, is_owed=False, silent_s=900.0) == ""  # idle
@@ -135,6 +135,18 @@ def test_bytes_that_came_before_a_reset_are_not_thrown_away() -> None:
     assert near.why_gone(0.0) == ""
     assert near.recv(1) == b"x"
     assert "has gone" in near.why_gone(0.0)
+    near.close()
+
+
+def test_orderly_end_of_both_directions_is_no_failure_while_the_end_is_unread() -> None:
+    near, far = tcp_pair()
+    far.sendall(b"x")
+    near.shutdown(socket.SHUT_WR)
+    assert far.recv(1) == b""
+    far.close()
+    wait_until(lambda: progress_of(near).is_closed, "both directions have ended")
+    assert near.recv(1) == b"x"
+    assert near.why_gone(0.0) == ""
     near.close()
 
 
