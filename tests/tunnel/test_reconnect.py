@@ -57,12 +57,15 @@ def test_client_that_comes_back_takes_over_its_proxies_at_once(tunnels: Tunnels)
 
 
 @pytest.mark.waits
-def test_silent_client_is_noticed_within_15_s(echo_tunnel: Tunnel) -> None:
-    echo_tunnel.client.signal(signal.SIGSTOP)
-    try:
-        assert wait_until(lambda: not is_open(echo_tunnel.port), "the port is closed", 20) < 15
-    finally:
-        echo_tunnel.client.signal(signal.SIGCONT)
+def test_silent_client_keeps_its_port_until_the_server_takes_it_for_dead(tunnels: Tunnels) -> None:
+    with Service(echo) as service:
+        _, server_port = tunnels.server("--dead-after", "7")
+        client, port = tunnels.client(server_port, "-l", str(service.port), "--heartbeat", "1")
+        client.signal(signal.SIGSTOP)
+        try:
+            assert 5 < wait_until(lambda: not is_open(port), "the port is closed", 20) < 15
+        finally:
+            client.signal(signal.SIGCONT)
 
 
 def test_server_that_is_not_there_is_tried_again(tunnels: Tunnels) -> None:
