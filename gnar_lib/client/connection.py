@@ -15,7 +15,8 @@ from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
 from gnar_lib.errors import ConnClosed, ProtocolError
-from gnar_lib.net import Conn, Crew, wait_for_room
+from gnar_lib.net import Conn, Crew, descriptors, wait_for_room
+from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect
 from gnar_lib.proto.numbers import MAX_LOGIN_BYTES, waiting_silence_s
 from gnar_lib.proto.outbox import Outbox
@@ -164,14 +165,17 @@ class Connection:
     def _bring(self, asked: Exchange) -> None:
         """Serve a user on demand: the server asks for a data connection."""
         proxy = self._proxy_of(asked)
-        wait_for_room()
-        tunnel.serve(proxy, self.control.open_data(asked), asked.user)
+        wait_for_room(USER_COSTS + len(self.pool))  # users for those that wait will need a descriptor, too
+        with descriptors.promise():
+            conn = self.control.open_data(asked)
+        tunnel.serve(proxy, conn, asked.user)
 
     def _serve_stream(self, stream: Stream) -> None:
         """Serve a user for whom the server has opened a stream; the session resets one that says nothing."""
         try:
             exchange = expect(stream, Exchange, MAX_LOGIN_BYTES)
             stream.claim()
+            wait_for_room(1)
         except BaseException:
             stream.abort()
             raise

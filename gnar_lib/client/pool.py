@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Conn, Crew, descriptors
+from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.proto import Exchange, Heartbeat, recv
 from gnar_lib.proto.numbers import MAX_WAITING
 from gnar_lib.proto.pace import MESSAGE_S, pace
@@ -67,10 +68,12 @@ class WaitingPool:
             conn.close()
 
     def _fill(self) -> None:
-        """Begin to open as many as are missing; none while users wait for descriptors."""
-        if self._is_closed or not descriptors.has_room():
+        """Begin to open as many as are missing and have room, each for the service as well."""
+        if self._is_closed:
             return
         for _ in range(self._wanted - len(self._heard_s) - self._opening):
+            if not descriptors.has_room(USER_COSTS * (self._opening + 1) + len(self)):
+                return
             self._opening += 1
             self._crew.spawn(self._wait)
 

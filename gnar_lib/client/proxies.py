@@ -9,7 +9,7 @@ from gnar_lib.client.udp import UdpService
 from gnar_lib.config import Address, ProxyConfig
 from gnar_lib.errors import DialError
 from gnar_lib.events import DatagramsDropped, ServiceReached, ServiceUnreachable, Side, emit
-from gnar_lib.net import Conn, wait_for_room
+from gnar_lib.net import Conn
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
@@ -82,7 +82,6 @@ class ClientProxy:
     def dial(self) -> Conn:
         """Return a conn to the local service for one user, which the caller closes. Raises `DialError`."""
         try:
-            wait_for_room(1)
             conn = self._target.dial()
         except DialError as exc:
             again, self._is_unreachable = self._is_unreachable, True

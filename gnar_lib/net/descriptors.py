@@ -10,7 +10,8 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gevent.hub import get_hub
@@ -39,7 +40,7 @@ class Descriptors:
 
     def __init__(self, limit: Callable[[], int] = limit_of_process) -> None:
         self.taken = 0  # sockets and pipes that are open
-        self.promised = 0  # users who are there, and whose data connections are on the way
+        self.promised = 0  # users who are there, and whose second descriptor is on the way
         self._limit = limit
         self._others = -1  # what else is open; -1 until it is counted
         self._counted_s = 0.0  # when all was counted
@@ -62,6 +63,20 @@ class Descriptors:
     def is_short(self) -> bool:
         """Whether users wait for room."""
         return bool(self._line)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether users have more than half of what they may have: nothing is opened in advance then."""
+        return not self.has_room((self.limit - self.reserve) // 2)
+
+    @contextmanager
+    def promise(self) -> Iterator[None]:
+        """Keep a descriptor free for what the block waits for; it is open when the block ends."""
+        self.promised += 1
+        try:
+            yield
+        finally:
+            self.promised -= 1
 
     @property
     def why_short(self) -> str:

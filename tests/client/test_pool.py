@@ -14,6 +14,7 @@ from gnar_lib.errors import DialError
 from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, Login, send
 from gnar_lib.proto.numbers import MAX_WAITING
+from tests.helpers.budget import room_for
 from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
 
@@ -162,3 +163,16 @@ def test_closed_pool_closes_those_that_wait_and_those_on_the_way(server: Server)
     server.pool.want(5)
     server.pool.tend(refill=True)
     assert (len(server.pool), len(server.crew), len(server.ends)) == (0, 0, 2)
+
+
+def test_no_more_wait_than_have_a_descriptor_left_for_the_service(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(monkeypatch, 10)  # which both ends of each conn use up in this process
+    server.pool.want(20)
+    server.settle()
+    assert len(server.pool) == 5
+    room_for(monkeypatch, 1000)
+    server.pool.tend(refill=True)
+    server.settle()
+    assert len(server.pool) == 20

@@ -10,7 +10,7 @@ import pytest
 
 from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.errors import ConnClosed
-from gnar_lib.net import SocketConn, deadline, dial, listen
+from gnar_lib.net import SocketConn, deadline, descriptors, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, recv, to_frame
 from gnar_lib.proto.numbers import MAX_WAITING, WAITING_HEARTBEAT_S
 from gnar_lib.server.upstream import waiting
@@ -20,6 +20,7 @@ from gnar_lib.server.upstream.waiting import (
     MIN_WAITING,
     WaitingPool,
 )
+from tests.helpers.budget import room_for
 from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
 
@@ -230,3 +231,30 @@ def test_no_proxy_left_closes_those_that_wait_and_those_that_still_come(table: T
     table.waiting.open()
     fresh, _ = table.add()
     assert table.waiting.take() is fresh
+
+
+# ---- when descriptors are short ----------------------------------------------------------------------------
+
+
+def test_none_is_taken_in_advance_while_users_have_most_of_their_descriptors(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.add()
+    table.add()
+    room_for(monkeypatch, 1)
+    assert descriptors.is_tight
+    _, theirs = table.add()
+    assert is_ended(theirs)
+    table.second(users=5)
+    assert table.told[-1] == 1
+
+
+def test_those_that_wait_make_room_for_users_who_wait_for_descriptors(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, theirs = table.add()
+    room_for(monkeypatch, 1)
+    descriptors.wait("somebody", lambda: None)
+    table.second()
+    assert is_ended(theirs)
+    descriptors.leave("somebody")

@@ -84,12 +84,11 @@ class OnDemand:
         ticket = _Ticket(self._key, user)
         conn_id = self._conn_map.put(ticket)
         self._tickets[owner][conn_id] = ticket
-        descriptors.promised += 1
         try:
-            self._post(exchange_for(conn_id))
-            return ticket.wait()
+            with descriptors.promise():
+                self._post(exchange_for(conn_id))
+                return ticket.wait()
         finally:
-            descriptors.promised -= 1
             self._conn_map.remove(conn_id)
             self._forget(conn_id, owner)
 

@@ -106,7 +106,7 @@ class WaitingPool:
         is_signed = self._session.is_signed(auth.waiting_id(login.waiting), login.proof)
         if not (is_signed and self._numbers.accept(login.waiting)):
             return False
-        if self._is_open and len(self._conns) < MAX_WAITING and not descriptors.is_short:
+        if self._is_open and len(self._conns) < MAX_WAITING and not descriptors.is_tight:
             self._conns.append(_Waiting(conn, self._clock()))
         else:
             conn.close()
@@ -135,16 +135,21 @@ class WaitingPool:
         self._busiest = max(self._recent)
         now = self._clock()
         for waiting in [*self._conns]:
-            is_fresh = waiting.is_alive() and now - waiting.since_s <= MAX_AGE_S
+            is_fresh = not descriptors.is_short and waiting.is_alive() and now - waiting.since_s <= MAX_AGE_S
             if not (is_fresh and waiting.write_heartbeat(now, self._heartbeat_s)):
                 self._conns.remove(waiting)
                 waiting.conn.close()
         self._update_demand()
 
     def _update_demand(self) -> None:
-        """Tell the client how many are to wait: few at rest, enough for a busy second otherwise."""
+        """Tell the client how many are to wait: few at rest, enough for a busy second otherwise.
+
+        One, when users need the descriptors more: a client takes 0 for no news.
+        """
         wanted = min(BUSY_WAITING + self._busiest, MAX_WAITING) if self._busiest else MIN_WAITING
         wanted = wanted if self._is_open else 0
+        if wanted and descriptors.is_tight:
+            wanted = 1
         if wanted != self._asked_for:
             self._asked_for = wanted
             self._ask_for(wanted)
