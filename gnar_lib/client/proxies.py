@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
 from gnar_lib.config import Address, ProxyConfig
+from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
 from gnar_lib.errors import DialError
 from gnar_lib.events import DatagramsDropped, ServiceReached, ServiceUnreachable, Side, emit
 from gnar_lib.net import Conn
@@ -61,6 +63,7 @@ class ClientProxy:
 
     def request(self) -> ProxyReq:
         """Return the message that asks for the proxy, with the port that the server chose the last time."""
+        timeout_s = self.config.udp_timeout_s
         return ProxyReq(
             remote_port=self.remote_port,
             proxy_name=self.name,
@@ -68,6 +71,7 @@ class ClientProxy:
             proxy_type=self.kind,
             max_users=self.config.max_users,
             max_users_per_address=self.config.max_users_per_address,
+            udp_timeout=0 if timeout_s == DEFAULT_UDP_TIMEOUT_S else math.ceil(timeout_s),
         )
 
     @property

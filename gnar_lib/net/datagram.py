@@ -119,6 +119,7 @@ class Reader:
         self._watcher.stop()
         if self._pause is not None:
             self._pause.stop()
+            self._pause = None
 
 
 # The errors that mean that nothing can be sent from an address, such as that of a broadcast.
@@ -159,6 +160,17 @@ class DatagramSocket:
         self._handle = handle
         if self.sock.fileno() >= 0:
             self._reader.start(self._on_readable)
+
+    def call_on_next(self, call: Callable[[], None]) -> None:
+        """Read nothing until `serve` is called again; `call` is called in the hub when something has come."""
+        self._reader.stop()
+
+        def stop_and_call() -> None:
+            self._reader.stop()
+            call()
+
+        if self.sock.fileno() >= 0:
+            self._reader.start(stop_and_call)
 
     def pause(self, seconds: float) -> None:
         """Read nothing for some seconds; the kernel drops what it has no room for."""

@@ -71,6 +71,8 @@ class ProxyReq(Message):
 
     `max_users` is how many users there may be at the same time, `max_users_per_address` how many of them
     from one address; 0 is no limit.
+    After `udp_timeout` seconds without a datagram, the client ends a UDP session; 0 stands for the 60 seconds
+    that gnar's own clients keep to otherwise.
     """
 
     TYPE = PacketType.PROXY_REQ
@@ -80,6 +82,7 @@ class ProxyReq(Message):
     proxy_type: str
     max_users: int = 0
     max_users_per_address: int = 0
+    udp_timeout: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import gevent
 
 from gnar_lib import logger
 from gnar_lib.auth import Rights
+from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
 from gnar_lib.errors import (
     ConnClosed,
     ConnError,
@@ -152,7 +153,7 @@ class Control:
             self.upstream.tend()
             for ingress in self._ingresses.values():
                 if isinstance(ingress, UdpIngress):
-                    ingress.proxy.tell_dropped()
+                    ingress.tend()
             if self._inherited and now - self._began_s > INHERITED_S:
                 self._close_inherited()
             gevent.sleep(TICK_S)
@@ -198,7 +199,8 @@ class Control:
         if kind == "udp":
             sock = shared.ports.bind_udp(port, rights.ports)
             udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter, places)
-            ingress = UdpIngress(sock, udp_proxy, shared.crew)
+            session_s = None if self.session is None else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
+            ingress = UdpIngress(sock, udp_proxy, shared.crew, session_s)
         else:
             listener = shared.ports.listen(port, rights.ports)
             proxy = Proxy(name, self.upstream, rights, shared.meter, places)

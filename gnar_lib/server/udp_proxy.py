@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import gevent
+from gevent.event import Event
 
 from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.errors import ConnError, ProtocolError
 from gnar_lib.events import DatagramsDropped, Side, UserRefused, emit
-from gnar_lib.net import Conn, Datagram
+from gnar_lib.net import Conn, Datagram, SocketConn
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.udp import Carrier, admit
@@ -18,6 +20,7 @@ from gnar_lib.server.places import Places
 from gnar_lib.server.udp_users import UdpUsers
 from gnar_lib.server.upstream import Upstream
 
+REST_AFTER_S = 60.0  # a data connection is kept so long at least, so that a proxy without users is tried, too
 ASK_PAUSE_S = 0.5  # before another data connection is asked for in place of one that ended or never came
 
 
@@ -34,6 +37,9 @@ class UdpProxy:
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")
         self._carrier: Carrier | None = None  # of the data connection, while there is one
+        self._connected_s = 0.0  # when the data connection came
+        self._is_wanted = Event()  # whether there is to be a data connection
+        self._is_wanted.set()
         self._last_speaker = NOBODY  # the user whose datagram came last
         self._is_closed = False
 
@@ -44,10 +50,11 @@ class UdpProxy:
         whom they are addressed, and returns how many it could not send.
         """
         while not self._is_closed:
+            self._is_wanted.wait()
             data = self._upstream.take_for_datagrams(self.name, self)
             if data is not None:
                 self._carry(data, on_connected, answer)
-            if not self._is_closed:
+            if self._is_wanted.is_set() and not self._is_closed:
                 gevent.sleep(ASK_PAUSE_S)
 
     def _carry(
@@ -58,6 +65,7 @@ class UdpProxy:
             data.close()
             return
         self._log.debug("data connection %s", data)
+        self._connected_s = time.monotonic()
         is_binary = self._upstream.takes_binary_datagrams
         framing: Framing = BinaryFraming() if is_binary else JsonFraming(with_address=True)
         self._carrier = carrier = Carrier(data, framing, self.meter, self._log)
@@ -89,6 +97,28 @@ class UdpProxy:
         named = [(user or self._last_speaker, payload) for user, payload in answers]
         self.meter.dropped += answer(named)
 
+    def rest(self) -> bool:
+        """Close the data connection until `wake`, if there is one to be spared; tell whether that was done.
+
+        To be called when there are no users. Keep-alives of the data connection would cost bytes and a
+        descriptor for nobody; a stream costs neither.
+        """
+        carrier = self._carrier
+        if carrier is None or not isinstance(carrier.conn, SocketConn):
+            return False
+        if not self._upstream.takes_binary_datagrams:  # a Go client may expect its data connection to stay
+            return False
+        if time.monotonic() - self._connected_s < REST_AFTER_S:
+            return False
+        self._log.debug("no users: the data connection is closed")
+        self._is_wanted.clear()
+        carrier.conn.close()
+        return True
+
+    def wake(self) -> None:
+        """Get a data connection again."""
+        self._is_wanted.set()
+
     def tell_dropped(self) -> None:
         """Emit an event if datagrams were dropped since the last call; to be called once a second."""
         if count := self.meter.take_dropped():
@@ -102,6 +132,7 @@ class UdpProxy:
     def close(self) -> None:
         """Close the data connection, and ask for no other."""
         self._is_closed = True
+        self._is_wanted.set()
         self._let_go_of(self._upstream)
         self._users.close()
         self.meter.end()

@@ -95,6 +95,10 @@ CASES: list[tuple[Message, bytes]] = [
         ProxyReq(remote_port=19001, proxy_name="demo", subdomain="", proxy_type="tcp"),
         b'\x03\x00\x4b{"remote_port":19001,"proxy_name":"demo","subdomain":"","proxy_type":"tcp"}',
     ),
+    (
+        ProxyReq(remote_port=0, proxy_name="dns", subdomain="", proxy_type="udp", udp_timeout=300),
+        b'\x03\x00X{"remote_port":0,"proxy_name":"dns","subdomain":"","proxy_type":"udp","udp_timeout":300}',
+    ),
     (ProxyResp(domain="", status="success"), b'\x04\x00\x20{"domain":"","status":"success"}'),
     (
         ProxyResp(domain="", status="failed", error="taken", retry=True, proxy_name="é"),

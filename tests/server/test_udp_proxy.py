@@ -15,14 +15,16 @@ from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import ConnClosed
 from gnar_lib.events import DatagramsDropped, Side
-from gnar_lib.net import Conn, Datagram, SocketConn, deadline
+from gnar_lib.net import Conn, Crew, Datagram, SocketConn, bind_udp, deadline
 from gnar_lib.net.datagram import pack_address
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import NOBODY, JsonFraming
 from gnar_lib.server import udp_proxy
+from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.udp_proxy import UdpProxy
 from tests.helpers.conns import tcp_pair
+from tests.helpers.datagrams import LOOPBACK, udp_user
 from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
@@ -167,4 +169,52 @@ def test_data_connection_that_comes_as_the_proxy_is_closed_is_closed_too(running
     assert client.recv(1) == b""
     with pytest.raises(ConnClosed):
         data.recv(1)
+    client.close()
+
+
+@pytest.mark.parametrize("is_binary", [True, False], ids=["our client", "a Go client"])
+def test_data_connection_is_closed_without_users_and_is_back_for_the_next_one(
+    is_binary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp_proxy, "REST_AFTER_S", 0.0)
+    upstream, crew = FakeUpstream(is_binary), Crew("test")
+    rights = Rights.of(ServerConfig())
+    proxy = UdpProxy("dns", upstream, rights, Meter(), Places("dns", UserLimits()))  # type: ignore[arg-type]
+    ingress = UdpIngress(bind_udp(LOOPBACK, 0), proxy, crew, session_s=0.05)
+    conns = [tcp_pair(), tcp_pair()]
+    with deadline(TIMEOUT_S, "the test"), udp_user() as user:
+        ingress.start()
+        for number, (data, client) in enumerate(conns):
+            user.sendto(b"%d" % number, (LOOPBACK, ingress.port))
+            wait_until(lambda count=number: upstream.asked > count, "a data connection is asked for")  # type: ignore[misc]
+            upstream.conns.put(data)
+            assert client.recv(1000)
+            wait_until(lambda: ingress.users == 0, "the user is forgotten")
+            ingress.tend()
+            turn()
+            assert data.closed == is_binary
+            assert upstream.asked == number + 1
+            if not is_binary:
+                break
+        ingress.close()
+        assert crew.wait_empty(TIMEOUT_S)
+    for conn in sum(conns, ()):
+        conn.close()
+
+
+def test_data_connection_stays_while_there_are_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp_proxy, "REST_AFTER_S", 0.0)
+    upstream, crew = FakeUpstream(takes_binary_datagrams=True), Crew("test")
+    proxy = UdpProxy("dns", upstream, Rights.of(ServerConfig()), Meter(), Places("dns", UserLimits()))  # type: ignore[arg-type]
+    ingress = UdpIngress(bind_udp(LOOPBACK, 0), proxy, crew)
+    data, client = tcp_pair()
+    with deadline(TIMEOUT_S, "the test"), udp_user() as user:
+        ingress.start()
+        upstream.conns.put(data)
+        user.sendto(b"x", (LOOPBACK, ingress.port))
+        assert client.recv(1000)
+        ingress.tend()
+        assert not data.closed
+        ingress.close()
+        assert crew.wait_empty(TIMEOUT_S)
     client.close()

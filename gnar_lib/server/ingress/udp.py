@@ -8,15 +8,25 @@ from gnar_lib.proxy.share import share
 from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.udp_users import RECENT_S
 
+MAX_SESSION_S = 86_400  # that a client can ask for
+
 
 class UdpIngress:
-    """A bound socket whose users belong to one proxy; a greenlet of `crew` runs the proxy."""
+    """A bound socket whose users belong to one proxy; a greenlet of `crew` runs the proxy.
 
-    def __init__(self, sock: DatagramSocket, proxy: UdpProxy, crew: Crew) -> None:
+    `session_s`: after so many seconds without a datagram the client ends the session of a user, and the
+    server forgets the user's address later. None: nobody knows, as with Go clients.
+    """
+
+    def __init__(
+        self, sock: DatagramSocket, proxy: UdpProxy, crew: Crew, session_s: float | None = None
+    ) -> None:
         self.proxy = proxy
         self.port = sock.port
         self._socket = sock
         self._crew = crew
+        if session_s is not None:
+            sock.forget_after(2 * min(session_s, MAX_SESSION_S))  # an answer may be on its way for long
 
     @property
     def users(self) -> int:
@@ -29,6 +39,12 @@ class UdpIngress:
 
     def _receive(self) -> None:
         self._socket.serve(self._on_datagrams)
+
+    def tend(self) -> None:
+        """Tell of dropped datagrams, and have a proxy without users rest; to be called once a second."""
+        self.proxy.tell_dropped()
+        if not self._socket.has_peers and self.proxy.rest():
+            self._socket.call_on_next(self.proxy.wake)  # the kernel keeps the datagram until `_receive`
 
     def close(self) -> None:
         """Receive and send nothing more. More than once does no harm."""
