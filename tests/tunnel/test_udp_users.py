@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.bystander import uninvolved_user
+from tests.helpers.bystander import Bounds, uninvolved_user
+from tests.helpers.client_file import proxy_table
 from tests.helpers.harness import (
     LOOPBACK,
     TOKEN,
@@ -23,9 +25,19 @@ from tests.helpers.harness import (
     free_port,
     wait_until,
 )
-from tests.helpers.udp import UdpService, UdpTunnel, ask_udp, echoes_of_users, is_bound, udp_socket, user_of
+from tests.helpers.udp import (
+    UdpService,
+    UdpTunnel,
+    answered,
+    ask_udp,
+    echoes_of_users,
+    is_bound,
+    udp_socket,
+    user_of,
+)
 
 USERS, ROUNDS = 64, 1000
+DESCRIPTORS = 1024
 BIGGEST = 65507  # what IPv4 lets a datagram have
 
 
@@ -148,22 +160,34 @@ def test_sessions_end_by_themselves_and_leave_nothing(tunnels: Tunnels, echo_ser
     assert ask_udp(tunnel.port) == b"ping"
 
 
-def test_at_most_4096_sessions_and_no_descriptor_is_missing_for_the_next_user(
-    tunnels: Tunnels, echo_service: UdpService
+def test_byte_from_each_of_4200_addresses_cuts_nobody_off(
+    tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
 ) -> None:
-    tunnel = UdpTunnel(tunnels, echo_service.port)
+    config = tmp_path / "client.toml"
+    bounds = Bounds(worst_s=0.1, p99_s=0.02, grown_fds=DESCRIPTORS // 2 + 64)
     with Service(echo) as service:
-        beside, port = tunnels.client(tunnel.server_port, "-l", str(service.port))
-        with uninvolved_user(port, tunnel.server, beside):
+        ports = {"tcp": free_port(), "udp": free_port()}
+        locals_ = {"tcp": service.port, "udp": echo_service.port}
+        config.write_text("\n".join(proxy_table(kind, locals_[kind], ports[kind], kind) for kind in ports))
+        config.write_text(config.read_text() + "udp-timeout = 3\n")
+        server, server_port = tunnels.server()
+        client, _ = tunnels.client(server_port, "-c", str(config))
+        client.wait_log("open at", count=2)
+        resource.prlimit(client.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        with user_of(ports["udp"]) as known, uninvolved_user(ports["tcp"], server, client, bounds=bounds):
+            assert answered(known)
+            assert answered(known)
+            first = len(echo_service.peers)
             for number in range(4200):
-                with udp_socket(0, f"127.1.{number // 250}.{number % 250}") as user:
-                    user.sendto(b"%d" % number, (LOOPBACK, tunnel.port))
-                if number % 100 == 0:  # no faster than it can take them
-                    assert ask_udp(tunnel.port) == b"ping"
-    assert ask_udp(tunnel.port) == b"ping"
-    status = tunnel.client.status()
-    assert 0 < status["udp_sessions"] <= 4096
-    assert status["users_total"] > 1000  # not all of them: new sessions a second are limited
+                with udp_socket(0, f"127.1.{number // 250}.{number % 250}") as stranger:
+                    stranger.sendto(b"x", (LOOPBACK, ports["udp"]))
+                if number % 300 == 0:  # the server has room for so many at once
+                    assert answered(known)
+            assert DESCRIPTORS // 4 < client.status()["udp_sessions"] <= DESCRIPTORS // 2
+            session_of_known = echo_service.peers[first - 1]
+            assert answered(known)
+            assert echo_service.peers[-1] == session_of_known
+            assert ask(ports["tcp"]) == b"ping"
 
 
 def test_local_service_that_is_down_costs_nothing_but_answers(tunnels: Tunnels) -> None:
