@@ -63,6 +63,7 @@ class DatagramConn(Entry):
         "_recvmsg",
         "_to",
         "address",
+        "asked_s",
         "is_refused",
         "sock",
     )
@@ -83,6 +84,7 @@ class DatagramConn(Entry):
         # Nobody receives there ("port unreachable"). That ends nothing, since the next datagram may arrive.
         # The owner sets this back to False.
         self.is_refused = False
+        self.asked_s = 0.0  # when the owner has written to the service, which said nothing since; 0: it has
         self._to = to
         self._any_source = any_source
         self._is_decided = is_group  # whether answers change `_to` no more
@@ -167,6 +169,7 @@ class DatagramConn(Entry):
             _log.debug("reading datagrams: %s", exc.strerror)
             self._forget_errors()
         if received and self._handle is not None:
+            self.asked_s = 0.0
             self._handle(received)
 
     def _receive_from_anywhere(self, received: list[Datagram]) -> None:

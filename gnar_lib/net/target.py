@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ from gnar_lib.net.endpoint import dial
 from gnar_lib.net.greenlets import Crew
 
 LOOK_UP_PAUSE_S = 1.0  # between two look-ups of a name whose addresses do not answer
+SILENT_PAUSE_S = 5.0  # the same if they only say nothing: some services never answer, as syslog
+MAX_AGE_S = 30.0  # of addresses; a name that is used is then looked up again, in the background
 
 Opened = TypeVar("Opened")
 
@@ -33,17 +36,28 @@ class _Place:
         self.known: list[tuple[int, Sockaddr]] = []  # family and address of each; empty before a look-up
         self._port = port
         self._family = family_of(source, family)
-        self._next_look_up_s = 0.0  # the time, as time.monotonic() says, before which no look-up is repeated
+        self._looked_up_s = -math.inf  # when the last look-up began, as time.monotonic() says
 
     def look_up(self, kind: int) -> None:
         """Ask for the addresses; raises `DialError` if there are none. `kind` is a type of sockets."""
-        self._next_look_up_s = time.monotonic() + LOOK_UP_PAUSE_S
-        self.known = resolve(self.host, self._port, kind, self._family)
+        self._looked_up_s = time.monotonic()
+        before, self.known = self.known, resolve(self.host, self._port, kind, self._family)
+        if before:
+            self.prefer(before[0][1])
+
+    @property
+    def age_s(self) -> float:
+        """How many seconds ago the last look-up began; infinite before the first one."""
+        return time.monotonic() - self._looked_up_s
 
     @property
     def may_look_up(self) -> bool:
         """Whether the last look-up is long enough ago for another one."""
-        return time.monotonic() >= self._next_look_up_s
+        return self.age_s >= LOOK_UP_PAUSE_S
+
+    def has(self, address: Sockaddr) -> bool:
+        """Tell whether the place still has this address."""
+        return any(address == known for _, known in self.known)
 
     def prefer(self, address: Sockaddr) -> None:
         """Try this address first from now on."""
@@ -110,8 +124,8 @@ class UnixTarget:
 class DatagramTarget:
     """A host and UDP port. Opens sockets to it without a look-up and without waiting.
 
-    The addresses are looked up by `look_up`, and again in the background when none of them answers, at most
-    once a second. `any_source`: take answers from every address.
+    The addresses are looked up by `look_up`, and again in the background: when they are used and half a
+    minute old, and sooner when none of them answers. `any_source`: take answers from every address.
     """
 
     def __init__(
@@ -141,6 +155,8 @@ class DatagramTarget:
     def open(self) -> DatagramConn:
         """Return a new socket that is connected to the target; the caller closes it. Raises `DialError`."""
         place = self._place
+        if place.age_s >= MAX_AGE_S:
+            self.look_up_soon()
         try:
             return _first_that_opens(
                 place.known,
@@ -164,6 +180,12 @@ class DatagramTarget:
             self.look_up_soon()
         return bool(known) and known[0][1] != conn.address
 
+    def silent(self, conn: DatagramConn) -> bool:
+        """Nothing has come from where `conn` writes to; tell whether the target has moved from there."""
+        if self._place.age_s >= SILENT_PAUSE_S:
+            self.look_up_soon()
+        return not self._place.has(conn.address)
+
     def look_up_soon(self) -> None:
         """Look the name up in the background, if the last time is long enough ago."""
         if self._place.may_look_up and not len(self._crew):
@@ -184,6 +206,11 @@ class UnixDatagramTarget:
     def refused(_conn: DatagramConn) -> bool:
         """Return True: whoever receives at the path again has made another socket there."""
         return True
+
+    @staticmethod
+    def silent(_conn: DatagramConn) -> bool:
+        """Return False: what is at the path now refuses datagrams when it has gone."""
+        return False
 
 
 def _first_that_opens(

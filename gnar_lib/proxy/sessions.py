@@ -21,6 +21,8 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.share import share
 
 MAX_SESSIONS = 4096  # of one proxy
+SILENT_S = 5.0  # a service that has said nothing for so long may have moved
+RECHECK_S = 1.0  # between two questions whether it has
 NEW_SESSIONS = 1000  # of one proxy in a second: each costs a tenth of a millisecond
 
 
@@ -44,6 +46,9 @@ class OpensSockets(Protocol):
 
     def refused(self, conn: DatagramConn) -> bool:
         """Nobody receives where `conn` writes to; tell whether a new socket is better."""
+
+    def silent(self, conn: DatagramConn) -> bool:
+        """Nothing has come from where `conn` writes to; tell whether a new socket is better."""
 
 
 class _AllSessions:
@@ -103,11 +108,13 @@ class Sessions:
         find, note, now_s = self._conns.get, self._conns.note_sent, time.monotonic()
         for user, payload in datagrams:
             conn = find(user)
-            if conn is None or conn.is_refused:
+            if conn is None or conn.is_refused or (conn.asked_s and now_s - conn.asked_s > SILENT_S):
                 conn = self._begin(user) if conn is None else self._go_on(user, conn)
                 if conn is None:
                     self._meter.dropped += 1
                     continue
+            if not conn.asked_s:
+                conn.asked_s = now_s
             note(user, conn, now_s)
             if not conn.send(payload):
                 self._meter.dropped += 1
@@ -176,9 +183,14 @@ class Sessions:
         return self._target.open()
 
     def _go_on(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
-        """Nobody has received the last datagram: return the same socket, or a better one."""
-        conn.is_refused = False
-        if not self._target.refused(conn):
+        """Nobody has received the last datagram, or answered for long: return this socket or a better one."""
+        if conn.is_refused:
+            conn.is_refused = False
+            is_better = self._target.refused(conn)
+        else:
+            conn.asked_s += RECHECK_S
+            is_better = self._target.silent(conn)
+        if not is_better:
             return conn
         self._conns.end(user)
         return self._begin(user)

@@ -41,6 +41,10 @@ class EchoService:
             self.heard.append((payload, peer[1]))
             self._sock.sendto(payload, peer)
 
+    def stop_answering(self) -> None:
+        """Say nothing any more, while the socket stays open."""
+        self._greenlet.kill()
+
     def close(self) -> None:
         self._greenlet.kill()
         self._sock.close()

@@ -193,6 +193,59 @@ def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pyte
             answers.ask_again_until_answered(USER, b"hello")
 
 
+@pytest.mark.parametrize("is_silent", [True, False], ids=["the old service is silent", "the old one answers"])
+def test_service_that_moves_is_found_after_silence_and_by_new_users(
+    is_silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnar_lib.net.target.MAX_AGE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.target.SILENT_PAUSE_S", 0.0)
+    monkeypatch.setattr(sessions_module, "SILENT_S", 0.0)
+    found: list[tuple[int, tuple[str, int]]] = []
+    monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: list(found))
+    known, newcomer = users(2)
+    with closing(EchoService()) as old, closing(EchoService("127.0.0.2", old.port)) as new:
+        found.append((socket.AF_INET, (LOOPBACK, old.port)))
+        answers = Answers(target_at(old.port, "moves.example"))
+        with closing(answers.sessions):
+            answers.ask(known, b"hello")
+            found[:] = [(socket.AF_INET, ("127.0.0.2", new.port))]
+            if is_silent:
+                old.stop_answering()
+                answers.ask_again_until_answered(known, b"still there?")
+            else:
+                answers.ask(known, b"still there?")
+                answers.ask(newcomer, b"first")  # which has the name looked up
+            turn()
+            answers.ask_again_until_answered(users(3)[2], b"second")
+            heard = {payload for payload, _ in new.heard}
+            assert (b"still there?" in heard) == is_silent
+            assert b"second" in heard
+
+
+def test_addresses_are_young_for_half_a_minute_and_the_preferred_one_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    addresses = [(socket.AF_INET, (f"127.0.0.{number}", 9)) for number in (1, 2)]
+
+    def resolve(*args: object) -> list[tuple[int, tuple[str, int]]]:
+        asked.append(args)
+        return list(addresses)
+
+    monkeypatch.setattr("gnar_lib.net.target.resolve", resolve)
+    target = target_at(9, "two.example")
+    with closing(target.open()) as conn:
+        assert target.refused(conn)
+    for age_s, count in ((29.0, 1), (31.0, 2)):
+        monkeypatch.setattr(target._place, "_looked_up_s", time.monotonic() - age_s)
+        target.open().close()
+        turn()
+        assert len(asked) == count
+    with closing(target.open()) as conn:
+        assert conn.address == addresses[1][1]
+
+
 def test_too_many_files_cost_the_session_idle_longest() -> None:
     class Full:
         """Fails for lack of descriptors at the first and the third call."""
@@ -210,6 +263,8 @@ def test_too_many_files_cost_the_session_idle_longest() -> None:
         @staticmethod
         def refused(_conn: DatagramConn) -> bool:
             return False
+
+        silent = refused
 
     with closing(EchoService()) as service:
         answers = Answers(Full(target_at(service.port)))
