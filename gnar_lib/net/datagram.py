@@ -25,7 +25,7 @@ from gnar_lib.net.conn import socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
-from gnar_lib.net.peer_table import Entry, PeerTable
+from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
 BATCH = 64  # datagrams of a socket in one turn of the loop, so that a flood does not starve others
@@ -201,14 +201,15 @@ class DatagramSocket:
 
     def send(self, datagrams: list[Datagram]) -> int:
         """Send each to its peer; return how many the kernel refused, or are for a peer that is not known."""
-        find, note, sendto, failed = self._peers.get, self._peers.note_answered, self.sock.sendto, 0
-        now_s = time.monotonic()
+        find, sendto, failed, now_s = self._peers.get, self.sock.sendto, 0, time.monotonic()
         for packed, payload in datagrams:
             peer = find(packed)
             if peer is None or not peer.address:  # a Unix socket may have no name to write to
                 failed += 1
                 continue
-            note(packed, peer, now_s)
+            peer.used_s = now_s
+            if peer.standing == UNANSWERED:
+                self._peers.promote(packed, peer)
             try:
                 if peer.control is None:
                     sendto(payload, peer.address)
@@ -258,31 +259,25 @@ class DatagramSocket:
             self._handle(received)
 
     def _receive(self, received: list[Datagram], now_s: float) -> None:
-        recvfrom, find, note, add = (
-            self.sock.recvfrom,
-            self._by_address.get,
-            self._peers.note_sent,
-            received.append,
-        )
+        recvfrom, find, add = self.sock.recvfrom, self._by_address.get, received.append
         for _ in range(self._budget):
             payload, address = recvfrom(MAX_DATAGRAM_BYTES)
             peer = find(address) or self._meet(address)
-            note(peer.packed, peer, now_s)
+            peer.used_s = now_s
+            if peer.standing == ANSWERED:
+                self._peers.promote(peer.packed, peer)
             add((peer.packed, payload))
 
     def _receive_with_local_address(
         self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], Ancillary]
     ) -> None:
-        recvmsg, find, note, add = (
-            self._recvmsg,
-            self._by_address.get,
-            self._peers.note_sent,
-            received.append,
-        )
+        recvmsg, find, add = self._recvmsg, self._by_address.get, received.append
         for _ in range(self._budget):
             payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
             peer = find(address) or self._meet(address)
-            note(peer.packed, peer, now_s)
+            peer.used_s = now_s
+            if peer.standing == ANSWERED:
+                self._peers.promote(peer.packed, peer)
             if ancillary and ancillary[0][2] != peer.came_to:
                 peer.came_to = ancillary[0][2]
                 peer.control = [control_for(peer.came_to)]

@@ -20,6 +20,8 @@ from gnar_lib.net.datagram import BATCH, MAX_DATAGRAM_BYTES, Datagram, Reader, p
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.peer_table import Entry
 
+SILENT_S = 3.0  # a service that is asked and has said nothing for so long may have moved
+
 # The errors that mean "port unreachable": Windows says that the connection was reset.
 _REFUSED = (ConnectionRefusedError, ConnectionResetError)
 # macOS sends no datagram that is larger than this buffer, which has 9 KiB unless gnar asks for more.
@@ -63,8 +65,9 @@ class DatagramConn(Entry):
         "_recvmsg",
         "_to",
         "address",
-        "asked_s",
+        "is_asked",
         "is_refused",
+        "look_s",
         "sock",
     )
 
@@ -84,7 +87,9 @@ class DatagramConn(Entry):
         # Nobody receives there ("port unreachable"). That ends nothing, since the next datagram may arrive.
         # The owner sets this back to False.
         self.is_refused = False
-        self.asked_s = 0.0  # when the owner has written to the service, which said nothing since; 0: it has
+        # When the owner should look at this conn again: at once when it is refused. Answers put that off.
+        self.look_s = 0.0
+        self.is_asked = False  # whether the owner has looked at it since the last answer
         self._to = to
         self._any_source = any_source
         self._is_decided = is_group  # whether answers change `_to` no more
@@ -117,7 +122,10 @@ class DatagramConn(Entry):
     def send(self, payload: bytes) -> bool:
         """Send one datagram; return whether the kernel took it."""
         try:
-            self._send(payload)
+            if self._to is None:
+                self.sock.send(payload)
+            else:
+                self.sock.sendto(payload, self._to)
         except _REFUSED:  # which is about an earlier datagram: this one was not sent
             self._note_refused()
             return self._send_again(payload)
@@ -127,15 +135,12 @@ class DatagramConn(Entry):
             return False
         return True
 
-    def _send(self, payload: bytes) -> None:
-        if self._to is None:
-            self.sock.send(payload)
-        else:
-            self.sock.sendto(payload, self._to)
-
     def _send_again(self, payload: bytes) -> bool:
         try:
-            self._send(payload)
+            if self._to is None:
+                self.sock.send(payload)
+            else:
+                self.sock.sendto(payload, self._to)
         except OSError:
             return False
         return True
@@ -169,7 +174,7 @@ class DatagramConn(Entry):
             _log.debug("reading datagrams: %s", exc.strerror)
             self._forget_errors()
         if received and self._handle is not None:
-            self.asked_s = 0.0
+            self.is_asked, self.look_s = False, self.used_s + SILENT_S
             self._handle(received)
 
     def _receive_from_anywhere(self, received: list[Datagram]) -> None:
@@ -204,7 +209,7 @@ class DatagramConn(Entry):
         """Nobody receives at the address, or at the one that has answered: then go back to the former."""
         self._forget_errors()
         if self._to in (None, self.address):
-            self.is_refused = True
+            self.is_refused, self.look_s = True, 0.0
         else:
             self._to, self._is_decided = self.address, False
 

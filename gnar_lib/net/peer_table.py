@@ -22,13 +22,14 @@ SWEPT = 64  # peers that one look ends at most, so that nobody waits while thous
 
 
 class Entry:
-    """A peer of a table, which keeps these two up to date."""
+    """A peer of a table. Whoever carries its datagrams notes the time of each, and promotes the peer."""
 
-    __slots__ = ("standing", "used_s")
+    __slots__ = ("placed_s", "standing", "used_s")
 
     def __init__(self) -> None:
         self.standing = UNANSWERED
         self.used_s = time.monotonic()  # when the last datagram came from the peer, or was sent to it
+        self.placed_s = self.used_s  # what `used_s` was when the table last put the peer at the end
 
 
 E = TypeVar("E", bound=Entry)
@@ -38,6 +39,9 @@ class PeerTable(Generic[E]):
     """Peers by packed address, `most` of them at most; each ends after `timeout_s` without a datagram.
 
     `on_end` is called with each peer that ends, in the hub or by whoever adds another, and must not wait.
+
+    The order of the peers is only mended when somebody asks who is the first (as a CLOCK does it): a datagram
+    costs the table nothing.
     """
 
     def __init__(self, most: int, timeout_s: float, on_end: Callable[[bytes, E], None]) -> None:
@@ -45,8 +49,8 @@ class PeerTable(Generic[E]):
         self.timeout_s = timeout_s
         self._on_end = on_end
         self._entries: dict[bytes, E] = {}
-        # The peers of each standing; the one that was idle longest is the first.
-        self._order: tuple[OrderedDict[bytes, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        # The peers of each standing; of two, the one that was placed earlier is the first.
+        self._order: tuple[OrderedDict[bytes, E], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self._sweeper: Any = None  # the timer for the first peer to become idle; None without peers
         self.get = self._entries.get
 
@@ -62,30 +66,16 @@ class PeerTable(Generic[E]):
         while len(self._entries) >= self.most:
             self.end_first()
         self._entries[key] = entry
-        self._order[entry.standing][key] = None
+        self._order[entry.standing][key] = entry
         if self._sweeper is None:
             self._sweep_in(self.timeout_s)
 
-    def note_sent(self, key: bytes, entry: E, now_s: float) -> None:
-        """Note that a datagram has come from a peer."""
-        entry.used_s = now_s
-        if entry.standing == ANSWERED:
-            self._raise(key, entry, CONVERSING)
-        else:
-            self._order[entry.standing].move_to_end(key)
-
-    def note_answered(self, key: bytes, entry: E, now_s: float) -> None:
-        """Note that a datagram goes to a peer."""
-        entry.used_s = now_s
-        if entry.standing == UNANSWERED:
-            self._raise(key, entry, ANSWERED)
-        else:
-            self._order[entry.standing].move_to_end(key)
-
-    def _raise(self, key: bytes, entry: E, standing: int) -> None:
+    def promote(self, key: bytes, entry: E) -> None:
+        """Raise the standing of a peer: UNANSWERED gets an answer, or ANSWERED has sent again."""
         del self._order[entry.standing][key]
-        entry.standing = standing
-        self._order[standing][key] = None
+        entry.standing += 1
+        entry.placed_s = entry.used_s
+        self._order[entry.standing][key] = entry
 
     def end(self, key: bytes) -> None:
         """End a peer."""
@@ -97,12 +87,12 @@ class PeerTable(Generic[E]):
 
     def end_first(self) -> None:
         """End the peer that has to go first; there has to be one."""
-        self.end(next(key for order in self._order for key in order))
+        self.end(next(_first(order) for order in self._order if order))
 
     def close(self) -> None:
         """End all peers."""
         while self._entries:
-            self.end_first()
+            self.end(next(iter(self._entries)))
 
     # ---- idle peers ----------------------------------------------------------------------------------------
 
@@ -119,7 +109,8 @@ class PeerTable(Generic[E]):
         """End idle peers, and set the timer to when the next one would become idle."""
         now_s = time.monotonic()
         for _ in range(SWEPT):
-            key = self._idle_longest()
+            firsts = [_first(order) for order in self._order if order]
+            key = min(firsts, key=lambda key: self._entries[key].used_s)
             left_s = self._entries[key].used_s + self.timeout_s - now_s
             if left_s > 0:
                 self._sweep_in(left_s)
@@ -129,7 +120,12 @@ class PeerTable(Generic[E]):
                 return
         self._sweep_in(MIN_SWEEP_S)
 
-    def _idle_longest(self) -> bytes:
-        """Return the key of the peer that was idle longest, whatever its standing."""
-        firsts = [next(iter(order)) for order in self._order if order]
-        return min(firsts, key=lambda key: self._entries[key].used_s)
+
+def _first(order: OrderedDict[bytes, E]) -> bytes:
+    """Return the key of the peer that was not used since it was placed; places all before it anew."""
+    while True:
+        key, entry = next(iter(order.items()))
+        if entry.used_s <= entry.placed_s:
+            return key
+        entry.placed_s = entry.used_s
+        order.move_to_end(key)

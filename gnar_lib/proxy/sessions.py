@@ -15,14 +15,14 @@ from gnar_lib.errors import DialError
 from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net import Datagram, DatagramConn, Sockaddr, descriptors, format_address
 from gnar_lib.net.datagram import BATCH, is_out_of_files
-from gnar_lib.net.peer_table import PeerTable
+from gnar_lib.net.datagram_conn import SILENT_S
+from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, PeerTable
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.share import share
 
 MAX_SESSIONS = 4096  # of one proxy
-SILENT_S = 5.0  # a service that has said nothing for so long may have moved
-RECHECK_S = 1.0  # between two questions whether it has
+RECHECK_S = 1.0  # between two questions whether a service that says nothing has moved
 NEW_SESSIONS = 1000  # of one proxy in a second: each costs a tenth of a millisecond
 
 
@@ -105,17 +105,17 @@ class Sessions:
 
     def send(self, datagrams: list[Datagram]) -> None:
         """Send datagrams to the service, each from the socket of its user."""
-        find, note, now_s = self._conns.get, self._conns.note_sent, time.monotonic()
+        find, now_s = self._conns.get, time.monotonic()
         for user, payload in datagrams:
             conn = find(user)
-            if conn is None or conn.is_refused or (conn.asked_s and now_s - conn.asked_s > SILENT_S):
-                conn = self._begin(user) if conn is None else self._go_on(user, conn)
+            if conn is None or now_s > conn.look_s:
+                conn = self._begin(user) if conn is None else self._look_at(user, conn)
                 if conn is None:
                     self._meter.dropped += 1
                     continue
-            if not conn.asked_s:
-                conn.asked_s = now_s
-            note(user, conn, now_s)
+            conn.used_s = now_s
+            if conn.standing == ANSWERED:
+                self._conns.promote(user, conn)
             if not conn.send(payload):
                 self._meter.dropped += 1
 
@@ -125,7 +125,8 @@ class Sessions:
         if conn is None:  # it has ended
             return
         began_s = conn.used_s
-        self._conns.note_answered(user, conn, began_s)
+        if conn.standing == UNANSWERED:
+            self._conns.promote(user, conn)
         self._answer(datagrams)
         pause_s = share.pause_after(began_s)
         if pause_s and len(datagrams) == BATCH:  # so that what users send has its turn
@@ -166,6 +167,7 @@ class Sessions:
         self._meter.begin_session()
         _all.count += 1
         _all.owners.add(self)
+        conn.is_asked, conn.look_s = True, conn.used_s + SILENT_S
         return conn
 
     def _open(self) -> DatagramConn:
@@ -182,14 +184,18 @@ class Sessions:
             _all.make_room(self, str(exc))
         return self._target.open()
 
-    def _go_on(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
-        """Nobody has received the last datagram, or answered for long: return this socket or a better one."""
+    def _look_at(self, user: bytes, conn: DatagramConn) -> DatagramConn | None:
+        """The service refuses datagrams, or says nothing: return the same socket or a better one."""
+        now_s = time.monotonic()
         if conn.is_refused:
-            conn.is_refused = False
+            conn.is_refused, conn.is_asked, conn.look_s = False, True, now_s + SILENT_S
             is_better = self._target.refused(conn)
-        else:
-            conn.asked_s += RECHECK_S
+        elif conn.is_asked:
+            conn.look_s = now_s + RECHECK_S
             is_better = self._target.silent(conn)
+        else:  # nobody was asked for a while: the silence begins now
+            conn.is_asked, conn.look_s = True, now_s + SILENT_S
+            is_better = False
         if not is_better:
             return conn
         self._conns.end(user)

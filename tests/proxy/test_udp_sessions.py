@@ -16,7 +16,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import DialError
-from gnar_lib.net import Datagram, DatagramConn
+from gnar_lib.net import Datagram, DatagramConn, datagram_conn
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
@@ -200,7 +200,9 @@ def test_service_that_moves_is_found_after_silence_and_by_new_users(
     monkeypatch.setattr("gnar_lib.net.target.MAX_AGE_S", 0.0)
     monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
     monkeypatch.setattr("gnar_lib.net.target.SILENT_PAUSE_S", 0.0)
+    monkeypatch.setattr(datagram_conn, "SILENT_S", 0.0)
     monkeypatch.setattr(sessions_module, "SILENT_S", 0.0)
+    monkeypatch.setattr(sessions_module, "RECHECK_S", 0.0)
     found: list[tuple[int, tuple[str, int]]] = []
     monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: list(found))
     known, newcomer = users(2)
