@@ -3,6 +3,7 @@
     python -m bench                         everything on loopback, 5 rounds: about 20 minutes
     python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
     python -m bench --idle                  5,000 idle connections through each tunnel
+    python -m bench --soak 1h               gnar alone, for an hour of mixed use and disturbances
     python -m bench --only "gnar relay,haproxy" --work bulk --seconds 5
     python -m bench --peer go=./gnar-go --json bench.json --plot bench.svg
 
@@ -35,6 +36,7 @@ from bench.longpath import run_long_path
 from bench.procs import BenchError, end_on_signals, raise_file_limit
 from bench.results import Results
 from bench.rounds import Scoreboard, run_loopback, run_start
+from bench.soak import run_soak, seconds
 from bench.work import WORKS
 
 OPEN_FILES = 65_536  # limit for every program that is started; `--idle` may ask for more
@@ -93,6 +95,13 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="instead of loopback's works, N idle connections through each tunnel (default 5000): memory of"
         " each and latency of one more",
+    )
+    add(
+        "--soak",
+        type=seconds,
+        metavar="TIME",
+        help="instead of all that, gnar alone under mixed use and disturbances for so long, such as 10m or"
+        " 1h: memory, descriptors and greenlets, and the delays of users who stay",
     )
 
 
@@ -159,6 +168,17 @@ def run_and_write(args: argparse.Namespace, board: Scoreboard, contestants: Sequ
     return status
 
 
+def soak(args: argparse.Namespace, folder: Path) -> int:
+    """Run a soak, and print its report; return the exit status."""
+    try:
+        told, is_good = run_soak(shlex.split(args.gnar), folder, args.soak)
+    except BenchError as exc:
+        sys.stderr.write(f"bench: {exc}\n")
+        return EXIT_FAILED
+    sys.stdout.write(told)
+    return 0 if is_good else EXIT_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
     args = parser().parse_args(argv)
@@ -180,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     raise_file_limit(OPEN_FILES)
     with tempfile.TemporaryDirectory(prefix="gnar-bench-") as folder:
+        if args.soak is not None:
+            return soak(args, Path(folder))
         return run_and_write(
             args, Scoreboard(args.rounds, args.seconds, Path(folder), Results(notes=notes)), chosen
         )

@@ -252,6 +252,22 @@ class Proc:
         flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
         return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
 
+    @property
+    def pid(self) -> int:
+        """The id of the program's process."""
+        return self._popen.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program, but not to its children."""
+        self._popen.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for the end of the program and return its status; raises BenchError if that takes too long."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired as exc:
+            raise BenchError(f"{self.role or self.argv[0]} does not end") from exc
+
     def stop(self) -> None:
         """End the program and its children, by SIGTERM first and then by SIGKILL."""
         if self._popen.returncode is not None:

@@ -34,13 +34,13 @@ class UdpUsers:
         """Return the datagrams of users who have a place, or get one now."""
         if not self._places.are_limited:
             return datagrams
-        find, note, now_s = self._users.get, self._users.note_sent, time.monotonic()
+        find, now_s = self._users.get, time.monotonic()
         admitted = []
         for datagram in datagrams:
             packed = datagram[0]
             user = find(packed) or self._begin(packed)
             if user is not None:
-                note(packed, user, now_s)
+                user.used_s = now_s
                 admitted.append(datagram)
         return admitted
 
