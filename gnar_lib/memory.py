@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ BASE_BYTES = 48 << 20  # what a process needs that has no peers
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
+@functools.cache
 def default_limit(root: Path = _CGROUPS) -> int:
     """Return how many bytes this process should use at most; `root` is where Linux shows control groups."""
     limits = [limit for limit in (_machine_bytes(), *_cgroup_limits(root)) if limit]

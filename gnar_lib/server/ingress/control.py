@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gnar_lib import logger
+from gnar_lib import logger, memory
+from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ProtocolError
 from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, host_of, listen
@@ -19,6 +20,7 @@ from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
 MAX_CLIENTS = 4096
+CLIENT_BYTES = 256 * 1024  # of memory, for a client that reads no answers
 GO_USER_TIMEOUT_S = 30.0  # a Go client sends nothing by itself, but acknowledges the server's heartbeats
 
 _log = logger.get("server")
@@ -151,8 +153,9 @@ class ControlIngress:
             return "a second control connection of one session"
         if mux is not None and any(each.mux is mux for each in self.clients):
             return "a second control connection of one session"
-        if len(self.clients) >= MAX_CLIENTS:
-            return f"there are {MAX_CLIENTS} clients already"
+        most = _max_clients(self._shared.config)
+        if len(self.clients) >= most:
+            return f"there are {most} clients already"
         return ""
 
     def _forget(self, control: Control) -> None:
@@ -213,6 +216,12 @@ class ControlIngress:
             return
         for control in theirs:
             control.cancel(message)
+
+
+def _max_clients(config: ServerConfig) -> int:
+    """Return how many clients there may be at the same time, so that the memory suffices."""
+    limit_bytes = memory.for_peers(config.max_memory or memory.default_limit())
+    return min(MAX_CLIENTS, limit_bytes // 2 // CLIENT_BYTES)
 
 
 def _patience_s(peer: Peer) -> float:
