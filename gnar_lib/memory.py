@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 FALLBACK_BYTES = 1 << 30  # where nobody can tell
@@ -26,10 +28,12 @@ def for_peers(limit_bytes: int) -> int:
 
 
 def _machine_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, others lack the names
-        return 0
+    """Return the memory of the machine; 0 where nobody can tell."""
+    count = 0
+    if sys.platform != "win32":
+        with suppress(OSError, ValueError):  # a system that lacks the names
+            count = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return count
 
 
 def _cgroup_limits(root: Path) -> list[int]:

@@ -18,7 +18,8 @@ from gnar_lib.errors import WriteError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.lingering import is_owed, linger
-from gnar_lib.net.options import dead_after_s, has_hung_up, set_user_timeout, tcp_progress, unacknowledged
+from gnar_lib.net.options import dead_after_s, set_user_timeout
+from gnar_lib.net.progress import has_hung_up, tcp_progress, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.

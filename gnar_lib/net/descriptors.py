@@ -29,10 +29,11 @@ WINDOWS_LIMIT = 1024  # sockets that the event loop can watch there
 
 def limit_of_process() -> int:
     """Return how many descriptors the process may have at the moment."""
-    if sys.platform == "win32":
-        return WINDOWS_LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    limit = WINDOWS_LIMIT
+    if sys.platform != "win32":
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return limit
 
 
 class Descriptors:

@@ -15,7 +15,7 @@ from typing import Any
 from gevent.hub import get_hub
 
 from gnar_lib.net.descriptors import descriptors
-from gnar_lib.net.options import tcp_progress, unacknowledged
+from gnar_lib.net.progress import tcp_progress, unacknowledged
 
 LINGER_S = 10.0  # for a peer that does not acknowledge
 MAX_LINGERING = 128  # sockets; past that, the one that lingers longest is reset

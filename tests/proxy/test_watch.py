@@ -12,7 +12,7 @@ from gnar_lib import net
 from gnar_lib.errors import ConnClosed
 from gnar_lib.net import conn as conn_module
 from gnar_lib.net import options
-from gnar_lib.net.options import TcpProgress, tcp_progress
+from gnar_lib.net.progress import TcpProgress, tcp_progress
 from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy import watch as watch_module
 from gnar_lib.proxy.stream import _Pair, stream

@@ -376,7 +376,7 @@ from gnar_lib.net import listen
 print(listen("127.0.0.1", 0).sock.getsockopt(socket.IPPROTO_TCP, number))
 """
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout == "15\n"
+    assert found.stdout == "30\n"
 
 
 def test_a_port_where_nobody_receives_is_noticed_also_where_windows_calls_it_a_reset(
