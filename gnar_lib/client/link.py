@@ -102,7 +102,7 @@ class Link:
                 self._connection.wait_for_trouble()
         except (ConnError, ProtocolError) as exc:
             if self._connection is not None and self._connection.has_ended:
-                self._disconnect()
+                self._let_go()
             if self._goes_on():
                 delay_s = self._backoff.next()
                 emit(ConnectFailed, str(exc), self._was_connected, delay_s)
@@ -141,6 +141,16 @@ class Link:
         connection.retire()
         self._retired = [each for each in self._retired if not each.is_over]
         self._retired.append(connection)
+
+    def _let_go(self) -> None:
+        """The control connection has ended. Users of its multiplexed session stay if that goes on.
+
+        A server that leaves ends the control connection first, and lets users finish.
+        """
+        if self._connection is not None and not self._connection.is_over:
+            self._retire(self._connection)
+            self._connection = None
+        self._disconnect()
 
     def _disconnect(self) -> None:
         """Close the control connection, if there is one."""

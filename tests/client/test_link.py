@@ -354,6 +354,32 @@ def test_users_of_a_multiplexed_session_outlive_its_control_connection(
     second.close()
 
 
+def test_users_of_a_session_whose_control_connection_the_server_ends_stay(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    server.shared.config = replace(server.shared.config, multiplex=True)
+    service = listen(LOOPBACK, 0)
+    blog = proxy("blog", 9001)
+    monkeypatch.setattr(blog, "_target", Target(LOOPBACK, service.port))
+    server.start(blog)
+    first, control = server.log_in_multiplexed()
+    send(control, opened("blog", 9001))
+    user = first.open()
+    send(user, Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog"))
+    local = accept(service)
+    control.close()
+    first.drain()
+    second, _ = server.log_in_multiplexed()
+    user.sendall(b"still")
+    assert local.recv(10) == b"still"
+    user.close()
+    local.close()
+    first.wait_end()
+    service.close()
+    second.close()
+
+
 def test_heartbeat_of_a_server_that_agrees_on_a_pace_is_answered_at_once(server: Server) -> None:
     server.start(proxy("blog"))
     conn = server.accept()
