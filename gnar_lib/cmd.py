@@ -128,7 +128,7 @@ def _health(arguments: dict[str, Any]) -> int:
     timeout_s = _read(timeout, flags.pop("timeout", health.DEFAULT_TIMEOUT_S), "--timeout")
     given = arguments["<server-addr>"]
     if given is None:
-        where = health.own_address(load_server(flags, os.environ))
+        where = health.own_address(load_server(flags, os.environ, with_token=False))
     elif flags:
         raise UsageError(f"<server-addr> and --{next(iter(flags))} do not go together")
     else:

@@ -37,6 +37,7 @@ Usage: gnar server [<port>] [options]
 Options:
   -p, --port PORT            control port, where clients come (default 8910)
   -t, --token TOKEN          let in only clients that know it; better set as GNAR_TOKEN
+      --token-file FILE      read the token from a file, which holds nothing else
       --auth KIND            any|hmac (default any); hmac refuses md5 logins, so Go clients
       --bind ADDR            listen on this address alone (default: all, IPv4 and IPv6)
       --udp-bind ADDR        send and receive UDP on this address
@@ -89,6 +90,7 @@ Options:
   -y, --proxy-type TYPE    tcp|udp (default tcp)
   -d, --subdomain NAME     name under the domain of a Go server
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
+      --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
   -m, --multiplex          use one connection to the server for everything
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)

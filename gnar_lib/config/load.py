@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import os.path
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import tomli
 
+from gnar_lib import logger
 from gnar_lib.config import values
+from gnar_lib.config.files import read_secret, read_text
 from gnar_lib.config.model import (
     DEFAULT_PORT,
     LOOPBACK,
@@ -19,6 +22,7 @@ from gnar_lib.config.model import (
     Address,
     ClientConfig,
     ProxyConfig,
+    Secret,
     ServerConfig,
 )
 from gnar_lib.config.values import Reader
@@ -36,6 +40,7 @@ _SERVER: dict[str, Reader] = {
     "bind": values.bind,
     "udp-bind": values.bind,
     "token": values.secret,
+    "token-file": values.path,
     "auth": values.one_of("any", "hmac"),
     "allow-ports": values.port_ranges,
     "max-proxies": values.count(MOST_PROXIES),
@@ -60,6 +65,7 @@ _UNSUPPORTED = ("domain", "admin-port", "domain-tunnel")
 _CLIENT: dict[str, Reader] = {
     "server-addr": values.address(DEFAULT_PORT),
     "token": values.secret,
+    "token-file": values.path,
     "auth": values.one_of("hmac", "md5"),
     "multiplex": values.flag,
     "heartbeat": values.heartbeat,
@@ -87,17 +93,24 @@ _FIELDS = {
     "udp-timeout": "udp_timeout_s",
     "server-addr": "server",
 }
+_TOKEN = {"token", "token-file"}  # two ways to say one thing: a source overrides both with either
 _PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
 _COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *_USERS)
+# What Docker and Kubernetes put into GNAR_PORT, GNAR_LOCAL_PORT and so on for a service that is called gnar,
+# gnar-local and so on.
+_INJECTED = re.compile(r"(tcp|udp|sctp)://.*")
+
+_log = logger.get("config")
 
 
-def load_server(flags: Mapping[str, Any], env: Mapping[str, str]) -> ServerConfig:
-    """Return the settings of a server.
+def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token: bool = True) -> ServerConfig:
+    """Return the settings of a server, or those that are no secret, without `with_token`.
 
     `flags` holds values of the command line by key; the value of `config` is the path of a file. Raises
     `ConfigError` with the place of the wrong value and what was expected there.
     """
     settings, _ = _read_sources(_SERVER, _SERVER_WITHOUT_EFFECT, (), flags, env)
+    _settle_token(settings, reads_file=with_token)
     for key in _UNSUPPORTED:
         if settings.get(key):
             raise ConfigError(f"{key} is not supported yet; leave it out")
@@ -112,6 +125,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     The value of `mappings` in `flags` is a list of texts such as 3000:9000. Raises `ConfigError`.
     """
     settings, tables = _read_sources(_CLIENT, {}, _PROXY_TABLES, flags, env)
+    _settle_token(settings, reads_file=True)
     proxies = [*_file_proxies(tables), *_flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
@@ -151,27 +165,58 @@ def _read_sources(
     their place, such as `gnar.toml: proxys`.
     """
     settings: dict[str, Any] = {}
-    path = flags.get("config") or env.get(_variable("config"))
-    content = _read_file(str(path)) if path else {}
+    path = file_of(flags, env)
+    content = _read_file(path) if path else {}
     found = {f"{path}: {key}": content.pop(key) for key in tables if key in content}
     all_readers = {**readers, **unadvertised}
-    settings.update(_read_table(all_readers, content, f"{path}: ", hints=(*readers, *tables)))
-    settings.update(_read_env(all_readers, env))
-    settings.update(_read_flags(all_readers, flags))
+    in_file = _read_table(all_readers, content, f"{path}: ", hints=(*readers, *tables))
+    if "token-file" in in_file:  # beside the file that names it
+        in_file["token-file"] = os.path.join(os.path.dirname(path), in_file["token-file"])
+    _override(settings, in_file, lambda key: f"{path}: {key}")
+    _override(settings, _read_env(all_readers, env, _given(all_readers, flags)), _variable)
+    _override(settings, _read_flags(all_readers, flags), lambda key: f"--{key}")
     return settings, found
+
+
+def file_of(flags: Mapping[str, Any], env: Mapping[str, str]) -> str:
+    """Return the path of the configuration file, empty if there is none."""
+    return str(flags.get("config") or env.get(_variable("config")) or "")
+
+
+def _override(settings: dict[str, Any], source: Mapping[str, Any], place: Callable[[str], str]) -> None:
+    """Let the settings of a source override those of the sources before; `place` names a key in errors."""
+    given = sorted(_TOKEN & source.keys())
+    if len(given) > 1:
+        raise ConfigError(f"{place(given[1])}: does not go with {given[0]}; leave one of them out")
+    if given:
+        for key in _TOKEN:
+            settings.pop(key, None)
+    settings.update(source)
+
+
+def _settle_token(settings: dict[str, Any], *, reads_file: bool) -> None:
+    """Put the token of a `token-file` in its place, and warn of a token in quotes. Raises `ConfigError`."""
+    path = settings.pop("token-file", "")
+    if path and reads_file:
+        settings["token"] = read_secret(path)
+    text = settings.get("token", Secret()).reveal()
+    if len(text) > 1 and text[0] in values.QUOTES and text[-1] in values.QUOTES:
+        _log.warning(
+            "the quotes around the token are part of it; leave them out, unless the other end has them"
+        )
 
 
 def _read_file(path: str) -> dict[str, Any]:
     """Return the content of a TOML file; raises `ConfigError`."""
+    text = read_text(path)
     try:
-        return tomli.loads(Path(path).read_bytes().decode("utf-8-sig"))  # Windows' editors write a mark
+        return tomli.loads(text)
     except tomli.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: not UTF-8") from exc
-    except (OSError, ValueError, RecursionError) as exc:
-        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
-        raise ConfigError(f"{path}: cannot read it: {reason}") from exc
+        number = getattr(exc, "lineno", 0)  # tomli tells since 2.1
+        line = [*text.splitlines(), ""][number - 1] if number else ""
+        raise ConfigError(f"{path}: {exc}{values.name_of_odd(line)}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{path}: cannot read it: {exc}") from exc
 
 
 def _read_table(
@@ -196,9 +241,27 @@ def _variable(key: str) -> str:
     return "GNAR_" + key.upper().replace("-", "_")
 
 
-def _read_env(readers: Mapping[str, Reader], env: Mapping[str, str]) -> dict[str, Any]:
-    names = {key: _variable(key) for key in readers}
-    return {key: _read(readers[key], env[name], name) for key, name in names.items() if name in env}
+def _given(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> set[str]:
+    """Return the keys that are flags of the command line, with both keys of the token if it has either."""
+    given = {key for key in readers if flags.get(key) not in (None, False)}
+    return given | _TOKEN if given & _TOKEN else given
+
+
+def _read_env(
+    readers: Mapping[str, Reader], env: Mapping[str, str], overridden: Collection[str]
+) -> dict[str, Any]:
+    """Return the settings of variables, without those that are empty or `overridden` by flags."""
+    found = {}
+    for key in readers:
+        name = _variable(key)
+        text = env.get(name, "")
+        if key in overridden or not text.strip():
+            continue
+        if key.endswith("port") and _INJECTED.fullmatch(text):
+            _log.warning("%s=%s is passed over: Docker and Kubernetes set it for a service", name, text)
+        else:
+            found[key] = _read(readers[key], text, name)
+    return found
 
 
 def _read_flags(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +304,8 @@ def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict
 
     Variables count as flags do. Raises `ConfigError`.
     """
-    one = {**_read_env(_PROXY, env), **_read_flags(_PROXY, flags)}  # settings outside mappings
+    in_env = _read_env(_PROXY, env, _given(_PROXY, flags))
+    one = {**in_env, **_read_flags(_PROXY, flags)}  # settings outside mappings
     common = {key: one[key] for key in _COMMON_TO_MAPPINGS if key in one}
     proxies = []
     for text in flags.get("mappings") or ():

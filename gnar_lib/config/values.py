@@ -27,10 +27,28 @@ MIN_HEARTBEAT, MAX_HEARTBEAT = 1, 60  # seconds
 MIN_MEMORY = 64 << 20  # the process without any peer takes 30 MiB
 MAX_NAME = 100
 MAX_TOKEN = 1024
+QUOTES = "\"'\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b"
+# What word processors and web pages put in place of plain characters, and the plain ones.
+_PLAIN = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+    **dict.fromkeys("\u00a0\u2007\u202f", "a space"),
+}
+
+
+def name_of_odd(text: str) -> str:
+    """Return words that name the first character of a text which looks like a plain one; empty if none does.
+
+    Such as the curly quotes of a word processor.
+    """
+    odd = next((char for char in text if char in _PLAIN), "")
+    return f" ({odd} is U+{ord(odd):04X}; write {_PLAIN[odd]} instead)" if odd else ""
 
 
 def _wrong(value: object, expected: str) -> ConfigError:
-    return ConfigError(f"{value!r}: expected {expected}" if not isinstance(value, Secret) else expected)
+    odd = name_of_odd(value) if isinstance(value, str) else ""
+    return ConfigError(f"{value!r}: expected {expected}{odd}")
 
 
 def text(value: object) -> str:
@@ -61,17 +79,25 @@ def bind(value: object) -> str:
     return found[1] if found else text(value)
 
 
+def path(value: object) -> str:
+    """Read the path of a file."""
+    if not isinstance(value, str) or not value:
+        raise _wrong(value, "the path of a file")
+    return value
+
+
 def secret(value: object) -> Secret:
-    """Read a token; the text of a token is in no error."""
+    """Read a token without the white space around it; the text of a token is in no error."""
     if not isinstance(value, str):
         raise ConfigError("expected text in quotes")
-    if len(value) > MAX_TOKEN:
+    stripped = value.strip()
+    if len(stripped) > MAX_TOKEN:
         raise ConfigError(f"expected at most {MAX_TOKEN} characters")
     try:
-        value.encode()
+        stripped.encode()
     except UnicodeEncodeError:  # a variable or flag whose bytes are not UTF-8
         raise ConfigError("expected text in UTF-8") from None
-    return Secret(value)
+    return Secret(stripped)
 
 
 def _integer(value: object) -> int | None:

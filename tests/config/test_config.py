@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import cmd
-from gnar_lib.config import ClientConfig, ServerConfig, load_client, load_server, values
+from gnar_lib.config import ClientConfig, ServerConfig, load, load_client, load_server, values
 from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
 from gnar_lib.errors import ConfigError
 
@@ -129,7 +129,26 @@ def test_files_name_every_key() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'token = "\xff"', "FILE: not UTF-8"),
+        (b'token = "\xff"', "FILE: not UTF-8; save it as UTF-8"),
+        ("port = 1".encode("utf-16"), "FILE: this is UTF-16, not UTF-8; save it as UTF-8"),
+        ("port = 1".encode("utf-16-be"), "FILE: this is UTF-16, not UTF-8; save it as UTF-8"),
+        (b"#" * ((1 << 20) + 1), "FILE: longer than 1 MiB; is it another file?"),
+        (
+            "token = \u201cabc\u201d".encode(),
+            'FILE: Invalid value (at line 1, column 9) (\u201c is U+201C; write " instead)',
+        ),
+        (
+            'port = 1\ntoken = "abc\u201d\n'.encode(),
+            "FILE: Illegal character '\\n' (at line 2, column 14) (\u201d is U+201D; write \" instead)",
+        ),
+        (
+            "port\u00a0= 1".encode(),
+            "FILE: Expected '=' after a key in a key/value pair (at line 1, column 5) (\u00a0 is U+00A0",
+        ),
+        (
+            'allow-ports = "9000\u20139100"'.encode(),
+            "FILE: allow-ports: '9000\u20139100': expected ports such as 9000-9100,9200 (\u2013 is U+2013",
+        ),
         (None, "FILE: cannot read it: No such file or directory"),
         (b"a = " + b"[" * 3000, "FILE: "),
     ],
@@ -142,6 +161,12 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | No
         load_server({"config": str(path)}, {})
     assert str(caught.value).startswith(said.replace("FILE", str(path)))
     assert "\n" not in str(caught.value)
+
+
+def test_file_may_begin_with_the_mark_of_windows_editors(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_bytes("port = 1\r\n".encode("utf-8-sig"))
+    assert load_server({"config": str(path)}, {}).port == 1
 
 
 def test_folder_is_no_file(tmp_path: Path) -> None:
@@ -162,6 +187,13 @@ def test_what_does_not_work_yet_is_said_and_not_passed_over(tmp_path: Path, toml
     path.write_text(toml)
     with pytest.raises(ConfigError, match=said):
         load_server({"config": str(path)}, {})
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(load._log, "warning", lambda message, *args: said.append(message % args))
+    return said
 
 
 # ---- layers ------------------------------------------------------------------------------------------------
@@ -218,6 +250,49 @@ def test_path_of_the_file_can_be_a_variable_and_the_flag_wins(tmp_path: Path) ->
     two.write_text("port = 2")
     assert load_server({}, {"GNAR_CONFIG": str(one)}).port == 1
     assert load_server({"config": str(two)}, {"GNAR_CONFIG": str(one)}).port == 2
+
+
+@pytest.mark.parametrize(
+    "key", sorted({*load._SERVER, *load._SERVER_WITHOUT_EFFECT, *load._CLIENT, *load._PROXY})
+)
+def test_empty_variable_is_as_if_unset(key: str) -> None:
+    for text in ("", " \n"):
+        env = {load._variable(key): text}
+        assert load_server({}, env) == load_server({}, {})
+        assert load_client({"mappings": ["1"]}, env) == load_client({"mappings": ["1"]}, {})
+
+
+def test_empty_variable_leaves_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('token = "in the file"\nbind = "127.0.0.1"\n')
+    config = load_server({"config": str(path)}, {"GNAR_TOKEN": "", "GNAR_BIND": "", "GNAR_TOKEN_FILE": ""})
+    assert (config.token.reveal(), config.bind) == ("in the file", "127.0.0.1")
+
+
+def test_variable_that_a_flag_overrides_is_not_read(warnings: list[str]) -> None:
+    env = {"GNAR_PORT": "tcp://10.0.0.1:8910", "GNAR_GRACE": "x", "GNAR_TOKEN_FILE": "/none"}
+    config = load_server({"port": "7000", "grace": "1", "token": "t"}, env)
+    assert (config.port, config.grace_s, config.token.reveal()) == (7000, 1.0, "t")
+    (proxy,) = load_client({"local-port": "1"}, {"GNAR_LOCAL_PORT": "x"}).proxies
+    assert proxy.local_port == 1
+    assert warnings == []
+
+
+def test_variable_that_docker_or_kubernetes_has_set_is_passed_over_with_a_warning(
+    warnings: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text("port = 7000")
+    env = {"GNAR_PORT": "tcp://10.0.0.1:8910", "GNAR_ADMIN_PORT": "udp://10.0.0.2:1"}
+    assert load_server({}, env).port == 8910
+    assert load_server({"config": str(path)}, env).port == 7000
+    (proxy,) = load_client({"local-port": "1"}, {"GNAR_REMOTE_PORT": "tcp://10.0.0.1:1"}).proxies
+    assert proxy.remote_port == 0
+    said = "is passed over: Docker and Kubernetes set it for a service"
+    assert warnings[0] == f"GNAR_PORT=tcp://10.0.0.1:8910 {said}"
+    assert len(warnings) == 5
+    with pytest.raises(ConfigError, match=r"^--port: 'tcp://10\.0\.0\.1:8910': expected a port"):
+        load_server({"port": "tcp://10.0.0.1:8910"}, {})
 
 
 @pytest.mark.parametrize(
@@ -304,6 +379,101 @@ def test_flags_for_all_go_with_every_mapping_and_a_name_with_the_only_one() -> N
     assert one.speed_limit == two.speed_limit == Rate(1024, 1024)
     (alone,) = load_client({"mappings": ["1:2"], "proxy-name": "web", "subdomain": "www"}, {}).proxies
     assert (alone.proxy_name, alone.subdomain) == ("web", "www")
+
+
+# ---- tokens ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["s3cret\n", " s3cret\r\n", "\ts3cret "])
+def test_white_space_around_a_token_is_no_part_of_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(text.encode())
+    sources: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({"token": text}, {}),
+        ({}, {"GNAR_TOKEN": text}),
+        ({"token-file": str(path)}, {}),
+        ({}, {"GNAR_TOKEN_FILE": str(path)}),
+    ]
+    for flags, env in sources:
+        assert load_server(flags, env).token.reveal() == "s3cret"
+        assert load_client({"mappings": ["1"], **flags}, env).token.reveal() == "s3cret"
+
+
+def test_token_file_in_a_file_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    (tmp_path / "token").write_bytes("s3cret\r\n".encode("utf-8-sig"))
+    config = tmp_path / "gnar.toml"
+    for path in ("token", tmp_path / "token"):
+        config.write_text(f'token-file = "{path}"')
+        assert load_server({"config": str(config)}, {}).token.reveal() == "s3cret"
+
+
+def test_later_source_overrides_token_and_file_of_a_token_with_either(tmp_path: Path) -> None:
+    (tmp_path / "1").write_text("1")
+    (tmp_path / "2").write_text("2")
+    one, two = {"GNAR_TOKEN": "0"}, {"GNAR_TOKEN_FILE": str(tmp_path / "1")}
+    config = tmp_path / "gnar.toml"
+    config.write_text('token-file = "2"')
+    flags = {"config": str(config)}
+    assert load_server(flags, {}).token.reveal() == "2"
+    assert load_server(flags, one).token.reveal() == "0"
+    assert load_server(flags, two).token.reveal() == "1"
+    assert load_server({**flags, "token": "3"}, two).token.reveal() == "3"
+    assert load_server({"token-file": str(tmp_path / "2")}, one).token.reveal() == "2"
+    (tmp_path / "2").unlink()
+    assert load_server(flags, one).token.reveal() == "0"
+    assert not load_server(flags, {}, with_token=False).token
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "said"),
+    [
+        (
+            {"token": "a", "token-file": "b"},
+            {},
+            "--token-file: does not go with token; leave one of them out",
+        ),
+        (
+            {},
+            {"GNAR_TOKEN": "a", "GNAR_TOKEN_FILE": "b"},
+            "GNAR_TOKEN_FILE: does not go with token; leave one of them out",
+        ),
+        ({"token-file": "/none"}, {}, "/none: cannot read it: No such file or directory"),
+        ({"token-file": ""}, {}, "--token-file: '': expected the path of a file"),
+    ],
+)
+def test_wrong_token_file_is_named(flags: dict[str, str], env: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_server(flags, env)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty; expected one line, the token"),
+        (b" \n", "empty; expected one line, the token"),
+        (b"GNAR_TOKEN=s3cret\nDEBUG=1\n", "several lines; expected one line, the token"),
+        ("s3cret".encode("utf-16"), "this is UTF-16, not UTF-8; save it as UTF-8"),
+        (b"s3cret" * 200, "expected at most 1024 characters"),
+    ],
+)
+def test_file_that_holds_no_token_is_refused_and_its_text_not_shown(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_server({"token-file": str(path)}, {})
+    assert str(caught.value) == f"{path}: {said}"
+
+
+@pytest.mark.parametrize("text", ['"s3cret"', "'s3cret'", "\u201cs3cret\u201d"])
+def test_quotes_around_a_token_are_named_and_kept(text: str, warnings: list[str]) -> None:
+    assert load_server({}, {"GNAR_TOKEN": text}).token.reveal() == text
+    (line,) = warnings
+    assert line.startswith("the quotes around the token are part of it")
+    assert "s3cret" not in line
 
 
 # ---- values ------------------------------------------------------------------------------------------------
