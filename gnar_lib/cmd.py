@@ -35,6 +35,7 @@ MACOS_OPEN_MAX = 10_240  # descriptors that every macOS allows a process
 
 def _server(arguments: dict[str, Any]) -> int:
     from gnar_lib.config import load_server
+    from gnar_lib.config.values import port
     from gnar_lib.server.serve import run_server
 
     _log_events()
@@ -42,19 +43,22 @@ def _server(arguments: dict[str, Any]) -> int:
     if arguments["<port>"] is not None:
         if "port" in flags:
             raise UsageError("the port is given twice, as <port> and as --port")
-        flags["port"] = arguments["<port>"]
+        flags["port"] = _read(port, arguments["<port>"], "port")
     return run_server(lambda: load_server(flags, os.environ))
 
 
 def _client(arguments: dict[str, Any]) -> int:
     from gnar_lib.client.serve import run_client
     from gnar_lib.config import load_client
+    from gnar_lib.config.model import DEFAULT_PORT
+    from gnar_lib.config.values import address
 
     _log_events()
     flags = _flags(arguments)
     positional = [arguments["<server-addr>"], *arguments["<mapping>"]]
     words = [word for word in positional if word is not None]
     if words and "server-addr" not in flags and not _is_mapping(words[0]):
+        _read(address(DEFAULT_PORT), words[0], "server-addr")  # an error names it as it was given
         flags["server-addr"] = words.pop(0)
     flags["mappings"] = words
     return run_client(lambda: load_client(flags, os.environ))
@@ -62,7 +66,7 @@ def _client(arguments: dict[str, Any]) -> int:
 
 def _is_mapping(word: str) -> bool:
     """Tell whether a word is a mapping, such as `3000:9000`, not a server's address, such as `host:8910`."""
-    return bool(re.fullmatch(r"[\d-]+(:[\d-]+)?|.+:[\d-]+:[\d-]+", word)) and not word.startswith("[")
+    return bool(re.fullmatch(r"[\d-]+(:[\d-]+)?|(\[[^\]]+\]|[^\[:]+):[\d-]+:[\d-]+", word))
 
 
 def _relay(arguments: dict[str, Any]) -> int:
@@ -224,6 +228,11 @@ def _raise_file_limit() -> None:
 
 def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
     """Return the arguments as docopt reads them; raises `UsageError` with what is wrong, in one line."""
+    from gnar_lib.config.values import name_of_odd
+
+    for word in argv[1:]:
+        if odd := name_of_odd(word[:1]):  # such as the long dash that a web page has made of --
+            raise UsageError(f"{word!r} begins with an odd character{odd}")
     all_options = text + (SERVER_UNADVERTISED if name == "server" else "")
     try:
         return dict(docopt(all_options, argv, default_help=False))

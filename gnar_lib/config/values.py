@@ -68,13 +68,21 @@ def name(value: object) -> str:
 def host(value: object) -> str:
     """Read a host name or an IP address without a port; IPv6 may have brackets, which are removed."""
     found = re.fullmatch(r"\[([^\s/\[\]]+)\]|([^\s/\[\]]+)", value) if isinstance(value, str) else None
-    if found is None:
-        raise _wrong(value, "a host name or an IP address")
+    if found is None or _has_port(found[0]):
+        without = " without a port" if isinstance(value, str) and _has_port(value) else ""
+        raise _wrong(value, f"a host name or an IP address{without}")
     return found[1] or found[2]
+
+
+def _has_port(text: str) -> bool:
+    """Tell whether a port follows a host, such as in 192.0.2.1:80 or [::1]:80."""
+    return bool(re.fullmatch(r"(\[.*\]|[^:]*):\d+", text))
 
 
 def bind(value: object) -> str:
     """Read an address to listen on; IPv6 may have brackets, which are removed. Empty is every address."""
+    if _has_port(text(value)):
+        raise _wrong(value, "an address without a port")
     found = re.fullmatch(r"\[([^\[\]]+)\]", text(value))
     return found[1] if found else text(value)
 
@@ -259,6 +267,18 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+def _seems_to_have_port(text: str, default_port: int) -> bool:
+    """Tell whether an IPv6 address is more likely an address in front of a port, such as ::1:8910."""
+    import ipaddress
+
+    in_front, _, last = text.rpartition(":")
+    if not last.isdecimal() or not _is_ipv6(in_front):
+        return False
+    ip = ipaddress.IPv6Address(text)
+    is_in_no_network = ip.packed.startswith(bytes(8)) and ip.ipv4_mapped is None
+    return is_in_no_network or int(last) == default_port
+
+
 def address(default_port: int) -> Reader:
     """Return a reader of `host` and `host:port`; IPv6 needs brackets in front of a port."""
 
@@ -268,8 +288,10 @@ def address(default_port: int) -> Reader:
             raise _wrong(value, expected)
         found = re.fullmatch(r"\[([^\[\]\s]+)\](?::(\d+))?|([^:\s\[\]/]+)(?::(\d+))?", value)
         if found is None:
-            if not _is_ipv6(value):
+            if not re.search("::|(.*:){7}", value) or "/" in value:
                 raise _wrong(value, expected)
+            if not _is_ipv6(value) or _seems_to_have_port(value, default_port):
+                raise _wrong(value, "an IPv6 address in brackets, such as [2001:db8::1]:8910")
             return Address(value, default_port)
         number = found[2] or found[4]
         return Address(found[1] or found[3], port(number) if number else default_port)
@@ -284,6 +306,8 @@ def mapping(value: str) -> list[tuple[str, int, int]]:
     that is not given is 0.
     """
     expected = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
+    if "::" in value:
+        expected += "; an IPv6 address needs brackets, as in [::1]:3000:9000"
     span = r"(\d{1,5})(?:-(\d{1,5}))?"
     found = re.fullmatch(rf"(?:(\[[^\]\s]+\]|[^:\s\[\]]+):)?{span}:{span}", value, re.ASCII)
     if found is None:

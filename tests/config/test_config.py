@@ -520,6 +520,9 @@ def test_what_is_no_mapping_is_refused(text: str) -> None:
         ("[::1]", Address("::1", 8910), "[::1]:8910"),
         ("::1", Address("::1", 8910), "[::1]:8910"),
         ("::ffff:127.0.0.1", Address("::ffff:127.0.0.1", 8910), "[::ffff:127.0.0.1]:8910"),
+        ("::ffff:10:20", Address("::ffff:10:20", 8910), "[::ffff:10:20]:8910"),
+        ("2001:db8::ff:fe12:3456", Address("2001:db8::ff:fe12:3456", 8910), "[2001:db8::ff:fe12:3456]:8910"),
+        ("[::1:8910]", Address("::1:8910", 8910), "[::1:8910]:8910"),
         ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1), "[fe80::1%eth0]:1"),
     ],
 )
@@ -535,6 +538,29 @@ def test_address(text: str, expected: Address, shown: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected "):
         values.address(8910)(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["::1:8910", "::1:3000:9000", "2001:db8::1:8910", "1:2:3:4:5:6:7:8:8910", "fe80::1%eth0:8910"],
+)
+def test_address_of_ipv6_that_seems_to_have_a_port_needs_brackets(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        values.address(8910)(text)
+    assert str(caught.value) == f"{text!r}: expected an IPv6 address in brackets, such as [2001:db8::1]:8910"
+
+
+def test_mapping_whose_ipv6_address_has_no_brackets_is_told_to_have_them() -> None:
+    with pytest.raises(ConfigError, match=r"an IPv6 address needs brackets, as in \[::1\]:3000:9000$"):
+        values.mapping("::1:3000:9000")
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:80", "name:80"])
+def test_host_with_a_port_is_told_to_have_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a host name or an IP address without a port$"):
+        values.host(text)
+    with pytest.raises(ConfigError, match=r"expected an address without a port$"):
+        values.bind(text)
 
 
 @pytest.mark.parametrize(
