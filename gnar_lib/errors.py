@@ -23,6 +23,10 @@ class ConnClosed(ConnError):
     """The peer or this process has closed the connection, where more was to be read or written."""
 
 
+class NetworkError(ConnClosed):
+    """The network between both ends has failed: there is no way to the peer, or no answer in time."""
+
+
 class WriteError(ConnClosed):
     """A connection takes no more bytes; what its other end has sent before can still be read."""
 

@@ -78,8 +78,9 @@ def _connected(event: events.Connected) -> None:
 
 
 def _connect_failed(event: events.ConnectFailed) -> None:
-    lost = "lost the server: " if event.was_connected else ""
-    _client.warning("%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
+    lost = "lost the server: " if event.was_connected and not event.is_refused else ""
+    level = logging.ERROR if event.is_refused else logging.WARNING
+    _client.log(level, "%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
 
 
 # ---- proxies -----------------------------------------------------------------------------------------------

@@ -91,11 +91,15 @@ class Connected(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailed(Event):
-    """The server cannot be reached, or was lost (`was_connected`); the next try is in `retry_s` seconds."""
+    """The server cannot be reached, or was lost (`was_connected`); the next try is in `retry_s` seconds.
+
+    `is_refused`: the server refuses a client that it has let in before.
+    """
 
     reason: str
     was_connected: bool
     retry_s: float
+    is_refused: bool = False
 
 
 # ---- proxies -----------------------------------------------------------------------------------------------

@@ -128,6 +128,10 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "WARNING client lost the server: reset; trying again in 0.5 s",
     ),
     (
+        events.ConnectFailed("wrong token", was_connected=True, retry_s=0.52, is_refused=True),
+        "ERROR client wrong token; trying again in 0.5 s",
+    ),
+    (
         events.ProxyOpened(Side.SERVER, "blog", "tcp", 9000, CLIENT),
         "INFO TCP [blog] port 9000 is open for 192.0.2.2:50",
     ),

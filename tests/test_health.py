@@ -133,6 +133,11 @@ def answer_heartbeat(conn: socket.socket) -> None:
     conn.recv(4096)
 
 
+def answer_http(conn: socket.socket) -> None:
+    conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    conn.recv(4096)
+
+
 def answer_half(conn: socket.socket) -> None:
     conn.sendall(to_frame(Welcome())[:2])
     conn.shutdown(socket.SHUT_WR)
@@ -144,6 +149,7 @@ def answer_half(conn: socket.socket) -> None:
     [
         (echo, ProtocolError, "not a gnar server at .*: it answered Login"),
         (greet, ProtocolError, "not a gnar server at .*: unknown packet type 0x68"),
+        (answer_http, ProtocolError, "not a gnar server at .*: this is HTTP"),
         (answer_heartbeat, ProtocolError, "not a gnar server at .*: it answered Heartbeat"),
         (answer_half, ConnError, "no answer from .*: it hung up instead"),
         (hang_up, ConnError, "no answer from .*: (it hung up instead|Connection reset by peer)"),

@@ -96,7 +96,8 @@ class ClientLogin:
     def accept(self, welcome: Welcome) -> Session:
         """Return the session; raises `AuthError` if the server refused the login or proved nothing."""
         if welcome.error:
-            raise AuthError(f"the server refused the login: {welcome.error}")
+            hint = "" if self.token else " (this client has none: set GNAR_TOKEN)"
+            raise AuthError(f"the server refused the login: {welcome.error}{hint}")
         if self.proves:
             expected = mac(self.token, "server", self._nonce, self._server_nonce)
             if not self._server_nonce or not same(expected, welcome.proof):
@@ -155,6 +156,8 @@ class ServerLogin:
             return
         if not self._token:
             return
+        if same(md5_token(Secret(), self.login.timestamp), self.login.token):
+            raise AuthError("a token is needed")
         if self._policy == HMAC:
             raise AuthError("this server takes no md5 login (its setting: auth = hmac)")
         if not same(md5_token(self._token, self.login.timestamp), self.login.token):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
-from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, set_keepalive
+from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.target import Target
 from gnar_lib.proto import (
@@ -31,10 +32,12 @@ from gnar_lib.proto.numbers import (
     LOGIN_DEADLINE_S,
     silence_s,
 )
+from gnar_lib.proto.packet import frame_size
 from gnar_lib.yamux import VERSION as MUX_VERSION
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
+_START_BYTES = 8  # by which an answer is told from other protocols
 _NO_MUX = "the server does not multiplex: leave -m out, or start a Go server with -m"
 
 
@@ -104,20 +107,27 @@ class ControlConn:
 
         A server of gnar's own answers with a Welcome. A Go server says nothing before it was asked for a
         proxy, so the request leaves together with the Login. Raises `AuthError` if one end does not trust the
-        other, `UnsupportedError` if the server does not multiplex, `ConnError` or `ProtocolError`.
+        other, `UnsupportedError` if the server does not multiplex, `ProtocolError` if there is no server of
+        gnar, or `ConnError`.
         """
-        with deadline(LOGIN_DEADLINE_S, "the login"):
-            send(self.conn, self._login.message())
-            if self._login.proves:
-                self._prove()
-            if self._multiplexes:
-                mux = self.mux = Mux(self._sock_conn, is_client=True, receives=False)
-                self.conn = mux.open()
-            send(self.conn, request)
-            if not self._login.proves:
-                self._see_who_answers()
-            if self.mux is not None:
-                self.mux.receive()
+        try:
+            with deadline(LOGIN_DEADLINE_S, "the login"):
+                self._log_in(request)
+        except ProtocolError as exc:
+            raise ProtocolError(f"no gnar server at {format_address(self.address)}: {exc}") from exc
+
+    def _log_in(self, request: ProxyReq) -> None:
+        send(self.conn, self._login.message())
+        if self._login.proves:
+            self._prove()
+        if self._multiplexes:
+            mux = self.mux = Mux(self._sock_conn, is_client=True, receives=False)
+            self.conn = mux.open()
+        send(self.conn, request)
+        if not self._login.proves:
+            self._see_who_answers()
+        if self.mux is not None:
+            self.mux.receive()
 
     def _prove(self) -> None:
         """Answer the server's Challenge, if there is one, and receive the Welcome."""
@@ -131,13 +141,16 @@ class ControlConn:
 
     def _see_who_answers(self) -> None:
         """Receive the Welcome of a server of gnar's own; what a Go server sends instead stays unread."""
-        start = self._sock_conn.recv(1)
+        start = self._sock_conn.recv(_START_BYTES)
         if not start:
             raise ConnClosed("the server closed the connection")
         self._sock_conn.unread(start)
+        if self._multiplexes and start[0] == MUX_VERSION:
+            return
+        frame_size(start)  # raises an error unless this is a frame
         if start[0] == Welcome.TYPE:
             self._welcomed(expect(self._sock_conn, Welcome))
-        elif self._multiplexes and start[0] != MUX_VERSION:
+        elif self._multiplexes:
             raise UnsupportedError(_NO_MUX)
 
     def _welcomed(self, message: Welcome) -> None:
@@ -151,9 +164,10 @@ class ControlConn:
     def hint(self) -> str:
         """What a person may do about a server that hangs up on the login, as a Go server does."""
         if self._login.proves:
-            return "if it is a Go server, use --auth md5"
-        hint = "wrong token?" if self._login.token else "does it want a token?"
-        return f"{hint} Or is it a Go server without -m? Then leave -m out" if self._multiplexes else hint
+            return "is it up yet? A Go server needs --auth md5"
+        token = "Is the token wrong?" if self._login.token else "Does it want a token, in GNAR_TOKEN?"
+        mux = " A Go server without -m needs a client without -m" if self._multiplexes else ""
+        return f"is it up yet? {token}{mux}"
 
     # ---- data connections ----------------------------------------------------------------------------------
 
@@ -217,6 +231,8 @@ class ControlConn:
 
     def close(self) -> None:
         """Close the control connection; with -m, the data connections go with it."""
+        if self.mux is None:  # unread bytes make `close` send a reset: an end has to come before
+            self._sock_conn.shutdown(socket.SHUT_WR)
         self.conn.close()
         if self.mux is not None:
             self.mux.close()

@@ -19,7 +19,14 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
-from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError, UnsupportedError
+from gnar_lib.errors import (
+    AuthError,
+    ConnClosed,
+    ConnError,
+    NetworkError,
+    ProtocolError,
+    UnsupportedError,
+)
 from gnar_lib.events import (
     CloseReason,
     Connected,
@@ -82,8 +89,8 @@ class Link:
         """Connect, serve, and come back, until the link is ended.
 
         When the server is silent, another control connection is tried beside the present one, and takes its
-        place. Raises `AuthError` if the login is refused, `UnsupportedError` if the server does not
-        multiplex.
+        place. If no server has ever let the client in, raises `AuthError` if the login is refused, and
+        `UnsupportedError` if the server does not multiplex.
         """
         try:
             while self._goes_on():
@@ -100,12 +107,15 @@ class Link:
                 self._connect()
             else:
                 self._connection.wait_for_trouble()
-        except (ConnError, ProtocolError) as exc:
+        except (AuthError, ConnError, ProtocolError, UnsupportedError) as exc:
+            is_refused = isinstance(exc, AuthError | UnsupportedError)
+            if is_refused and not self._shared.was_let_in:
+                raise
             if self._connection is not None and self._connection.has_ended:
                 self._let_go()
             if self._goes_on():
                 delay_s = self._backoff.next()
-                emit(ConnectFailed, str(exc), self._was_connected, delay_s)
+                emit(ConnectFailed, str(exc), self._was_connected, delay_s, is_refused)
                 gevent.sleep(delay_s)
 
     def _goes_on(self) -> bool:
@@ -124,7 +134,7 @@ class Link:
         except BaseException:
             control.close()
             raise
-        self._was_connected = True
+        self._was_connected = self._shared.was_let_in = True
         emit(Connected, control.address, control.is_go)
         if self._connection is not None:
             self._retire(self._connection)
@@ -169,16 +179,17 @@ class Link:
             proxy.state = ProxyState.PENDING
 
     def _log_in(self, control: ControlConn, first: ClientProxy) -> None:
-        """Log in; a server that hangs up, and has never let this link in, counts as one that refuses.
+        """Log in; the error has a hint when a server hangs up that has never let the client in.
 
         Raises what `ControlConn.log_in` raises.
         """
         try:
             control.log_in(first.request())
+        except NetworkError:
+            raise
         except ConnClosed as exc:
-            if self._was_connected:
-                raise
-            raise AuthError(f"the server hung up at the login; {control.hint}") from exc
+            hint = "" if self._shared.was_let_in else f" ({control.hint})"
+            raise ConnClosed(f"the server hung up at the login{hint}") from exc
         limit = control.max_proxies
         if limit and len(self.proxies) > limit and not self._was_connected:
             raise UnsupportedError(

@@ -12,6 +12,7 @@ class Shared:
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config  # the settings at the start; a reload changes `grace_s` alone
+        self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one

@@ -64,12 +64,14 @@ from typing import Any
 from gevent.hub import Hub, get_hub
 from greenlet import getcurrent, greenlet
 
-from gnar_lib.errors import ConnClosed, WriteError
+from gnar_lib.errors import ConnClosed, NetworkError, WriteError
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.descriptors import descriptors
 
 READ, WRITE = 1, 2  # the event bits of gevent's `loop.io`
 CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK})  # what a closed socket answers; ENOTSOCK on Windows
+# What the network answers, or says by its silence, and no peer.
+NETWORK_FAILED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 SPARE_GREENLETS = 256  # that wait for a next job at most
 
 # Large enough that a bulk transfer shows itself by a full read, and that a short send leaves little to keep.
@@ -365,5 +367,7 @@ class WaitingSocket:
 
     def _failed(self, exc: OSError, kind: type[ConnClosed] = ConnClosed) -> ConnClosed:
         """Return the error of ours for an error of the socket."""
+        if exc.errno in NETWORK_FAILED and kind is ConnClosed:
+            kind = NetworkError
         reason = "closed" if exc.errno in CLOSED else (exc.strerror or str(exc))
         return kind(f"{self}: {reason}")

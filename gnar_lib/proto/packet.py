@@ -28,6 +28,14 @@ class PacketType(IntEnum):
     WELCOME = 0x12
 
 
+# How other protocols begin, and their names for people.
+_OTHERS = {
+    **dict.fromkeys((b"HTTP", b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN"), "HTTP"),
+    **dict.fromkeys((b"PROX", b"\r\n\r\n"), "the PROXY protocol"),
+    b"SSH-": "SSH",
+    b"\x15\x03": "TLS",
+    b"\x16\x03": "TLS",
+}
 _TYPES = {int(member): member for member in PacketType}
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -57,7 +65,8 @@ def frame_size(data: bytes | bytearray) -> int | None:
     type.
     """
     if data and data[0] not in _TYPES:
-        raise ProtocolError(f"unknown packet type 0x{data[0]:02x}")
+        other = next((name for start, name in _OTHERS.items() if data.startswith(start)), "")
+        raise ProtocolError(f"this is {other}" if other else f"unknown packet type 0x{data[0]:02x}")
     if len(data) < HEADER.size:
         return None
     return HEADER.size + int.from_bytes(data[1:3], "big")

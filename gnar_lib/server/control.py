@@ -106,7 +106,7 @@ class Control:
             while True:
                 self._handle(recv_paced(self.conn))
         except ConnError as exc:
-            reason = str(exc)
+            reason = str(exc).removeprefix(f"{self.conn}: ")  # `ClientLeft` has the address
         except ProtocolError as exc:
             reason, broke_protocol = str(exc), True
         finally:

@@ -115,7 +115,7 @@ def run_server(load: Callable[[], ServerConfig]) -> int:
             return 0
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
         if not config.token and not is_loopback(config.bind):
-            _log.warning("no token: whoever reaches port %d may open ports here; set --token", port)
+            _log.warning("no token: whoever reaches port %d may open ports here; set GNAR_TOKEN", port)
         stopper.wait()
         emit(Stopping, Side.SERVER)
         server.stop_listening()

@@ -192,7 +192,7 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
         control.conn.close()
     listener.close()
     assert hints == {
-        (True, "hmac"): "if it is a Go server, use --auth md5",
-        (True, "md5"): "wrong token?",
-        (False, "hmac"): "does it want a token?",
+        (True, "hmac"): "is it up yet? A Go server needs --auth md5",
+        (True, "md5"): "is it up yet? Is the token wrong?",
+        (False, "hmac"): "is it up yet? Does it want a token, in GNAR_TOKEN?",
     }

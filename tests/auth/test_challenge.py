@@ -42,9 +42,14 @@ def test_wrong_token_is_refused() -> None:
         log_in(ClientLogin(OTHER, "hmac"))
 
 
-def test_client_without_a_token_is_refused_by_a_server_with_one() -> None:
-    with pytest.raises(AuthError, match=r"^wrong token$"):
-        log_in(ClientLogin(NONE, "hmac", clock=lambda: NOW))
+@pytest.mark.parametrize("policy", ["any", "hmac"])
+def test_client_without_a_token_is_told_by_a_server_with_one_that_it_needs_one(policy: str) -> None:
+    client = ClientLogin(NONE, "hmac", clock=lambda: NOW)
+    with pytest.raises(AuthError, match=r"^a token is needed$"):
+        log_in(client, policy=policy)
+    said = r"^the server refused the login: a token is needed \(this client has none: set GNAR_TOKEN\)$"
+    with pytest.raises(AuthError, match=said):
+        client.accept(Welcome(error="a token is needed"))
 
 
 def test_client_with_a_token_is_told_that_the_server_has_none() -> None:

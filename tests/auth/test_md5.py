@@ -45,7 +45,6 @@ def test_window_is_15_minutes() -> None:
     "login",
     [
         go_login(token=OTHER),
-        go_login(token=NONE),
         replace(go_login(), token=""),
         replace(go_login(), token=md5_token(TOKEN, NOW).upper()),
         replace(go_login(), timestamp=NOW + 1),
@@ -55,6 +54,11 @@ def test_window_is_15_minutes() -> None:
 def test_md5_login_with_another_token_or_time_is_refused(login: Login) -> None:
     with pytest.raises(AuthError, match=r"^wrong token$"):
         check(login)
+
+
+def test_go_login_without_a_token_is_refused_as_such() -> None:
+    with pytest.raises(AuthError, match=r"^a token is needed$"):
+        check(go_login(token=NONE))
 
 
 def test_server_without_a_token_takes_any_go_login() -> None:

@@ -29,6 +29,7 @@ from gnar_lib.proto.numbers import FEATURE_MUX
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 from tests.helpers.conns import accept
+from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
@@ -73,10 +74,18 @@ def say(message: Message) -> Callable[[SocketConn], None]:
     return lambda server: send(server, message)
 
 
+def say_http(server: SocketConn) -> None:
+    server.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     ("token", "multiplex", "answer", "error", "says"),
     [
         ("s3cret", False, hang_up, ConnClosed, "closed"),
+        ("s3cret", False, say_http, ProtocolError, "no gnar server at 127.0.0.1:"),
+        ("s3cret", False, say_http, ProtocolError, ": this is HTTP"),
+        ("", False, say_http, ProtocolError, ": this is HTTP"),
+        ("", True, say_http, ProtocolError, ": this is HTTP"),
         ("s3cret", False, say(Heartbeat()), ProtocolError, "the server answered the login with Heartbeat"),
         ("s3cret", False, say(Welcome(error="wrong token")), AuthError, "wrong token"),
         ("", False, hang_up, ConnClosed, "the server closed the connection"),
@@ -86,6 +95,10 @@ def say(message: Message) -> Callable[[SocketConn], None]:
     ],
     ids=[
         "hangs up",
+        "HTTP",
+        "what HTTP is",
+        "HTTP to none",
+        "HTTP to mux",
         "nonsense",
         "refuses",
         "hangs up on none",
@@ -121,6 +134,14 @@ def test_what_a_go_server_says_first_is_left_for_whoever_serves_the_connection()
         assert recv(control.conn) == ANSWER
         with pytest.raises(ProtocolError, match="a Go server has no data connections that wait"):
             control.open_waiting()
+
+
+def test_server_sees_an_end_and_no_reset_when_the_client_closes_without_reading_all() -> None:
+    with dialled() as (control, server):
+        send(server, ANSWER)  # stays unread
+        turn()
+        control.close()
+        assert server.recv(1) == b""
 
 
 def test_multiplexing_go_server_is_known_by_the_first_byte_it_sends() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ import gevent
 import pytest
 
 from gnar_lib import events
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.config import ProxyConfig
@@ -248,12 +252,75 @@ def test_stream_without_a_first_message_is_reset(monkeypatch: pytest.MonkeyPatch
 # ---- a server that fails -----------------------------------------------------------------------------------
 
 
-def test_server_that_hangs_up_at_the_first_login_has_refused_it(server: Server) -> None:
+@pytest.mark.parametrize("end", [SocketConn.close, SocketConn.abort], ids=["closes", "resets"])
+def test_server_that_hangs_up_at_the_first_login_is_tried_again_with_a_hint(
+    end: Callable[[SocketConn], None],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[events.Event],
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    blog = proxy("blog", 9001)
+    server.start(blog)
+    for _ in range(2):
+        end(server.accept())
+    hint = "is it up yet? Does it want a token, in GNAR_TOKEN?"
+    send(server.log_in(), opened("blog", 9001))
+    wait_until(lambda: blog.state is ProxyState.OPEN, "the proxy is open")
+    assert (
+        said[:2]
+        == [ConnectFailed(f"the server hung up at the login ({hint})", was_connected=False, retry_s=0.0)] * 2
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
+def test_network_that_fails_at_the_first_login_is_not_taken_for_the_server(
+    number: int, server: Server, monkeypatch: pytest.MonkeyPatch, said: list[events.Event]
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    log_in = ControlConn.log_in
+
+    def fail_once(control: ControlConn, _: ProxyReq) -> None:
+        monkeypatch.setattr(ControlConn, "log_in", log_in)
+        raise control._sock_conn._failed(OSError(number, os.strerror(number)))
+
+    monkeypatch.setattr(ControlConn, "log_in", fail_once)
+    server.start(proxy("blog"))
+    accept(server.listener).close()
+    server.log_in()
+    failed = said[0]
+    assert isinstance(failed, ConnectFailed)
+    assert failed.reason == f"{LOOPBACK}:{server.listener.port}: {os.strerror(number)}"
+
+
+REFUSAL = "the server refused the login: wrong token (this client has none: set GNAR_TOKEN)"
+
+
+def test_refusal_ends_a_link_of_a_client_that_no_server_has_let_in(server: Server) -> None:
     link = Link(server.shared, [proxy("blog")], Callbacks(*[lambda _: None] * 3))
     running = gevent.spawn(link.run)
-    server.accept().close()
-    with pytest.raises(AuthError, match=r"^the server hung up at the login; does it want a token\?$"):
+    send(server.accept(), Welcome(error="wrong token"))
+    with pytest.raises(AuthError, match=re.escape(REFUSAL)):
         running.get()
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["same link", "new link"])
+def test_refusal_of_a_client_that_was_let_in_before_is_told_loudly_and_tried_again(
+    is_new: bool, server: Server, monkeypatch: pytest.MonkeyPatch, said: list[events.Event]
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    link = server.start(proxy("blog"))
+    conn = server.log_in()
+    hear_ticks(conn)
+    if is_new:
+        link.end()
+        server.start(proxy("dns"))
+    conn.close()
+    for _ in range(2):
+        send(server.accept(), Welcome(error="wrong token"))
+    server.log_in()
+    told = ConnectFailed(REFUSAL, was_connected=not is_new, retry_s=0.0, is_refused=True)
+    assert [event for event in said if isinstance(event, ConnectFailed)][-2:] == [told, told]
 
 
 def test_server_that_hangs_up_at_a_later_login_is_tried_again(

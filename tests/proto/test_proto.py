@@ -347,6 +347,23 @@ def test_unknown_type_is_refused_at_its_first_byte(packet_type: int) -> None:
         recv(FakeConn(bytes([packet_type])))
 
 
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"HTTP/1.1 400 Bad Request", "HTTP"),
+        (b"GET / HTTP/1.1", "HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2", "SSH"),
+        (b"\x16\x03\x01\x02\x00", "TLS"),
+        (b"\x15\x03\x01\x00\x02\x02F", "TLS"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "the PROXY protocol"),
+        (b"\r\n\r\n\0\r\nQUIT\n", "the PROXY protocol"),
+    ],
+)
+def test_other_protocols_are_called_by_their_names(start: bytes, name: str) -> None:
+    with pytest.raises(ProtocolError, match=f"^this is {name}$"):
+        recv(FakeConn(start))
+
+
 def test_of_two_fields_with_one_name_the_last_counts_as_with_go() -> None:
     assert from_frame(frame(2, b'{"waiting":1,"waiting":2}')) == Heartbeat(waiting=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -135,6 +136,21 @@ def test_client_that_breaks_the_protocol_is_ended_and_its_port_is_free(said: lis
     (left,) = said
     assert isinstance(left, ClientLeft)
     assert (left.reason, left.broke_protocol) == ("Welcome on a control connection", True)
+
+
+@pytest.mark.parametrize("end", [SocketConn.close, SocketConn.abort], ids=["closes", "resets"])
+def test_reason_why_a_client_has_gone_leaves_its_address_to_the_line(
+    end: Callable[[SocketConn], None], said: list[events.Event]
+) -> None:
+    with serving() as running:
+        conn = go_client(running)
+        send(conn, REQUEST)
+        answer_of(conn)
+        end(conn)
+        wait_until(lambda: said, "the server has said something")
+    (left,) = said
+    assert isinstance(left, ClientLeft)
+    assert left.reason in ("the peer closed the connection", "Connection reset by peer")
 
 
 def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[events.Event]) -> None:

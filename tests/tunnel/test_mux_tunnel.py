@@ -29,6 +29,7 @@ from tests.helpers.harness import (
     LOOPBACK,
     WAIT_S,
     Forwarder,
+    Gnar,
     Service,
     Tunnel,
     Tunnels,
@@ -68,13 +69,12 @@ def echo_tunnel(tunnels: Tunnels) -> Iterator[Tunnel]:
 # ---- servers that do not multiplex -------------------------------------------------------------------------
 
 
-def refused_with(tunnels: Tunnels, serve: Callable[[socket.socket], None], *args: str) -> str:
-    """Return the one line of a client whose server is `serve`, which ends it with status 1."""
+def told_with(tunnels: Tunnels, serve: Callable[[socket.socket], None], *args: str) -> Gnar:
+    """Return a client whose server is `serve`, once it has said why it cannot be served."""
     with Service(serve) as server:
         client, _ = tunnels.client(server.port, "-l", "1", *args, wait=False)
-        assert client.wait_exit() == 1
-        (line,) = client.log.splitlines()
-        return line
+        client.wait_log("\n")
+        return client
 
 
 @multiplexed
@@ -89,15 +89,17 @@ def test_go_server_without_m_is_told_in_one_line_with_what_to_do(
         found.extend(conn.recv(1))  # where the type of the next packet belongs
         end(conn)
 
-    line = refused_with(tunnels, go_server, "--auth", "md5")
-    assert found == [0]
-    assert "the server hung up at the login" in line
-    assert line.endswith("Or is it a Go server without -m? Then leave -m out")
+    line = told_with(tunnels, go_server, "--auth", "md5").log.splitlines()[0]
+    assert found[0] == 0
+    hint = "is it up yet? Is the token wrong? A Go server without -m needs a client without -m"
+    assert f"the server hung up at the login ({hint}); trying again in" in line
 
 
 @multiplexed
 def test_server_of_ours_without_the_feature_is_told_in_one_line_with_what_to_do(tunnels: Tunnels) -> None:
-    line = refused_with(tunnels, lambda conn: own_server(conn, features=(FEATURE_WAIT,)))
+    client = told_with(tunnels, lambda conn: own_server(conn, features=(FEATURE_WAIT,)))
+    assert client.wait_exit() == 1
+    (line,) = client.log.splitlines()
     assert "the server does not multiplex: leave -m out" in line
 
 
