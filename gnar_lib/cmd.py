@@ -34,7 +34,7 @@ MACOS_OPEN_MAX = 10_240  # descriptors that every macOS allows a process
 
 
 def _server(arguments: dict[str, Any]) -> int:
-    from gnar_lib.config import load_server
+    from gnar_lib.config import file_of, load_server
     from gnar_lib.config.values import port
     from gnar_lib.server.serve import run_server
 
@@ -44,12 +44,13 @@ def _server(arguments: dict[str, Any]) -> int:
         if "port" in flags:
             raise UsageError("the port is given twice, as <port> and as --port")
         flags["port"] = _read(port, arguments["<port>"], "port")
-    return run_server(lambda: load_server(flags, os.environ))
+    has_file = bool(file_of(flags, os.environ))
+    return run_server(lambda: load_server(flags, os.environ), has_file=has_file)
 
 
 def _client(arguments: dict[str, Any]) -> int:
     from gnar_lib.client.serve import run_client
-    from gnar_lib.config import load_client
+    from gnar_lib.config import file_of, load_client
     from gnar_lib.config.model import DEFAULT_PORT
     from gnar_lib.config.values import address
 
@@ -61,7 +62,8 @@ def _client(arguments: dict[str, Any]) -> int:
         _read(address(DEFAULT_PORT), words[0], "server-addr")  # an error names it as it was given
         flags["server-addr"] = words.pop(0)
     flags["mappings"] = words
-    return run_client(lambda: load_client(flags, os.environ))
+    has_file = bool(file_of(flags, os.environ))
+    return run_client(lambda: load_client(flags, os.environ), has_file=has_file)
 
 
 def _is_mapping(word: str) -> bool:

@@ -78,9 +78,11 @@ def _connected(event: events.Connected) -> None:
 
 
 def _connect_failed(event: events.ConnectFailed) -> None:
-    lost = "lost the server: " if event.was_connected and not event.is_refused else ""
-    level = logging.ERROR if event.is_refused else logging.WARNING
-    _client.log(level, "%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
+    if event.is_refused:
+        _client.error("%s; trying again in %.1f s", event.reason, event.retry_s)
+        return
+    lost = "lost the server: " if event.was_connected else ""
+    _client.warning("%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
 
 
 # ---- proxies -----------------------------------------------------------------------------------------------
@@ -166,8 +168,10 @@ def _descriptors_short(event: events.DescriptorsShort) -> None:
 
 def _reloaded(event: events.Reloaded) -> None:
     log = _of_side[event.side]
-    if event.unchanged:
-        log.warning("%s stay as they are until the next start", event.unchanged)
+    for key in event.unchanged:
+        log.warning("%s stays as it is until the next start", key)
+    for key in event.at_login:
+        log.info("%s changes at the next login", key)
     log.info("configuration reloaded%s", f": {event.new} new" if event.side is Side.CLIENT else "")
 
 

@@ -242,12 +242,14 @@ class DescriptorsShort(Event):
 class Reloaded(Event):
     """The configuration was read again: the client asks for `new` proxies.
 
-    `unchanged` names settings that differ and that only a restart changes; empty if there are none.
+    Of the settings that differ, `unchanged` are those that only a restart changes, and `at_login` are those
+    that change at the next login.
     """
 
     side: Side
     new: int
-    unchanged: str
+    unchanged: tuple[str, ...] = ()
+    at_login: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 The rule is the same for server, client and relay. The first SIGINT or SIGTERM begins the drain: the process
 takes no new users, and connected users may finish for a while. The second signal ends all users at once.
-SIGHUP reloads the configuration; a process without configuration stops, since the terminal has gone. systemd
-is told of each step, if systemd started the process.
+SIGHUP reloads the configuration. A process stops instead if it has no configuration, or was started on a
+terminal without a file to reload from: the terminal has gone. systemd is told of each step, if systemd
+started the process.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from gnar_lib import logger
 from gnar_lib.errors import GnarError
 from gnar_lib.net import Crew, busy_greenlets
 from gnar_lib.notify import Notifier
+from gnar_lib.patch import EarlySignals
 
 KILL_TIMEOUT_S = 1.0  # how long killed greenlets may take to close their sockets
 READY_WAIT_S = 10.0  # the longest wait until systemd is told that the process is ready
@@ -39,6 +42,15 @@ def _collect_garbage_less_often() -> None:
     """Have the garbage collector ignore all objects that exist now, and run less often."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _has_terminal() -> bool:
+    """Tell whether this process has a controlling terminal, which can go."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class _Interrupt(BaseException):
@@ -69,13 +81,16 @@ class Stopper:
         self._describe: Callable[[], str] | None = None  # set by `on_status`
         self._watchers: list[Any] = []  # gevent's watchers, one for each signal
         self._notifier = Notifier(self._describe_status)
-        self._hangup_stops = False  # whether SIGHUP stops a process that cannot reload
+        self._hangup_stops = False  # whether SIGHUP stops a process that has nothing to reload
+        self._is_on_terminal = False
+        self._has_file = False  # set by `on_reload`
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK is ^Break of Windows
             if hasattr(signal, name):
                 self._watch(name, self._on_stop)
         if hasattr(signal, "SIGHUP"):  # Windows has no SIGHUP
             # nohup(1) ignores SIGHUP, so that the process survives its terminal.
             self._hangup_stops = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+            self._is_on_terminal = _has_terminal()
             self._watch("SIGHUP", self._on_hangup)
 
     def on_status(self, describe: Callable[[], str]) -> None:
@@ -87,12 +102,14 @@ class Stopper:
         if hasattr(signal, "SIGUSR1"):
             self._watch("SIGUSR1", self._on_status)
 
-    def on_reload(self, function: Callable[[], None]) -> None:
+    def on_reload(self, function: Callable[[], None], *, has_file: bool) -> None:
         """Call `function` at every SIGHUP, in a greenlet of its own and never twice at the same time.
 
-        A `GnarError` of `function` is logged.
+        Without a file to reload from (`has_file`), SIGHUP stops a process that was started on a terminal. A
+        `GnarError` of `function` is logged.
         """
         self._reload = function
+        self._has_file = has_file
 
     @property
     def stopping(self) -> bool:
@@ -124,6 +141,9 @@ class Stopper:
         at the latest, since other units may wait for this one.
         """
         _collect_garbage_less_often()
+        if EarlySignals.hangup:
+            EarlySignals.hangup = False
+            get_hub().loop.run_callback(self._on_hangup)
         self._notifier.start_watchdog()
         if usable is not None and self._notifier.is_on:
             gevent.wait([self._stop_asked, usable], timeout=READY_WAIT_S, count=1)
@@ -189,9 +209,11 @@ class Stopper:
 
     def _on_hangup(self) -> None:
         """Reload, or stop if there is nothing to reload; a signal during a reload causes another one."""
+        has_nothing = self._reload is None or (self._is_on_terminal and not self._has_file)
+        if has_nothing and self._hangup_stops:
+            self._on_stop()
+            return
         if self._reload is None:
-            if self._hangup_stops:
-                self._on_stop()
             return
         self._reload_asked = True
         if not len(self._reloads):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,19 +18,43 @@ _HUB_FILES = 4  # descriptors that a hub may need; libev aborts the process when
 def prepared_process(argv: Sequence[str]) -> Iterator[None]:
     """Prepare this process for a command line (without the program's name), which the `with` block runs.
 
-    Opens standard streams that are closed, and patches the standard library if the command needs gevent,
-    which takes time to load. Ends the process with one line on standard error when it may not open as many
-    files as Python needs to import a module.
+    Keeps early signals from ending a process that is to run for long, opens standard streams that are closed,
+    and patches the standard library if the command needs gevent, which takes time to load. Ends the process
+    with one line on standard error when it may not open as many files as Python needs to import a module.
     """
     try:
+        runs_for_long = _COMMANDS_WITHOUT_GEVENT.isdisjoint(argv[:1]) and _HELP.isdisjoint(argv)
+        if runs_for_long:
+            outlive_early_signals()
         _open_missing_streams()
-        if _COMMANDS_WITHOUT_GEVENT.isdisjoint(argv[:1]) and _HELP.isdisjoint(argv):
+        if runs_for_long:
             patch_all()
         yield
     except OSError as exc:
         if exc.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         raise SystemExit(f"gnar: {exc.strerror}: raise the limit of this process (ulimit -n)") from None
+
+
+class EarlySignals:
+    """What came before the process was set up to handle it."""
+
+    hangup = False  # a SIGHUP has come
+
+
+def outlive_early_signals() -> None:
+    """Have SIGHUP and SIGUSR1 not end this process, as they do by default, while it is being set up.
+
+    From then on `lifecycle.Stopper` handles them. A SIGHUP that nohup(1) ignores stays ignored.
+    """
+    for name in ("SIGHUP", "SIGUSR1"):
+        number = getattr(signal, name, None)  # Windows has neither
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _note_early_signal)
+
+
+def _note_early_signal(number: int, _frame: object) -> None:
+    EarlySignals.hangup = EarlySignals.hangup or number == getattr(signal, "SIGHUP", None)
 
 
 def _open_missing_streams() -> None:

@@ -116,7 +116,7 @@ def gnar_commands() -> Iterator[list[str]]:
 @pytest.mark.usefixtures("shown_files")
 @pytest.mark.parametrize("argv", [*gnar_commands()], ids=shlex.join)
 def test_commands_shown_are_understood(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_load(load: Callable[[], object]) -> int:
+    def only_load(load: Callable[[], object], **_: bool) -> int:
         assert load()
         return 0
 

@@ -171,8 +171,8 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "WARNING TCP [blog] the local service does not answer: refused",
     ),
     (events.DescriptorsShort("accepting waits", "no files"), "WARNING net accepting waits: no files"),
-    (events.Reloaded(Side.SERVER, 0, ""), "INFO server configuration reloaded"),
-    (events.Reloaded(Side.CLIENT, 2, ""), "INFO client configuration reloaded: 2 new"),
+    (events.Reloaded(Side.SERVER, 0), "INFO server configuration reloaded"),
+    (events.Reloaded(Side.CLIENT, 2), "INFO client configuration reloaded: 2 new"),
     (Stopping(Side.SERVER), "INFO server stopping"),
 ]
 
@@ -248,5 +248,11 @@ def test_starting_the_log_twice_logs_once(lines: list[str]) -> None:
 
 
 def test_settings_that_only_a_restart_changes_are_named(lines: list[str]) -> None:
-    emit(events.Reloaded, Side.SERVER, 0, "port, bind and udp-bind")
-    assert lines[0] == "WARNING server port, bind and udp-bind stay as they are until the next start"
+    emit(events.Reloaded, Side.CLIENT, 0, unchanged=("port", "bind"), at_login=("token", "auth"))
+    assert lines == [
+        "WARNING client port stays as it is until the next start",
+        "WARNING client bind stays as it is until the next start",
+        "INFO client token changes at the next login",
+        "INFO client auth changes at the next login",
+        "INFO client configuration reloaded: 0 new",
+    ]

@@ -57,7 +57,8 @@ say("all ended by themselves", stopper.drain(users, float(sys.argv[1])))
 RELOADING = (
     PRELUDE
     + """
-from gnar_lib import logger
+import sys
+from gnar_lib import lifecycle, logger
 from gnar_lib.errors import ConfigError
 logger.setup()
 stopper, calls = Stopper(), []
@@ -69,9 +70,13 @@ def reload():
     say("reloaded", len(calls))
     raise ConfigError("no such key")
 
-stopper.on_reload(reload)
+if "on a terminal" in sys.argv:
+    lifecycle._has_terminal = lambda: True
+    stopper = Stopper()
+stopper.on_reload(reload, has_file="with a file" in sys.argv)
 say("ready")
 stopper.wait()
+say("stopped")
 """
 )
 
@@ -193,6 +198,26 @@ def test_a_hangup_reloads_and_an_error_of_it_is_shown_and_changes_nothing(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("args", "ignored", "line"),
+    [
+        (["on a terminal"], None, "stopped"),
+        (["on a terminal", "with a file"], None, "reload 1"),
+        (["on a terminal"], signal.SIGHUP, "reload 1"),
+        (["with a file"], None, "reload 1"),
+        ([], None, "reload 1"),
+    ],
+    ids=["terminal", "terminal and file", "nohup", "file", "neither"],
+)
+def test_a_hangup_stops_what_was_started_on_a_terminal_without_a_file(
+    start: Callable[..., Child], args: list[str], ignored: signal.Signals | None, line: str
+) -> None:
+    child = start(RELOADING, *args, ignored=ignored)
+    child.expect("ready")
+    child.signal(signal.SIGHUP)
+    child.expect(line)
+
+
 def test_a_hangup_during_a_reload_reloads_once_more_afterwards(start: Callable[..., Child]) -> None:
     child = start(RELOADING)
     child.expect("ready")
@@ -283,6 +308,42 @@ def test_a_signal_interrupts_the_look_up_at_the_start(start: Callable[..., Child
     child.expect("looking up")
     child.signal(signal.SIGTERM)
     assert child.finish() == (0, "0\n")
+
+
+SIGNALLED_EARLY = (
+    """
+import os, signal
+from gnar_lib.patch import outlive_early_signals
+outlive_early_signals()
+os.kill(os.getpid(), signal.SIGUSR1)
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+    + PRELUDE
+    + """
+stopper = Stopper()
+stopper.on_reload(lambda: say("reloaded"), has_file=True)
+stopper.on_status(lambda: "fine")
+say("ready")
+stopper.wait()
+"""
+)
+
+
+def test_signals_before_everything_is_set_up_end_nothing_and_a_hangup_is_heeded_later(
+    start: Callable[..., Child],
+) -> None:
+    child = start(SIGNALLED_EARLY)
+    child.expect("ready")
+    child.expect("reloaded")
+    child.signal(signal.SIGTERM)
+    assert child.finish() == (0, "")
+
+
+def test_early_hangup_that_nohup_hides_stays_hidden(start: Callable[..., Child]) -> None:
+    child = start(SIGNALLED_EARLY, ignored=signal.SIGHUP)
+    child.expect("ready")
+    child.signal(signal.SIGTERM)
+    assert child.finish() == (0, "")
 
 
 # A signal that comes as soon as the server listens, before anything else of it has run.

@@ -13,14 +13,14 @@ from gnar_lib import logger, memory
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
-from gnar_lib.config import Address, ClientConfig
+from gnar_lib.config import Address, ClientConfig, changed_keys
 from gnar_lib.errors import AuthError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
 from gnar_lib.yamux.holdings import holdings
 
-_FIXED = ("server", "token", "auth", "multiplex")  # settings that only a restart changes
+_OF_LOGIN = ("token", "auth", "multiplex", "heartbeat")  # settings that hold from one login to the next
 
 _log = logger.get("client")
 
@@ -108,19 +108,21 @@ class Client:
     def reload(self, config: ClientConfig) -> None:
         """Take new settings over: start new proxies and cancel removed ones, leave the others alone.
 
-        A proxy whose settings have changed is cancelled, and another is started in its place.
+        A proxy whose settings have changed is cancelled, and another is started in its place. The address of
+        the server stays.
         """
+        before = self.shared.config
         _apply(config)
-        self.shared.config = replace(self.shared.config, grace_s=config.grace_s)
+        self.shared.config = replace(config, server=before.server)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
                 del wanted[name]
             else:
                 self._remove(proxy)
-        is_fixed = any(getattr(config, key) != getattr(self.shared.config, key) for key in _FIXED)
-        unchanged = "server address, token, auth and multiplex" if is_fixed else ""
-        emit(Reloaded, Side.CLIENT, len(wanted), unchanged)
+        unchanged = changed_keys(self.shared.config, config)
+        at_login = tuple(key for key in changed_keys(before, self.shared.config) if key in _OF_LOGIN)
+        emit(Reloaded, Side.CLIENT, len(wanted), unchanged, at_login)
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.shared.meter))
         for link in [*self._links]:
@@ -194,25 +196,29 @@ def _apply(config: ClientConfig) -> None:
     holdings.set_limit(memory.for_peers(memory.default_limit()))
 
 
-def run_client(load: Callable[[], ClientConfig]) -> int:
+def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> int:
     """Run until a signal, or until nothing is left to do; returns the exit status.
 
-    `load` gives the configuration now, and again on SIGHUP.
+    `load` gives the configuration now, and again on SIGHUP, from a file if `has_file`.
     """
     config = load()
     _apply(config)
     stopper = Stopper()
-    client = Client(config, stopper.stop)
-    stopper.on_reload(lambda: client.reload(load()))
-    stopper.on_status(client.status)
-    client.start()
-    stopper.wait(client.answered)
-    if not client.failed:
-        emit(Stopping, Side.CLIENT)
-    client.stop_taking_users()
-    gevent.sleep(0)  # the data connections that waited were closed: let go of them before users are counted
-    stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
-    client.close()
-    gevent.sleep(0)  # the greenlets that were just ended close what they hold
-    stopper.close()
+    try:
+        client = Client(config, stopper.stop)
+        stopper.on_reload(lambda: client.reload(load()), has_file=has_file)
+        stopper.on_status(client.status)
+        client.start()
+        stopper.wait(client.answered)
+        if not client.failed:
+            emit(Stopping, Side.CLIENT)
+        client.stop_taking_users()
+        gevent.sleep(
+            0
+        )  # the data connections that waited were closed: let go of them before users are counted
+        stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
+        client.close()
+        gevent.sleep(0)  # the greenlets that were just ended close what they hold
+    finally:
+        stopper.close()
     return 1 if client.failed else 0

@@ -11,7 +11,7 @@ class Shared:
     """The settings, counts and greenlets that the parts of one client have in common."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self.config = config  # the settings at the start; a reload changes `grace_s` alone
+        self.config = config  # a reload changes all of them but the server
         self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP

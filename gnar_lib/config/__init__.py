@@ -1,6 +1,6 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import load_client, load_server, variables
+from gnar_lib.config.load import changed_keys, file_of, load_client, load_server, variables
 from gnar_lib.config.model import (
     Address,
     ClientConfig,
@@ -19,6 +19,8 @@ __all__ = [
     "Rate",
     "Secret",
     "ServerConfig",
+    "changed_keys",
+    "file_of",
     "load_client",
     "load_server",
     "variables",

@@ -6,7 +6,7 @@ import difflib
 import os.path
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import tomli
@@ -142,6 +142,16 @@ def variables() -> dict[str, dict[str, str]]:
     """Return, for each command, the variables that it reads, and for each variable the same option."""
     keys = {"server": ["config", *_SERVER], "client": ["config", *_CLIENT, *_PROXY]}
     return {command: {_variable(key): f"--{key}" for key in own} for command, own in keys.items()}
+
+
+def changed_keys(before: ClientConfig | ServerConfig, after: ClientConfig | ServerConfig) -> tuple[str, ...]:
+    """Return the keys of the settings in which two configurations differ, in the order of the fields."""
+    keys = {field: key for key, field in _FIELDS.items()}
+    return tuple(
+        keys.get(field.name, field.name.replace("_", "-"))
+        for field in fields(before)
+        if getattr(before, field.name) != getattr(after, field.name)
+    )
 
 
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:

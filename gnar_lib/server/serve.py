@@ -10,7 +10,7 @@ import gevent
 
 from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
-from gnar_lib.config import ServerConfig
+from gnar_lib.config import ServerConfig, changed_keys
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
@@ -47,14 +47,12 @@ class Server:
     def reload(self, config: ServerConfig) -> None:
         """Take new settings over, for logins and proxies to come; proxies that are open stay as they are."""
         before = self.shared.config
-        fixed = {"port": before.port, "bind": before.bind, "udp_bind": before.udp_bind}
-        is_moved = any(getattr(config, key) != value for key, value in fixed.items())
         _apply(config)
         self.shared.config = replace(config, port=before.port, bind=before.bind, udp_bind=before.udp_bind)
         self.shared.places.limits = UserLimits(config.max_users, config.max_users_per_address)
         for control in self.control_ingress.clients:
             control.rights = Rights.of(config)
-        emit(Reloaded, Side.SERVER, 0, "port, bind and udp-bind" if is_moved else "")
+        emit(Reloaded, Side.SERVER, 0, unchanged=changed_keys(self.shared.config, config))
 
     def stop_listening(self) -> None:
         """Take no more clients, proxies and users; those that are there go on."""
@@ -100,13 +98,16 @@ def is_loopback(bind: str) -> bool:
         return False
 
 
-def run_server(load: Callable[[], ServerConfig]) -> int:
-    """Run until a signal comes; returns the exit status. `load` gives the configuration, again on SIGHUP."""
+def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False) -> int:
+    """Run until a signal comes; returns the exit status.
+
+    `load` gives the configuration now, and again on SIGHUP, from a file if `has_file`.
+    """
     config = load()
     _apply(config)
     server = Server(config)
     stopper = Stopper()  # before anybody can hear that the server listens, and send a signal
-    stopper.on_reload(lambda: server.reload(load()))
+    stopper.on_reload(lambda: server.reload(load()), has_file=has_file)
     stopper.on_status(server.status)
     try:
         port = stopper.call_until_stopped(server.start)

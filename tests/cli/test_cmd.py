@@ -24,13 +24,15 @@ class Called:
 
     def __init__(self) -> None:
         self.configs: list[Any] = []
+        self.have_files: list[bool] = []
         self.relays: list[tuple[str, str, float]] = []
         self.udp: list[UdpSettings] = []
         self.demos: list[int] = []
         self.checks: list[tuple[str, float]] = []
 
-    def run(self, load: Callable[[], object]) -> int:
+    def run(self, load: Callable[[], object], *, has_file: bool) -> int:
         self.configs.append(load())
+        self.have_files.append(has_file)
         return 0
 
     def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings) -> int:
@@ -249,6 +251,19 @@ def test_client_flag_of_a_proxy(called: Called, line: str, field: str, expected:
     assert getattr(proxy, field) == expected
 
 
+def test_server_and_client_know_whether_they_have_a_file_to_reload_from(
+    called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gnar.toml"
+    file.write_text("")
+    for words in (["server"], ["client", "3000"]):
+        assert cmd.main(words) == 0
+        assert cmd.main([*words, "-c", str(file)]) == 0
+    monkeypatch.setenv("GNAR_CONFIG", str(file))
+    assert cmd.main(["server"]) == 0
+    assert called.have_files == [False, True, False, True, True]
+
+
 def test_client_flags_of_the_whole(called: Called) -> None:
     config = client(called, "3000 -t abc --auth md5 --grace 1")
     assert (config.token.reveal(), config.auth, config.grace_s) == ("abc", "md5", 1.0)
@@ -411,10 +426,10 @@ def test_control_characters_of_the_line_are_not_shown(capsys: pytest.CaptureFixt
 def test_failure_exits_1_and_interrupt_0(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_load: object) -> int:
+    def fail(_load: object, **_: bool) -> int:
         raise ConnError("no way")
 
-    def interrupt(_load: object) -> int:
+    def interrupt(_load: object, **_: bool) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gnar_lib.server.serve.run_server", fail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -85,21 +85,33 @@ def test_users_have_the_grace_of_the_last_reload_to_finish(
     peer = (LOOPBACK, config.server.port)
     assert said == [
         ProxyOpened(Side.CLIENT, "blog", "tcp", proxy.remote_port, peer, where),
-        Reloaded(Side.CLIENT, 0, ""),
+        Reloaded(Side.CLIENT, 0),
     ]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"server": Address(LOOPBACK, 1)}, {"token": Secret("0ther")}, {"auth": "md5"}, {"multiplex": True}],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_what_only_a_restart_changes_stays_in_a_reload_which_says_so(
-    changed: dict[str, object], running: Running, stopper: FakeStopper, said: list[events.Event]
+def test_address_of_the_server_stays_in_a_reload_which_says_so(
+    running: Running, stopper: FakeStopper, said: list[events.Event]
 ) -> None:
-    assert run(running.config, replace(running.config, **changed)) == 0  # type: ignore[arg-type]  # any field
-    assert said[-1] == Reloaded(Side.CLIENT, 0, "server address, token, auth and multiplex")
+    assert run(running.config, replace(running.config, server=Address(LOOPBACK, 1))) == 0
+    assert said[-1] == Reloaded(Side.CLIENT, 0, unchanged=("server-addr",))
     assert "links=1 proxies=1" in stopper.statuses[1]
+
+
+def test_settings_of_the_login_change_at_the_next_one_and_a_reload_says_so(
+    running: Running, stopper: FakeStopper, said: list[events.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = replace(running.config, token=Secret("0ther"), auth="md5", multiplex=True, heartbeat=7)
+    clients: list[Client] = []
+
+    def make_client(config: ClientConfig, stop: Callable[[], None]) -> Client:
+        clients.append(Client(config, stop))
+        return clients[0]
+
+    monkeypatch.setattr(serve, "Client", make_client)
+    assert run(running.config, changed) == 0
+    assert said[-1] == Reloaded(Side.CLIENT, 0, at_login=("token", "auth", "multiplex", "heartbeat"))
+    assert "links=1 proxies=1" in stopper.statuses[1]
+    assert clients[0].shared.config == changed
 
 
 def test_wrong_token_ends_the_client_at_once(running: Running, stopper: FakeStopper) -> None:
@@ -150,6 +162,15 @@ def test_reload_that_replaces_the_only_proxy_keeps_the_link(running: Running, st
     config = running.config
     assert run(config, replace(config, proxies=(replace(config.proxies[0], proxy_name="other"),))) == 0
     assert "links=1 proxies=1" in stopper.statuses[1]
+
+
+def test_client_that_cannot_start_leaves_no_handler_of_signals(
+    running: Running, stopper: FakeStopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "start", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(running.config)
+    assert stopper.is_closed
 
 
 def test_location_of_a_proxy_is_known_while_it_is_open(running: Running) -> None:

@@ -78,9 +78,10 @@ def lookup(thing: object, path: str) -> object:
     return thing
 
 
-def load_and_end(load: Callable[[], object]) -> int:
+def load_and_end(load: Callable[[], object], *, has_file: bool) -> int:
     """Load the settings and end: stands in for a server or client that would run."""
     load()
+    assert has_file
     return 0
 
 

@@ -23,7 +23,7 @@ class FakeStopper:
         self._describe: Callable[[], str] = lambda: ""
         self._stopped: gevent.event.Event = gevent.event.Event()
 
-    def on_reload(self, function: Callable[[], None]) -> None:
+    def on_reload(self, function: Callable[[], None], *, has_file: bool) -> None:  # noqa: ARG002
         self._reload = function
 
     def on_status(self, describe: Callable[[], str]) -> None:

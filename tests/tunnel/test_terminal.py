@@ -81,6 +81,36 @@ def test_client_serves_whatever_became_of_its_standard_streams(
                 os.killpg(client.pid, signal.SIGTERM)
 
 
+@pytest.mark.parametrize("command", ["server", "client"])
+def test_process_whose_terminal_has_gone_ends(plain_tunnels: Tunnels, gnar_pyz: Path, command: str) -> None:
+    port = free_port()
+    words = ["server", f"{port}", "--bind", LOOPBACK]
+    if command == "client":
+        _, server_port = plain_tunnels.server()
+        words = ["client", f"{LOOPBACK}:{server_port}", f"1:{port}"]
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.execve(gnar_pyz, [str(gnar_pyz), *words], os.environ | {"GNAR_TOKEN": TOKEN})  # noqa: S606
+    with os.fdopen(screen, "rb", buffering=0):
+        wait_until(lambda: is_open(port), "it listens")
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            ended.append(os.waitstatus_to_exitcode(status))
+        return bool(found)
+
+    try:
+        wait_until(has_ended, "it has ended")
+    finally:
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert ended == [0]
+    wait_until(lambda: not is_open(port), "the port is free")
+
+
 def test_domain_that_a_server_tells_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     proxy = ClientProxy(ProxyConfig(proxy_name="x", local_port=1), Meter())
     proxy.domain = "a.example\033[2J\033]0;title\007"
