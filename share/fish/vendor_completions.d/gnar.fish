@@ -40,6 +40,7 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_is --version' -l verbose
     complete -c $name -n '__gnar_wants server value -p --port' -s p -l port -x -d 'control port, where clients come (default 8910)'
     complete -c $name -n '__gnar_wants server value -t --token' -s t -l token -x -d 'let in only clients that know it; better set as GNAR_TOKEN'
+    complete -c $name -n '__gnar_wants server value --token-file' -l token-file -rF -d 'read the token from a file, which holds nothing else'
     complete -c $name -n '__gnar_wants server value --auth' -l auth -xa 'any hmac' -d 'any|hmac (default any); hmac refuses md5 logins, so Go clients'
     complete -c $name -n '__gnar_wants server value --bind' -l bind -x -d 'listen on this address alone (default: all, IPv4 and IPv6)'
     complete -c $name -n '__gnar_wants server value --udp-bind' -l udp-bind -x -d 'send and receive UDP on this address'
@@ -64,6 +65,7 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants client value -y --proxy-type' -s y -l proxy-type -xa 'tcp udp' -d 'tcp|udp (default tcp)'
     complete -c $name -n '__gnar_wants client value -d --subdomain' -s d -l subdomain -x -d 'name under the domain of a Go server'
     complete -c $name -n '__gnar_wants client value -t --token' -s t -l token -x -d 'the server\'s token; better set as GNAR_TOKEN'
+    complete -c $name -n '__gnar_wants client value --token-file' -l token-file -rF -d 'read the token from a file, which holds nothing else'
     complete -c $name -n '__gnar_wants client value --auth' -l auth -xa 'hmac md5' -d 'hmac|md5 (default hmac); md5 is for a Go server'
     complete -c $name -n '__gnar_wants client switch -m --multiplex' -s m -l multiplex -d 'use one connection to the server for everything'
     complete -c $name -n '__gnar_wants client value --speed-limit' -l speed-limit -x -d 'limit of the proxy, such as 100kb (per second, each direction)'
