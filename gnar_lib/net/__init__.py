@@ -6,7 +6,8 @@ from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
 from gnar_lib.net.datagram_conn import DatagramConn
 from gnar_lib.net.descriptors import descriptors
-from gnar_lib.net.endpoint import Listener, dial, listen
+from gnar_lib.net.dialling import dial
+from gnar_lib.net.endpoint import Listener, listen
 from gnar_lib.net.greenlets import Crew, deadline, wait_for_room
 from gnar_lib.net.options import set_keepalive
 from gnar_lib.net.switching import LENT_BYTES, busy_greenlets, give_way, wait_for

@@ -1,9 +1,8 @@
-"""Dials addresses, listens and accepts, with the standard library's own sockets."""
+"""Listens and accepts, with the standard library's own sockets."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -12,74 +11,23 @@ from typing import Any
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import DeadlineError, DialError, ListenError, PortTakenError
+from gnar_lib.errors import ListenError, PortTakenError
 from gnar_lib.events import DescriptorsShort, emit
-from gnar_lib.net.address import Sockaddr, format_address, is_unix, resolve
+from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.descriptors import descriptors
-from gnar_lib.net.greenlets import Crew, deadline
+from gnar_lib.net.greenlets import Crew
 from gnar_lib.net.options import set_common_options
-from gnar_lib.net.switching import CLOSED, give_way, read_watcher
+from gnar_lib.net.switching import CLOSED, read_watcher
 
-DIAL_TIMEOUT_S = 10.0
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
 ACCEPT_PAUSE_S = 0.2  # before accepting again when descriptors or memory ran out
-BACKLOG_PAUSE_S = 0.01  # before dialling a Unix path again whose backlog is full
 BACKLOG = 4096  # Linux cuts it to net.core.somaxconn
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# The texts of Windows' own error numbers, which `os.strerror` does not know.
-_WINDOWS_ERRORS: dict[int, str] = getattr(socket, "errorTab", {})
 # The option with which nobody else can listen on the same port. SO_REUSEADDR lets a server listen again soon
 # after its end, and does no more than that; but on Windows it would let anybody share the port.
 _EXCLUSIVE_PORT: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 _INHERITS_OPTIONS = sys.platform != "win32"  # accepted sockets have the options of the listening one
-
-
-def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
-    """Return a conn to an address that needs no look-up, from the local IP address `source` if there is one.
-
-    The caller closes the conn. Raises `DialError` when the address refuses, cannot be reached or does not
-    answer in time.
-    """
-    try:
-        sock = socket_class(family, socket.SOCK_STREAM)
-        conn = SocketConn(sock, address)
-    except OSError as exc:
-        raise _dial_error(address, exc) from exc
-    try:
-        if not is_unix(family):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if source:
-            sock.bind((source, 0))
-        status = sock.connect_ex(address)
-        if status in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            with deadline(timeout_s, f"connecting to {format_address(address)}"):
-                status = _finish_dial(conn, family, address)
-        if status:
-            raise OSError(status, _WINDOWS_ERRORS.get(status) or os.strerror(status))
-    except (OSError, DeadlineError) as exc:
-        conn.close()
-        raise _dial_error(address, exc) from exc
-    except BaseException:
-        conn.close()
-        raise
-    return conn
-
-
-def _dial_error(address: Sockaddr, exc: Exception) -> DialError:
-    reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-    return DialError(f"cannot connect to {format_address(address)}: {reason or exc}")
-
-
-def _finish_dial(conn: SocketConn, family: int, address: Sockaddr) -> int:
-    """Wait until a connect under way has ended; return 0, or the number of its error."""
-    if not is_unix(family):
-        conn.wait_writable()
-        return conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    # With a Unix path nothing is under way: the backlog is full, and no event tells when it has room again.
-    while (status := conn.sock.connect_ex(address)) == errno.EWOULDBLOCK:
-        give_way(BACKLOG_PAUSE_S)
-    return status
 
 
 class Listener:

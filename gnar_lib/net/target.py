@@ -13,7 +13,7 @@ from gnar_lib.net.address import Sockaddr, family_of, resolve, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import is_out_of_files
 from gnar_lib.net.datagram_conn import DatagramConn, connect_udp, connect_unix_datagram
-from gnar_lib.net.endpoint import dial
+from gnar_lib.net.dialling import dial
 from gnar_lib.net.greenlets import Crew
 
 LOOK_UP_PAUSE_S = 1.0  # between two look-ups of a name whose addresses do not answer
