@@ -32,7 +32,19 @@ class WriteError(ConnClosed):
 
 
 class DialError(ConnError):
-    """A connection could not be opened."""
+    """A connection could not be opened. A class below says whose fault that is, where it is known."""
+
+
+class RefusedError(DialError):
+    """The peer's: its host has answered, and nobody listens at the address."""
+
+
+class UnreachableError(DialError):
+    """The network's: there is no way to the address, nobody has answered in time, or DNS is away."""
+
+
+class ExhaustedError(DialError):
+    """This machine's: no local port, no descriptor or no memory is left for another connection."""
 
 
 class ListenError(ConnError):

@@ -8,7 +8,7 @@ from typing import Any
 import gevent.socket
 from gevent import monkey
 
-from gnar_lib.errors import DialError, UsageError
+from gnar_lib.errors import DialError, UnreachableError, UsageError
 
 Sockaddr = tuple[Any, ...] | str
 """An address of the socket module: `(host, port, ...)`, or the path of a Unix socket."""
@@ -56,7 +56,7 @@ def resolve(
     """Return `(family, address)` for each address of a host, the preferred one first.
 
     Other greenlets go on while this one waits for DNS. Raises `DialError` if the name is unknown, or if the
-    host has no address of the `family` that is asked for.
+    host has no address of the `family` that is asked for; `UnreachableError` if DNS does not answer.
     """
     try:
         host.encode("idna")  # getaddrinfo does so in a thread of gevent, which would log a traceback
@@ -64,7 +64,8 @@ def resolve(
     except UnicodeError as exc:
         raise DialError(f"cannot resolve {host!r}: no host can have such a name") from exc
     except OSError as exc:
-        raise DialError(f"cannot resolve {host!r}: {exc.strerror or exc}") from exc
+        error = UnreachableError if exc.errno == socket.EAI_AGAIN else DialError
+        raise error(f"cannot resolve {host!r}: {exc.strerror or exc}") from exc
     addresses: list[tuple[int, Sockaddr]] = [(each, address) for each, _, _, _, address in found]
     fitting = [each for each in addresses if family in (socket.AF_UNSPEC, each[0])]
     if not fitting:

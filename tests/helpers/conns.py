@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gevent
 from gevent.hub import get_hub
@@ -24,6 +25,21 @@ def accept(listener: Listener) -> SocketConn:
     while (conn := listener._accept_one()) is None:
         get_hub().wait(listener._watcher)
     return conn
+
+
+@contextmanager
+def blackhole() -> Iterator[tuple[str, int]]:
+    """Yield an address on loopback that answers no attempt to connect: the backlog is full."""
+    with socket.socket() as full:
+        full.bind((LOOPBACK, 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()
+        for filler in fillers:
+            filler.close()
 
 
 def tcp_pair() -> tuple[SocketConn, SocketConn]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import socket
 
 import gevent
 import pytest
 
 from gnar_lib import net
-from gnar_lib.errors import DialError
+from gnar_lib.errors import DialError, ExhaustedError, RefusedError, UnreachableError
 from gnar_lib.net import SocketConn, dial, listen, resolve
 from gnar_lib.net.target import Target
-from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept
+from tests.helpers.conns import BLACKHOLE, LOOPBACK, TIMEOUT_S, V4, accept, blackhole
 from tests.helpers.loop import wait_until
 
 
@@ -20,23 +22,47 @@ def test_refused_dial_says_who_refused() -> None:
     listener = listen(LOOPBACK, 0)
     address = listener.sock.getsockname()
     listener.close()
-    with pytest.raises(DialError, match=rf"cannot connect to {LOOPBACK}:{address[1]}: Connection refused"):
+    with pytest.raises(RefusedError, match=rf"cannot connect to {LOOPBACK}:{address[1]}: Connection refused"):
         dial(V4, address)
 
 
 def test_dial_that_nobody_answers_ends_in_time() -> None:
-    """Fill a backlog, so that the kernel drops the SYN; it would try again for two minutes."""
-    with socket.socket() as full:
-        full.bind((LOOPBACK, 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        with pytest.raises(DialError, match=r"connecting to \S+ took longer than 0.2 s"):
-            dial(V4, full.getsockname(), timeout_s=0.2)
-        for filler in fillers:
-            filler.close()
+    """The kernel would try again for two minutes."""
+    with blackhole() as address, pytest.raises(UnreachableError, match=r"connecting took longer than 0.2 s"):
+        dial(V4, address, timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ECONNREFUSED, RefusedError),
+        (errno.ENETUNREACH, UnreachableError),
+        (errno.EHOSTUNREACH, UnreachableError),
+        (errno.ETIMEDOUT, UnreachableError),
+        (errno.EADDRNOTAVAIL, ExhaustedError),
+        (errno.EMFILE, ExhaustedError),
+        (errno.EAFNOSUPPORT, DialError),
+    ],
+)
+def test_error_tells_whose_fault_it_is(
+    number: int, kind: type[DialError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("gnar_lib.net.dialling.socket_class", fail)
+    with pytest.raises(DialError, match=os.strerror(number)) as caught:
+        dial(V4, (LOOPBACK, 1))
+    assert type(caught.value) is kind
+
+
+def test_name_that_dns_cannot_tell_now_is_the_networks_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("gevent.socket.getaddrinfo", fail)
+    with pytest.raises(UnreachableError, match=r"cannot resolve 'name\.example': Temporary failure"):
+        resolve("name.example", 1)
 
 
 def test_dial_that_is_killed_closes_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +100,7 @@ def test_target_goes_on_to_the_next_address(monkeypatch: pytest.MonkeyPatch) -> 
     listener = listen(LOOPBACK, 0)
     port = listener.port
     found = [(socket.AF_INET6, ("::1", port, 0, 0)), (V4, (LOOPBACK, port))]
-    monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: [*found])
+    monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: [*found])
     Target("name", port).dial().close()
     listener.close()
     with pytest.raises(DialError, match=f"{LOOPBACK}:{port}"):
@@ -116,8 +142,8 @@ def test_target_is_looked_up_again_only_when_its_address_fails(
         asked.append(1)
         return [(V4, (LOOPBACK, port)) for port in ports]
 
-    monkeypatch.setattr("gnar_lib.net.target.resolve", lookup)
-    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.place.resolve", lookup)
+    monkeypatch.setattr("gnar_lib.net.place.LOOK_UP_PAUSE_S", 0.0)
     target = Target("name", 1)
     for _ in range(3):
         target.dial().close()

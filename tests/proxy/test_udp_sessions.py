@@ -175,7 +175,7 @@ def test_target_with_two_addresses_is_found_at_the_second(monkeypatch: pytest.Mo
     with closing(EchoService()) as service:
         port = service.port
         found = [(socket.AF_INET, ("127.0.0.3", port)), (socket.AF_INET, (LOOPBACK, port))]
-        monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: found)
+        monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: found)
         answers = Answers(target_at(port, "two.example"))
         with closing(answers.sessions):
             answers.ask_again_until_answered(USER, b"hello")
@@ -183,10 +183,10 @@ def test_target_with_two_addresses_is_found_at_the_second(monkeypatch: pytest.Mo
 
 
 def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.place.LOOK_UP_PAUSE_S", 0.0)
     with closing(EchoService()) as service:
         addresses = [("127.0.0.3", service.port), (LOOPBACK, service.port)]
-        monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: [(socket.AF_INET, addresses[0])])
+        monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: [(socket.AF_INET, addresses[0])])
         answers = Answers(target_at(service.port, "moved.example"))
         del addresses[0]
         with closing(answers.sessions):
@@ -197,14 +197,14 @@ def test_name_is_looked_up_again_when_its_only_address_refuses(monkeypatch: pyte
 def test_service_that_moves_is_found_after_silence_and_by_new_users(
     is_silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gnar_lib.net.target.MAX_AGE_S", 0.0)
-    monkeypatch.setattr("gnar_lib.net.target.LOOK_UP_PAUSE_S", 0.0)
-    monkeypatch.setattr("gnar_lib.net.target.SILENT_PAUSE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.place.MAX_AGE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.place.LOOK_UP_PAUSE_S", 0.0)
+    monkeypatch.setattr("gnar_lib.net.place.SILENT_PAUSE_S", 0.0)
     monkeypatch.setattr(datagram_conn, "SILENT_S", 0.0)
     monkeypatch.setattr(sessions_module, "SILENT_S", 0.0)
     monkeypatch.setattr(sessions_module, "RECHECK_S", 0.0)
     found: list[tuple[int, tuple[str, int]]] = []
-    monkeypatch.setattr("gnar_lib.net.target.resolve", lambda *_: list(found))
+    monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: list(found))
     known, newcomer = users(2)
     with closing(EchoService()) as old, closing(EchoService("127.0.0.2", old.port)) as new:
         found.append((socket.AF_INET, (LOOPBACK, old.port)))
@@ -235,7 +235,7 @@ def test_addresses_are_young_for_half_a_minute_and_the_preferred_one_stays(
         asked.append(args)
         return list(addresses)
 
-    monkeypatch.setattr("gnar_lib.net.target.resolve", resolve)
+    monkeypatch.setattr("gnar_lib.net.place.resolve", resolve)
     target = target_at(9, "two.example")
     with closing(target.open()) as conn:
         assert target.refused(conn)

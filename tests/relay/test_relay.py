@@ -12,7 +12,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError
-from gnar_lib.net import target
+from gnar_lib.net import place, target
 from gnar_lib.relay import Relay
 from tests.helpers.loop import wait_until
 from tests.helpers.relays import (
@@ -125,8 +125,8 @@ def test_a_name_is_looked_up_again_when_its_addresses_fail(monkeypatch: pytest.M
         dead = ("127.0.0.1", gone.listener.port)
     with serving() as service:
         answers = [[(V4, dead)], [(V4, ("127.0.0.1", service.listener.port))]]
-        monkeypatch.setattr(target, "resolve", lambda *_: answers.pop(0))
-        monkeypatch.setattr(target, "LOOK_UP_PAUSE_S", 0.0)
+        monkeypatch.setattr(place, "resolve", lambda *_: answers.pop(0))
+        monkeypatch.setattr(place, "LOOK_UP_PAUSE_S", 0.0)
         with relaying("tcp:127.0.0.1:0", "tcp:moved.example:80") as running:
             assert ask(running) == b"answer to question"
             assert ask(running) == b"answer to question"
@@ -142,9 +142,9 @@ def test_a_name_that_stays_down_is_not_looked_up_for_each_user(monkeypatch: pyte
         asked.append(host)
         return [(V4, dead)]
 
-    monkeypatch.setattr(target, "LOOK_UP_PAUSE_S", 1000.0)
+    monkeypatch.setattr(place, "LOOK_UP_PAUSE_S", 1000.0)
     with relaying("tcp:127.0.0.1:0", "tcp:localhost:80") as running:
-        monkeypatch.setattr(target, "resolve", resolve)
+        monkeypatch.setattr(place, "resolve", resolve)
         known_to(running)[:] = resolve("")
         for _ in range(5):
             with pytest.raises(ConnError):
@@ -157,7 +157,7 @@ def test_the_address_that_answered_is_tried_first_next_time(monkeypatch: pytest.
         dead = ("127.0.0.1", gone.listener.port)
     with serving() as service:
         alive = ("127.0.0.1", service.listener.port)
-        monkeypatch.setattr(target, "resolve", lambda *_: [(V4, dead), (V4, alive)])
+        monkeypatch.setattr(place, "resolve", lambda *_: [(V4, dead), (V4, alive)])
         with relaying("tcp:127.0.0.1:0", "tcp:two.example:80") as running:
             ask(running)
             assert known_to(running) == [(V4, alive), (V4, dead)]
