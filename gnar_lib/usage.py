@@ -85,7 +85,7 @@ Options:
   -s, --server-addr ADDR   the server (default localhost:8910)
   -l, --local-port PORT    port of the local service
   -r, --remote-port PORT   port at the server (default 0: the server chooses)
-      --local-host HOST    where the local service is (default 127.0.0.1)
+      --local-host HOST    where the local service is (default 127.0.0.1, or ::1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
   -y, --proxy-type TYPE    tcp|udp (default tcp)
   -d, --subdomain NAME     name under the domain of a Go server

@@ -9,7 +9,7 @@ from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
 from gnar_lib.config import Address, ProxyConfig
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
-from gnar_lib.errors import DialError
+from gnar_lib.errors import DialError, ExhaustedError, RefusedError, UnreachableError
 from gnar_lib.events import DatagramsDropped, ServiceReached, ServiceUnreachable, Side, emit
 from gnar_lib.net import Conn
 from gnar_lib.net.target import Target
@@ -89,7 +89,8 @@ class ClientProxy:
             conn = self._target.dial()
         except DialError as exc:
             again, self._is_unreachable = self._is_unreachable, True
-            emit(ServiceUnreachable, self.name, self.kind, str(exc), again)
+            reason = f"{exc}; {_what_to_try(exc, self.config.local_host)}"
+            emit(ServiceUnreachable, self.name, self.kind, reason, again)
             raise
         if self._is_unreachable:
             self._is_unreachable = False
@@ -106,3 +107,18 @@ class ClientProxy:
         self.meter.end()
         if self.udp is not None:
             self.udp.close()
+
+
+def _what_to_try(error: DialError, local_host: str) -> str:
+    """Return what a person may do about a local service that does not answer."""
+    match error:
+        case RefusedError() if local_host:
+            return "is it running, and does it listen on that port and address?"
+        case RefusedError():
+            return "is it running? If it is on another host, or in another container, set local-host"
+        case UnreachableError():
+            return "is local-host right, and does no firewall stand in between?"
+        case ExhaustedError():
+            return "this machine has no descriptor (ulimit -n) or no port left for more connections"
+        case _:
+            return "is local-host right?"

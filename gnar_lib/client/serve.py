@@ -184,8 +184,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
         if logger.takes_escapes(sys.stdout) and proxy.kind == "tcp":
             url = where if "://" in where else f"http://{where}"
             where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
-        local = Address(proxy.config.local_host, proxy.config.local_port)
-        lines.append(f"  {proxy.name:<{width}}  {where}  ->  {local}")
+        lines.append(f"  {proxy.name:<{width}}  {where}  ->  {proxy.config.local_service}")
     logger.announce("\n".join([*lines, "", ""]))
 
 

@@ -111,7 +111,7 @@ class ProxyConfig:
     local_port: int  # of the local service
     remote_port: int = 0  # port at the server; 0 lets the server choose
     proxy_type: str = "tcp"  # or "udp"
-    local_host: str = LOOPBACK  # of the local service
+    local_host: str = ""  # of the local service; empty for this machine: 127.0.0.1, or ::1 behind it
     subdomain: str = ""  # name under the domain of a Go server; empty for none
     speed_limit: Rate = Rate()
     udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a UDP session without datagrams ends after that time
@@ -119,6 +119,11 @@ class ProxyConfig:
     max_users: int = 0  # at the same time; 0 for no limit
     max_users_per_address: int = 0  # the same, of one address
     idle_timeout_s: float = 0.0  # a user of TCP without bytes ends after that time; 0 for never
+
+    @property
+    def local_service(self) -> Address:
+        """Where the local service is, for people."""
+        return Address(self.local_host or LOOPBACK, self.local_port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class DatagramTarget:
                 lambda family, address: connect_udp(
                     family, address, place.source, any_source=self._any_source
                 ),
-                place.host,
+                place.host or "localhost",
             )
         except DialError as exc:
             if not is_out_of_files(exc):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gevent
+import pytest
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
@@ -40,6 +41,19 @@ def blackhole() -> Iterator[tuple[str, int]]:
         yield full.getsockname()
         for filler in fillers:
             filler.close()
+
+
+@contextmanager
+def listening_on_v6_alone() -> Iterator[Listener]:
+    """Listen on ::1 alone, as Vite does on Node 17; 127.0.0.1 refuses. Skips the test without IPv6."""
+    with socket.socket() as refusing:
+        refusing.bind((LOOPBACK, 0))
+        try:
+            listener = listen("::1", refusing.getsockname()[1])
+        except ConnError as exc:
+            pytest.skip(f"no listener on ::1: {exc}")
+        yield listener
+        listener.close()
 
 
 def tcp_pair() -> tuple[SocketConn, SocketConn]:

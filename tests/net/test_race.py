@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from gnar_lib.errors import DialError, RefusedError, UnreachableError
+from gnar_lib.errors import RefusedError, UnreachableError
 from gnar_lib.net import Listener, Sockaddr, busy_greenlets, listen
 from gnar_lib.net.dialling import MOST_AT_ONCE, Race
 from gnar_lib.net.target import Target
-from tests.helpers.conns import LOOPBACK, V4, blackhole
-from tests.helpers.loop import turn, wait_until
+from tests.helpers.conns import LOOPBACK, V4, blackhole, listening_on_v6_alone
+from tests.helpers.loop import wait_until
 
 SECOND_ADDRESS_S = 3.0  # no user waits longer for it
 
@@ -168,15 +168,10 @@ def test_silence_is_the_networks_error(hole: Sockaddr) -> None:
 
 
 def test_service_on_v6_alone_is_found_on_this_machine() -> None:
-    try:
-        listener = listen("::1", 0)
-    except DialError:
-        pytest.skip("this machine has no IPv6")
-    target = Target("", listener.port)
-    conn = target.dial()
-    assert conn.getpeername()[0] == "::1"
-    conn.close()
-    listener.close()
-    turn()
-    with pytest.raises(RefusedError, match=r"127\.0\.0\.1:\d+"):
+    with listening_on_v6_alone() as listener:
+        target = Target("", listener.port)
+        conn = target.dial()
+        assert conn.getpeername()[0] == "::1"
+        conn.close()
+    with pytest.raises(RefusedError, match=r"\[::1\]:\d+ and 127\.0\.0\.1:\d+: Connection refused"):
         target.dial()
