@@ -58,9 +58,9 @@ class ControlConn:
         self._waiting_number = 0  # of the last data connection that was opened to wait
 
     @classmethod
-    def dial(cls, config: ClientConfig, client_id: str) -> ControlConn:
-        """Connect to the server; raises `DialError`."""
-        conn = Target(config.server.host, config.server.port).dial()
+    def dial(cls, config: ClientConfig, client_id: str, server: Target | None = None) -> ControlConn:
+        """Connect to the server; raises `DialError`. `server` knows which address has worked before."""
+        conn = (server or Target(config.server.host, config.server.port)).dial()
         set_keepalive(conn.sock)
         conn.set_user_timeout(dead_after_s())  # the server reads its control connections all the time
         return cls(config, client_id, conn)

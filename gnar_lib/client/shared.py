@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gnar_lib.config import ClientConfig
 from gnar_lib.net import Crew
+from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 
 
@@ -13,6 +14,7 @@ class Shared:
     def __init__(self, config: ClientConfig) -> None:
         self.config = config  # a reload changes all of them but the server
         self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
+        self.server = Target(config.server.host, config.server.port)  # knows which address has worked
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one

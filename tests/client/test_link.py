@@ -37,7 +37,7 @@ from gnar_lib.proto import (
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_USERS, FEATURE_WAIT
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import session as session_module
-from tests.helpers.conns import accept
+from tests.helpers.conns import V4, accept, blackhole
 from tests.helpers.loop import turn, wait_until
 from tests.peers.link_server import LOOPBACK, TIMEOUT_S, Server, hear_ticks, heard, opened, proxy, refused
 
@@ -321,6 +321,21 @@ def test_refusal_of_a_client_that_was_let_in_before_is_told_loudly_and_tried_aga
     server.log_in()
     told = ConnectFailed(REFUSAL, was_connected=not is_new, retry_s=0.0, is_refused=True)
     assert [event for event in said if isinstance(event, ConnectFailed)][-2:] == [told, told]
+
+
+def test_address_of_the_server_that_worked_is_tried_first_when_the_link_comes_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
+    with blackhole() as hole:
+        found = [(V4, hole), (V4, server.listener.sock.getsockname())]
+        monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: found)
+        server.shared.server = Target("two.example", 1)
+        server.start(proxy("blog"))
+        first = server.log_in()
+        monkeypatch.setattr("gnar_lib.net.dialling.NEXT_ADDRESS_S", 1000.0)
+        first.close()
+        server.log_in()
 
 
 def test_server_that_hangs_up_at_a_later_login_is_tried_again(
