@@ -17,6 +17,7 @@ from gnar_lib.net.address import format_address
 _control = logger.get("control")
 _server = logger.get("server")
 _client = logger.get("client")
+_data = logger.get("data connection")
 _net = logger.get("net")
 _of_side = {side: logger.get(side.value) for side in Side}
 
@@ -27,6 +28,7 @@ class _Bursts:
     def __init__(self) -> None:
         self.descriptors = logger.Burst()
         self.users = logger.Burst()  # whom the server has turned away, of all proxies
+        self.data_conns = logger.Burst()
         self.services: defaultdict[str, logger.Burst] = defaultdict(logger.Burst)  # by the proxy's name
 
 
@@ -83,6 +85,16 @@ def _connect_failed(event: events.ConnectFailed) -> None:
         return
     lost = "lost the server: " if event.was_connected else ""
     _client.warning("%s%s; trying again in %.1f s", lost, event.reason, event.retry_s)
+
+
+def _data_conns_fail(event: events.DataConnsFail) -> None:
+    _bursts.data_conns.warning(
+        _data, "cannot be opened: %s; trying again in %.1f s", event.reason, event.retry_s
+    )
+
+
+def _data_conns_work(_event: events.DataConnsWork) -> None:
+    _bursts.data_conns.end(_data)
 
 
 # ---- proxies -----------------------------------------------------------------------------------------------
@@ -188,6 +200,8 @@ _TOLD: _Told = {
     events.ClientLeft: (logging.INFO, _client_left),
     events.Connected: (logging.INFO, _connected),
     events.ConnectFailed: (logging.WARNING, _connect_failed),
+    events.DataConnsFail: (logging.WARNING, _data_conns_fail),
+    events.DataConnsWork: (logging.INFO, _data_conns_work),
     events.ProxyOpened: (logging.INFO, _proxy_opened),
     events.ProxyRefused: (logging.WARNING, _proxy_refused),
     events.ProxyClosed: (logging.INFO, _proxy_closed),

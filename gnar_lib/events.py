@@ -102,6 +102,19 @@ class ConnectFailed(Event):
     is_refused: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DataConnsFail(Event):
+    """The client cannot open data connections, beside a control connection; it tries again in `retry_s`."""
+
+    reason: str
+    retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataConnsWork(Event):
+    """The client has opened a data connection again, at full pace, after at least one `DataConnsFail`."""
+
+
 # ---- proxies -----------------------------------------------------------------------------------------------
 
 

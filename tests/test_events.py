@@ -132,6 +132,10 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "ERROR client wrong token; trying again in 0.5 s",
     ),
     (
+        events.DataConnsFail("refused; what helps", 2.0),
+        "WARNING data connection cannot be opened: refused; what helps; trying again in 2.0 s",
+    ),
+    (
         events.ProxyOpened(Side.SERVER, "blog", "tcp", 9000, CLIENT),
         "INFO TCP [blog] port 9000 is open for 192.0.2.2:50",
     ),
@@ -204,7 +208,8 @@ def test_no_event_fills_the_log_however_often_it_happens(monkeypatch: pytest.Mon
     try:
         down = events.ServiceUnreachable("blog", "tcp", "refused", again=False)
         flapping = [down, events.ServiceReached("blog", "tcp")]
-        cases = [[event] for event, _ in EXAMPLES] + [flapping]
+        flapping_data = [events.DataConnsFail("refused", 2.0), events.DataConnsWork()]
+        cases = [[event] for event, _ in EXAMPLES] + [flapping, flapping_data]
         assert {type(event) for case in cases for event in case} == KINDS
         for case in cases:
             stream = io.StringIO()

@@ -41,7 +41,7 @@ class Connection:
     ) -> None:
         self.control = control  # `close` closes it
         silence_s = waiting_silence_s(control.heartbeat_s)
-        self.pool = WaitingPool(shared.users, control.open_waiting, self._serve, silence_s)
+        self.pool = WaitingPool(shared.users, shared.turns, control.open_waiting, self._serve, silence_s)
         self._shared = shared
         self._proxy_of = proxy_of
         self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
@@ -167,8 +167,14 @@ class Connection:
         proxy = self._proxy_of(asked)
         wait_for_room(USER_COSTS + len(self.pool))  # users for those that wait will need a descriptor, too
         with descriptors.promise():
-            conn = self.control.open_data(asked)
+            conn = self._open_data(asked)
         tunnel.serve(proxy, conn, asked.user)
+
+    def _open_data(self, asked: Exchange) -> Conn:
+        """Return the data connection for which the server asks, once it is its turn; raises `ConnError`."""
+        self._shared.turns.wait()
+        with self._shared.turns.trying():
+            return self.control.open_data(asked)
 
     def _serve_stream(self, stream: Stream) -> None:
         """Serve a user for whom the server has opened a stream; the session resets one that says nothing."""
@@ -196,5 +202,5 @@ class Connection:
         if proxy.udp is None:
             proxy.log.warning("the server asks for datagrams of a proxy that has none")
             return
-        conn = self.control.open_data(asked)
+        conn = self._open_data(asked)
         proxy.udp.carry(conn, binary=self.control.carries_datagrams_in_binary)

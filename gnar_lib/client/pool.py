@@ -1,7 +1,7 @@
 """The pool of data connections that wait at the server for a user; knows neither proxies nor links.
 
 The server says how many are to wait, and writes to each of them now and then. A data connection on which a
-user came leaves the pool, and the pool opens another in its place.
+user came leaves the pool, and the pool opens another in its place. While that fails, it tries less often.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.client.turns import Turns
+from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import Conn, Crew, descriptors
 from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.proto import Exchange, Heartbeat, recv
 from gnar_lib.proto.numbers import MAX_WAITING
 from gnar_lib.proto.pace import MESSAGE_S, pace
+
+AT_ONCE_S = 1.0  # a conn that ends within that time, before anything came on it, counts as not opened
 
 
 class WaitingPool:
@@ -28,11 +31,13 @@ class WaitingPool:
     def __init__(
         self,
         crew: Crew,
+        turns: Turns,
         open_one: Callable[[], Conn],
         on_user: Callable[[Conn, Exchange], None],
         silence_s: float,
     ) -> None:
         self._crew = crew
+        self._turns = turns
         self._open_one = open_one
         self._on_user = on_user
         self._silence_s = silence_s
@@ -74,15 +79,20 @@ class WaitingPool:
         for _ in range(self._wanted - len(self._heard_s) - self._opening):
             if not descriptors.has_room(USER_COSTS * (self._opening + 1) + len(self)):
                 return
+            if self._turns.take() is None:
+                return
             self._opening += 1
             self._crew.spawn(self._wait)
 
     def _wait(self) -> None:
         """Open one data connection, wait until a user comes on it, and serve the user."""
         conn = self._open()
+        opened_s = self._heard_s[conn]
         try:
             exchange = self._wait_for_user(conn)
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, ConnError) and self._ended_at_once(conn, opened_s):
+                self._turns.note_failure(opened_s, exc)
             conn.close()
             raise
         finally:
@@ -93,7 +103,8 @@ class WaitingPool:
     def _open(self) -> Conn:
         """Return a new data connection that waits; raises `ConnClosed` if the pool was closed meanwhile."""
         try:
-            conn = self._open_one()
+            with self._turns.trying():
+                conn = self._open_one()
         finally:
             self._opening -= 1
         if self._is_closed:
@@ -101,6 +112,11 @@ class WaitingPool:
             raise ConnClosed("the control connection has ended")
         self._heard_s[conn] = time.monotonic()
         return conn
+
+    def _ended_at_once(self, conn: Conn, opened_s: float) -> bool:
+        """Tell whether the other end has closed a conn as soon as it was there."""
+        is_new = self._heard_s[conn] == opened_s and time.monotonic() - opened_s < AT_ONCE_S
+        return is_new and not self._is_closed
 
     def _wait_for_user(self, conn: Conn) -> Exchange:
         """Return the first message that is no heartbeat; raises `ProtocolError` unless it is an Exchange."""

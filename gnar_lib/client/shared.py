@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gnar_lib.client.turns import Turns
 from gnar_lib.config import ClientConfig
 from gnar_lib.net import Crew
 from gnar_lib.net.target import Target
@@ -15,6 +16,7 @@ class Shared:
         self.config = config  # a reload changes all of them but the server
         self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
         self.server = Target(config.server.host, config.server.port)  # knows which address has worked
+        self.turns = Turns()  # to open data connections
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one

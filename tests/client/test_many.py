@@ -13,6 +13,7 @@ from gnar_lib.client import pool as pool_module
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ProxyState
+from gnar_lib.client.turns import Turns
 from gnar_lib.errors import UnsupportedError
 from gnar_lib.events import Event, ProxyRefused, subscribe
 from gnar_lib.net import Conn, Crew, SocketConn
@@ -144,7 +145,7 @@ def test_flood_on_a_data_connection_that_waits_is_worked_off_at_the_pace(
     received = note_received(monkeypatch, pool_module)
     ours, theirs = (SocketConn(each) for each in socket.socketpair())
     crew = Crew("user")
-    pool = WaitingPool(crew, lambda: ours, lambda conn, _: conn.close(), 15.0)
+    pool = WaitingPool(crew, Turns(), lambda: ours, lambda conn, _: conn.close(), 15.0)
     with standing_pace():
         pool.want(1)
         gevent.spawn(theirs.sendall, to_frame(Heartbeat()) * FLOOD)

@@ -10,6 +10,7 @@ import pytest
 from gevent.event import Event
 
 from gnar_lib.client.pool import WaitingPool
+from gnar_lib.client.turns import Turns
 from gnar_lib.errors import DialError
 from gnar_lib.net import Conn, Crew, SocketConn, deadline, dial, listen
 from gnar_lib.proto import Exchange, Heartbeat, Login, send
@@ -31,11 +32,14 @@ class Server:
     served: list[tuple[Conn, Exchange]] = field(default_factory=list)
     failures: int = 0  # how many of the next dials fail
     may_dial: Event = field(default_factory=Event)
+    now_s: float = 1000.0  # as the pool's turns see it
 
     def __post_init__(self) -> None:
         self.listener = listen("127.0.0.1", 0)
         self.crew = Crew("user")
-        self.pool = WaitingPool(self.crew, self._open_one, self._on_user, SILENCE_S)
+        self.pool = WaitingPool(
+            self.crew, Turns(lambda: self.now_s), self._open_one, self._on_user, SILENCE_S
+        )
         self.may_dial.set()
 
     def _open_one(self) -> Conn:
@@ -103,19 +107,42 @@ def test_conn_that_ended_is_replaced_with_the_next_tick_and_not_before(server: S
     wait_until(lambda: len(server.pool) == 1, "the pool has noticed the end")
     server.settle()
     assert (len(server.pool), len(server.ends)) == (1, 2)
+    server.now_s += 1
     server.pool.tend(refill=True)
     server.settle()
     assert (len(server.pool), len(server.ends)) == (2, 3)
 
 
-def test_dial_that_fails_is_tried_again_with_the_next_tick(server: Server) -> None:
-    server.failures = 2
-    server.pool.want(3)
+def test_dials_that_fail_are_tried_again_one_by_one_and_ever_less_often(server: Server) -> None:
+    server.failures = 1000
+    server.pool.want(20)
     server.settle()
-    assert len(server.pool) == 1
-    server.pool.tend(refill=True)
+    assert server.failures == 980
+    for _ in range(100):
+        server.now_s += 1
+        server.pool.tend(refill=True)
+        server.settle()
+    assert 970 < server.failures < 980  # a try each second would be 880
+    server.failures = 0
+    for _ in range(100):
+        server.now_s += 1
+        server.pool.tend(refill=True)
+        server.settle()
+    assert len(server.pool) == 20
+
+
+def test_conns_that_end_as_soon_as_they_are_there_are_opened_ever_less_often(server: Server) -> None:
+    server.pool.want(5)
     server.settle()
-    assert len(server.pool) == 3
+    for _ in range(30):
+        for end in server.ends:
+            end.close()
+        wait_until(lambda: not len(server.pool), "the pool has noticed the end")
+        server.settle()
+        server.now_s += 1
+        server.pool.tend(refill=True)
+        server.settle()
+    assert len(server.ends) < 15
 
 
 def test_conns_on_the_way_are_counted(server: Server) -> None:
