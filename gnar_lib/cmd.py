@@ -87,7 +87,10 @@ def _relay(arguments: dict[str, Any]) -> int:
     udp = UdpSettings(any_source=arguments["--udp-any-source"])
     if (given := arguments["--udp-timeout"]) is not None:
         udp = replace(udp, timeout_s=_read(timeout, given, "--udp-timeout"))
-    return run_relay(arguments["<listen>"], arguments["<target>"], grace_s, udp)
+    socat = arguments["socat"]
+    if socat.half_close_timeout_s is not None and arguments["--half-close-timeout"] is None:
+        set_half_close_timeout(socat.half_close_timeout_s)
+    return run_relay(arguments["<listen>"], arguments["<target>"], grace_s, udp, socat)
 
 
 def _demo(arguments: dict[str, Any]) -> int:
@@ -213,7 +216,17 @@ def _run(argv: list[str]) -> int:
         return _show(text)
     logger.setup()
     _raise_file_limit()
+    if name == "relay":
+        return _run_relay(text, argv)
     return run(_parse(name, text, argv))
+
+
+def _run_relay(text: str, argv: list[str]) -> int:
+    """Run a relay, whose command line may have options of socat. Raises `GnarError`."""
+    from gnar_lib.relay import take_options
+
+    words, socat = take_options(argv)
+    return _relay(_parse("relay", text, words) | {"socat": socat})
 
 
 def _raise_file_limit() -> None:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gevent.hub import get_hub
@@ -25,6 +25,7 @@ from gnar_lib.net.conn import socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
+from gnar_lib.net.options import SocketOption
 from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
@@ -295,7 +296,7 @@ class DatagramSocket:
         del self._by_address[peer.address]
 
 
-def bind_udp(host: str, port: int) -> DatagramSocket:
+def bind_udp(host: str, port: int, options: Iterable[SocketOption] = ()) -> DatagramSocket:
     """Return a socket that receives at a UDP address; the caller closes it.
 
     An empty host means every address, of IPv4 and IPv6; port 0 has the system choose a port. Raises
@@ -307,19 +308,19 @@ def bind_udp(host: str, port: int) -> DatagramSocket:
             family, address = resolve(host, port, socket.SOCK_DGRAM)[0]
         except DialError as exc:
             raise ListenError(str(exc)) from exc
-        return _bind(family, address)
+        return _bind(family, address, options)
     try:
-        return _bind(socket.AF_INET6, ("::", port))
+        return _bind(socket.AF_INET6, ("::", port), options)
     except ListenError as exc:
         if exc.__cause__ is None or getattr(exc.__cause__, "errno", None) not in _NO_IPV6:
             raise
-        return _bind(socket.AF_INET, ("0.0.0.0", port))
+        return _bind(socket.AF_INET, ("0.0.0.0", port), options)
 
 
 _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-def _bind(family: int, address: Sockaddr) -> DatagramSocket:
+def _bind(family: int, address: Sockaddr, options: Iterable[SocketOption]) -> DatagramSocket:
     sock = None
     try:
         sock = socket_class(family, socket.SOCK_DGRAM)
@@ -328,8 +329,11 @@ def _bind(family: int, address: Sockaddr) -> DatagramSocket:
         # Without SO_REUSEADDR: on Linux two UDP sockets that have it share a port, and one gets nothing.
         if _EXCLUSIVE_PORT is not None:
             sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
+        with_buffers(sock)
+        for option in options:
+            sock.setsockopt(*option)
         sock.bind(address)
-        return DatagramSocket(with_buffers(sock))
+        return DatagramSocket(sock)
     except (OSError, OverflowError) as exc:
         if sock is not None:
             sock.close()

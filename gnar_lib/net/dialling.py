@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from gnar_lib.errors import DeadlineError, DialError, ExhaustedError, RefusedErr
 from gnar_lib.net.address import Sockaddr, format_address, is_unix
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.greenlets import deadline
+from gnar_lib.net.options import SocketOption
 from gnar_lib.net.switching import give_way, wait_for
 
 DIAL_TIMEOUT_S = 10.0
@@ -54,14 +56,32 @@ class _Failure(NamedTuple):
     reason: str
 
 
-def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, source: str = "") -> SocketConn:
+@dataclass(frozen=True, slots=True)
+class DialSettings:
+    """How to dial."""
+
+    timeout_s: float = DIAL_TIMEOUT_S  # for all addresses together
+    source: str = ""  # the local IP address to dial from, empty for the system's choice
+    options: tuple[SocketOption, ...] = ()  # for each socket
+
+
+AS_USUAL = DialSettings()
+
+
+def dial(
+    family: int,
+    address: Sockaddr,
+    timeout_s: float = DIAL_TIMEOUT_S,
+    source: str = "",
+    options: Iterable[SocketOption] = (),
+) -> SocketConn:
     """Return a conn to an address that needs no look-up, from the local IP address `source` if there is one.
 
     The caller closes the conn. Raises `DialError` when the address refuses, cannot be reached or does not
     answer in time.
     """
     try:
-        conn, is_connected = _begin(family, address, source)
+        conn, is_connected = _begin(family, address, source, options)
     except OSError as exc:
         raise _dial_error([_failure(address, exc)]) from exc
     if is_connected:
@@ -80,12 +100,16 @@ def dial(family: int, address: Sockaddr, timeout_s: float = DIAL_TIMEOUT_S, sour
     return conn
 
 
-def _begin(family: int, address: Sockaddr, source: str) -> tuple[SocketConn, bool]:
+def _begin(
+    family: int, address: Sockaddr, source: str, options: Iterable[SocketOption]
+) -> tuple[SocketConn, bool]:
     """Begin to connect; return the conn, and whether it is connected already. Raises `OSError`."""
     conn = SocketConn(socket_class(family, socket.SOCK_STREAM), address)
     try:
         if not is_unix(family):
             conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in options:
+            conn.sock.setsockopt(*option)
         if source:
             conn.sock.bind((source, 0))
         status = conn.sock.connect_ex(address)
@@ -123,10 +147,9 @@ class Race:
     5). The greenlet that runs the race is the only one: what is under way, the hub watches.
     """
 
-    def __init__(self, source: str = "", timeout_s: float = DIAL_TIMEOUT_S) -> None:
-        self._source = source
-        self._timeout_s = timeout_s
-        self._until_s = time.monotonic() + timeout_s
+    def __init__(self, how: DialSettings = AS_USUAL) -> None:
+        self._how = how
+        self._until_s = time.monotonic() + how.timeout_s
         self._under_way: dict[SocketConn, Sockaddr] = {}
         self._ended: list[SocketConn] = []  # those of them that are connected, or have failed
         self._failures: list[_Failure] = []
@@ -166,7 +189,7 @@ class Race:
     def _begin(self, family: int, address: Sockaddr) -> SocketConn | None:
         """Begin an attempt; return its conn if that is connected already."""
         try:
-            conn, is_connected = _begin(family, address, self._source)
+            conn, is_connected = _begin(family, address, self._how.source, self._how.options)
         except OSError as exc:
             self._failures.append(_failure(address, exc))
             return None
@@ -209,7 +232,7 @@ class Race:
 
     def error(self) -> DialError:
         """Return why no attempt has succeeded, or none so far."""
-        late = DeadlineError(f"connecting took longer than {self._timeout_s:g} s")
+        late = DeadlineError(f"connecting took longer than {self._how.timeout_s:g} s")
         return _dial_error([*self._failures, *(_failure(each, late) for each in self._under_way.values())])
 
 

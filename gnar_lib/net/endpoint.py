@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.greenlets import Crew
-from gnar_lib.net.options import set_common_options
+from gnar_lib.net.options import SocketOption, set_common_options
 from gnar_lib.net.switching import CLOSED, read_watcher
 
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
@@ -55,6 +55,11 @@ class Listener:
         self._pause.stop()
         self._watcher.start(self._accept_batch, crew, handle)
 
+    def pause(self) -> None:
+        """Leave users in the backlog until `serve` is called again."""
+        self._watcher.stop()
+        self._pause.stop()
+
     def close(self) -> None:
         """Stop listening; conns that were accepted stay. More than once does no harm."""
         if self.sock.fileno() < 0:
@@ -83,7 +88,7 @@ class Listener:
                 if conn is None:
                     return
                 crew.enter(handle, conn)
-                if self.sock.fileno() < 0:  # `handle` has closed this listener
+                if not self._watcher.active:  # `handle` has closed this listener, or paused it
                     return
         except OSError as exc:
             # Nothing ends because descriptors ran out: the users wait in the backlog until some are free.
@@ -124,25 +129,26 @@ class Listener:
             return SocketConn(sock, peer)
 
 
-def listen(host: str, port: int) -> Listener:
+def listen(host: str, port: int, options: Iterable[SocketOption] = ()) -> Listener:
     """Return a listener on a TCP address; the caller closes it.
 
-    An empty host means every address, of IPv4 and IPv6; port 0 has the system choose a port. Raises
+    An empty host means every address, of IPv4 and IPv6; port 0 has the system choose a port. The sockets that
+    are accepted have the `options`, too. Raises
     `PortTakenError` when another socket has the port, `ListenError` when gnar must not listen there, and
     `DialError` when the host is unknown.
     """
     if host:
         family, address = resolve(host, port)[0]
-        return _listen_on(family, address)
+        return _listen_on(family, address, options)
     try:
-        return _listen_on(socket.AF_INET6, ("::", port))
+        return _listen_on(socket.AF_INET6, ("::", port), options)
     except PortTakenError:
         raise
     except ListenError:  # a machine without IPv6
-        return _listen_on(socket.AF_INET, ("0.0.0.0", port))
+        return _listen_on(socket.AF_INET, ("0.0.0.0", port), options)
 
 
-def _listen_on(family: int, address: Sockaddr) -> Listener:
+def _listen_on(family: int, address: Sockaddr, options: Iterable[SocketOption]) -> Listener:
     sock = None
     try:
         sock = socket_class(family, socket.SOCK_STREAM)
@@ -150,6 +156,8 @@ def _listen_on(family: int, address: Sockaddr) -> Listener:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         set_common_options(sock)  # accepted sockets inherit them, which saves system calls per conn
+        for option in options:
+            sock.setsockopt(*option)
         sock.bind(address)
         sock.listen(BACKLOG)
         return Listener(sock)

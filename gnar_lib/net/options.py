@@ -13,6 +13,9 @@ KEEPALIVE_PROBES = 6  # questions without an answer until the kernel gives a pee
 # The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
 
+SocketOption = tuple[int, int, int | bytes]
+"""Level, name and value: what `setsockopt` takes."""
+
 _log = logger.get("net")
 
 

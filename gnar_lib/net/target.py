@@ -12,7 +12,7 @@ from gnar_lib.net.address import Sockaddr, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import is_out_of_files
 from gnar_lib.net.datagram_conn import DatagramConn, connect_udp, connect_unix_datagram
-from gnar_lib.net.dialling import DIAL_TIMEOUT_S, Race, dial
+from gnar_lib.net.dialling import AS_USUAL, DialSettings, Race, dial
 from gnar_lib.net.place import Place
 
 TURN_PAUSE_S = 1.0  # between two changes to another address that does not refuse datagrams
@@ -28,8 +28,11 @@ class Target:
     is looked up again every 30 s of use, and when no address answers.
     """
 
-    def __init__(self, host: str, port: int, family: int = socket.AF_UNSPEC, source: str = "") -> None:
-        self._place = Place(host, port, socket.SOCK_STREAM, family, source)
+    def __init__(
+        self, host: str, port: int, family: int = socket.AF_UNSPEC, how: DialSettings = AS_USUAL
+    ) -> None:
+        self._place = Place(host, port, socket.SOCK_STREAM, family, how.source)
+        self._how = how
 
     def look_up(self) -> None:
         """Look the name up, which `dial` does otherwise; raises `DialError` if that fails."""
@@ -39,11 +42,11 @@ class Target:
         """Return a conn to the first address that answers, which the caller closes; raises `DialError`."""
         place = self._place
         addresses = place.addresses()
-        with Race(place.source) as race:
+        with Race(self._how) as race:
             conn = race.run(addresses, SILENCE_S)
             if conn is None:
                 place.look_up_again()
-                conn = race.run([each for each in place.known if each not in addresses], DIAL_TIMEOUT_S)
+                conn = race.run([each for each in place.known if each not in addresses], self._how.timeout_s)
             if conn is None:
                 raise race.error()
         place.prefer(conn.getpeername())
@@ -53,12 +56,13 @@ class Target:
 class UnixTarget:
     """A Unix path, which is dialled for one user after the other."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, how: DialSettings = AS_USUAL) -> None:
         self._path = path
+        self._how = how
 
     def dial(self) -> SocketConn:
         """Return a conn to the path; the caller closes it. Raises `DialError`."""
-        return dial(unix_family(), self._path)
+        return dial(unix_family(), self._path, self._how.timeout_s, options=self._how.options)
 
 
 class DatagramTarget:

@@ -6,8 +6,9 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gnar_lib import logger
 from gnar_lib.errors import ListenError, PortTakenError
@@ -15,12 +16,26 @@ from gnar_lib.net.address import unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.datagram import DatagramSocket, with_buffers
 from gnar_lib.net.endpoint import BACKLOG, Listener, listen_error
+from gnar_lib.net.options import SocketOption
 
 _EVERYTHING = 0o777
 # What a connect to the path answers while a socket is bound there; EPROTOTYPE: a socket of another type.
 _SOMEBODY_LISTENS = (0, errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE)
 
 _log = logger.get("net")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFileSettings:
+    """What the file of a socket is like."""
+
+    mode: int | None = None  # permissions, from the first moment; None leaves them to the umask
+    user: int = -1  # the number of the owner; -1: whoever makes the file
+    group: int = -1  # the same of the group
+    keep: bool = False  # whether the file stays when the socket is closed
+
+
+AS_USUAL = SocketFileSettings()
 
 
 class SocketFile:
@@ -56,35 +71,40 @@ class UnixListener(Listener):
         super().close()
 
 
-def listen_unix(path: str, mode: int | None = None, *, keep_file: bool = False) -> UnixListener:
+def listen_unix(
+    path: str, file: SocketFileSettings = AS_USUAL, options: Iterable[SocketOption] = ()
+) -> UnixListener:
     """Return a listener on a Unix path; the caller closes it.
 
-    The file has the permissions `mode` from the first moment, or those of the umask (None). With `keep_file`
-    the file stays when the listener is closed. A file that is left of an earlier socket is replaced. Raises
-    `PortTakenError` when somebody listens there, `ListenError` when the path is something else or the file
-    cannot be made, and `UsageError` where there are no Unix sockets.
+    A file that is left of an earlier socket is replaced. Raises `PortTakenError` when somebody listens there,
+    `ListenError` when the path is something else or the file cannot be made, and `UsageError` where there are
+    no Unix sockets.
     """
-    sock = _bound(path, socket.SOCK_STREAM, mode)
+    sock = _bound(path, socket.SOCK_STREAM, file)
     try:
+        for option in options:
+            sock.setsockopt(*option)
         sock.listen(BACKLOG)
     except OSError as exc:
+        SocketFile(path, keep=file.keep).remove()
         sock.close()
         raise listen_error(path, exc) from exc
-    return UnixListener(sock, path, keep_file=keep_file)
+    return UnixListener(sock, path, keep_file=file.keep)
 
 
-def bind_unix_datagram(path: str, mode: int | None = None, *, keep_file: bool = False) -> DatagramSocket:
+def bind_unix_datagram(path: str, file: SocketFileSettings = AS_USUAL) -> DatagramSocket:
     """Return a socket that receives datagrams at a Unix path; everything else is as with `listen_unix`."""
-    sock = with_buffers(_bound(path, socket.SOCK_DGRAM, mode))
-    return DatagramSocket(sock, before_close=SocketFile(path, keep=keep_file).remove)
+    sock = with_buffers(_bound(path, socket.SOCK_DGRAM, file))
+    return DatagramSocket(sock, before_close=SocketFile(path, keep=file.keep).remove)
 
 
-def _bound(path: str, kind: int, mode: int | None) -> socket.socket:
+def _bound(path: str, kind: int, file: SocketFileSettings) -> socket.socket:
     sock = socket_class(unix_family(), kind)
     try:
         _remove_stale(path)
-        with _exact_mode(mode):
+        with _exact_mode(file.mode):
             sock.bind(path)
+        _give_away(path, file)
         return sock
     except (OSError, ValueError) as exc:
         sock.close()
@@ -111,6 +131,20 @@ def _remove_stale(path: str) -> None:
         raise PortTakenError(f"{path} is already in use")
     elif status != errno.ENOENT:
         raise OSError(status, os.strerror(status))
+
+
+def _give_away(path: str, file: SocketFileSettings) -> None:
+    """Give the file of a socket to the owner and the group it is to have; raises `ListenError`.
+
+    To be called before `listen`: until then nobody can connect.
+    """
+    if (file.user, file.group) == (-1, -1):
+        return
+    try:
+        os.chown(path, file.user, file.group, follow_symlinks=False)
+    except OSError as exc:
+        SocketFile(path, keep=False).remove()
+        raise ListenError(f"cannot give {path} to its owner, which only root can: {exc.strerror}") from exc
 
 
 @contextmanager

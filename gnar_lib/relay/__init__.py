@@ -3,5 +3,16 @@
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.datagrams import DatagramRelay, UdpSettings
 from gnar_lib.relay.serve import Relay, run_relay
+from gnar_lib.relay.socat import SocatOptions, take_options
 
-__all__ = ["Address", "DatagramRelay", "Relay", "Role", "UdpSettings", "parse_address", "run_relay"]
+__all__ = [
+    "Address",
+    "DatagramRelay",
+    "Relay",
+    "Role",
+    "SocatOptions",
+    "UdpSettings",
+    "parse_address",
+    "run_relay",
+    "take_options",
+]

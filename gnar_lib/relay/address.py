@@ -3,22 +3,32 @@
 gnar's spelling is `tcp:9000`, `tcp:HOST:PORT` or `unix:PATH`, and for datagrams `udp:PORT`, `udp:HOST:PORT`
 or `unix-dgram:PATH`. An address in socat's spelling (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
 `TCP:HOST:PORT`) means what it means to socat: without `fork` the relay serves one connection, or one user.
-An option that gnar does not support is refused by name, not ignored.
+What may follow an address, after commas, is in `options.py`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from gnar_lib import net
 from gnar_lib.config.model import MAX_PORT
 from gnar_lib.errors import UsageError
+from gnar_lib.net.dialling import DIAL_TIMEOUT_S, DialSettings
+from gnar_lib.net.options import SocketOption
+from gnar_lib.net.unix import AS_USUAL, SocketFileSettings
+from gnar_lib.relay.accounts import Account
+from gnar_lib.relay.attempts import DEFAULT_INTERVAL_S, ONCE, Retry
+from gnar_lib.relay.options import LISTENING, TARGET, kernel_options, local_ip, read_options
+from gnar_lib.relay.ranges import Range
 
 _CLOSING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 
+_EVERYTHING = 0o777  # the permissions of a socket file without a umask
 _ANY, _V4, _V6 = int(socket.AF_UNSPEC), int(socket.AF_INET), int(socket.AF_INET6)
 _EVERYWHERE = {_ANY: "", _V4: "0.0.0.0", _V6: "::"}
 
@@ -37,60 +47,44 @@ class _Kind:
     transport: str  # "tcp", "unix", "udp" or "unix-dgram"
     role: Role
     family: int = _ANY  # of the IP addresses that fit, such as AF_INET
-    options: frozenset[str] = frozenset()  # names of the options that the address may have
     own: bool = False  # whether the keyword is gnar's; a relay with gnar's keyword always serves many users
     answers: bool = True  # whether answers of the target go back to users
     needs_fork: bool = False  # whether gnar supports the keyword with `fork` alone
     any_source: bool = False  # whether datagrams of every address are answers of the target
 
 
-_UNIX_OPTIONS = frozenset({"fork", "reuseaddr", "mode", "unlink-early", "unlink-close"})
-_TCP_OPTIONS = frozenset({"fork", "reuseaddr", "bind"})
-_BIND = frozenset({"bind"})
-_BROADCAST = frozenset({"broadcast"})  # changes nothing: gnar sees by itself that an address is one
-_NO_FORK = frozenset({"fork"})
-
 _OWN = {
-    ("tcp", Role.LISTEN): _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS - _BIND, own=True),
-    ("tcp", Role.TARGET): _Kind("tcp", Role.TARGET, options=_BIND, own=True),
-    ("unix", Role.LISTEN): _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
-    ("unix", Role.TARGET): _Kind("unix", Role.TARGET, own=True),
-    ("udp", Role.LISTEN): _Kind("udp", Role.LISTEN, options=_TCP_OPTIONS - _BIND | _BROADCAST, own=True),
-    ("udp", Role.TARGET): _Kind("udp", Role.TARGET, options=_BIND | _BROADCAST, own=True),
-    ("unix-dgram", Role.LISTEN): _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, own=True),
-    ("unix-dgram", Role.TARGET): _Kind("unix-dgram", Role.TARGET, own=True),
+    (transport, role): _Kind(transport, role, own=True)
+    for transport in ("tcp", "unix", "udp", "unix-dgram")
+    for role in Role
 }
 _SOCAT = {
-    "tcp-listen": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
-    "tcp-l": _Kind("tcp", Role.LISTEN, options=_TCP_OPTIONS),
-    "tcp4-listen": _Kind("tcp", Role.LISTEN, _V4, _TCP_OPTIONS),
-    "tcp4-l": _Kind("tcp", Role.LISTEN, _V4, _TCP_OPTIONS),
-    "tcp6-listen": _Kind("tcp", Role.LISTEN, _V6, _TCP_OPTIONS),
-    "tcp6-l": _Kind("tcp", Role.LISTEN, _V6, _TCP_OPTIONS),
-    "unix-listen": _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS),
-    "unix-l": _Kind("unix", Role.LISTEN, options=_UNIX_OPTIONS),
-    "tcp-connect": _Kind("tcp", Role.TARGET, options=_BIND),
-    "tcp4": _Kind("tcp", Role.TARGET, _V4, _BIND),
-    "tcp4-connect": _Kind("tcp", Role.TARGET, _V4, _BIND),
-    "tcp6": _Kind("tcp", Role.TARGET, _V6, _BIND),
-    "tcp6-connect": _Kind("tcp", Role.TARGET, _V6, _BIND),
+    "unix-listen": _Kind("unix", Role.LISTEN),
+    "unix-l": _Kind("unix", Role.LISTEN),
     "unix-connect": _Kind("unix", Role.TARGET),
-    "unix-recvfrom": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS, needs_fork=True),
-    "unix-recv": _Kind("unix-dgram", Role.LISTEN, options=_UNIX_OPTIONS - _NO_FORK, answers=False),
+    "unix-client": _Kind("unix", Role.TARGET),
+    "unix-recvfrom": _Kind("unix-dgram", Role.LISTEN, needs_fork=True),
+    "unix-recv": _Kind("unix-dgram", Role.LISTEN, answers=False),
     "unix-sendto": _Kind("unix-dgram", Role.TARGET),
+    "unix-send": _Kind("unix-dgram", Role.TARGET),
 }
-for _prefix, _family in (("udp", _ANY), ("udp4", _V4), ("udp6", _V6)):
-    _listen = _Kind("udp", Role.LISTEN, _family, _TCP_OPTIONS | _BROADCAST)
-    _target = _Kind("udp", Role.TARGET, _family, _BIND | _BROADCAST)
+for _version, _family in (("", _ANY), ("4", _V4), ("6", _V6)):
+    _tcp, _udp = f"tcp{_version}", f"udp{_version}"
     _SOCAT |= {
-        f"{_prefix}-listen": _listen,
-        f"{_prefix}-l": _listen,
-        f"{_prefix}-recvfrom": replace(_listen, needs_fork=True),
-        f"{_prefix}-recv": replace(_listen, options=_listen.options - _NO_FORK, answers=False),
-        _prefix: _target,
-        f"{_prefix}-connect": _target,
-        f"{_prefix}-sendto": _target,
-        f"{_prefix}-datagram": replace(_target, any_source=True),
+        f"{_tcp}-listen": _Kind("tcp", Role.LISTEN, _family),
+        f"{_tcp}-l": _Kind("tcp", Role.LISTEN, _family),
+        _tcp: _Kind("tcp", Role.TARGET, _family),
+        f"{_tcp}-connect": _Kind("tcp", Role.TARGET, _family),
+        f"{_udp}-listen": _Kind("udp", Role.LISTEN, _family),
+        f"{_udp}-l": _Kind("udp", Role.LISTEN, _family),
+        f"{_udp}-recvfrom": _Kind("udp", Role.LISTEN, _family, needs_fork=True),
+        f"{_udp}-recv": _Kind("udp", Role.LISTEN, _family, answers=False),
+        _udp: _Kind("udp", Role.TARGET, _family),
+        f"{_udp}-connect": _Kind("udp", Role.TARGET, _family),
+        f"{_udp}-sendto": _Kind("udp", Role.TARGET, _family),
+        f"{_udp}-send": _Kind("udp", Role.TARGET, _family),
+        f"{_udp}-datagram": _Kind("udp", Role.TARGET, _family, any_source=True),
+        f"{_udp}-dgram": _Kind("udp", Role.TARGET, _family, any_source=True),
     }
 _EXAMPLES = {
     Role.LISTEN: "tcp:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
@@ -107,16 +101,32 @@ class Address:
     host: str = ""  # to listen on, empty for every address of the machine
     port: int = 0
     path: str = ""  # empty unless this is a Unix socket
-    fork: bool = True  # whether a relay that listens here serves many users, not one
-    mode: int | None = None  # permissions of the socket file; None leaves them to the umask
-    source: str = ""  # IP address to dial from, empty for the system's choice
-    keep_file: bool = False  # whether the socket file stays when the relay ends
-    answers: bool = True  # whether answers of the target go back to users
+    options: tuple[SocketOption, ...] = ()  # for the kernel, for each socket of the address
+    retry: Retry = ONCE  # after an attempt to listen or to connect has failed
     any_source: bool = False  # whether datagrams of every address are answers of the target
+
+    # ---- of an address to listen on
+
+    fork: bool = True  # whether the relay serves many users, not one
+    file: SocketFileSettings = AS_USUAL  # of a Unix socket
+    answers: bool = True  # whether answers of the target go back to users
+    allowed: Range | None = None  # from where users may come; None: from everywhere
+    most_users: float = math.inf  # at the same time; more of them wait
+    account: Account | None = None  # whose rights the relay has once it listens; None: it keeps its own
+
+    # ---- of a target
+
+    source: str = ""  # IP address to dial from, empty for the system's choice
+    connect_timeout_s: float = DIAL_TIMEOUT_S
 
     def __str__(self) -> str:
         where = net.format_address((self.host, self.port)) if self.host else str(self.port)
         return f"{self.transport}:{self.path or where}"
+
+    @property
+    def how_to_dial(self) -> DialSettings:
+        """What the options say of dialling this target."""
+        return DialSettings(self.connect_timeout_s, self.source, self.options)
 
     @property
     def is_datagram(self) -> bool:
@@ -124,11 +134,14 @@ class Address:
         return self.transport in ("udp", "unix-dgram")
 
 
-def parse_address(text: str, role: Role) -> Address:
-    """Parse an address in either spelling; raises `UsageError` with what is wrong and an example."""
+def parse_address(text: str, role: Role, family: int = _ANY) -> Address:
+    """Parse an address in either spelling; raises `UsageError` with what is wrong and an example.
+
+    `family` is that of IP addresses where the address does not say which.
+    """
     try:
         (keyword, *parameters), *options = _split_unquoted(text)
-        return _read_address(_kind_of(keyword, role), parameters, options)
+        return _read_address(_kind_of(keyword, role), parameters, options, family)
     except UsageError as exc:
         raise UsageError(f"{text}: {exc}") from None
 
@@ -147,41 +160,79 @@ def _kind_of(keyword: str, role: Role) -> _Kind:
     return kind
 
 
-def _read_address(kind: _Kind, parameters: list[str], options: list[list[str]]) -> Address:
+def _read_address(kind: _Kind, parameters: list[str], given: list[list[str]], family: int) -> Address:
     """Make an address of its parameters (between colons) and its options (between commas)."""
-    values = _read_options(kind, options)
-    fork = kind.own or not kind.answers or _flag(values, "fork", default=False)
-    if kind.needs_fork and not fork:
-        raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
+    known = (LISTENING if kind.role is Role.LISTEN else TARGET)[kind.transport]
+    values = read_options(given, known)
     if kind.transport.startswith("unix"):
         net.unix_family()  # raises an error on a system that has no Unix sockets
-        path = ":".join(parameters)
-        if not path:
+        address = Address(kind.transport, path=":".join(parameters))
+        if not address.path:
             raise UsageError("the path is missing")
-        if kind.role is Role.TARGET:
-            return Address(kind.transport, path=path)
-        keep_file = not _flag(values, "unlink-close", default=True)
-        return Address(
-            kind.transport,
-            path=path,
-            fork=fork,
-            mode=_mode(values),
-            keep_file=keep_file,
-            answers=kind.answers,
-        )
+    else:
+        address = _read_ip_address(kind, parameters, values, family)
+    address = replace(address, options=kernel_options(values), retry=_retry(values))
+    if kind.role is Role.LISTEN:
+        return _listening(kind, address, values)
+    return replace(
+        address,
+        connect_timeout_s=values.get("connect-timeout", DIAL_TIMEOUT_S),
+        any_source=kind.any_source,
+    )
+
+
+def _listening(kind: _Kind, address: Address, values: dict[str, Any]) -> Address:
+    """Return an address to listen on with what its options say of listening."""
+    if kind.own and not values.get("fork", True):
+        raise UsageError("option 'fork=0' needs socat's spelling, such as TCP-LISTEN:9000")
+    fork = kind.own or not kind.answers or values.get("fork", False)
+    if kind.needs_fork and not fork:
+        raise UsageError("without option 'fork' it would end after one datagram, which is not supported")
+    if not fork and "max-children" in values:
+        raise UsageError("option 'max-children' needs option 'fork'")
+    return replace(
+        address,
+        fork=fork,
+        file=_file(values),
+        answers=kind.answers,
+        allowed=values.get("range"),
+        most_users=values.get("max-children", math.inf),
+        account=values.get("su"),
+    )
+
+
+def _file(values: dict[str, Any]) -> SocketFileSettings:
+    """Return what the options say of the file of a Unix socket."""
+    file = replace(AS_USUAL, keep=not values.get("unlink-close", True))
+    if "umask" in values:
+        file = replace(file, mode=_EVERYTHING & ~values["umask"])
+    return replace(file, **{name: values[name] for name in ("mode", "user", "group") if name in values})
+
+
+def _retry(values: dict[str, Any]) -> Retry:
+    times = math.inf if values.get("forever") else values.get("retry", 0)
+    return Retry(times, values.get("interval", DEFAULT_INTERVAL_S))
+
+
+def _read_ip_address(kind: _Kind, parameters: list[str], values: dict[str, Any], family: int) -> Address:
     host, port = _read_host_and_port(kind, parameters)
-    source = values.get("bind", "").strip("[]")
+    bind = values.get("bind", "")
+    if "pf" in values:
+        family = values["pf"]
+        if kind.family not in (_ANY, family):
+            raise UsageError("option 'pf' names another version of IP than the keyword")
+    elif kind.family != _ANY or _is_ip(host or bind):
+        family = kind.family
     if kind.role is Role.TARGET:
-        return Address(
-            kind.transport,
-            kind.family,
-            host,
-            port,
-            source=_local_address(source),
-            any_source=kind.any_source,
-        )
-    host = host or source or _EVERYWHERE[kind.family]
-    return Address(kind.transport, kind.family, host, port, fork=fork, answers=kind.answers)
+        return Address(kind.transport, family, host, port, source=local_ip(bind))
+    return Address(kind.transport, family, host or bind or _EVERYWHERE[family], port)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _read_host_and_port(kind: _Kind, parameters: list[str]) -> tuple[str, int]:
@@ -212,50 +263,6 @@ def _read_port(text: str, kind: _Kind) -> int:
     if not (0 if kind.role is Role.LISTEN else 1) <= port <= MAX_PORT:
         raise UsageError(f"port {text} is out of range")
     return port
-
-
-def _read_options(kind: _Kind, options: list[list[str]]) -> dict[str, str]:
-    """Return the values of options by name; raises `UsageError` for an option that is not supported."""
-    values = {}
-    for option in options:
-        name, _, value = ":".join(option).partition("=")
-        name = name.lower()
-        if name not in kind.options:
-            known = ", ".join(sorted(kind.options)) or "none"
-            raise UsageError(f"option {name!r} is not supported here (supported: {known})")
-        values[name] = value
-    if not _flag(values, "reuseaddr", default=True):
-        raise UsageError("option 'reuseaddr=0' is not supported")
-    if kind.own and not _flag(values, "fork", default=True):
-        raise UsageError("option 'fork=0' needs socat's spelling, such as TCP-LISTEN:9000")
-    return values
-
-
-def _flag(values: dict[str, str], name: str, *, default: bool) -> bool:
-    """Read a switch: `name` and `name=1` are true, `name=0` is false; `default` if the option is missing."""
-    if name not in values:
-        return default
-    if values[name] not in ("", "0", "1"):
-        raise UsageError(f"option '{name}={values[name]}' is neither 0 nor 1")
-    return values[name] != "0"
-
-
-def _mode(values: dict[str, str]) -> int | None:
-    """Read option `mode`, permissions in octal as with chmod; None if the option is missing."""
-    text = values.get("mode")
-    if text is None:
-        return None
-    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:  # noqa: PLR2004  (0777 is the most)
-        raise UsageError(f"option 'mode={text}' is not a number from 000 to 777")
-    return int(text, 8)
-
-
-def _local_address(text: str) -> str:
-    """Return the IP address of option `bind`, checked; raises `UsageError`."""
-    try:
-        return str(ipaddress.ip_address(text)) if text else ""
-    except ValueError:
-        raise UsageError(f"option 'bind={text}' is not an IP address") from None
 
 
 def _split_unquoted(text: str) -> list[list[str]]:

@@ -11,7 +11,10 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.sessions import Limits, OpensSockets, Sessions
-from gnar_lib.relay.address import Address
+from gnar_lib.relay.address import Address, Role
+from gnar_lib.relay.attempts import open_in_the_end
+from gnar_lib.relay.ranges import Range
+from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 
 _log = logger.get("relay")
 
@@ -36,12 +39,20 @@ class DatagramRelay:
 
     error: ConnError | None = None  # a relay of datagrams never fails
 
-    def __init__(self, listen: Address, target: Address, settings: UdpSettings = DEFAULTS) -> None:
+    def __init__(
+        self,
+        listen: Address,
+        target: Address,
+        settings: UdpSettings = DEFAULTS,
+        socat: SocatOptions = NO_OPTIONS,
+    ) -> None:
         self.users = net.Crew("relay")  # stays empty, since the hub carries datagrams
         self.meter = Meter()
         self._serves_one = not listen.fork
         self._only_user: bytes | None = None  # the address of the first user, if `_serves_one`
-        self._answers = listen.answers  # whether answers go back to users
+        self._answers = listen.answers and socat.silent is not Role.LISTEN  # whether they go back to users
+        self._allowed = listen.allowed
+        self._turned_away = logger.Burst()  # warnings about users who may not come
         self.sessions = Sessions(
             _target(target, any_source=settings.any_source),
             self._on_answers,
@@ -49,7 +60,7 @@ class DatagramRelay:
             Limits(timeout_s=settings.timeout_s),
             _log,
         )
-        self.listener = _bind(listen)
+        self.listener = open_in_the_end(lambda: _bind(listen), listen.retry)
         self.listener.forget_after(2 * settings.timeout_s)  # later than the session of the user ends
         self.listener.serve(self._on_datagrams)
 
@@ -63,11 +74,21 @@ class DatagramRelay:
         return f"udp_sessions={len(self.sessions)} udp_dropped={self.meter.dropped}"
 
     def _on_datagrams(self, datagrams: list[net.Datagram]) -> None:
+        if self._allowed is not None:
+            datagrams = self._those_allowed(datagrams, self._allowed)
         if self._serves_one:
-            if self._only_user is None:
+            if self._only_user is None and datagrams:
                 self._only_user = datagrams[0][0]
             datagrams = [each for each in datagrams if each[0] == self._only_user]
         self.sessions.send(datagrams)
+
+    def _those_allowed(self, datagrams: list[net.Datagram], allowed: Range) -> list[net.Datagram]:
+        """Return the datagrams of users within a range; warns of others."""
+        within = [each for each in datagrams if allowed.has(each[0])]
+        self.meter.dropped += len(datagrams) - len(within)
+        if len(within) < len(datagrams):
+            self._turned_away.warning(_log, "users from outside the range are turned away")
+        return within
 
     def _on_answers(self, datagrams: list[net.Datagram]) -> None:
         if self._answers:
@@ -87,8 +108,8 @@ def _target(address: Address, *, any_source: bool) -> OpensSockets:
 def _bind(address: Address) -> net.DatagramSocket:
     """Return a socket bound to a Unix path or a UDP port; the caller closes it. Raises `ConnError`."""
     if address.transport == "unix-dgram":
-        return net.bind_unix_datagram(address.path, address.mode, keep_file=address.keep_file)
+        return net.bind_unix_datagram(address.path, address.file)
     if not address.host:
-        return net.bind_udp("", address.port)
+        return net.bind_udp("", address.port, address.options)
     found = net.resolve(address.host, address.port, socket.SOCK_DGRAM, address.family)
-    return net.bind_udp(str(found[0][1][0]), address.port)
+    return net.bind_udp(str(found[0][1][0]), address.port, address.options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,32 +13,43 @@ from gnar_lib import logger, net
 from gnar_lib.errors import ConnError, DialError, UsageError
 from gnar_lib.events import Side
 from gnar_lib.lifecycle import Stopper
+from gnar_lib.net.datagram import pack_address
 from gnar_lib.net.target import Target, UnixTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.joiner import Joiner
+from gnar_lib.proxy.one_way import Muted
 from gnar_lib.relay.address import Address, Role, parse_address
+from gnar_lib.relay.attempts import open_in_the_end
 from gnar_lib.relay.datagrams import DEFAULTS, DatagramRelay, UdpSettings
+from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
+
+HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
 
 _log = logger.get("relay")
 
 
 def _target(address: Address) -> Target | UnixTarget:
-    """Return what dials `address`; raises `DialError` if the name is unknown."""
+    """Return what dials `address`; raises `DialError` if the name is unknown and is not to be tried again."""
     if address.transport == "unix":
-        return UnixTarget(address.path)
-    target = Target(address.host, address.port, address.family, address.source)
-    target.look_up()
+        return UnixTarget(address.path, address.how_to_dial)
+    target = Target(address.host, address.port, address.family, address.how_to_dial)
+    try:
+        target.look_up()
+    except DialError as exc:
+        if not address.retry.times:
+            raise
+        _log.warning("%s; looked up again when users come", exc)
     return target
 
 
 def _listen(address: Address) -> net.Listener:
     """Return a listener on a Unix path or a TCP port; the caller closes it. Raises `ConnError`."""
     if address.transport == "unix":
-        return net.listen_unix(address.path, address.mode, keep_file=address.keep_file)
+        return net.listen_unix(address.path, address.file, address.options)
     host = address.host
     if host and address.family != socket.AF_UNSPEC:
         host = str(net.resolve(host, address.port, family=address.family)[0][1][0])
-    return net.listen(host, address.port)
+    return net.listen(host, address.port, address.options)
 
 
 class Relay:
@@ -46,45 +59,55 @@ class Relay:
     unknown. A relay whose address lacks `fork` serves one user and then calls `on_end`.
     """
 
-    def __init__(self, listen: Address, target: Address, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, listen: Address, target: Address, on_end: Callable[[], None], socat: SocatOptions = NO_OPTIONS
+    ) -> None:
         self.users = net.Crew("relay")  # a greenlet for each user
         self.error: ConnError | None = None  # why the only user of a relay without `fork` failed
-        self._joiner = Joiner(Side.RELAY, str(listen), Meter())
+        self._joiner = Joiner(Side.RELAY, str(listen), Meter(), socat.idle_timeout_s)
+        self._silent = socat.silent  # the side to which nothing is written
         self._on_end = on_end
         self._target = _target(target)
-        self._refused = logger.Burst()  # warnings about users who were turned away
-        self.listener = _listen(listen)
-        self.listener.serve(
-            self.users, self._serve if listen.fork else self._serve_only_user, is_for_users=True
-        )
+        self._retry = target.retry
+        self._allowed = listen.allowed
+        self._most_users = listen.most_users
+        self._refused = logger.Burst()  # warnings about users whom the target does not take
+        self._turned_away = logger.Burst()  # warnings about users who may not come
+        self._is_closed = False
+        self.listener = open_in_the_end(lambda: _listen(listen), listen.retry)
+        self._handle = self._admit if listen.fork else self._admit_only_user
+        self._accept()
 
     def close(self) -> None:
         """Stop listening; users who are connected stay connected."""
+        self._is_closed = True
         self.listener.close()
 
     def status(self) -> str:
         """Return the number of users, as `name=value`."""
         return f"users={len(self.users)}"
 
-    def _serve(self, user: net.SocketConn) -> None:
-        """Join one user with the target; returns when both are closed.
+    # ---- who comes in --------------------------------------------------------------------------------------
 
-        When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
-        """
-        self._joiner.join(user, user.getpeername(), self._dial)
+    def _accept(self) -> None:
+        """Accept users from now on."""
+        self.listener.serve(self.users, self._handle, is_for_users=True)
 
-    def _dial(self) -> net.SocketConn:
-        """Return a conn to the target, which the caller closes; raises `DialError` after a warning."""
+    def _admit(self, user: net.SocketConn) -> None:
+        """Serve a user who may come; when that makes as many as there may be, others wait in the backlog."""
+        if len(self.users) >= self._most_users:
+            self.listener.pause()
         try:
-            conn = self._target.dial()
-        except DialError as exc:
-            self._refused.warning(_log, "%s; users are turned away", exc)
-            raise
-        self._refused.end(_log)
-        return conn
+            if self._may_come(user):
+                self._serve(user)
+        finally:
+            if self._most_users < math.inf and not self._is_closed:
+                self._accept()
 
-    def _serve_only_user(self, user: net.SocketConn) -> None:
-        """Serve one user, keep the error in `self.error`, and end the relay."""
+    def _admit_only_user(self, user: net.SocketConn) -> None:
+        """Serve the first user who may come, keep the error in `self.error`, and end the relay."""
+        if not self._may_come(user):
+            return
         self.close()
         try:
             self._serve(user)
@@ -92,6 +115,46 @@ class Relay:
             self.error = exc
         finally:
             self._on_end()
+
+    def _may_come(self, user: net.SocketConn) -> bool:
+        """Tell whether a user comes from an address that is allowed; closes the conn of any other."""
+        if self._allowed is None or self._allowed.has(pack_address(user.getpeername())):
+            return True
+        self._turned_away.warning(_log, "%s is outside the range and turned away", user)
+        user.close()
+        return False
+
+    # ---- serving -------------------------------------------------------------------------------------------
+
+    def _serve(self, user: net.SocketConn) -> None:
+        """Join one user with the target; returns when both are closed.
+
+        When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
+        """
+        heard = Muted(user) if self._silent is Role.LISTEN else user
+        self._joiner.join(heard, user.getpeername(), lambda: self._dial(user))
+
+    def _dial(self, user: net.SocketConn) -> net.Conn:
+        """Return a conn to the target, which the caller closes; raises `DialError` after a warning.
+
+        Failed attempts are repeated as often as the target's address says, but not for a user who has left.
+        """
+        left, began_s = self._retry.times, time.monotonic()
+        while True:
+            try:
+                conn = self._target.dial()
+            except DialError as exc:
+                # A user who sends no more may be one who wants the answer, and is waited for a bit longer.
+                waited_s = time.monotonic() - began_s
+                if left <= 0 or (waited_s > HALF_CLOSED_WAIT_S and user.has_hung_up):
+                    self._refused.warning(_log, "%s; users are turned away", exc)
+                    raise
+                self._refused.warning(_log, "%s; tried again every %g s", exc, self._retry.interval_s)
+            else:
+                self._refused.end(_log)
+                return Muted(conn) if self._silent is Role.TARGET else conn
+            left -= 1
+            net.give_way(self._retry.interval_s)
 
 
 def is_loop(listen: Address, target: Address) -> bool:
@@ -112,25 +175,39 @@ def is_loop(listen: Address, target: Address) -> bool:
     )
 
 
-def run_relay(listen: str, target: str, grace_s: float, udp: UdpSettings = DEFAULTS) -> int:
+def run_relay(
+    listen: str,
+    target: str,
+    grace_s: float,
+    udp: UdpSettings = DEFAULTS,
+    socat: SocatOptions = NO_OPTIONS,
+) -> int:
     """Relay until a signal comes, or until the only user of an address without `fork` has gone; returns 0.
 
     Users who are connected when the signal comes have `grace_s` seconds to finish. `udp` is for a relay of
-    datagrams. Raises `UsageError` for
-    an address that gnar does not understand, and `ConnError` when `listen` cannot be listened on, when the
-    name of `target` is unknown, or when the connection of the only user failed.
+    datagrams, `socat` are options in socat's spelling. Raises `UsageError` for an address that gnar does not
+    understand, and `ConnError` when `listen` cannot be listened on, when the name of `target` is unknown, or
+    when the connection of the only user failed.
     """
-    listen_address = parse_address(listen, Role.LISTEN)
-    target_address = parse_address(target, Role.TARGET)
+    listen_address = parse_address(listen, Role.LISTEN, socat.family)
+    target_address = parse_address(target, Role.TARGET, socat.family)
     if listen_address.is_datagram != target_address.is_datagram:
         raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
     if udp != DEFAULTS and not listen_address.is_datagram:
         raise UsageError("--udp-timeout and --udp-any-source are for relays of datagrams (udp:)")
+    if listen_address.is_datagram and socat.silent is Role.TARGET:
+        raise UsageError("-U: users of a relay of datagrams have to speak first")
     if is_loop(listen_address, target_address):
         raise UsageError(f"{listen} to {target} would be a relay to itself")
+    if socat.ignored:
+        _log.warning("%s has no effect: gnar logs to standard error", " and ".join(socat.ignored))
+    if udp == DEFAULTS and socat.idle_timeout_s:
+        udp = replace(udp, timeout_s=socat.idle_timeout_s)
     stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
-        relay = stopper.call_until_stopped(lambda: _open(listen_address, target_address, udp, stopper.stop))
+        relay = stopper.call_until_stopped(
+            lambda: _open(listen_address, target_address, udp, socat, stopper.stop)
+        )
         if relay is None:
             return 0
         stopper.on_status(relay.status)
@@ -147,10 +224,24 @@ def run_relay(listen: str, target: str, grace_s: float, udp: UdpSettings = DEFAU
 
 
 def _open(
-    listen: Address, target: Address, udp: UdpSettings, on_end: Callable[[], None]
+    listen: Address, target: Address, udp: UdpSettings, socat: SocatOptions, on_end: Callable[[], None]
 ) -> Relay | DatagramRelay:
-    """Look the target up and listen; the caller closes the relay. Raises `ConnError`."""
-    return DatagramRelay(listen, target, udp) if listen.is_datagram else Relay(listen, target, on_end)
+    """Look the target up, listen, and give up the rights that are needed no more; the caller closes it.
+
+    Raises `ConnError`, and `UsageError` when the rights cannot be given up.
+    """
+    relay: Relay | DatagramRelay
+    if listen.is_datagram:
+        relay = DatagramRelay(listen, target, udp, socat)
+    else:
+        relay = Relay(listen, target, on_end, socat)
+    try:
+        if listen.account is not None:
+            listen.account.become()
+    except UsageError:
+        relay.close()
+        raise
+    return relay
 
 
 def _listening_on(address: Address, listener: net.Listener | net.DatagramSocket) -> str:

@@ -13,7 +13,7 @@ import pytest
 from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
-from gnar_lib.relay import UdpSettings
+from gnar_lib.relay import SocatOptions, UdpSettings
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
 COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
@@ -27,6 +27,7 @@ class Called:
         self.have_files: list[bool] = []
         self.relays: list[tuple[str, str, float]] = []
         self.udp: list[UdpSettings] = []
+        self.socat: list[SocatOptions] = []
         self.demos: list[int] = []
         self.checks: list[tuple[str, float]] = []
 
@@ -35,9 +36,10 @@ class Called:
         self.have_files.append(has_file)
         return 0
 
-    def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings) -> int:
+    def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings, socat: SocatOptions) -> int:
         self.relays.append((listen, target, grace_s))
         self.udp.append(udp)
+        self.socat.append(socat)
         return 0
 
     def demo(self, port: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from gnar_lib.errors import RefusedError, UnreachableError
 from gnar_lib.net import Listener, Sockaddr, busy_greenlets, listen
-from gnar_lib.net.dialling import MOST_AT_ONCE, Race
+from gnar_lib.net.dialling import MOST_AT_ONCE, DialSettings, Race
 from gnar_lib.net.target import Target
 from tests.helpers.conns import LOOPBACK, V4, blackhole, listening_on_v6_alone
 from tests.helpers.loop import wait_until
@@ -116,7 +116,7 @@ def test_user_who_is_ended_leaves_no_attempt_behind(monkeypatch: pytest.MonkeyPa
 
 def test_attempts_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch, hole: Sockaddr) -> None:
     monkeypatch.setattr("gnar_lib.net.dialling.NEXT_ADDRESS_S", 0.0)
-    with Race(timeout_s=0.1) as race:
+    with Race(DialSettings(timeout_s=0.1)) as race:
         assert race.run([(V4, hole)] * (MOST_AT_ONCE + 5), 0.0) is None
         assert len(race._under_way) == MOST_AT_ONCE
 
@@ -141,7 +141,7 @@ def test_error_names_every_address_and_the_most_telling_reason(
     monkeypatch: pytest.MonkeyPatch, hole: Sockaddr, dead: Sockaddr
 ) -> None:
     monkeypatch.setattr("gnar_lib.net.dialling.NEXT_ADDRESS_S", 0.0)
-    with Race(timeout_s=0.05) as race:
+    with Race(DialSettings(timeout_s=0.05)) as race:
         race.run([(V4, hole), (V4, dead)], 10.0)
         error = race.error()
     assert type(error) is RefusedError
@@ -162,7 +162,7 @@ def test_what_this_machine_lacks_is_not_told_if_a_peer_has_refused(dead: Sockadd
 
 
 def test_silence_is_the_networks_error(hole: Sockaddr) -> None:
-    with Race(timeout_s=0.01) as race:
+    with Race(DialSettings(timeout_s=0.01)) as race:
         assert race.run([(V4, hole)], 10.0) is None
         assert type(race.error()) is UnreachableError
 

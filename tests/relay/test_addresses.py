@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from gnar_lib.errors import UsageError
+from gnar_lib.net.unix import SocketFileSettings as File
 from gnar_lib.relay import Address, Role, parse_address
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -21,7 +22,7 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
         ("tcp:[::1]:9000", Address("tcp", host="::1", port=9000)),
         ("unix:/run/x.sock", Address("unix", path="/run/x.sock")),
         ("unix:/run/a:b", Address("unix", path="/run/a:b")),
-        ("unix:/run/x.sock,mode=600", Address("unix", path="/run/x.sock", mode=0o600)),
+        ("unix:/run/x.sock,mode=600", Address("unix", path="/run/x.sock", file=File(mode=0o600))),
         ("TCP-LISTEN:9000,reuseaddr,fork", Address("tcp", port=9000)),
         ("tcp-listen:9000", Address("tcp", port=9000, fork=False)),
         ("TCP-L:9000,fork=0", Address("tcp", port=9000, fork=False)),
@@ -31,7 +32,7 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
         ("TCP6-LISTEN:9000,fork", Address("tcp", V6, "::", 9000)),
         (
             "UNIX-LISTEN:/run/x.sock,reuseaddr,fork,mode=660,unlink-early,unlink-close=0",
-            Address("unix", path="/run/x.sock", mode=0o660, keep_file=True),
+            Address("unix", path="/run/x.sock", file=File(mode=0o660, keep=True)),
         ),
         ("UNIX-L:/run/x.sock,unlink-close=1", Address("unix", path="/run/x.sock", fork=False)),
         (r"UNIX-LISTEN:/run/a\,b\:c\\,fork", Address("unix", path="/run/a,b:c\\")),
@@ -44,7 +45,7 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
         ("UDP6-RECVFROM:53,fork", Address("udp", V6, "::", 53)),
         ("UDP-RECV:53", Address("udp", port=53, answers=False)),
         ("UDP-LISTEN:53,fork,broadcast", Address("udp", port=53)),
-        ("unix-dgram:/run/x.sock,mode=660", Address("unix-dgram", path="/run/x.sock", mode=0o660)),
+        ("unix-dgram:/run/x.sock,mode=660", Address("unix-dgram", path="/run/x.sock", file=File(mode=0o660))),
         ("UNIX-RECVFROM:/run/x.sock,fork", Address("unix-dgram", path="/run/x.sock")),
         ("UNIX-RECV:/run/x.sock", Address("unix-dgram", path="/run/x.sock", answers=False)),
         ("UNIX-LISTEN:/run/{a,b}(,)[:],fork", Address("unix", path="/run/{a,b}(,)[:]")),
