@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
-from gnar_lib.relay import SocatOptions, UdpSettings
+from gnar_lib.relay import Role, SocatOptions, UdpSettings
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
+SHOWS_NO_BYTES = "gnar does not show the bytes that it carries"
 COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
 
 
@@ -324,6 +326,37 @@ def test_relay_line(called: Called) -> None:
     assert called.udp == [UdpSettings(), UdpSettings(), UdpSettings(300.0, any_source=True)]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("tcp:1 tcp:2", SocatOptions()),
+        ("-d -d -dd -ddd -d0 -D -ls -lu -lh -lp x -lpx -b 8192 -b65536 tcp:1 tcp:2", SocatOptions()),
+        ("-T60 tcp:1 tcp:2", SocatOptions(idle_timeout_s=60.0)),
+        ("-T 0.5 -t 100000000 tcp:1 tcp:2", SocatOptions(0.5, 86400.0)),
+        ("-t10 tcp:1 tcp:2 --half-close-timeout 5", SocatOptions(half_close_timeout_s=10.0)),
+        ("-u tcp:1 tcp:2", SocatOptions(silent=Role.LISTEN)),
+        ("-U -4 tcp:1 tcp:2", SocatOptions(silent=Role.TARGET, family=socket.AF_INET)),
+        ("-6 tcp:1 --grace 1 tcp:2", SocatOptions(family=socket.AF_INET6)),
+        ("-lmlocal2 -lf x -lf/y tcp:1 tcp:2", SocatOptions(ignored=("-lmlocal2", "-lf x", "-lf /y"))),
+    ],
+)  # fmt: skip
+def test_options_of_socat_in_front_of_the_addresses(called: Called, line: str, said: SocatOptions) -> None:
+    assert cmd.main(["relay", *line.split()]) == 0
+    assert called.socat == [said]
+    assert [words[:2] for words in called.relays] == [("tcp:1", "tcp:2")]
+
+
+def test_wait_of_socat_for_the_other_half_is_ours_unless_our_own_flag_says_more(
+    called: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[float] = []
+    monkeypatch.setattr("gnar_lib.net.options.set_half_close_timeout", set_to.append)
+    assert cmd.main(["relay", "-t", "3", "tcp:1", "tcp:2"]) == 0
+    assert cmd.main(["relay", "-t", "3", "tcp:1", "tcp:2", "--half-close-timeout", "5"]) == 0
+    assert set_to == [3.0, 5.0]
+    assert len(called.relays) == 2
+
+
 def test_demo_line(called: Called) -> None:
     assert cmd.main(["demo"]) == 0
     assert cmd.main(["demo", "9000"]) == 0
@@ -366,6 +399,13 @@ def test_demo_line(called: Called) -> None:
         ("client --tokn a", "unknown option --tokn (did you mean --token?); see gnar client --help"),
         ("relay tcp:1 tcp:2 --grace x", "--grace: 'x': expected seconds from 0 to 86400"),
         ("relay udp:1 udp:2 --udp-timeout 0", "--udp-timeout: '0': expected seconds from 0.1 to 86400"),
+        ("relay -v tcp:1 tcp:2", f"option -v of socat is not supported: {SHOWS_NO_BYTES}"),
+        ("relay -r /x tcp:1 tcp:2", f"option -r of socat is not supported: {SHOWS_NO_BYTES}"),
+        ("relay -L /x tcp:1 tcp:2", "option -L of socat is not supported: use flock(1)"),
+        ("relay -g tcp:1 tcp:2", "option -g of socat is not supported"),
+        ("relay -u4 tcp:1 tcp:2", "option -u4 of socat is not supported"),
+        ("relay -T soon tcp:1 tcp:2", "-T soon: expected a number of seconds"),
+        ("relay tcp:1 tcp:2 -t", "the value of -t is missing"),
         ("demo x", "port: 'x': expected a port from 0 to 65535"),
         ("health 'a b'", "server-addr: 'a b': expected an address such as example.com:8910"),
         ("health host -p 1", "<server-addr> and --port do not go together"),

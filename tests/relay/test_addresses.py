@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import pytest
 
 from gnar_lib.errors import UsageError
+from gnar_lib.net.datagram import pack_address
 from gnar_lib.net.unix import SocketFileSettings as File
 from gnar_lib.relay import Address, Role, parse_address
+from gnar_lib.relay.accounts import find_account
+from gnar_lib.relay.attempts import Retry
+from gnar_lib.relay.ranges import read_range
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -49,6 +54,19 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
         ("UNIX-RECVFROM:/run/x.sock,fork", Address("unix-dgram", path="/run/x.sock")),
         ("UNIX-RECV:/run/x.sock", Address("unix-dgram", path="/run/x.sock", answers=False)),
         ("UNIX-LISTEN:/run/{a,b}(,)[:],fork", Address("unix", path="/run/{a,b}(,)[:]")),
+        (
+            "TCP-LISTEN:80,fork,so-reuseaddr,backlog=0x10,ignoreeof,nonblock=1,cloexec,cool-write,shut-down",
+            Address("tcp", port=80),
+        ),
+        ("TCP-LISTEN:80,fork,pf=ip4", Address("tcp", V4, "0.0.0.0", 80)),
+        ("TCP-LISTEN:80,fork,maxchildren=010", Address("tcp", port=80, most_users=8)),
+        ("TCP-LISTEN:80,fork,max-children", Address("tcp", port=80, most_users=1)),
+        ("TCP-LISTEN:80,fork,retry=3,interval=0.5", Address("tcp", port=80, retry=Retry(3, 0.5))),
+        ("UNIX-L:/x,fork,new,retry,forever", Address("unix", path="/x", retry=Retry(math.inf))),
+        ("UNIX-L:/x,fork,umask=027,owner=0,gid=12", Address("unix", path="/x", file=File(0o750, 0, 12))),
+        ("UNIX-L:/x,fork,umask=077,perm=0666,unlink", Address("unix", path="/x", file=File(mode=0o666))),
+        ("TCP-LISTEN:80,fork,su=0", Address("tcp", port=80, account=find_account("root"))),
+        ("UDP-LISTEN:80,fork,range=[fd00::]/8", Address("udp", port=80, allowed=read_range("fd00::/8"))),
     ],
 )
 def test_listening_address_in_both_spellings(text: str, address: Address) -> None:
@@ -68,6 +86,10 @@ def test_listening_address_in_both_spellings(text: str, address: Address) -> Non
         ("TCP6:host:80", Address("tcp", V6, "host", 80)),
         ("UNIX-CONNECT:/run/x.sock", Address("unix", path="/run/x.sock")),
         ("UNIX:/run/x.sock", Address("unix", path="/run/x.sock")),
+        ("UNIX-CLIENT:/x,forever", Address("unix", path="/x", retry=Retry(math.inf))),
+        ("TCP:h:80,reuseaddr,pf=inet6,ignoreeof", Address("tcp", V6, "h", 80)),
+        ("TCP:h:80,connect-timeout=2.5", Address("tcp", host="h", port=80, connect_timeout_s=2.5)),
+        ("UDP-SEND:h:53,connect-timeout=1", Address("udp", host="h", port=53, connect_timeout_s=1.0)),
         ("udp:53", Address("udp", host="localhost", port=53)),
         ("udp:[::1]:53", Address("udp", host="::1", port=53)),
         ("UDP:host:domain", Address("udp", host="host", port=53)),
@@ -86,8 +108,38 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("text", "role", "said"),
     [
-        ("TCP-LISTEN:80,su=nobody", Role.LISTEN, "option 'su' is not supported"),
-        ("TCP-LISTEN:80,fork,keepalive", Role.LISTEN, "option 'keepalive' is not supported"),
+        ("TCP:host:80,su=nobody", Role.TARGET, "option 'su' is not supported"),
+        ("TCP-LISTEN:80,su=nosuchuser", Role.LISTEN, "option 'su=nosuchuser' is no user of this system"),
+        ("UNIX-LISTEN:/x,user=nosuchuser", Role.LISTEN, "'user=nosuchuser' is no user of this system"),
+        ("UNIX-LISTEN:/x,group=nosuchgroup", Role.LISTEN, "'group=nosuchgroup' is no group of this system"),
+        ("UNIX-LISTEN:/x,uid=4294967295", Role.LISTEN, "is too large a number"),
+        ("UNIX-LISTEN:/x,umask=9", Role.LISTEN, "000 to 777"),
+        (
+            "TCP-LISTEN:80,fork,keepalve",
+            Role.LISTEN,
+            "'keepalve' is not supported here (did you mean keepalive",
+        ),
+        ("TCP-LISTEN:80,fork,crnl", Role.LISTEN, "option 'crnl' is not supported here (leave it out"),
+        ("TCP-LISTEN:80,fork,user=root", Role.LISTEN, "option 'user' is not supported"),
+        ("UNIX-LISTEN:/x,nodelay", Role.LISTEN, "option 'nodelay' is not supported"),
+        ("UDP-LISTEN:80,fork,max-children=2", Role.LISTEN, "option 'max-children' is not supported"),
+        ("TCP-LISTEN:80,max-children=2", Role.LISTEN, "'max-children' needs option 'fork'"),
+        ("TCP-LISTEN:80,fork,max-children=0", Role.LISTEN, "'max-children=0' is not a number from 1 on"),
+        ("TCP-LISTEN:80,fork,backlog=many", Role.LISTEN, "'backlog=many' is not a number"),
+        ("TCP-LISTEN:80,fork,keepidle=99999999999", Role.LISTEN, "is not a number from 0 to 2147483647"),
+        ("TCP-LISTEN:80,fork,pf=ip5", Role.LISTEN, "option 'pf=ip5' is neither ip4 nor ip6"),
+        ("TCP4-LISTEN:80,fork,pf=ip6", Role.LISTEN, "another version of IP than the keyword"),
+        ("TCP-LISTEN:80,range=here", Role.LISTEN, "'range=here' is not a range such as 10.0.0.0/8"),
+        ("TCP-LISTEN:80,range=10.0.0.0/33", Role.LISTEN, "is not a range"),
+        ("TCP-LISTEN:80,range=10.0.0.0/x", Role.LISTEN, "is not a range"),
+        ("TCP-LISTEN:80,range=10.0.0.0:0.255.255.255", Role.LISTEN, "is not a range"),
+        ("TCP-LISTEN:80,range=10.0.0.0:255.0.255.0", Role.LISTEN, "is not a range"),
+        ("TCP-LISTEN:80,range", Role.LISTEN, "option 'range' is not a range"),
+        ("UNIX-LISTEN:/x,range=10.0.0.0/8", Role.LISTEN, "option 'range' is not supported"),
+        ("TCP:host:80,connect-timeout=soon", Role.TARGET, "is not a number of seconds from 0.1 on"),
+        ("TCP:host:80,interval=0", Role.TARGET, "is not a number of seconds from 0.1 on"),
+        ("UDP:host:80,retry=3", Role.TARGET, "option 'retry' is not supported"),
+        ("UDP:host:80,sndbuf=3", Role.TARGET, "option 'sndbuf' is not supported"),
         ("TCP-LISTEN:80,mode=660", Role.LISTEN, "option 'mode' is not supported"),
         ("UNIX-LISTEN:/x,bind=y", Role.LISTEN, "option 'bind' is not supported"),
         ("TCP:host:80,fork", Role.TARGET, "option 'fork' is not supported"),
@@ -124,3 +176,37 @@ def test_a_wrong_address_is_refused_by_name(text: str, role: Role, said: str) ->
         parse_address(text, role)
     assert said in str(refused.value)
     assert str(refused.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "address"),
+    [
+        ("TCP-LISTEN:80,fork", Role.LISTEN, Address("tcp", V6, "::", 80)),
+        ("TCP4-LISTEN:80,fork", Role.LISTEN, Address("tcp", V4, "0.0.0.0", 80)),
+        ("TCP-LISTEN:80,fork,pf=ip4", Role.LISTEN, Address("tcp", V4, "0.0.0.0", 80)),
+        ("TCP-LISTEN:80,fork,bind=127.0.0.1", Role.LISTEN, Address("tcp", host="127.0.0.1", port=80)),
+        ("TCP:host:80", Role.TARGET, Address("tcp", V6, "host", 80)),
+        ("TCP:127.0.0.1:80", Role.TARGET, Address("tcp", host="127.0.0.1", port=80)),
+    ],
+)
+def test_a_version_of_ip_in_front_is_for_addresses_that_do_not_say_which(
+    text: str, role: Role, address: Address
+) -> None:
+    assert parse_address(text, role, V6) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "within", "outside"),
+    [
+        ("10.0.0.0/8", ["10.1.2.3", "::ffff:10.1.2.3"], ["11.0.0.0", "::1", "a01::"]),
+        ("10.9.9.9:255.0.0.0", ["10.1.2.3"], ["9.255.255.255"]),
+        ("192.168.1.7", ["192.168.1.7"], ["192.168.1.6", "192.168.1.8"]),
+        ("0.0.0.0/0", ["1.2.3.4"], ["::1"]),
+        ("[::1]/128", ["::1"], ["::2", "127.0.0.1"]),
+        ("fe80::/10", ["fe80::1%lo", "febf::"], ["fec0::"]),
+        ("::/0", ["::1", "127.0.0.1"], []),
+    ],
+)
+def test_what_is_in_a_range(text: str, within: list[str], outside: list[str]) -> None:
+    found = read_range(text)
+    assert [host for host in [*within, *outside] if found.has(pack_address((host, 1)))] == within
