@@ -333,6 +333,12 @@ print(sorted({*sys.modules} - before))
 """
 
 
+def can_connect(path: Path) -> bool:
+    """Tell whether somebody listens: the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @needs_root
 def test_a_relay_becomes_another_user_once_it_listens_and_needs_no_file_any_more(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
@@ -350,7 +356,7 @@ def test_a_relay_becomes_another_user_once_it_listens_and_needs_no_file_any_more
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_until(path.exists, "it listens")
+        wait_until(lambda: can_connect(path), "it listens")
         for question in (b"question", b"x" * 1_000_000):
             user = net.dial(socket.AF_UNIX, str(path))
             user.sendall(question)
@@ -390,7 +396,7 @@ def test_who_cannot_become_another_user_is_told_so_and_does_not_listen(
     TCP-LISTEN:8080,fork,reuseaddr TCP:127.0.0.1:3000
     TCP-LISTEN:9223,fork,reuseaddr,bind=0.0.0.0 TCP:127.0.0.1:9222
     TCP-LISTEN:1234,bind=127.0.0.1,reuseaddr,fork,su=nobody,range=127.0.0.0/8 UNIX-CLIENT:/tmp/foo
-    -d -d -lmlocal2 TCP4-LISTEN:80,bind=10.0.0.1,su=nobody,fork,range=10.0.0.0/8,reuseaddr TCP4:a:80,bind=10.0.0.2
+    -d -d -lmlocal2 TCP4-L:80,bind=10.0.0.1,su=nobody,fork,range=10.0.0.0/8,reuseaddr TCP4:a:80,bind=10.0.0.2
     TCP4-LISTEN:80,fork,su=nobody,reuseaddr TCP6:[fd00::8]:80,bind=fd00::7
     TCP-LISTEN:2122,bind=0.0.0.0,fork,su=nobody,reuseaddr,nodelay TCP:169.254.1.1:22,nodelay
     tcp-l:8332,fork,reuseaddr,su=nobody,bind=127.0.0.1 tcp:bitcoind:8332
