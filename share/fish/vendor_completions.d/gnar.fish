@@ -60,7 +60,7 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants client value -s --server-addr' -s s -l server-addr -x -d 'the server (default localhost:8910)'
     complete -c $name -n '__gnar_wants client value -l --local-port' -s l -l local-port -x -d 'port of the local service'
     complete -c $name -n '__gnar_wants client value -r --remote-port' -s r -l remote-port -x -d 'port at the server (default 0: the server chooses)'
-    complete -c $name -n '__gnar_wants client value --local-host' -l local-host -x -d 'where the local service is (default 127.0.0.1)'
+    complete -c $name -n '__gnar_wants client value --local-host' -l local-host -x -d 'where the local service is (default 127.0.0.1, or ::1)'
     complete -c $name -n '__gnar_wants client value -n --proxy-name' -s n -l proxy-name -x -d 'name in logs and listings (default: such as tcp-3000)'
     complete -c $name -n '__gnar_wants client value -y --proxy-type' -s y -l proxy-type -xa 'tcp udp' -d 'tcp|udp (default tcp)'
     complete -c $name -n '__gnar_wants client value -d --subdomain' -s d -l subdomain -x -d 'name under the domain of a Go server'
