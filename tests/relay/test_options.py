@@ -16,7 +16,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, ListenError, PortTakenError, UsageError
-from gnar_lib.net import target
+from gnar_lib.net import place
 from gnar_lib.relay import (
     DatagramRelay,
     Relay,
@@ -167,7 +167,7 @@ def test_a_target_whose_name_is_unknown_at_the_start_is_looked_up_for_users_if_i
                 raise DialError("cannot resolve")
             return [(socket.AF_INET, ("127.0.0.1", port))]
 
-        monkeypatch.setattr(target, "resolve", resolve)
+        monkeypatch.setattr(place, "resolve", resolve)
         with relaying("tcp:127.0.0.1:0", "TCP:late.example:80,retry=9,interval=0.1") as running:
             assert ask(running) == b"answer to question"
     assert len(asked) == 3
