@@ -18,7 +18,7 @@ from gnar_lib.errors import WriteError
 from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.lingering import is_owed, linger
-from gnar_lib.net.options import dead_after_s, set_user_timeout
+from gnar_lib.net.options import dead_after_s, set_user_timeout, try_option
 from gnar_lib.net.progress import has_hung_up, tcp_progress, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
@@ -249,10 +249,7 @@ class SocketConn(WaitingSocket):
         Only TCP on Linux and macOS can do that; elsewhere nothing happens.
         """
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.sock.family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
-            except OSError:
-                _log.debug("%r: no limit on unsent bytes", self)
+            try_option(self.sock, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
 
     def set_user_timeout(self, seconds: float) -> None:
         """Give the conn up when sent bytes stay unacknowledged for so long (TCP on Linux alone)."""

@@ -25,7 +25,7 @@ from gnar_lib.net.conn import socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
-from gnar_lib.net.options import SocketOption
+from gnar_lib.net.options import SocketOption, try_option
 from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
@@ -325,10 +325,10 @@ def _bind(family: int, address: Sockaddr, options: Iterable[SocketOption]) -> Da
     try:
         sock = socket_class(family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+            try_option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         # Without SO_REUSEADDR: on Linux two UDP sockets that have it share a port, and one gets nothing.
         if _EXCLUSIVE_PORT is not None:
-            sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
+            try_option(sock, socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
         with_buffers(sock)
         for option in options:
             sock.setsockopt(*option)
@@ -343,7 +343,7 @@ def _bind(family: int, address: Sockaddr, options: Iterable[SocketOption]) -> Da
 def with_buffers(sock: socket.socket) -> socket.socket:
     """Give a socket that is bound, or is to be bound, room for bursts; return the socket."""
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        try_option(sock, socket.SOL_SOCKET, option, BUFFER_BYTES)
     return sock
 
 

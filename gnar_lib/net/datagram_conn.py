@@ -18,6 +18,7 @@ from gnar_lib.net.address import Sockaddr, format_address, unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.datagram import BATCH, MAX_DATAGRAM_BYTES, Datagram, Reader, pack_address
 from gnar_lib.net.descriptors import descriptors
+from gnar_lib.net.options import try_option
 from gnar_lib.net.peer_table import Entry
 
 SILENT_S = 3.0  # a service that is asked and has said nothing for so long may have moved
@@ -225,7 +226,7 @@ def _tell_errors(sock: socket.socket, value: int) -> None:
     """Have Linux tell a socket that is not connected that a port is unreachable (1), or not any more (0)."""
     if _IS_LINUX:
         level, option = _RECVERR[socket.AddressFamily(sock.family)]
-        sock.setsockopt(level, option, value)
+        try_option(sock, level, option, value)
 
 
 # ---- opening -----------------------------------------------------------------------------------------------
@@ -248,7 +249,8 @@ def connect_udp(
             return _connect(family, address, local)
         with _opening(family, local or (_ANYWHERE[family], 0)) as sock:
             _tell_errors(sock, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(is_broadcast))
+            if is_broadcast:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             takes_all = any_source or is_group
             return DatagramConn(sock, address, to=address, any_source=takes_all, is_group=is_group)
     except OSError as exc:
@@ -286,7 +288,7 @@ def _opening(family: int, local: Sockaddr | None) -> Iterator[socket.socket]:
         if local is not None:
             sock.bind(local)
         if _SEND_BUFFER_BYTES is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            try_option(sock, socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         sock.setblocking(False)
         yield sock
     except BaseException:

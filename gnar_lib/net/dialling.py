@@ -18,7 +18,7 @@ from gnar_lib.errors import DeadlineError, DialError, ExhaustedError, RefusedErr
 from gnar_lib.net.address import Sockaddr, format_address, is_unix
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.greenlets import deadline
-from gnar_lib.net.options import SocketOption
+from gnar_lib.net.options import SocketOption, try_option
 from gnar_lib.net.switching import give_way, wait_for
 
 DIAL_TIMEOUT_S = 10.0
@@ -107,7 +107,7 @@ def _begin(
     conn = SocketConn(socket_class(family, socket.SOCK_STREAM), address)
     try:
         if not is_unix(family):
-            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try_option(conn.sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options:
             conn.sock.setsockopt(*option)
         if source:

@@ -6,7 +6,6 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from gevent.hub import get_hub
@@ -17,7 +16,7 @@ from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.greenlets import Crew
-from gnar_lib.net.options import SocketOption, set_common_options
+from gnar_lib.net.options import SocketOption, set_common_options, try_option
 from gnar_lib.net.switching import CLOSED, read_watcher
 
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
@@ -124,8 +123,7 @@ class Listener:
                 continue  # this conn failed before it was accepted (ECONNABORTED and the like)
             sock = socket_class(self.sock.family, self.sock.type, self.sock.proto, fileno=fd)
             if not _INHERITS_OPTIONS:
-                with suppress(OSError):  # the peer has gone already, as the first read will tell
-                    set_common_options(sock)
+                set_common_options(sock)
             return SocketConn(sock, peer)
 
 
@@ -152,9 +150,9 @@ def _listen_on(family: int, address: Sockaddr, options: Iterable[SocketOption]) 
     sock = None
     try:
         sock = socket_class(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
+        try_option(sock, socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+            try_option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         set_common_options(sock)  # accepted sockets inherit them, which saves system calls per conn
         for option in options:
             sock.setsockopt(*option)

@@ -7,6 +7,8 @@ import struct
 import sys
 from collections.abc import Callable
 
+from gnar_lib.net.options import try_option
+
 CONTROL_BYTES = 64  # of ancillary data: room for either structure below
 
 _IP_PKTINFO = 8  # ip(7); the socket module lacks it
@@ -22,15 +24,15 @@ def ask_for_local_address(sock: socket.socket) -> Callable[[bytes], Ancillary] |
 
     Returns a function that makes, of the data that `recvmsg` returns, the ancillary data with which `sendmsg`
     answers from that address. Returns None for a socket on one address, which has no choice, and where the
-    system is not Linux.
+    system is not Linux or does not tell.
     """
     if sys.platform == "linux":
         if sock.family == socket.AF_INET6 and sock.getsockname()[0] == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            return _from_v6
+            tells = try_option(sock, socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            return _from_v6 if tells else None
         if sock.family == socket.AF_INET and sock.getsockname()[0] == "0.0.0.0":
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            return _from_v4
+            tells = try_option(sock, socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            return _from_v4 if tells else None
     return None
 
 

@@ -50,9 +50,22 @@ def set_half_close_timeout(seconds: float) -> None:
     _patience.half_close_timeout_s = seconds
 
 
+def try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    """Set an option that gnar can do without; return False if the system refuses.
+
+    Old kernels, gVisor and filters for system calls do so, and macOS when the peer has reset the connection.
+    """
+    try:
+        sock.setsockopt(level, option, value)
+        return True
+    except OSError as exc:
+        _log.debug("no option %d of level %d for a socket: %s", option, level, exc.strerror)
+        return False
+
+
 def set_common_options(sock: socket.socket) -> None:
-    """Have the kernel send small messages at once, and notice a peer that vanished. Raises `OSError`."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """Have the kernel send small messages at once, and notice a peer that vanished."""
+    try_option(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     set_keepalive(sock)
 
 
@@ -62,17 +75,15 @@ def set_keepalive(sock: socket.socket) -> None:
     The first question comes after a quarter of `dead_after_s`, the last answer has to come when it is over.
     """
     idle_s, interval_s = max(1, round(dead_after_s() / 4)), max(1, round(dead_after_s() / 8))
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            (_KEEPALIVE_IDLE, idle_s),
-            ("TCP_KEEPINTVL", interval_s),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    except OSError:  # macOS: the peer has reset the connection already, as the next read or write will tell
-        _log.debug("no keep-alive")
+    if not try_option(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1):
+        return
+    for name, value in (
+        (_KEEPALIVE_IDLE, idle_s),
+        ("TCP_KEEPINTVL", interval_s),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name):
+            try_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def set_user_timeout(sock: socket.socket, seconds: float) -> None:
@@ -81,7 +92,4 @@ def set_user_timeout(sock: socket.socket, seconds: float) -> None:
     Only for a conn whose peer reads all the time: Linux counts the time of a closed window, too.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
-        except OSError:
-            _log.debug("no user timeout")
+        try_option(sock, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sys
+from typing import ClassVar
 
+from gnar_lib import logger
 from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net import SocketConn, descriptors, give_way
 from gnar_lib.pio.flow import Flow
@@ -19,11 +23,11 @@ SMALL_IN_A_ROW = 64  # after so many small moves the bulk is over, and others ne
 if sys.platform != "linux":
     raise ImportError("only Linux has splice")
 
-if CAN_SPLICE := hasattr(os, "splice"):
-    import fcntl
+_FLAGS: int = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if hasattr(os, "splice") else 0
+# How gVisor, old kernels and filters for system calls refuse; a conn that broke has other errors.
+_REFUSALS = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP}
 
-    _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
+_log = logger.get("proxy")
 _spare: list[Pipe] = []
 
 
@@ -31,6 +35,7 @@ class Pipe:
     """An empty, enlarged, non-blocking pipe; whoever takes one calls `keep`, or `discard` after an error."""
 
     __slots__ = ("reader", "size", "writer")
+    can_splice: ClassVar[bool] = hasattr(os, "splice")  # no longer once the system has refused to
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,7 +47,9 @@ class Pipe:
 
     @classmethod
     def take(cls) -> Pipe | None:
-        """Return an empty pipe; None if the system gives none of a useful size."""
+        """Return an empty pipe; None if the system gives none of a useful size, or cannot splice."""
+        if not cls.can_splice:
+            return None
         if _spare:
             return _spare.pop()
         if not descriptors.has_room(2):
@@ -58,7 +65,7 @@ class Pipe:
 
     def keep(self) -> None:
         """Give an empty pipe back, for the next transfer."""
-        if len(_spare) < SPARE_PIPES:
+        if self.can_splice and len(_spare) < SPARE_PIPES:
             _spare.append(self)
         else:
             self.discard()
@@ -73,11 +80,14 @@ class Pipe:
 def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bool:
     """Copy through `pipe` until `src` has ended (returns True), or until the bulk is over (returns False).
 
-    The pipe is empty afterwards, but not after an error. Raises `ConnError`.
+    Returns False, too, when the system refuses to splice, from which on `Pipe.take` returns none. The pipe is
+    empty afterwards, but not after an error. Raises `ConnError`.
     """
     small = 0
     while small < SMALL_IN_A_ROW:
         count = _fill(src, pipe)
+        if count is None:
+            return False
         if not count:
             return True
         flow.bytes += count
@@ -88,15 +98,20 @@ def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bo
     return False
 
 
-def _fill(src: SocketConn, pipe: Pipe) -> int:
-    """Move what the socket has received into the empty pipe; return the count of bytes, 0 at the end."""
-    while True:
+def _fill(src: SocketConn, pipe: Pipe) -> int | None:
+    """Move what the socket has received into the empty pipe; return the count of bytes, 0 at the end.
+
+    Returns None, and has moved nothing, when the system refuses to splice.
+    """
+    while Pipe.can_splice:
         try:
             return os.splice(src.fileno(), pipe.writer, pipe.size, flags=_FLAGS)
         except BlockingIOError:
             src.wait_readable()
         except OSError as exc:
-            raise ConnClosed(_why_failed(src, exc)) from exc
+            if not _is_refused(exc):
+                raise ConnClosed(_why_failed(src, exc)) from exc
+    return None
 
 
 def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
@@ -106,12 +121,40 @@ def _drain(dst: SocketConn, flow: Flow, pipe: Pipe, count: int) -> None:
         granted = count if limit is None else limit.take(count)
         count -= granted
         while granted:
-            try:
-                granted -= os.splice(pipe.reader, dst.fileno(), granted, flags=_FLAGS)
-            except BlockingIOError:
-                dst.wait_writable()
-            except OSError as exc:
+            move = _empty if Pipe.can_splice else _empty_by_copying
+            granted -= move(dst, pipe, granted)
+
+
+def _empty(dst: SocketConn, pipe: Pipe, count: int) -> int:
+    """Move at most `count` bytes from the pipe into the socket; return how many, 0 if the system refuses."""
+    while True:
+        try:
+            return os.splice(pipe.reader, dst.fileno(), count, flags=_FLAGS)
+        except BlockingIOError:
+            dst.wait_writable()
+        except OSError as exc:
+            if not _is_refused(exc):
                 raise WriteError(_why_failed(dst, exc)) from exc
+            return 0
+
+
+def _empty_by_copying(dst: SocketConn, pipe: Pipe, count: int) -> int:
+    """Copy at most `count` bytes, which are in the pipe, to the socket; return how many."""
+    data = os.read(pipe.reader, count)
+    dst.sendall(data)
+    return len(data)
+
+
+def _is_refused(exc: OSError) -> bool:
+    """Tell whether this error is the system's, not the conn's. Then no more is spliced from now on."""
+    if exc.errno not in _REFUSALS:
+        return False
+    if Pipe.can_splice:
+        Pipe.can_splice = False
+        _log.info("the system refuses splice (%s): bulk takes more time from now on", exc.strerror)
+        while _spare:
+            _spare.pop().discard()
+    return True
 
 
 def _why_failed(conn: SocketConn, exc: OSError) -> str:

@@ -24,7 +24,7 @@ from gnar_lib.proxy.buffer import copy_buffered
 from gnar_lib.proxy.watch import watch
 
 if sys.platform == "linux":
-    from gnar_lib.proxy.splice import CAN_SPLICE, Pipe, copy_spliced
+    from gnar_lib.proxy.splice import Pipe, copy_spliced
 
 IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
 LOOK_AT = 32  # pairs, when asked whether one has moved bytes
@@ -277,7 +277,7 @@ def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
     """Copy until `src` has ended, in the fastest way that the two conns allow at each moment."""
-    if sys.platform == "linux" and CAN_SPLICE and isinstance(dst, SocketConn):
+    if sys.platform == "linux" and isinstance(dst, SocketConn):
         _copy_between_sockets(src, dst, flow)
     else:
         copy_buffered(src, dst, flow)

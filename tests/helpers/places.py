@@ -137,11 +137,14 @@ def is_open_to_all(path: Path) -> bool:
     return may_enter_above and path.stat().st_mode & 0o005 == 0o005
 
 
-def on_this_system(python: Path, pyz: Path, folder: Path) -> Place:
-    """Return a place with a Python of this system, and with a home of its own in `folder`."""
+def on_this_system(python: Path, pyz: Path, folder: Path, *, through: Sequence[str] = ()) -> Place:
+    """Return a place with a Python of this system, and with a home of its own in `folder`.
+
+    `through` is a program, with its first arguments, that starts the Python.
+    """
     home = folder / "home"
     home.mkdir()
-    command = [str(python), str(pyz)]
+    command = [*through, str(python), str(pyz)]
     return Place(_write_launcher(folder, command, {"HOME": str(home)}), str(home), home)
 
 

@@ -93,7 +93,7 @@ class Joined:
 def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) -> Iterator[Joined]:
     """Join a user and a service by one way of copying, and check behind the block that nothing is left."""
     if way == "buffered":
-        monkeypatch.setattr(stream_module, "CAN_SPLICE", False)
+        monkeypatch.setattr(splice.Pipe, "can_splice", False)
     if way == "without a pipe":
         monkeypatch.setattr(splice.Pipe, "take", lambda: None)
     make = unix_pair if way == "unix" else tcp_pair
@@ -409,7 +409,7 @@ def test_pair_that_breaks_just_before_it_is_looked_at_ends() -> None:
 
 def test_bytes_put_back_into_a_conn_are_copied_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for can_splice in (True, False):
-        monkeypatch.setattr(stream_module, "CAN_SPLICE", can_splice)
+        monkeypatch.setattr(splice.Pipe, "can_splice", can_splice)
         user, a = tcp_pair()
         b, service = tcp_pair()
         user.sendall(b"header, body")

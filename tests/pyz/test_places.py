@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers import places
+from tests.helpers import places, seccomp
 from tests.helpers.harness import LOOPBACK, Gnar, Service, dial, echo, free_port
 from tests.helpers.places import STRANGER, TMP, VAR_TMP, Place, chroot, one_line
 
@@ -21,6 +22,12 @@ BARE_LIMIT_S = 120.0  # making the place takes 4 s, mostly for the network
 EMULATED_LIMIT_S = 300.0
 EMULATED_PATIENCE_S = 240.0  # a start takes 5 s there, and the first start 30 s
 MUSL_LIMIT_S = 1500.0  # making the place takes 2 minutes, and 5 on a busy machine
+
+# Locks of files, what is asked of a socket beyond moving bytes, and ways to move them or to wake the loop.
+OPTIONAL_CALLS = (
+    "flock", "setsockopt", "getsockopt:TCP_INFO", "ioctl:FIONREAD", "ioctl:TIOCOUTQ",
+    "splice", "fcntl:F_SETPIPE_SZ", "eventfd2",
+)  # fmt: skip
 
 ENOUGH = "size=32m"  # room for the unpacked files
 
@@ -102,6 +109,13 @@ def test_gnar_works_under_every_python_of_this_machine(
     version: str, pyz: Path, tmp_path: Path, use: Callable[[Place], None]
 ) -> None:
     use(places.on_this_system(PYTHONS[version], pyz, tmp_path))
+
+
+def test_gnar_works_on_a_kernel_that_refuses_every_call_that_is_optional(
+    pyz: Path, tmp_path: Path, use: Callable[[Place], None]
+) -> None:
+    through = seccomp.command("EPERM", *OPTIONAL_CALLS)
+    use(places.on_this_system(Path(sys.executable), pyz, tmp_path, through=through))
 
 
 def test_gnar_works_for_a_nameless_user_of_a_bare_read_only_system(
