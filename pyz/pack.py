@@ -24,6 +24,8 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pyz.inside.folders import digest, listing
+from pyz.inside.modules import SITE
 from pyz.targets import MUSL, NAMES
 
 INSIDE = Path(__file__).resolve().parent / "inside"
@@ -56,7 +58,17 @@ def pack(
         packed = pool.map(lambda hosts: _make_block(hosts, groups[hosts], work / "blocks"), groups)
         blocks = dict(zip(groups, packed, strict=True))
     needs = {name: sorted(block[0] for hosts, block in blocks.items() if name in hosts) for name in others}
-    _write(_packed_by_shiv(site, work), sorted(blocks.values()), needs, glibc, output)
+    every_host = _packed_by_shiv(site, work)
+    lists = {name: _digest_of_list(every_host, groups, name) for name in others}
+    holds: dict[str, object] = {
+        "BUILD_ID": hashlib.sha256(repr((needs, lists)).encode()).hexdigest()[:ID_DIGITS],
+        "TARGETS": needs,
+        "FILES": lists,
+        "PLATFORMS": NAMES,
+        "GLIBC": glibc,
+        "MUSL": MUSL,
+    }
+    _write(every_host, sorted(blocks.values()), holds, output)
 
 
 def _group(others: dict[str, Path]) -> dict[tuple[str, ...], Files]:
@@ -72,6 +84,17 @@ def _group(others: dict[str, Path]) -> dict[tuple[str, ...], Files]:
     for key, hosts in needed_by.items():
         groups[tuple(hosts)][key[0]] = sources[key]
     return groups
+
+
+def _digest_of_list(common: dict[str, bytes], groups: dict[tuple[str, ...], Files], name: str) -> str:
+    """Return the digest of the list of all files of a target, with which the start-up checks that list."""
+    files = [
+        (f"{SITE}/{path}", source.read_bytes())
+        for hosts, group in groups.items()
+        if name in hosts
+        for path, source in group.items()
+    ]
+    return digest(listing([*common.items(), *files]).encode())
 
 
 def _lay_out(common: Path | None, shared: Files, names: list[str], site: Path) -> Path:
@@ -127,25 +150,11 @@ def _packed_by_shiv(site: Path, work: Path) -> dict[str, bytes]:
         *_, reason = ["it said nothing", *(done.stdout + done.stderr).strip().splitlines()]
         raise PackError(f"shiv failed with status {done.returncode}: {reason}")
     with zipfile.ZipFile(made) as archive:
-        names = [name for name in archive.namelist() if name.startswith("site-packages/")]
+        names = [name for name in archive.namelist() if name.startswith(f"{SITE}/")]
         return {name: archive.read(name) for name in names}
 
 
-def _write(
-    common: dict[str, bytes],
-    blocks: list[Block],
-    needs: dict[str, list[str]],
-    glibc: tuple[int, int],
-    output: Path,
-) -> None:
-    digest = hashlib.sha256(repr((needs, sorted(common.items()))).encode()).hexdigest()
-    holds = {
-        "BUILD_ID": digest[:ID_DIGITS],
-        "TARGETS": needs,
-        "PLATFORMS": NAMES,
-        "GLIBC": glibc,
-        "MUSL": MUSL,
-    }
+def _write(common: dict[str, bytes], blocks: list[Block], holds: dict[str, object], output: Path) -> None:
     sources = [INSIDE.parent / "__init__.py", *sorted(INSIDE.glob("*.py"))]
     start = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sources}
     start["__main__.py"] = start.pop("pyz/inside/__main__.py")

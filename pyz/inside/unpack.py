@@ -19,7 +19,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pyz.inside import holds
-from pyz.inside.folders import LIST, find_danger, is_noexec, list_folders, lock_if_usable, resolve
+from pyz.inside.folders import (
+    COMPILED_HERE,
+    END,
+    LIST,
+    Folder,
+    digest,
+    find_danger,
+    hold_if_usable,
+    is_noexec,
+    list_folders,
+    listing,
+    resolve,
+)
+from pyz.inside.modules import SITE
 
 OTHER_VERSIONS_KEPT = 2  # as many as somebody may use by turns
 LOCK_WAIT_S = 60.0  # for another process that unpacks; a healthy process takes less than a second
@@ -30,8 +43,8 @@ MADE_HERE = re.compile(r"gnar-[0-9a-f]{16}-[\w.-]+?-3\.\d+(?P<unfinished>\.\w+\.
 STALE_S = 3600.0  # the age of an unfinished folder whose process must have ended, where there are no locks
 
 
-def unpack(name: str, host: str) -> str:
-    """Unpack the files for a host into a folder of this name, and return its path; the folder is locked.
+def unpack(name: str, host: str) -> Folder:
+    """Unpack the files for a host into a folder of this name, and return it, held open and locked.
 
     `host` is a name in `holds.TARGETS`. The folder is made in the first place that will do. Ends the process
     with one line when no place will do.
@@ -46,8 +59,8 @@ def unpack(name: str, host: str) -> str:
         os.umask(before)
 
 
-def _unpack_somewhere(name: str, host: str) -> str:
-    problems = []
+def _unpack_somewhere(name: str, host: str) -> Folder:
+    problems: list[str] = []
     for folder in list_folders():
         try:
             resolved = resolve(folder)
@@ -91,26 +104,28 @@ def _make_place(folder: str) -> str:
     return f"{folder} is mounted noexec" if is_noexec(folder) else ""
 
 
-def _unpack_into(folder: str, name: str, host: str) -> str:
-    """Unpack into the folder `name` in `folder`, lock it and return its path. Raises OSError."""
-    home = os.path.join(folder, name)
+def _unpack_into(folder: str, name: str, host: str) -> Folder:
+    """Unpack into the folder `name` in `folder`, and return it, held open and locked. Raises OSError."""
+    home, packed = os.path.join(folder, name), holds.FILES[host]
     with _take_turn(folder) as is_alone:
-        if lock_if_usable(home):  # another process was faster
-            return home
+        if found := hold_if_usable(home, packed):  # another process was faster
+            return found
         fresh = tempfile.mkdtemp(".tmp", name + ".", folder)
         try:
-            _write_files(fresh, host)
-            if not lock_if_usable(home):  # others do not always wait, and may run from the folder by now
+            _write_files(fresh, home, host)
+            # Others do not always wait, and may run from the folder by now.
+            if not (found := hold_if_usable(home, packed)):
                 _replace(home, fresh)
-                lock_if_usable(home)
         except OSError:
-            if not lock_if_usable(home):  # another process has put its folder there just now
+            if not (found := hold_if_usable(home, packed)):  # else another process has put it there just now
                 raise
         finally:
             for made in (fresh, fresh + OLD):
                 shutil.rmtree(made, ignore_errors=True)
+        if not (found := found or hold_if_usable(home, packed)):
+            raise OSError(f"what was unpacked into {home} has been changed or removed meanwhile")
         _remove_old(folder, home, is_alone)
-    return home
+    return found
 
 
 @contextmanager
@@ -141,17 +156,22 @@ def _take_turn(folder: str) -> Iterator[bool]:
         yield locked
 
 
-def _write_files(home: str, host: str) -> None:
-    """Write the packages for a host, compile their modules to bytecode, and at last write the list."""
-    site = os.path.join(home, "site-packages")
+def _write_files(fresh: str, home: str, host: str) -> None:
+    """Write the packages for a host, compile their modules to bytecode, and at last write the list.
+
+    The files are written into the folder `fresh`, which is going to be called `home`.
+    """
+    site = os.path.join(fresh, SITE)
+    packed = []
     prefix, sys.pycache_prefix = sys.pycache_prefix, None
     try:
-        os.chmod(home, 0o755)  # noqa: S103  (any user may run a container; the files are no secret)
+        os.chmod(fresh, 0o755)  # noqa: S103  (any user may run a container; the files are no secret)
         for path, data in _packed_files(host):
             target = os.path.join(site, *path.split("/"))
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as file:
                 file.write(data)
+                packed.append((f"{SITE}/{path}", data))
                 # A compiled module that a crash of the host left half written would crash Python. The wait
                 # for the disk takes 5 ms for these 15 files, and would take 85 ms for all 360.
                 if path.endswith(".pyd") or ".so" in path:
@@ -159,10 +179,12 @@ def _write_files(home: str, host: str) -> None:
                     os.fsync(file.fileno())
         # Python trusts such bytecode whatever the time of the source is: a copy may not keep the time.
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-        compileall.compile_dir(site, quiet=2, invalidation_mode=mode)
-        lines = [_list_entry(path, home) for path in _files_below(site)]
-        with open(os.path.join(home, LIST), "w", encoding="utf-8") as file:
-            file.write("".join([*lines, "end"]))
+        compileall.compile_dir(site, ddir=os.path.join(home, SITE), quiet=2, invalidation_mode=mode)
+        lines = listing(packed)
+        if digest(lines.encode()) != holds.FILES[host]:
+            raise zipfile.BadZipFile("it holds other files than it should")
+        with open(os.path.join(fresh, LIST), "w", encoding="utf-8", newline="\n") as file:
+            file.write(f"{lines}{COMPILED_HERE}\n{listing(_bytecode(fresh))}{END}")
     finally:
         sys.pycache_prefix = prefix
 
@@ -172,7 +194,7 @@ def _packed_files(host: str) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(sys.path[0]) as archive:  # sys.path[0] is gnar.pyz itself until all is unpacked
         for name in archive.namelist():
             top, _, path = name.partition("/")
-            if top == "site-packages":
+            if top == SITE:
                 yield path, archive.read(name)
         for block in holds.TARGETS[host]:
             with tarfile.open(fileobj=io.BytesIO(archive.read(block))) as tar:
@@ -181,17 +203,13 @@ def _packed_files(host: str) -> Iterator[tuple[str, bytes]]:
                         yield member.name, file.read()
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    for at, _, names in os.walk(folder):
+def _bytecode(home: str) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of every file of bytecode."""
+    for at, _, names in os.walk(home):
         for name in names:
-            yield os.path.join(at, name)
-
-
-def _list_entry(path: str, home: str) -> str:
-    """Return the line for a file in the list, which `start.read_list` reads."""
-    with open(path, "rb") as file:
-        data = file.read()
-    return f"{len(data)} {zlib.crc32(data):08x} {os.path.relpath(path, home)}\n"
+            if name.endswith(".pyc"):
+                with open(os.path.join(at, name), "rb") as file:
+                    yield os.path.relpath(file.name, home).replace(os.sep, "/"), file.read()
 
 
 def _replace(home: str, fresh: str) -> None:
@@ -205,12 +223,12 @@ def _replace(home: str, fresh: str) -> None:
             os.rename(home, fresh + OLD)
         os.rename(fresh, home)
         return
-    site, files = os.path.join(home, "site-packages"), os.path.join(home, LIST)
+    site, files = os.path.join(home, SITE), os.path.join(home, LIST)
     with open(files, "w", encoding="utf-8"):
         pass  # with an empty list no process takes the folder for whole
     with suppress(FileNotFoundError):
         os.rename(site, os.path.join(fresh, "damaged"))
-    os.rename(os.path.join(fresh, "site-packages"), site)
+    os.rename(os.path.join(fresh, SITE), site)
     os.replace(os.path.join(fresh, LIST), files)
 
 

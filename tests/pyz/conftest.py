@@ -17,7 +17,7 @@ from tests.helpers.onefile import other_version
 
 # Stands in for the module that `pack` writes into gnar.pyz, so that tests can import the start-up.
 _HOLDS = types.ModuleType("pyz.inside.holds")
-_HOLDS.__dict__.update(MUSL=MUSL)
+_HOLDS.__dict__.update(MUSL=MUSL, FILES={})
 sys.modules["pyz.inside.holds"] = _HOLDS
 
 

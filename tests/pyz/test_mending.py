@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pyz.inside import unpack
-from pyz.inside.folders import LIST
+from pyz.inside import holds, unpack
+from pyz.inside.folders import COMPILED_HERE, END, LIST, digest, listing
 from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, free_port, wait_until
 from tests.helpers.onefile import (
     NOBODY,
@@ -225,21 +225,25 @@ def test_without_locks_the_files_that_are_ready_first_stay(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    def write_files(fresh: str, _host: str) -> None:
+    def write_files(fresh: str, _home: str, _host: str) -> None:
         nonlocal writers
         writers += 1
         site = Path(fresh, "site-packages")
         site.mkdir()
-        (site / "writer").write_text(f"{writers}")
-        Path(fresh, LIST).write_text("1 00000000 site-packages/writer\nend")
+        site.chmod(0o755)
+        content = f"{writers}".encode()
+        (site / "writer").write_bytes(content)
+        here = listing([("site-packages/writer", content)])
+        Path(fresh, LIST).write_text(f"{COMPILED_HERE}\n{here}{END}")
         if writers == 1:  # now another start begins and ends
             unpack._unpack_into(str(tmp_path), "name", "host")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     monkeypatch.setattr(unpack, "_write_files", write_files)
-    home = unpack._unpack_into(str(tmp_path), "name", "host")
+    monkeypatch.setitem(holds.FILES, "host", digest(b""))
+    folder = unpack._unpack_into(str(tmp_path), "name", "host")
     assert writers == 2
-    assert Path(home, "site-packages", "writer").read_text() == "2"
+    assert folder.read("site-packages/writer") == b"2"
     assert {path.name for path in tmp_path.iterdir()} == {"name", ".lock"}
 
 
