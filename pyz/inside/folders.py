@@ -18,6 +18,7 @@ LIST = "files"  # names every other file, with its size and its digest; the last
 COMPILED_HERE = "compiled here:"  # behind this line of the list is the bytecode, which gnar.pyz does not have
 END = "end"
 DIGEST_BYTES = 16
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  # errors that no other folder would help against
 NOTE_USE_EVERY_S = 86_400.0  # the time of LIST is that of the last start, give or take this
 
 Files = dict[str, tuple[int, str]]  # size and digest of each file, by its path in the folder, with "/"
@@ -231,7 +232,9 @@ def _is_whole(home: str, files: Files) -> bool:
     Some programs clean temporary folders by the age of files, and after a crash a file may be empty.
     """
     can_check = hasattr(os, "geteuid") and not is_sealed(home)
-    for path in files.keys() | {os.path.dirname(path) for path in files}:
+    parts = (path.split("/") for path in files)
+    above = {"/".join(names[:depth]) for names in parts for depth in range(1, len(names))}
+    for path in files.keys() | above | {LIST}:
         info = os.lstat(os.path.join(home, path))
         if path in files and info.st_size != files[path][0]:
             return False

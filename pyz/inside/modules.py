@@ -75,7 +75,7 @@ class _SourceLoader(SourceFileLoader):
 
 
 class _CompiledLoader(ExtensionFileLoader):
-    """Loads a compiled module, after a look at its content and at that of the libraries in the folder."""
+    """Loads a compiled module, after a look at its content and at that of its package's libraries."""
 
     def __init__(self, name: str, held: str, folder: Folder, inside: str) -> None:
         super().__init__(name, held)
@@ -84,7 +84,8 @@ class _CompiledLoader(ExtensionFileLoader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Load the module. Raises DamagedError, before any of its code runs."""
+        libraries = f"{SITE}/{spec.name.partition('.')[0]}.libs/"
         for path in self._folder.files:
-            if path == self._inside or ".libs/" in path:
+            if path == self._inside or path.startswith(libraries):
                 self._folder.read(path)
         return super().create_module(spec)

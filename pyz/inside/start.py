@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from pyz.inside import holds
-from pyz.inside.folders import Folder, find
+from pyz.inside.folders import OUT_OF_FILES, Folder, find
 from pyz.inside.modules import Finder
 
 IMPORT_ERRORS = (ImportError, SyntaxError, EOFError, ValueError)  # what importing a damaged file raises
@@ -29,6 +29,10 @@ def start(host: str) -> None:
         status = gnar.main()
     except KeyboardInterrupt:  # before gnar takes signals itself
         status = 0
+    except OSError as exc:
+        if exc.errno not in OUT_OF_FILES:
+            raise
+        sys.exit(f"gnar.pyz: {exc.strerror}: raise the limit of this process (ulimit -n)")
     except IMPORT_ERRORS as exc:
         if folder:
             _mend_or_explain(folder, exc)

@@ -23,6 +23,7 @@ from pyz.inside.folders import (
     COMPILED_HERE,
     END,
     LIST,
+    OUT_OF_FILES,
     Folder,
     digest,
     find_danger,
@@ -68,6 +69,8 @@ def _unpack_somewhere(name: str, host: str) -> Folder:
             if not problem:
                 return _unpack_into(resolved, name, host)
         except OSError as exc:
+            if exc.errno in OUT_OF_FILES:
+                raise
             problem = f"{folder}: {exc.strerror or exc}"
         except tarfile.CompressionError:
             sys.exit("gnar.pyz: this Python lacks the module lzma: use another, or ./build_zipapp.sh --host")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import types
 import zipfile
@@ -133,3 +134,18 @@ def test_damaged_file_is_one_line(moved: Path, tmp_path: Path) -> None:
         file.write(b"\0" * 100)
     assert_one_line(start(moved, "--version", SHIV_ROOT=tmp_path / "root"), "damaged, copy it again")
     assert [path.name for path in files_below(tmp_path / "root")] == [".lock"]
+
+
+def test_too_few_files_are_one_line(gnar_pyz: Path, tmp_path: Path) -> None:
+    start(gnar_pyz, "--version", SHIV_ROOT=tmp_path / "root")
+    for limit in (4, 5):
+        for root in (tmp_path / "root", tmp_path / "fresh"):
+            command = ["prlimit", f"--nofile={limit}", sys.executable, "-S", str(gnar_pyz), "relay", "x", "x"]
+            done = subprocess.run(
+                command, env={"SHIV_ROOT": str(root)}, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 1, done
+            assert re.fullmatch(
+                r"gnar(\.pyz)?: Too many open files: raise the limit of this process \(ulimit -n\)\n",
+                done.stderr,
+            ), done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
 import os
 import shutil
 import stat
@@ -10,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from pyz.inside.folders import find_danger
+from pyz.inside.folders import (
+    COMPILED_HERE,
+    END,
+    LIST,
+    DamagedError,
+    Folder,
+    digest,
+    find_danger,
+    hold_if_usable,
+    listing,
+)
+from pyz.inside.modules import SITE, Finder
 from tests.helpers.onefile import (
     NOBODY,
     START_LIMIT_S,
@@ -93,6 +106,148 @@ def test_unpacked_files_that_others_can_write_to_are_replaced(moved: Path, tmp_p
     assert (done.stdout, done.stderr) == (VERSION_LINE, "")
     assert home.stat().st_mode & 0o022 == 0
     assert "planted" not in planted.read_text()
+
+
+def test_empty_variable_is_as_if_unset_and_switches_no_check_off(moved: Path, tmp_path: Path) -> None:
+    open_to_all = tmp_path / ".cache" / "gnar"
+    open_to_all.mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    (tmp_path / "next").mkdir()
+    done = start(moved, "--version", SHIV_ROOT="", HOME=tmp_path, TMPDIR=tmp_path / "next")
+    assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+    assert files_below(open_to_all) == set()
+    assert len(unpacked(tmp_path / "next" / f"gnar-{os.geteuid()}")) == 1
+
+
+# ---- what is in the folder ---------------------------------------------------------------------------------
+
+PLANTED = "raise SystemExit('planted')"
+
+
+def plant_bytecode(home: Path) -> None:
+    (cached,) = home.glob("site-packages/gnar_lib/__pycache__/cmd.*.pyc")
+    before = cached.read_bytes()
+    cached.write_bytes((before[:16] + marshal.dumps(compile(PLANTED, "x", "exec"))).ljust(len(before), b"\0"))
+
+
+def plant_in_a_compiled_module(home: Path) -> None:
+    (compiled,) = home.glob("site-packages/gevent/libev/corecext.*.so")
+    before = compiled.read_bytes()
+    compiled.write_bytes(before[:-1000] + bytes(1000))
+
+
+def test_file_of_another_content_is_not_run_though_its_size_is_right(moved: Path, tmp_path: Path) -> None:
+    start(moved, "--version", SHIV_ROOT=tmp_path)
+    (home,) = unpacked(tmp_path)
+    for plant in (plant_bytecode, plant_in_a_compiled_module):
+        plant(home)
+        done = start(moved, "relay", "nonsense", "x", SHIV_ROOT=tmp_path)
+        assert done.returncode == 2
+        assert "planted" not in done.stderr
+        assert done.stderr.startswith(f"gnar.pyz: {home}/site-packages/")
+        assert " is damaged: everything is unpacked anew\n" in done.stderr
+
+
+@pytest.mark.parametrize("at", ["socket.py", "gevent/ares.py", "gnar_lib/about/__init__.py", "zope/more.py"])
+def test_file_that_was_put_beside_the_others_is_not_run(tmp_path: Path, at: str) -> None:
+    folder = hold(
+        tmp_path, {"gevent/__init__.py": "", "zope/__init__.py": "", "gnar_lib/about.py": "real = 1"}
+    )
+    planted = tmp_path / SITE / at
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_text(PLANTED)
+    found = Finder(folder).find_spec(at.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    assert found is None or found.origin == str(tmp_path / SITE / "gnar_lib" / "about.py")
+    package = Finder(folder).find_spec("gevent")
+    assert package is not None
+    assert package.submodule_search_locations == []  # where Python would look for what gnar.pyz does not have
+
+
+def hold(home: Path, sources: dict[str, str]) -> Folder:
+    """Write an unpacked folder with some modules and return it, held open."""
+    packed = [(f"{SITE}/{path}", text.encode()) for path, text in sources.items()]
+    for path, data in packed:
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_bytes(data)
+    (home / LIST).write_text(f"{listing(packed)}{COMPILED_HERE}\n{END}")
+    folder = hold_if_usable(str(home), digest(listing(packed).encode()))
+    assert folder is not None
+    return folder
+
+
+def test_folder_that_takes_the_name_of_the_one_in_use_gives_no_module(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    folder = hold(home, {"gnar_lib/__init__.py": "", "gnar_lib/late.py": "found = 'real'", "late.so": "code"})
+    home.rename(tmp_path / "moved")
+    hold(home, {"gnar_lib/__init__.py": "", "gnar_lib/late.py": "found = 'fake'", "late.so": "evil"})
+    spec = Finder(folder).find_spec("gnar_lib.late")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    assert module.found == "real"
+    assert Path(folder.held_path_of(f"{SITE}/late.so")).read_text() == "code"
+    (tmp_path / "moved" / SITE / "late.so").unlink()
+    with pytest.raises(DamagedError, match=r"late\.so: No such file"):
+        folder.read(f"{SITE}/late.so")
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664])
+@pytest.mark.parametrize("at", [f"{SITE}/gnar_lib/about.py", f"{SITE}/gnar_lib", SITE, LIST])
+def test_folder_of_which_others_can_change_a_part_is_not_used(tmp_path: Path, at: str, mode: int) -> None:
+    folder = hold(tmp_path, {"gnar_lib/about.py": "real = 1"})
+    packed = digest((tmp_path / LIST).read_bytes().partition(COMPILED_HERE.encode())[0])
+    (tmp_path / at).chmod(mode | 0o111)
+    assert hold_if_usable(folder.home, packed) is None
+    (tmp_path / at).chmod(0o755)
+    assert hold_if_usable(folder.home, packed) is not None
+    if os.geteuid() == 0:
+        os.chown(tmp_path / at, NOBODY, NOBODY)
+        assert hold_if_usable(folder.home, packed) is None
+
+
+# ---- images ------------------------------------------------------------------------------------------------
+
+# Mounts a folder read-only, for the command alone, which runs as another user.
+SEALED = (
+    'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec setpriv --clear-groups "$@"'
+)
+STRANGER = NOBODY + 1
+
+
+@needs_root
+def test_image_that_one_user_has_unpacked_starts_for_another_on_a_read_only_system(
+    moved: Path, open_folder: Path, python_for_all: Path
+) -> None:
+    pyz, root = Path(shutil.copy(moved, open_folder)), open_folder / "root"
+    root.mkdir()
+    os.chown(root, NOBODY, NOBODY)
+    start(pyz, "--version", python=python_for_all, user=NOBODY, SHIV_ROOT=root)
+    root.chmod(0o755)
+    (home,) = unpacked(root)
+    plant_bytecode(home)
+    command = [str(python_for_all), str(pyz), "relay", "nonsense", "x"]
+
+    def run(user: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", SEALED, "sh", str(root), f"--reuid={user}", *command],
+            env={"PATH": os.environ["PATH"], "SHIV_ROOT": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_LIMIT_S,
+        )
+
+    done = run(STRANGER)
+    assert (done.returncode, "nonsense" in done.stderr, "planted" in done.stderr) == (2, True, False), done
+    assert_one_line(run(0), f"belongs to user {NOBODY}")
+    assert_one_line(start(pyz, python=python_for_all, user=STRANGER, SHIV_ROOT=root), f"to user {NOBODY}")
+    source = home / "site-packages" / "gnar.py"
+    source.write_text(PLANTED.ljust(source.stat().st_size))
+    done = run(STRANGER)
+    assert done.returncode == 1
+    assert "planted" not in done.stderr
+    assert done.stderr.endswith(f"gnar.py is damaged: remove {home} and start again\n")
 
 
 IN_USER_NAMESPACE = ["unshare", "--user", "--map-current-user"]  # there root has no number of its own

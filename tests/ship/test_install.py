@@ -36,6 +36,7 @@ LIBRARY = {
     for path in (ROOT / "gnar_lib").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
+BACKEND = ("pyz/__init__.py", "pyz/wheel.py")
 NOT_PACKED = (
     "pyz/__main__.py",
     "build/lib/gnar_lib/old.py",
@@ -95,7 +96,17 @@ def test_source_package_holds_what_a_wheel_is_built_from_and_no_more(packages: P
         names = {member.name.removeprefix(f"{STEM}/") for member in archive if member.isfile()}
     made = {name for name in names if name.startswith("gnar.egg-info/")} | {"PKG-INFO", "setup.cfg"}
     read = {"README.md", "CHANGELOG.md", "LICENSE"}
-    assert names - made == {"gnar.py", "pyproject.toml", "MANIFEST.in", *read, *LIBRARY, *SHARED}
+    assert names - made == {"gnar.py", "pyproject.toml", "MANIFEST.in", *BACKEND, *read, *LIBRARY, *SHARED}
+
+
+def test_module_that_was_deleted_since_the_last_build_is_not_packed_again(tree: Path, tmp_path: Path) -> None:
+    left = tree / "build" / "lib" / "gnar_lib" / "old.py"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    command = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, tree)
+    run(*command)  # as `pip install .` does, from the sources and not from a source package
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        assert "gnar_lib/old.py" not in archive.namelist()
 
 
 def test_metadata_is_what_an_index_takes(packages: Path) -> None:
