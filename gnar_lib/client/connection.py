@@ -50,6 +50,7 @@ class Connection:
         self._error: Exception | None = None  # with which the control connection has ended
         self._trouble: Event = Event()  # the server is silent, or the control connection has ended
         self._crew = Crew("connection")  # the greenlets that receive and tick
+        self._is_released = False  # `release` was called
 
     def post(self, message: Message) -> None:
         """Send a message to the server; never waits. A message that cannot be sent is lost."""
@@ -135,11 +136,19 @@ class Connection:
             self.post(Heartbeat())
 
     def retire(self) -> None:
-        """Let another connection take the place of this one; users who are being served stay."""
+        """Let another connection take the place of this one; users who are being served stay.
+
+        The control connection stays until `release`: its end would have the server free the ports.
+        """
         self._crew.kill()
         self._outbox.close()
         self.pool.close()
-        self.control.retire()
+
+    def release(self) -> None:
+        """Close the control connection of a connection that was retired: the server has noticed the other."""
+        if not self._is_released:
+            self._is_released = True
+            self.control.retire()
 
     @property
     def has_ended(self) -> bool:
@@ -147,9 +156,14 @@ class Connection:
         return self._error is not None
 
     @property
+    def carries_users(self) -> bool:
+        """Whether there is a multiplexed session that goes on, whatever the control connection does."""
+        return self.control.mux is not None and not self.control.mux.closed
+
+    @property
     def is_over(self) -> bool:
-        """Whether the users of a connection that was retired need it no longer."""
-        return self.control.mux is None or self.control.mux.closed
+        """Whether nobody needs a connection that was retired any longer."""
+        return self._is_released and not self.carries_users
 
     def close(self) -> None:
         """Close the control connection, and the data connections that wait; more than once does no harm."""

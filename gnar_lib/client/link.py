@@ -157,8 +157,9 @@ class Link:
 
         A server that leaves ends the control connection first, and lets users finish.
         """
-        if self._connection is not None and not self._connection.is_over:
+        if self._connection is not None and self._connection.carries_users:
             self._retire(self._connection)
+            self._connection.release()
             self._connection = None
         self._disconnect()
 
@@ -241,6 +242,8 @@ class Link:
         if control.is_go:
             self._on_answer_of_go(control, answer)
             return
+        for each in self._retired:
+            each.release()  # the server has given the proxies to this connection
         unanswered = self._unanswered.get(answer.proxy_name)
         if unanswered:
             proxy: ClientProxy | None = unanswered.popleft()

@@ -366,9 +366,12 @@ def test_silent_server_is_dialled_beside_the_connection_that_there_is(
     turn()
     first.unread(first.recv_now(1) or pytest.fail("closed already, or no heartbeats"))
     send(second, Welcome(session="another session", features=(FEATURE_WAIT,)))
-    while isinstance(recv_or_none(first), Heartbeat):
-        pass
+    hear_ticks(second)
+    while heard_yet := first.recv_now(100):  # only the answer tells that the server has noticed
+        assert heard_yet.strip(b"\x02\x00{}") == b""
+    assert heard_yet is None
     send(second, opened("blog", 9001))
+    assert recv_or_none(first) is None
     wait_until(lambda: server.links[0].proxies["blog"].state is ProxyState.OPEN, "the proxy is open")
     assert [login.client_id for login in server.logins] == [server.logins[0].client_id] * 2
 
@@ -423,7 +426,8 @@ def test_users_of_a_multiplexed_session_outlive_its_control_connection(
     user = first.open()
     send(user, Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog"))
     local = accept(service)
-    second, _ = server.log_in_multiplexed()  # since the server says nothing
+    second, control = server.log_in_multiplexed()  # since the server says nothing
+    send(control, opened("blog", 9001))
     wait_until(lambda: first._peer_gone_away, "the link takes no more users there")
     user.sendall(b"still")
     assert local.recv(10) == b"still"
