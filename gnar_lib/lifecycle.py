@@ -12,7 +12,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import gevent
@@ -46,11 +48,12 @@ def _collect_garbage_less_often() -> None:
 
 def _has_terminal() -> bool:
     """Tell whether this process has a controlling terminal, which can go."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
+    is_there = False
+    if sys.platform != "win32":
+        with suppress(OSError):
+            os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+            is_there = True
+    return is_there
 
 
 class _Interrupt(BaseException):

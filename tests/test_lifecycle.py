@@ -273,14 +273,14 @@ def test_a_signal_interrupts_a_start(start: Callable[..., Child]) -> None:
 LOOKING_UP = (
     PRELUDE
     + """
-from gnar_lib.net import target
+from gnar_lib.net import place
 from gnar_lib.relay import run_relay
 
 def look_up(*_):
     say("looking up")
     Event().wait()
 
-target.resolve = look_up
+place.resolve = look_up
 say(run_relay("tcp:0", "tcp:name:1", 30))
 """
 )

@@ -85,6 +85,7 @@ class DatagramTarget:
         self._any_source = any_source
         self._refusals = 0  # since the last look-up
         self._turned_s = 0.0  # when another address has become the first
+        self._tried: Sockaddr | None = None  # that address, until it refuses
 
     def look_up(self) -> None:
         """Look the name up; raises `DialError` if it is unknown, or has no address of the wanted family."""
@@ -123,11 +124,19 @@ class DatagramTarget:
         return bool(known) and known[0][1] != conn.address
 
     def _turn(self, address: Sockaddr) -> None:
-        """Put this address last, but not too often: another socket costs more than a datagram."""
+        """Put this address last, but not too often: another socket costs more than a datagram.
+
+        If the next address refuses as well, back at once: a service that is down most often comes back where
+        it was.
+        """
         known, now_s = self._place.known, time.monotonic()
-        if known and known[0][1] == address and now_s - self._turned_s >= TURN_PAUSE_S:
+        if not known or known[0][1] != address:
+            return
+        is_way_back = address == self._tried
+        if is_way_back or now_s - self._turned_s >= TURN_PAUSE_S:
             self._turned_s = now_s
             self._place.put_last(address)
+            self._tried = None if is_way_back else self._place.known[0][1]
 
     def silent(self, conn: DatagramConn) -> bool:
         """Nothing has come from where `conn` writes to; tell whether the target has moved from there."""

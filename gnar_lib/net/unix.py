@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,11 +141,13 @@ def _give_away(path: str, file: SocketFileSettings) -> None:
     """
     if (file.user, file.group) == (-1, -1):
         return
-    try:
-        os.chown(path, file.user, file.group, follow_symlinks=False)
-    except OSError as exc:
-        SocketFile(path, keep=False).remove()
-        raise ListenError(f"cannot give {path} to its owner, which only root can: {exc.strerror}") from exc
+    if sys.platform != "win32":
+        try:
+            os.chown(path, file.user, file.group, follow_symlinks=False)
+        except OSError as exc:
+            SocketFile(path, keep=False).remove()
+            reason = f"cannot give {path} to its owner, which only root can: {exc.strerror}"
+            raise ListenError(reason) from exc
 
 
 @contextmanager

@@ -24,26 +24,26 @@ class Account:
 
     def become(self) -> None:
         """Give the rights of this process up for those of the account, for good. Raises `UsageError`."""
-        if sys.platform == "win32" or (os.geteuid(), os.getegid()) == (self.uid, self.gid):
-            return
-        try:
-            os.setgroups(self.groups)
-            os.setgid(self.gid)
-            os.setuid(self.uid)
-        except OSError as exc:
-            raise UsageError(f"cannot become user {self.name}, which only root can: {exc.strerror}") from exc
+        if sys.platform != "win32" and (os.geteuid(), os.getegid()) != (self.uid, self.gid):
+            try:
+                os.setgroups(self.groups)
+                os.setgid(self.gid)
+                os.setuid(self.uid)
+            except OSError as exc:
+                reason = f"cannot become user {self.name}, which only root can: {exc.strerror}"
+                raise UsageError(reason) from exc
 
 
 def find_account(text: str) -> Account:
     """Return the account with a name or a number; raises `UsageError`."""
-    if sys.platform == "win32":
-        raise UsageError("is not supported on Windows")
-    try:
-        found = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
-    except (KeyError, OverflowError, ValueError):
-        raise UsageError("is no user of this system") from None
-    groups = os.getgrouplist(found.pw_name, found.pw_gid)
-    return Account(found.pw_name, found.pw_uid, found.pw_gid, tuple(groups))
+    if sys.platform != "win32":
+        try:
+            found = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
+        except (KeyError, OverflowError, ValueError):
+            raise UsageError("is no user of this system") from None
+        groups = os.getgrouplist(found.pw_name, found.pw_gid)
+        return Account(found.pw_name, found.pw_uid, found.pw_gid, tuple(groups))
+    raise UsageError("is not supported on Windows")
 
 
 def find_owner(text: str) -> int:
@@ -55,12 +55,12 @@ def find_group(text: str) -> int:
     """Return the number of a group, which has to exist unless given as a number; raises `UsageError`."""
     if text.isdecimal():
         return _number(text)
-    if sys.platform == "win32":
-        raise UsageError("is not supported on Windows")
-    try:
-        return grp.getgrnam(text).gr_gid
-    except (KeyError, ValueError):
-        raise UsageError("is no group of this system") from None
+    if sys.platform != "win32":
+        try:
+            return grp.getgrnam(text).gr_gid
+        except (KeyError, ValueError):
+            raise UsageError("is no group of this system") from None
+    raise UsageError("is not supported on Windows")
 
 
 def _number(text: str) -> int:

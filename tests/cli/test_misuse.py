@@ -226,11 +226,10 @@ def test_loop_for_which_no_file_is_left_is_one_line_of_error(left: int) -> None:
 def test_interrupt_while_it_starts_leaves_no_traceback(gnar_pyz: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "class Finder:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'gevent':\n"
-        "            raise KeyboardInterrupt\n"
-        "sys.meta_path.insert(0, Finder())\n"
+        "def interrupt(event, args):\n"
+        "    if event == 'import' and args[0] == 'gevent':\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.addaudithook(interrupt)\n"
     )
     done = subprocess.run(
         [gnar_pyz, "server"],
