@@ -22,9 +22,7 @@ COPY --from=build /etc/passwd /etc/group /etc/
 COPY --from=build /opt/gnar /opt/gnar
 COPY --from=build /src/LICENSE /usr/share/doc/gnar/
 COPY --from=build /src/gnar.pyz /usr/local/bin/
-# Docker kills a container 10 s after it asked it to stop; users have to finish before that.
-ENV SHIV_ROOT=/opt/gnar \
-    GNAR_GRACE=8
+ENV SHIV_ROOT=/opt/gnar
 # A number, so that Kubernetes can see that the user is not root. Any other user works as well.
 USER 8910:8910
 # The control port. The ports of the proxies are published when a container is started.

@@ -52,7 +52,7 @@ Options:
       --dead-after SECONDS   give up a peer that should answer, and is silent (default 120)
       --half-close-timeout SECONDS  end of a user half of whose connection has ended, when the
                              other half is silent (default 3600)
-      --grace SECONDS        how long users may finish when the server stops (default 10)
+      --grace SECONDS        how long users may finish when the server stops (default 8)
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
 
@@ -103,7 +103,7 @@ Options:
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the
                            other half is silent (default 3600)
-      --grace SECONDS      how long users may finish when the client stops (default 10)
+      --grace SECONDS      how long users may finish when the client stops (default 8)
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
 
@@ -129,7 +129,7 @@ Options:
   --dead-after SECONDS  give up a peer that should answer, and is silent (default 120)
   --half-close-timeout SECONDS  end of a connection half of which has ended, when the other half
                         is silent (default 3600)
-  --grace SECONDS       how long connections may finish when the relay stops (default 10)
+  --grace SECONDS       how long connections may finish when the relay stops (default 8)
   -h, --help            show this
 
 Examples:

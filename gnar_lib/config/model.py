@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 DEFAULT_PORT = 8910
-DEFAULT_GRACE_S = 10.0
+DEFAULT_GRACE_S = 8.0  # Docker kills a container 10 s after it asked it to stop
 DEFAULT_DEAD_AFTER_S = 120.0
 DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 DEFAULT_HEARTBEAT_S = 5

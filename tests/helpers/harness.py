@@ -22,7 +22,7 @@ import pytest
 from bench import procs
 
 WAIT_S = 20.0  # the bound of every wait: a healthy machine takes milliseconds
-SOON_S = 8.0  # the bound for what must happen before a grace or a silence of 10 s is over
+SOON_S = 7.0  # the bound for what must happen before a grace of 8 s is over
 LOOPBACK = "127.0.0.1"
 TOKEN = "a token of the tests"
 ESTABLISHED, LISTENING = "01", "0A"  # in /proc/net/tcp

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gnar_lib import cmd
+from gnar_lib.config.model import DEFAULT_GRACE_S
 from tests.helpers.harness import LOOPBACK, TOKEN, Service, Tunnels, dial, echo, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def test_the_user_is_a_number_and_not_root() -> None:
 
 
 def test_users_have_less_time_than_docker_gives_the_server() -> None:
-    assert 0 < float(ENV["GNAR_GRACE"]) <= DOCKER_KILLS_S - 2
+    assert 0 < DEFAULT_GRACE_S <= DOCKER_KILLS_S - 2
     assert of_last_stage("STOPSIGNAL") == "SIGTERM"
 
 
@@ -319,5 +320,5 @@ def test_a_read_only_container_of_any_user_is_healthy_and_stops_before_docker_ki
         assert re.search(rf"^Uid:\t{ANY_USER}\t", status, re.MULTILINE)
         assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
         elapsed_s = stop_with_an_idle_user(plain_tunnels, port, container, pid)
-        assert float(ENV["GNAR_GRACE"]) - 1 < elapsed_s < DOCKER_KILLS_S
+        assert DEFAULT_GRACE_S - 1 < elapsed_s < DOCKER_KILLS_S
         assert "Traceback" not in (tmp_path / "server.log").read_text()
