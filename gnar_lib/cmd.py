@@ -45,7 +45,8 @@ def _server(arguments: dict[str, Any]) -> int:
             raise UsageError("the port is given twice, as <port> and as --port")
         flags["port"] = _read(port, arguments["<port>"], "port")
     has_file = bool(file_of(flags, os.environ))
-    return run_server(lambda: load_server(flags, os.environ), has_file=has_file)
+    replaces = bool(flags.pop("replace", False))
+    return run_server(lambda: load_server(flags, os.environ), has_file=has_file, replaces=replaces)
 
 
 def _client(arguments: dict[str, Any]) -> int:

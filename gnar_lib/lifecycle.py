@@ -75,6 +75,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stop_asked: gevent.event.Event = gevent.event.Event()  # set by the first signal and by `stop`
+        self.is_terminated = False  # the first signal was SIGTERM, by which services are restarted, too
         self._drain_at_once = False  # set by the second signal
         self._interruptible: greenlet | None = None  # the greenlet in `call_until_stopped`
         self._draining: Crew | None = None  # the greenlets for which `drain` waits
@@ -89,7 +90,7 @@ class Stopper:
         self._has_file = False  # set by `on_reload`
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK is ^Break of Windows
             if hasattr(signal, name):
-                self._watch(name, self._on_stop)
+                self._watch(name, self._on_stop if name != "SIGTERM" else self._on_terminate)
         if hasattr(signal, "SIGHUP"):  # Windows has no SIGHUP
             # nohup(1) ignores SIGHUP, so that the process survives its terminal.
             self._hangup_stops = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
@@ -113,6 +114,11 @@ class Stopper:
         """
         self._reload = function
         self._has_file = has_file
+
+    @property
+    def is_watched_over(self) -> bool:
+        """Whether a service manager, such as systemd, has started the process and is told how it goes."""
+        return self._notifier.is_on
 
     @property
     def stopping(self) -> bool:
@@ -155,8 +161,8 @@ class Stopper:
         self._stop_asked.wait()
         self._notifier.stopping()
 
-    def drain(self, crew: Crew, grace_s: float) -> bool:
-        """Let the greenlets of `crew` finish for up to `grace_s` seconds, then kill them.
+    def drain(self, crew: Crew, grace_s: float | None) -> bool:
+        """Let the greenlets of `crew` finish for up to `grace_s` seconds, then kill them; None is no limit.
 
         A second signal kills the greenlets at once. Returns whether all of them ended by themselves. The wait
         for killed greenlets ends after `KILL_TIMEOUT_S`.
@@ -164,7 +170,9 @@ class Stopper:
         self._draining = crew
         try:
             if not self._drain_at_once:
-                if len(crew):
+                if grace_s is None:
+                    _log.info("waiting for %d to finish; ^C ends them now", len(crew))
+                elif len(crew):
                     _log.info("waiting up to %g s for %d to finish; ^C ends them now", grace_s, len(crew))
                     self._notifier.extend_timeout(grace_s + KILL_TIMEOUT_S)
                 crew.wait_empty(grace_s)
@@ -191,6 +199,11 @@ class Stopper:
         watcher = get_hub().loop.signal(getattr(signal, name))
         watcher.start(handle)
         self._watchers.append(watcher)
+
+    def _on_terminate(self) -> None:
+        """Begin to stop, as `_on_stop` does, and note by which signal."""
+        self.is_terminated = self.is_terminated or not self.stopping
+        self._on_stop()
 
     def _on_stop(self) -> None:
         """Begin to stop; at the second signal, kill the greenlets that `drain` waits for."""

@@ -53,6 +53,7 @@ Options:
       --half-close-timeout SECONDS  end of a user half of whose connection has ended, when the
                              other half is silent (default 3600)
       --grace SECONDS        how long users may finish when the server stops (default 8)
+      --replace              take over from the server that runs, refusing no user
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
 

@@ -97,6 +97,8 @@ def pytest_configure() -> None:
     """Make `gnar.pyz` start with the Python that runs the tests, and unpack into build/."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
+    os.environ["XDG_RUNTIME_DIR"] = str(BUILD / "run")  # where servers can be asked to be replaced
+    (BUILD / "run").mkdir(parents=True, exist_ok=True)
     _give_children_default_signals()
 
 

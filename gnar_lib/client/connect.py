@@ -24,6 +24,7 @@ from gnar_lib.proto import (
     to_frame,
 )
 from gnar_lib.proto.numbers import (
+    FEATURE_LEAVE,
     FEATURE_MUX,
     FEATURE_UDP,
     FEATURE_USERS,
@@ -94,6 +95,11 @@ class ControlConn:
     def carries_datagrams_in_binary(self) -> bool:
         """Whether both ends know the binary form of datagrams."""
         return self.session is not None and FEATURE_UDP in self.session.features
+
+    @property
+    def keeps_ports(self) -> bool:
+        """Whether the server keeps the ports of a client that is to be started again."""
+        return self.session is not None and FEATURE_LEAVE in self.session.features
 
     @property
     def limits_users(self) -> bool:

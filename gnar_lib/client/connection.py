@@ -48,7 +48,10 @@ class Connection:
         self._heard_s = time.monotonic()  # when the last message came
         self._beaten_s = self._heard_s  # when the last Heartbeat was sent
         self._error: Exception | None = None  # with which the control connection has ended
-        self._trouble: Event = Event()  # the server is silent, or the control connection has ended
+        self._trouble: Event = Event()  # the server is silent or leaves, or the control connection has ended
+        self._is_left = False  # the server has said that another process takes its place
+        self._is_leaving = False  # `leave` was called
+        self._has_left: Event = Event()  # the server has answered that no more users come
         self._crew = Crew("connection")  # the greenlets that receive and tick
         self._is_released = False  # `release` was called
 
@@ -66,7 +69,7 @@ class Connection:
         self.control.serve_streams(self._shared.users, self._serve_stream)
 
     def wait_for_trouble(self) -> None:
-        """Wait until the server is silent; raises the error if the control connection has ended.
+        """Wait until another is needed; raises the error if the control connection has ended.
 
         That is a `ConnError` or `ProtocolError`, or whatever a defect has raised.
         """
@@ -75,6 +78,11 @@ class Connection:
             self._trouble.wait()
         if self._error is not None:
             raise self._error
+
+    @property
+    def needs_another(self) -> bool:
+        """Whether another control connection has to be tried beside this one."""
+        return self._is_left or self.is_silent
 
     @property
     def is_silent(self) -> bool:
@@ -89,11 +97,14 @@ class Connection:
                 self._handle(recv_paced(self.control.conn), on_answer)
         except Exception as exc:  # noqa: BLE001  (`wait_for_trouble` raises it)
             self._error = exc
+            self._has_left.set()
             self._trouble.set()
 
     def _handle(self, message: Message, on_answer: Callable[[ProxyResp], None]) -> None:
         self._heard_s = time.monotonic()
         match message:
+            case Heartbeat(leaving=True):
+                self._on_leaving()
             case Heartbeat(waiting=count):
                 if count and self.control.may_wait:
                     self.pool.want(count)
@@ -134,6 +145,28 @@ class Connection:
         if now - self._beaten_s > self.control.heartbeat_s - TICK_S / 2:
             self._beaten_s = now
             self.post(Heartbeat())
+
+    def _on_leaving(self) -> None:
+        """Have another process of the server dialled; or take note of the answer to `leave`."""
+        if self._is_leaving:
+            self._has_left.set()
+            return
+        _log.info("another process takes the server's place: connecting to it")
+        self._is_left = True
+        self._trouble.set()
+
+    def leave(self) -> None:
+        """Have the server keep the ports for the client's next start; users who are being served stay."""
+        self._is_leaving = True
+        self.post(Heartbeat(leaving=True))
+
+    def wait_left(self, timeout_s: float) -> None:
+        """Wait until no user can be on the way any more, or `timeout_s` is over."""
+        until_s = time.monotonic() + timeout_s
+        if self._is_leaving and not self.has_ended:
+            self._has_left.wait(timeout_s)
+            self.pool.wait_empty(until_s - time.monotonic())
+        self.pool.close()
 
     def retire(self) -> None:
         """Let another connection take the place of this one; users who are being served stay.

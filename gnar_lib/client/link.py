@@ -103,7 +103,7 @@ class Link:
     def _connect_or_wait(self) -> None:
         """Connect if that is necessary, otherwise wait until it is; after a failure, wait for a while."""
         try:
-            if self._connection is None or self._connection.is_silent:
+            if self._connection is None or self._connection.needs_another:
                 self._connect()
             else:
                 self._connection.wait_for_trouble()
@@ -356,13 +356,24 @@ class Link:
 
     # ---- the end -------------------------------------------------------------------------------------------
 
-    def cancel_all(self) -> None:
-        """Cancel every proxy, and close the data connections that wait; users who are served stay."""
+    def cancel_all(self, *, may_return: bool = False) -> None:
+        """Take no more users; those who are served stay.
+
+        `may_return`: this client may be started again soon, for which a server that can does keeps the ports.
+        """
         self._is_ending = True
-        if (connection := self._connection) is not None:
-            for proxy in self.proxies.values():
-                self._cancel(connection, proxy, CloseReason.STOPPING)
-            connection.pool.close()
+        if (connection := self._connection) is None:
+            return
+        if may_return and connection.control.keeps_ports:
+            connection.leave()
+            return
+        for proxy in self.proxies.values():
+            self._cancel(connection, proxy, CloseReason.STOPPING)
+
+    def wait_cancelled(self, timeout_s: float) -> None:
+        """Wait until no user can be on the way, and close the data connections that wait."""
+        if self._connection is not None:
+            self._connection.wait_left(timeout_s)
 
     def end_without_proxies(self) -> None:
         """End if the last proxy has been removed and none has come in its place."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from gevent.event import Event
+
 from gnar_lib.client.turns import Turns
 from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import Conn, Crew, descriptors
@@ -45,6 +47,7 @@ class WaitingPool:
         self._opening = 0  # greenlets whose conn is not there yet
         self._wanted = 0  # how many are to wait
         self._is_closed = False
+        self._ended: Event = Event()  # set whenever one waits no longer
 
     def __len__(self) -> int:
         return len(self._heard_s)
@@ -65,6 +68,17 @@ class WaitingPool:
             conn.abort()
         if refill:
             self._fill()
+
+    def wait_empty(self, timeout_s: float) -> None:
+        """Open no more, and wait until the server has closed, or used, those that wait.
+
+        So no user can be on the way to one of them. Ends after `timeout_s`.
+        """
+        self._wanted = 0
+        until_s = time.monotonic() + timeout_s
+        while (self._heard_s or self._opening) and (left_s := until_s - time.monotonic()) > 0:
+            self._ended.clear()
+            self._ended.wait(left_s)
 
     def close(self) -> None:
         """Close all that wait, and open no more."""
@@ -97,6 +111,7 @@ class WaitingPool:
             raise
         finally:
             del self._heard_s[conn]
+            self._ended.set()
         self._fill()
         self._on_user(conn, exchange)
 
@@ -107,6 +122,7 @@ class WaitingPool:
                 conn = self._open_one()
         finally:
             self._opening -= 1
+            self._ended.set()
         if self._is_closed:
             conn.close()
             raise ConnClosed("the control connection has ended")

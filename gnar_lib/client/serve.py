@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
 from gnar_lib.yamux.holdings import holdings
+
+LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 
 _OF_LOGIN = ("token", "auth", "multiplex", "heartbeat")  # settings that hold from one login to the next
 
@@ -143,10 +146,16 @@ class Client:
                 return
         self._start_link([proxy])
 
-    def stop_taking_users(self) -> None:
-        """Cancel every proxy; users who are served go on."""
-        for link in [*self._links]:
-            link.cancel_all()
+    def stop_taking_users(self, *, may_return: bool = False) -> None:
+        """Cancel every proxy; users who are served go on.
+
+        `may_return`: the ports are kept for a while, in case that this client is started again.
+        """
+        links, until_s = [*self._links], time.monotonic() + LEAVE_S
+        for link in links:
+            link.cancel_all(may_return=may_return)
+        for link in links:
+            link.wait_cancelled(until_s - time.monotonic())
 
     def close(self) -> None:
         """End everything at once."""
@@ -211,10 +220,8 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.wait(client.answered)
         if not client.failed:
             emit(Stopping, Side.CLIENT)
-        client.stop_taking_users()
-        gevent.sleep(
-            0
-        )  # the data connections that waited were closed: let go of them before users are counted
+        client.stop_taking_users(may_return=stopper.is_terminated and not client.failed)
+        gevent.sleep(0)  # data connections that waited were closed: let go of them before users are counted
         stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
         client.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold

@@ -173,6 +173,10 @@ class DatagramSocket:
         if self.sock.fileno() >= 0:
             self._reader.start(stop_and_call)
 
+    def rest(self) -> None:
+        """Read nothing until `serve` is called again; the kernel drops what it has no room for."""
+        self._reader.stop()
+
     def pause(self, seconds: float) -> None:
         """Read nothing for some seconds; the kernel drops what it has no room for."""
         self._reader.pause(seconds)

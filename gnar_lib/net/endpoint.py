@@ -55,17 +55,16 @@ class Listener:
         self._watcher.start(self._accept_batch, crew, handle)
 
     def pause(self) -> None:
-        """Leave users in the backlog until `serve` is called again."""
+        """Accept nobody until `serve` is called again: whoever connects waits in the kernel's backlog."""
         self._watcher.stop()
         self._pause.stop()
+        descriptors.leave(self)
 
     def close(self) -> None:
         """Stop listening; conns that were accepted stay. More than once does no harm."""
         if self.sock.fileno() < 0:
             return
-        self._watcher.stop()
-        self._pause.stop()
-        descriptors.leave(self)
+        self.pause()
         self.sock.close()
         descriptors.taken -= 1
 

@@ -59,10 +59,12 @@ class Heartbeat(Message):
     """Sent every second on a control connection, or as often as both ends have agreed: the sender is alive.
 
     By `waiting`, gnar's own server tells its own client how many data connections are to wait for users.
+    By `leaving`, a server says that another process takes its place, and a client that it is to be restarted.
     """
 
     TYPE = PacketType.HEARTBEAT
     waiting: int = 0
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

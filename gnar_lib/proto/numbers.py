@@ -29,7 +29,8 @@ FEATURE_WAIT = "wait"  # data connections that wait for their user
 FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its users
 FEATURE_UDP = "udp"  # datagrams in binary
 FEATURE_USERS = "users"  # limits on the users of a proxy
-FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS)
+FEATURE_LEAVE = "leave"  # Heartbeats that say that their sender leaves
+FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS, FEATURE_LEAVE)
 
 
 # ---- what follows from the pace of the heartbeats ----------------------------------------------------------

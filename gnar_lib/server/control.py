@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import gevent
 
@@ -23,20 +24,16 @@ from gnar_lib.errors import (
     ProxyRefusedError,
 )
 from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
-from gnar_lib.net import Conn, EventedConn, format_address, host_of
+from gnar_lib.net import Conn, DatagramSocket, EventedConn, Listener, format_address, host_of
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
-from gnar_lib.proto.numbers import HEARTBEAT_S
+from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
-from gnar_lib.server.ingress.tcp import TcpIngress
+from gnar_lib.server.ingress.kept import Ingress, KeptPorts, limits_of, new_ingress
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
-from gnar_lib.server.places import Places, UserLimits
-from gnar_lib.server.proxies import Proxy
-from gnar_lib.server.shared import Shared
-from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.upstream import Upstream
 from gnar_lib.yamux import Session as Mux
 
@@ -44,8 +41,6 @@ KINDS = ("tcp", "udp")
 TICK_S = 1.0  # between two looks at the client and at what it has
 HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
-
-Ingress = TcpIngress | UdpIngress
 
 _log = logger.get("control")
 
@@ -59,12 +54,13 @@ class Control:
 
     def __init__(
         self,
-        shared: Shared,
+        kept: KeptPorts,
         conn: Conn,
         peer: Peer,
         mux: Mux | None,
         on_end: Callable[[Control], None],
     ) -> None:
+        shared = kept.shared
         self.conn = conn
         self.peer = peer
         self.session = peer.session  # the login session; None for a Go client
@@ -74,6 +70,7 @@ class Control:
         self.rights = Rights.of(shared.config)  # replaced by a reload
         self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux, lambda: self.is_silent)
         self._shared = shared
+        self._kept = kept  # the ports of clients that are away
         self._on_end = on_end
         self._outbox = Outbox(conn, shared.crew)
         self._ingresses: dict[tuple[str, int], Ingress] = {}  # by kind and port
@@ -129,8 +126,9 @@ class Control:
     def _handle(self, message: Message) -> None:
         self._heard_s = time.monotonic()
         match message:
-            case Heartbeat():
-                pass
+            case Heartbeat(leaving=leaving):
+                if leaving:
+                    self._leave_ports()
             case ProxyReq():
                 self._open_proxy(message)
             case ProxyCancel():
@@ -163,9 +161,7 @@ class Control:
     def _open_proxy(self, request: ProxyReq) -> None:
         """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
         name, kind = request.proxy_name, request.proxy_type
-        inherited = self._adopt(request)
-        if inherited is not None:
-            self._answer(request, STATUS_SUCCESS, remote_port=inherited.port)
+        if self._inherit(request) or self._return_to(request):
             return
         try:
             ingress = self._open_ingress(request)
@@ -185,7 +181,7 @@ class Control:
         `_close` closes the ingress.
         """
         shared, rights = self._shared, self.rights
-        name, kind, port = request.proxy_name, request.proxy_type, request.remote_port
+        kind, port = request.proxy_type, request.remote_port
         if shared.stopping:
             raise ListenError("the server is stopping")
         if kind not in KINDS:
@@ -194,17 +190,14 @@ class Control:
             raise ProxyRefusedError("this server has no domain: leave the subdomain out")
         if len(self._ingresses) >= rights.proxies:
             raise ProxyRefusedError(f"one client may have {rights.proxies} proxies")
-        places = Places(f"proxy {name!r}", _limits_of(request), shared.places)
-        ingress: Ingress
+        opened: Listener | DatagramSocket
         if kind == "udp":
-            sock = shared.ports.bind_udp(port, rights.ports)
-            udp_proxy = UdpProxy(name, self.upstream, rights, shared.meter, places)
-            session_s = None if self.session is None else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
-            ingress = UdpIngress(sock, udp_proxy, shared.crew, session_s)
+            opened = shared.ports.bind_udp(port, rights.ports)
         else:
-            listener = shared.ports.listen(port, rights.ports)
-            proxy = Proxy(name, self.upstream, rights, shared.meter, places)
-            ingress = TcpIngress(listener, proxy, shared.users)
+            opened = shared.ports.listen(port, rights.ports)
+        udp_timeout_s = 0 if self.session is None else request.udp_timeout or int(DEFAULT_UDP_TIMEOUT_S)
+        request = replace(request, udp_timeout=udp_timeout_s)
+        ingress = new_ingress(shared, opened, self.upstream, rights, request)
         if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
             raise ConnClosed("the control connection has ended")
@@ -263,6 +256,11 @@ class Control:
         return [*self._ingresses.values()]
 
     @property
+    def held(self) -> list[Ingress]:
+        """The same, and those for which the client has not asked again."""
+        return [*self._ingresses.values(), *self._inherited.values()]
+
+    @property
     def udp_users(self) -> int:
         """How many users of UDP proxies have sent a datagram lately."""
         return sum(each.users for each in self._ingresses.values() if isinstance(each, UdpIngress))
@@ -284,32 +282,41 @@ class Control:
         ingresses = {**self._inherited, **self._ingresses}
         self._inherited, self._ingresses = {}, {}
         self._is_replaced = True
-        if self.mux is None:
-            self.end()
-            return ingresses
-        mux, self.mux = self.mux, None  # so that it outlives this control connection
-        self.end()
-        mux.drain()
+        for ingress in ingresses.values():
+            ingress.rest(self._kept.nobody)
+        self._end_without_users()
         return ingresses
 
-    def _adopt(self, request: ProxyReq) -> Ingress | None:
-        """Take over the ingress that the client had before for the proxy it asks for, and return it.
+    def _end_without_users(self) -> None:
+        """End the control connection; a multiplexed session ends with its last user."""
+        mux, self.mux = self.mux, None  # so that it outlives this control connection
+        self.end()
+        if mux is not None:
+            mux.drain()
 
-        None if there is none, or if it is not allowed any more.
+    def _inherit(self, request: ProxyReq) -> bool:
+        """Go on with the ingress that the client had on its control connection before this one.
+
+        False if there is none, or if it is not allowed any more.
         """
         ingress = self._inherited_for(request)
         if ingress is None:
-            return None
+            return False
         key = ingress.proxy.kind, ingress.port
         if ingress.proxy.name != request.proxy_name or not self.rights.ports.allows(ingress.port):
             self._close_inherited(key)
-            return None
-        self._ingresses[key] = self._inherited.pop(key)
-        ingress.proxy.move_to(self.upstream)
-        ingress.proxy.places.limits = _limits_of(request)
+            return False
+        self._adopt(self._inherited.pop(key), request)
+        return True
+
+    def _adopt(self, ingress: Ingress, request: ProxyReq) -> None:
+        """Have an ingress serve the proxy that is asked for, and answer."""
+        self._ingresses[ingress.proxy.kind, ingress.port] = ingress
+        ingress.proxy.places.limits = limits_of(request)
+        self._answer(request, STATUS_SUCCESS, remote_port=ingress.port)
         if ingress.proxy.kind == "tcp":
             self.upstream.expect_users()
-        return ingress
+        ingress.go_on(self.upstream)
 
     def _inherited_for(self, request: ProxyReq) -> Ingress | None:
         """Return what is inherited at the port that is asked for, or, if any will do, under that name."""
@@ -329,6 +336,44 @@ class Control:
                 self._close(ingress, CloseReason.CLIENT_LEFT)
                 pace.take(MESSAGE_S)
 
+    # ---- a client, or a server, that leaves ----------------------------------------------------------------
+
+    def _leave_ports(self) -> None:
+        """Keep the ports for the client's next start, and tell the client that no more users come."""
+        _log.info("client %s leaves, and may come back: %d ports wait", self, len(self._ingresses))
+        for key in [*self._ingresses]:
+            if (ingress := self._ingresses.pop(key, None)) is not None:  # else `end` has closed it meanwhile
+                self._kept.keep(ingress, self.peer.credential)
+                pace.take(MESSAGE_S)
+        self.upstream.expect_no_users()
+        self.post(Heartbeat(leaving=True))
+
+    def _return_to(self, request: ProxyReq) -> bool:
+        """Go on with the port that has waited for this client; False if there is none."""
+        if len(self._ingresses) >= self.rights.proxies or not len(self._kept):
+            return False
+        ingress = self._kept.take(request, self.peer.credential, self.client_id, self.rights.ports)
+        if ingress is None:
+            return False
+        emit(ProxyOpened, Side.SERVER, ingress.proxy.name, ingress.proxy.kind, ingress.port, self.address)
+        self._adopt(ingress, request)
+        return True
+
+    def send_away(self) -> None:
+        """Have the client connect anew, since another process has the ports; its users stay."""
+        ingresses, self._ingresses, self._inherited = self.held, {}, {}
+        for ingress in ingresses:
+            self._shared.ports.release(ingress.proxy.kind, ingress.port)
+            ingress.close()
+        self.upstream.expect_no_users()
+        if self.session is None or FEATURE_LEAVE not in self.session.features:
+            self._end_without_users()
+            return
+        mux, self.mux = self.mux, None
+        if mux is not None:
+            mux.drain()
+        self.post(Heartbeat(leaving=True))
+
     # ---- data connections that wait ------------------------------------------------------------------------
 
     def admit_waiting(self, conn: EventedConn, login: Login) -> None:
@@ -341,7 +386,7 @@ class Control:
 
     def stop_listening(self) -> None:
         """Take no more users; those who have a data connection stay."""
-        for ingress in [*self._ingresses.values(), *self._inherited.values()]:
+        for ingress in self.held:
             ingress.close()
 
     def end(self) -> None:
@@ -365,8 +410,3 @@ class Control:
             if not self._shared.stopping:
                 pace.take(MESSAGE_S)
         self._on_end(self)
-
-
-def _limits_of(request: ProxyReq) -> UserLimits:
-    """Return the limits for which a client has asked; what is no number of users is no limit."""
-    return UserLimits(max(request.max_users, 0), max(request.max_users_per_address, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,12 +15,15 @@ from gnar_lib.config import ServerConfig, changed_keys
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
+from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
 
 EXPIRE_EVERY_S = 1.0
+LEAVE_S = 10.0  # for clients to connect to the process that has taken over
+LOOK_EVERY_S = 0.05
 
 _log = logger.get("server")
 
@@ -31,18 +35,36 @@ class Server:
         self.shared = Shared(config)  # what all parts of this server have in common
         self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
 
-    def start(self) -> int:
-        """Listen on the control port, and return it; raises `ListenError`."""
-        port = self.control_ingress.start()
+    def start(self, predecessor: Predecessor | None = None) -> int:
+        """Listen on the control port, or take it over from `predecessor`, and return it.
+
+        Raises `ListenError`, or what `take_over` raises.
+        """
+        if predecessor is None:
+            port = self.control_ingress.start()
+        else:
+            port = take_over(predecessor, self.control_ingress, self.shared)
         self.shared.crew.spawn(self._expire)
         return port
 
     def _expire(self) -> None:
-        """Once a second: close who waits too long for a data connection, or takes too long to log in."""
+        """Once a second: close who waits too long for a data connection, to log in, or for a client."""
         while True:
             gevent.sleep(EXPIRE_EVERY_S)
             self.shared.conn_map.expire()
             self.control_ingress.in_progress.expire()
+            self.control_ingress.kept.tend()
+
+    def wait_clients(self, timeout_s: float) -> None:
+        """Wait until all clients have gone to the process that has taken over; then end those that have not.
+
+        Ends after `timeout_s`.
+        """
+        until_s = time.monotonic() + timeout_s
+        while self.control_ingress.clients and time.monotonic() < until_s:
+            gevent.sleep(LOOK_EVERY_S)
+        for control in [*self.control_ingress.clients]:
+            control.end()
 
     def reload(self, config: ServerConfig) -> None:
         """Take new settings over, for logins and proxies to come; proxies that are open stay as they are."""
@@ -98,10 +120,22 @@ def is_loopback(bind: str) -> bool:
         return False
 
 
-def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False) -> int:
-    """Run until a signal comes; returns the exit status.
+def _start(server: Server, config: ServerConfig, *, replaces: bool) -> int:
+    """Start the server, if need be in place of the one that runs; raises `GnarError`."""
+    if not replaces:
+        return server.start()
+    predecessor = Predecessor.find(config)
+    try:
+        return server.start(predecessor)
+    finally:
+        predecessor.close()
 
-    `load` gives the configuration now, and again on SIGHUP, from a file if `has_file`.
+
+def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, replaces: bool = False) -> int:
+    """Run until a signal comes, or until another process takes over; returns the exit status.
+
+    `load` gives the configuration now, and again on SIGHUP, from a file if `has_file`. `replaces`: take over
+    from the server that runs.
     """
     config = load()
     _apply(config)
@@ -110,18 +144,27 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False) -> i
     stopper.on_reload(lambda: server.reload(load()), has_file=has_file)
     stopper.on_status(server.status)
     try:
-        port = stopper.call_until_stopped(server.start)
+        port = stopper.call_until_stopped(lambda: _start(server, config, replaces=replaces))
         if port is None:
             server.close()
             return 0
+        offer = Offer(server.control_ingress, server.shared, stopper.stop)
+        if not stopper.is_watched_over:  # a service manager would start another process in place of this
+            offer.open()
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
         if not config.token and not is_loopback(config.bind):
             _log.warning("no token: whoever reaches port %d may open ports here; set GNAR_TOKEN", port)
         stopper.wait()
         emit(Stopping, Side.SERVER)
-        server.stop_listening()
+        offer.close()
+        if server.control_ingress.is_left:
+            server.wait_clients(LEAVE_S)
+            grace_s = None
+        else:
+            server.stop_listening()
+            grace_s = server.shared.config.grace_s
         gevent.sleep(0)  # users who waited for a data connection leave before users are counted
-        stopper.drain(server.shared.users, server.shared.config.grace_s)
+        stopper.drain(server.shared.users, grace_s)
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
     finally:

@@ -16,9 +16,11 @@ class FakeStopper:
     """Takes the place of `lifecycle.Stopper`, of which it has what is called."""
 
     def __init__(self) -> None:
-        self.grace_s: list[float] = []  # what `drain` was given
+        self.grace_s: list[float | None] = []  # what `drain` was given
         self.statuses: list[str] = []  # what a status line said before and after the reload
         self.is_closed = False
+        self.is_terminated = False
+        self.is_watched_over = True  # nothing is offered to other processes
         self._reload: Callable[[], None] = lambda: None
         self._describe: Callable[[], str] = lambda: ""
         self._stopped: gevent.event.Event = gevent.event.Event()
@@ -43,7 +45,7 @@ class FakeStopper:
         self._reload()
         self.statuses.append(self._describe())
 
-    def drain(self, crew: Crew, grace_s: float) -> bool:
+    def drain(self, crew: Crew, grace_s: float | None) -> bool:
         self.grace_s.append(grace_s)
         return not len(crew)
 

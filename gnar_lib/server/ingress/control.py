@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import AuthError, ConnError, ProtocolError
+from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
 from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, host_of, listen
 from gnar_lib.net.options import dead_after_s
@@ -13,6 +15,7 @@ from gnar_lib.proto.numbers import MAX_LOGIN_BYTES
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
+from gnar_lib.server.ingress.kept import KeptPorts
 from gnar_lib.server.logins import ForCancel, ForControl, ForData, ForHealth, ForStreams, ForWaiting, Peer
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
@@ -32,18 +35,49 @@ class ControlIngress:
     def __init__(self, shared: Shared) -> None:
         self.clients: set[Control] = set()  # whose control connections have not ended
         self.in_progress = InProgress()  # connections that have not said what they are for
+        self.kept = KeptPorts(shared)  # of clients that are away
+        self.is_left = False  # `leave` was called
         self._shared = shared
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
         self._listener: Listener | None = None  # from `start` on
 
     def start(self) -> int:
         """Listen, and return the port; raises `ListenError`."""
-        self._listener = listen(self._shared.config.bind, self._shared.config.port)
-        self._listener.serve(self._shared.crew, self._serve_conn)
-        return self._listener.port
+        return self.serve(listen(self._shared.config.bind, self._shared.config.port))
+
+    def serve(self, listener: Listener) -> int:
+        """Take clients who come to `listener` from now on, close it in the end, and return its port."""
+        self._listener = listener
+        self.resume()
+        return listener.port
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket that listens; raises `ListenError` before `start`."""
+        if self._listener is None:
+            raise ListenError("the server does not listen yet")
+        return self._listener.sock
+
+    def pause(self) -> None:
+        """Accept nobody until `resume`; whoever comes meanwhile waits."""
+        if self._listener is not None:
+            self._listener.pause()
+
+    def resume(self) -> None:
+        """Accept clients again."""
+        if self._listener is not None:
+            self._listener.serve(self._shared.crew, self._serve_conn)
+
+    def leave(self) -> None:
+        """Send all clients away, now and later: another process has the ports. Users stay."""
+        self.is_left = self._shared.stopping = True
+        self.stop_listening()
+        for control in [*self.clients]:
+            control.send_away()
 
     def stop_listening(self) -> None:
-        """Accept no further connections; those that are there go on."""
+        """Accept no further connections; those that are there go on. Ports without a client are closed."""
+        self.kept.close()
         if self._listener is not None:
             self._listener.close()
 
@@ -125,13 +159,15 @@ class ControlIngress:
             conn.close()
             emit(LoginRefused, conn.getpeername(), reason, hung_up=False)
             return
-        control = Control(self._shared, conn, peer, mux, self._forget)
+        control = Control(self.kept, conn, peer, mux, self._forget)
         self.clients.add(control)
         if peer.session is not None:
             self._of_session[peer.session.id] = control
         if control.client_id:
             self._take_over_from_older(control)
         emit(ClientCame, control.address, peer.version, mux is not None)
+        if self.is_left:  # the connection was accepted before
+            control.send_away()
         control.run(purpose.request)
 
     def _take_over_from_older(self, control: Control) -> None:

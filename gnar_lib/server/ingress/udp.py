@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 from gnar_lib.net import Crew, Datagram, DatagramSocket
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.proxy.share import share
 from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.udp_users import RECENT_S
+from gnar_lib.server.upstream import Upstream
 
 MAX_SESSION_S = 86_400  # that a client can ask for
 
@@ -23,6 +26,7 @@ class UdpIngress:
     ) -> None:
         self.proxy = proxy
         self.port = sock.port
+        self.session_s = session_s
         self._socket = sock
         self._crew = crew
         if session_s is not None:
@@ -39,6 +43,21 @@ class UdpIngress:
 
     def _receive(self) -> None:
         self._socket.serve(self._on_datagrams)
+
+    def rest(self, nobody: Upstream) -> None:
+        """Have datagrams wait in the kernel until `go_on`: the client is away, and `nobody` answers."""
+        self._socket.rest()
+        self.proxy.move_to(nobody)
+
+    def go_on(self, upstream: Upstream) -> None:
+        """Receive again as soon as there is a data connection of `upstream`."""
+        self.proxy.move_to(upstream)
+        self.proxy.wake()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The bound socket."""
+        return self._socket.sock
 
     def tend(self) -> None:
         """Tell of dropped datagrams, and have a proxy without users rest; to be called once a second."""

@@ -47,6 +47,13 @@ class Upstream:
         if mux is None and session is not None and FEATURE_WAIT in session.features:
             self._pool = WaitingPool(session, lambda count: post(Heartbeat(waiting=count)))
 
+    @classmethod
+    def of_nobody(cls, conn_map: ConnMap) -> Upstream:
+        """Return the upstream of proxies whose client is away: who takes from it waits, and gets None."""
+        upstream = cls(conn_map, lambda _: None, None, None, lambda: False)
+        upstream._on_demand = OnDemand(conn_map, object(), lambda _: None)  # with a key that nobody has
+        return upstream
+
     @property
     def takes_binary_datagrams(self) -> bool:
         """Whether the client takes datagrams in binary; a Go client takes them as JSON."""

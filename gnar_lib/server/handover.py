@@ -1,0 +1,365 @@
+"""Hands the listening sockets of a server over to another process of the same user: `gnar server --replace`.
+
+The running server offers them at a Unix socket, in a folder that only its user may enter. The new process
+asks for all of them and says when it is ready. Then the running server accepts nobody any more, waits until
+every user who has been accepted has a data connection, and lets go. Users who come meanwhile wait in the
+kernel. Its clients connect to the new process, its users stay with it until they have finished. If the new
+process fails before that, the running server goes on as if nobody had asked.
+
+Each message is a JSON object. The new process sends `wants`: "sockets", then "more" for as long as the answer
+says so, then "go". The running server answers with `sockets`, which describes those that come with the
+answer, with `go`, or with `error`, a line for people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+
+from gnar_lib import __version__, auth, logger
+from gnar_lib.config import ServerConfig
+from gnar_lib.errors import ConnError, DialError, GnarError, ListenError, PortTakenError, ProtocolError
+from gnar_lib.net import (
+    DatagramSocket,
+    Listener,
+    SocketConn,
+    UnixListener,
+    deadline,
+    dial,
+    listen,
+    listen_unix,
+    unix_family,
+)
+from gnar_lib.net.passing import MAX_SOCKETS, is_of_this_user, recv_with_sockets, send_with_sockets
+from gnar_lib.net.unix import SocketFileSettings
+from gnar_lib.proto import ProxyReq
+from gnar_lib.server.ingress.control import ControlIngress
+from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.ingress.tcp import TcpIngress
+from gnar_lib.server.shared import Shared
+
+PROTOCOL = 1  # which this version speaks
+CONTROL = "control"  # the kind of the control port; proxied ports are of "tcp" or "udp"
+STEP_S = 10.0  # for the other process to answer
+SETTLE_S = 2.0  # for users who have been accepted to get their data connections
+SETTLE_EVERY_S = 0.01
+
+_log = logger.get("server")
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A socket that is handed over, and the proxy for which it is.
+
+    `auth` is by what the client has logged in (`Credential.kind`); `udp_timeout` is that of `new_ingress`.
+    """
+
+    kind: str
+    name: str = ""
+    auth: str = ""
+    client_id: str = ""
+    udp_timeout: int = 0
+
+
+# ---- where -------------------------------------------------------------------------------------------------
+
+
+def folders() -> list[str]:
+    """Return the folders in which a server of this user may offer its sockets, the preferred one first."""
+    found = []
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        found.append(os.path.join(base, "gnar"))
+    if os.geteuid() == 0:
+        found.append("/run/gnar")
+    return [*found, f"/tmp/gnar-{os.geteuid()}"]  # noqa: S108  (`_own` checks the folder)
+
+
+def _file_name(config: ServerConfig) -> str:
+    return f"server-{config.bind or 'all'}-{config.port}.sock"
+
+
+def _own(folder: str) -> None:
+    """Make a folder that only this user may enter; raises `ListenError` if there is another kind of it."""
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        found = os.lstat(folder)
+    except OSError as exc:
+        raise ListenError(f"cannot make {folder}: {exc.strerror}") from exc
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ListenError(f"{folder} is no folder that only this user may enter (chmod 700); remove it")
+
+
+# ---- messages ----------------------------------------------------------------------------------------------
+
+
+def _send(conn: SocketConn, values: dict[str, Any], sockets: list[socket.socket] | None = None) -> None:
+    send_with_sockets(conn, json.dumps(values).encode(), sockets or [])
+
+
+def _recv(conn: SocketConn) -> tuple[dict[str, Any], list[socket.socket]]:
+    """Receive a message and its sockets; raises `ConnError` or `ProtocolError`."""
+    text, sockets = recv_with_sockets(conn)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        for sock in sockets:
+            sock.close()
+        raise ProtocolError("the other process sends no JSON object")
+    return values, sockets
+
+
+# ---- the running server ------------------------------------------------------------------------------------
+
+
+class Offer:
+    """What the running server offers: its sockets, to one process after the other until one has them.
+
+    `on_replaced` is called when that one serves clients and users: nobody comes to this process any more.
+    """
+
+    def __init__(
+        self, control_ingress: ControlIngress, shared: Shared, on_replaced: Callable[[], None]
+    ) -> None:
+        self._control_ingress = control_ingress
+        self._shared = shared
+        self._on_replaced = on_replaced
+        self._name = _file_name(shared.config)
+        self._listener: UnixListener | None = None
+        self._is_busy = False  # another process is asking
+
+    def open(self) -> None:
+        """Offer the sockets from now on, if there is a place for that: a server works without."""
+        if sys.platform == "win32":
+            return
+        for folder in folders():
+            try:
+                _own(folder)
+                path, secret = os.path.join(folder, self._name), SocketFileSettings(mode=0o600)
+                self._listener = listen_unix(path, secret)
+            except GnarError as exc:
+                _log.debug("not to be replaced by way of %s: %s", folder, exc)
+            else:
+                self._listener.serve(self._shared.crew, self._serve)
+                return
+
+    def close(self) -> None:
+        """Offer nothing any more; more than once does no harm."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _serve(self, conn: SocketConn) -> None:
+        """Answer one process; closes `conn`."""
+        try:
+            with deadline(STEP_S, "handing over"):
+                values, sockets = _recv(conn)
+            for sock in sockets:
+                sock.close()
+            if reason := self._why_not(conn, values):
+                _send(conn, {"error": reason})
+                return
+            self._is_busy = True
+            try:
+                self._hand_over(conn, values)
+            finally:
+                self._is_busy = False
+        except (ConnError, ProtocolError) as exc:
+            _log.warning("not replaced: %s", exc)
+        finally:
+            conn.close()
+
+    def _why_not(self, conn: SocketConn, request: dict[str, Any]) -> str:
+        """Return why a process does not get the sockets; empty if it does."""
+        if not is_of_this_user(conn):
+            return "the running server is of another user"
+        if request.get("protocol") != PROTOCOL or request.get("wants") != "sockets":
+            return (
+                f"the running server, gnar {__version__}, hands nothing over to that version; stop it first"
+            )
+        if self._is_busy or self._shared.stopping:
+            return "the running server is being stopped or replaced already"
+        return ""
+
+    def _hand_over(self, conn: SocketConn, request: dict[str, Any]) -> None:
+        """Give all sockets to the process that asks, and let go once it is ready."""
+        with deadline(STEP_S, "handing the sockets over"):
+            batches = [*self._batches()]
+            for number, batch in enumerate(batches, 1):
+                described = [_described(handed) for handed, _ in batch]
+                _send(
+                    conn, {"sockets": described, "more": number < len(batches)}, [sock for _, sock in batch]
+                )
+                wanted = "more" if number < len(batches) else "go"
+                if _recv(conn)[0].get("wants") != wanted:
+                    raise ProtocolError(f"the other process does not say that it wants {wanted!r}")
+        self._settle()
+        self.close()  # the path is the other's from now on
+        try:
+            _send(conn, {"go": True})
+        except ConnError:
+            self._resume()
+            raise
+        _log.info("process %s takes over", logger.printable(str(request.get("pid"))[:10]))
+        self._control_ingress.leave()
+        self._on_replaced()
+
+    def _batches(self) -> Iterator[list[tuple[Handed, socket.socket]]]:
+        found = [(Handed(CONTROL), self._control_ingress.sock)]
+        for control in self._control_ingress.clients:
+            kind = control.peer.credential.kind
+            found += [(_handed(each, kind, control.client_id), each.sock) for each in control.held]
+        for kept in self._control_ingress.kept.all:
+            found.append((_handed(kept.ingress, kept.credential.kind, kept.client_id), kept.ingress.sock))
+        for begin in range(0, len(found), MAX_SOCKETS):
+            yield found[begin : begin + MAX_SOCKETS]
+
+    def _settle(self) -> None:
+        """Accept nobody, and wait until those who have been accepted have their data connections.
+
+        A data connection on demand comes to the control port, which is still this process's.
+        """
+        for control in self._control_ingress.clients:
+            for ingress in control.held:
+                if isinstance(ingress, TcpIngress):
+                    ingress.pause()
+        until_s = time.monotonic() + SETTLE_S
+        while len(self._shared.conn_map) and time.monotonic() < until_s:
+            gevent.sleep(SETTLE_EVERY_S)
+        self._control_ingress.pause()
+
+    def _resume(self) -> None:
+        """Go on: the other process has failed at the last moment."""
+        self._control_ingress.resume()
+        for control in self._control_ingress.clients:
+            for ingress in control.ingresses:
+                if isinstance(ingress, TcpIngress):
+                    ingress.start()
+        self.open()
+
+
+def _handed(ingress: Ingress, kind: str, client_id: str) -> Handed:
+    udp_timeout_s = 0 if isinstance(ingress, TcpIngress) else int(ingress.session_s or 0)
+    return Handed(ingress.proxy.kind, ingress.proxy.name, kind, client_id, udp_timeout_s)
+
+
+def _described(handed: Handed) -> dict[str, Any]:
+    return {key: getattr(handed, key) for key in Handed.__slots__}
+
+
+# ---- the new process ---------------------------------------------------------------------------------------
+
+
+class Predecessor:
+    """The running server, whose place this process takes; `close` closes the connection to it."""
+
+    def __init__(self, conn: SocketConn) -> None:
+        self._conn = conn
+
+    @classmethod
+    def find(cls, config: ServerConfig) -> Predecessor:
+        """Connect to the running server with the same port and `bind`; raises `ListenError` without one."""
+        family = unix_family()
+        for folder in folders():
+            path = os.path.join(folder, _file_name(config))
+            with suppress(DialError):
+                conn = dial(family, path)
+                if is_of_this_user(conn):
+                    return cls(conn)
+                conn.close()
+        where = f"port {config.port}"
+        try:
+            listen(config.bind, config.port).close()
+        except PortTakenError:
+            raise ListenError(
+                f"what has {where} cannot be replaced: no gnar, an earlier one, of another user, or run by "
+                "systemd; stop it first"
+            ) from None
+        raise ListenError(f"no server to replace on {where}; start without --replace")
+
+    def sockets(self) -> list[tuple[Handed, socket.socket]]:
+        """Return the sockets of the running server, which the caller closes; raises `GnarError`."""
+        found: list[tuple[Handed, socket.socket]] = []
+        request = {"wants": "sockets", "protocol": PROTOCOL, "version": __version__, "pid": os.getpid()}
+        try:
+            while True:
+                answer, sockets = self._ask(request)
+                described = answer.get("sockets")
+                if not isinstance(described, list) or len(described) != len(sockets):
+                    for sock in sockets:
+                        sock.close()
+                    raise ProtocolError("the running server describes other sockets than it sends")
+                found += [(_read(each), sock) for each, sock in zip(described, sockets, strict=True)]
+                if not answer.get("more"):
+                    return found
+                request = {"wants": "more"}
+        except BaseException:
+            for _, sock in found:
+                sock.close()
+            raise
+
+    def let_go(self) -> None:
+        """Have the running server let go: from now on this process serves; raises `GnarError`."""
+        answer, _ = self._ask({"wants": "go"})
+        if not answer.get("go"):
+            raise ProtocolError("the running server does not let go")
+
+    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[socket.socket]]:
+        with deadline(STEP_S, "taking over from the running server"):
+            _send(self._conn, request)
+            answer, sockets = _recv(self._conn)
+        if "error" in answer:
+            raise ListenError(logger.printable(str(answer["error"])))
+        return answer, sockets
+
+    def close(self) -> None:
+        """Close the connection to the running server."""
+        self._conn.close()
+
+
+def _read(values: Any) -> Handed:
+    """Return what the running server has said of a socket; raises `ProtocolError`."""
+    found = values if isinstance(values, dict) else {}
+    texts = {key: found.get(key, "") for key in ("kind", "name", "auth", "client_id")}
+    udp_timeout_s = found.get("udp_timeout", 0)
+    if not all(isinstance(text, str) for text in texts.values()) or not isinstance(udp_timeout_s, int):
+        raise ProtocolError("the running server describes its sockets in another way")
+    return Handed(**texts, udp_timeout=udp_timeout_s)
+
+
+def take_over(predecessor: Predecessor, control_ingress: ControlIngress, shared: Shared) -> int:
+    """Serve in the place of the running server from now on; return the control port. Raises `GnarError`.
+
+    Its proxied ports wait for their clients.
+    """
+    listener: Listener | None = None
+    try:
+        for handed, sock in predecessor.sockets():
+            if handed.kind == CONTROL:
+                listener = Listener(sock)
+                continue
+            opened = Listener(sock) if sock.type == socket.SOCK_STREAM else DatagramSocket(sock)
+            request = ProxyReq(0, handed.name, "", handed.kind, udp_timeout=handed.udp_timeout)
+            credential = auth.Credential(handed.auth, shared.config.token)
+            control_ingress.kept.adopt(opened, request, credential, handed.client_id)
+        if listener is None:
+            raise ProtocolError("the running server has no control port")
+        predecessor.let_go()
+    except BaseException:
+        control_ingress.stop_listening()
+        if listener is not None:
+            listener.close()
+        raise
+    return control_ingress.serve(listener)
