@@ -7,14 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from tests.helpers.harness import (
-    Service,
-    Tunnels,
-    dial,
-    echo,
-    free_port,
-    wait_until,
-)
+from tests.helpers.harness import Service, Tunnels, dial, echo, free_port, is_open, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +78,22 @@ def test_server_is_replaced_without_refusing_a_user_and_those_who_are_there_stay
             assert (status["clients"], status["proxies"]) == (1, 1)
         assert old.wait_exit() == 0
         assert "trying again" not in client.log
-        with users_at(port):
-            newest, _ = tunnels.server("--replace", port=server_port)
-            newest.wait_log("port .* is open for")
-        assert new.wait_exit() == 0
+
+
+def test_client_is_restarted_without_refusing_a_user_and_old_users_stay_with_it(tunnels: Tunnels) -> None:
+    with Service(echo) as service:
+        _, server_port = tunnels.server()
+        forwarded = ("-l", str(service.port), "-r", str(free_port()))
+        old, port = tunnels.client(server_port, *forwarded)
+        with dial(port) as idle, users_at(port) as users:
+            assert served(idle)
+            old.signal(signal.SIGTERM)
+            old.wait_log("waiting up to")
+            successor, _ = tunnels.client(server_port, *forwarded)
+            users.wait_served(5)
+            assert "taken" not in successor.log
+            assert served(idle)
+            assert old.process.poll() is None
+        assert old.wait_exit() == 0
+        assert successor.stop() == 0
+        assert is_open(port)  # for the next one

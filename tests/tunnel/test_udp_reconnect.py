@@ -39,7 +39,7 @@ def test_client_killed_and_restarted_carries_on(tunnels: Tunnels, echo_service: 
 
 def test_stopping_waits_for_no_datagram(tunnels: Tunnels, echo_service: UdpService) -> None:
     tunnel = UdpTunnel(tunnels, echo_service.port)
-    tunnel.client.signal(signal.SIGTERM)
+    tunnel.client.signal(signal.SIGINT)  # for good: SIGTERM would have the port wait for the next client
     assert tunnel.client.wait_exit(SOON_S) == 0
     wait_until(lambda: not is_bound(tunnel.port), "the proxy is cancelled")
     tunnel.server.signal(signal.SIGTERM)
