@@ -12,6 +12,7 @@ from gnar_lib.config import PortRanges
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
 from gnar_lib.net import DatagramSocket, Listener, bind_udp, listen
 from gnar_lib.net.datagram import is_out_of_files
+from gnar_lib.server.given import GivenPorts
 
 TRIES_FOR_ANY_PORT = 100
 
@@ -25,6 +26,7 @@ class Ports:
     """
 
     def __init__(self, bind: str, udp_bind: str = "") -> None:
+        self.given = GivenPorts()  # which a service manager has opened
         self._bind = bind
         self._udp_bind = udp_bind or bind
         self._held: set[tuple[str, int]] = set()  # kind and port of each that is in use
@@ -38,11 +40,30 @@ class Ports:
         Raises `ProxyRefusedError` if the port is not allowed, `PortTakenError` if somebody has it, another
         `ListenError` if there are too many files: the same request may succeed later.
         """
-        return self._open("tcp", lambda number: listen(self._bind, number), port, allowed)
+        return self._open("tcp", self._listen, port, allowed)
+
+    def _listen(self, port: int) -> Listener:
+        """Listen on a port, or take what a service manager has opened; raises `ListenError`."""
+        self._refuse_held("tcp", port)
+        return self.given.listener(port) or listen(self._bind, port)
 
     def bind_udp(self, port: int, allowed: PortRanges) -> DatagramSocket:
         """Return a socket for datagrams; everything else is as with `listen`."""
-        return self._open("udp", lambda number: bind_udp(self._udp_bind, number), port, allowed)
+        return self._open("udp", self._bind_udp, port, allowed)
+
+    def _bind_udp(self, port: int) -> DatagramSocket:
+        """Bind to a port, or take what a service manager has opened; raises `ListenError`."""
+        self._refuse_held("udp", port)
+        return self.given.datagram_socket(port) or bind_udp(self._udp_bind, port)
+
+    def _refuse_held(self, kind: str, port: int) -> None:
+        """Raise `PortTakenError` if a proxy has the port: the system would let a given one be taken twice."""
+        if (kind, port) in self._held:
+            raise PortTakenError(f"port {port} is taken")
+
+    def tend(self) -> None:
+        """Turn users away from given ports that have no client; to be called once a second."""
+        self.given.tend(self._held)
 
     def hold(self, kind: str, port: int) -> None:
         """Note that a port is in use, until `release`."""

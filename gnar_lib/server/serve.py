@@ -12,9 +12,12 @@ import gevent
 from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig, changed_keys
+from gnar_lib.errors import UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import options
+from gnar_lib.net import Listener, options
+from gnar_lib.net.given import GivenSocket, given_sockets
+from gnar_lib.server.given import control_socket
 from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.places import UserLimits
@@ -34,6 +37,7 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.shared = Shared(config)  # what all parts of this server have in common
         self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
+        self.is_given = False  # `start_given` was called
 
     def start(self, predecessor: Predecessor | None = None) -> int:
         """Listen on the control port, or take it over from `predecessor`, and return it.
@@ -47,6 +51,21 @@ class Server:
         self.shared.crew.spawn(self._expire)
         return port
 
+    def start_given(self, given: list[GivenSocket]) -> int:
+        """Start with sockets of a service manager, and return the control port.
+
+        Raises `UsageError` if they do not fit, or `ListenError`.
+        """
+        self.is_given = True
+        control = control_socket(given, self.shared.config.port)
+        for each in given:
+            if each is not control:
+                self.shared.ports.given.add(each)
+        if control is None:
+            return self.start()
+        self.shared.crew.spawn(self._expire)
+        return self.control_ingress.serve(Listener(control.sock))
+
     def _expire(self) -> None:
         """Once a second: close who waits too long for a data connection, to log in, or for a client."""
         while True:
@@ -54,6 +73,7 @@ class Server:
             self.shared.conn_map.expire()
             self.control_ingress.in_progress.expire()
             self.control_ingress.kept.tend()
+            self.shared.ports.tend()
 
     def wait_clients(self, timeout_s: float) -> None:
         """Wait until all clients have gone to the process that has taken over; then end those that have not.
@@ -80,12 +100,14 @@ class Server:
         """Take no more clients, proxies and users; those that are there go on."""
         self.shared.stopping = True
         self.control_ingress.stop_listening()
+        self.shared.ports.given.close()
         for control in self.control_ingress.clients:
             control.stop_listening()
 
     def close(self) -> None:
         """End everything at once."""
         self.control_ingress.stop_listening()
+        self.shared.ports.given.close()
         self.shared.users.kill()
         for control in [*self.control_ingress.clients]:
             control.end()
@@ -121,7 +143,14 @@ def is_loopback(bind: str) -> bool:
 
 
 def _start(server: Server, config: ServerConfig, *, replaces: bool) -> int:
-    """Start the server, if need be in place of the one that runs; raises `GnarError`."""
+    """Start the server: with the sockets of a service manager, or in place of the one that runs.
+
+    Raises `GnarError`.
+    """
+    if given := given_sockets():
+        if replaces:
+            raise UsageError("--replace: a server with sockets of systemd is restarted by systemctl restart")
+        return server.start_given(given)
     if not replaces:
         return server.start()
     predecessor = Predecessor.find(config)
@@ -149,7 +178,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
             server.close()
             return 0
         offer = Offer(server.control_ingress, server.shared, stopper.stop)
-        if not stopper.is_watched_over:  # a service manager would start another process in place of this
+        if not (stopper.is_watched_over or server.is_given):  # a service manager starts the next process
             offer.open()
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
         if not config.token and not is_loopback(config.bind):
