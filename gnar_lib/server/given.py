@@ -51,7 +51,7 @@ class GivenPorts:
         found = self._tcp.get(port)
         if found is None:
             return None
-        found.listener.rest()
+        found.listener.pause()
         return Listener(found.listener.sock.dup())
 
     def datagram_socket(self, port: int) -> DatagramSocket | None:

@@ -81,23 +81,31 @@ def folders() -> list[str]:
         found.append(os.path.join(base, "gnar"))
     if os.geteuid() == 0:
         found.append("/run/gnar")
-    return [*found, f"/tmp/gnar-{os.geteuid()}"]  # noqa: S108  (`_own` checks the folder)
+    return [*found, f"/tmp/gnar-{os.geteuid()}"]  # noqa: S108  (`_is_private` checks the folder)
 
 
 def _file_name(config: ServerConfig) -> str:
     return f"server-{config.bind or 'all'}-{config.port}.sock"
 
 
-def _own(folder: str) -> None:
+def _make(folder: str) -> None:
     """Make a folder that only this user may enter; raises `ListenError` if there is another kind of it."""
     try:
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-        found = os.lstat(folder)
     except OSError as exc:
         raise ListenError(f"cannot make {folder}: {exc.strerror}") from exc
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise ListenError(f"{folder} is no folder that only this user may enter (chmod 700); remove it")
+    if not _is_private(folder):
+        raise ListenError(f"{folder} is no folder that only this user may enter")
+
+
+def _is_private(folder: str) -> bool:
+    """Tell whether a folder is there that is this user's, and that nobody else may enter."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 # ---- messages ----------------------------------------------------------------------------------------------
@@ -146,7 +154,7 @@ class Offer:
             return
         for folder in folders():
             try:
-                _own(folder)
+                _make(folder)
                 path, secret = os.path.join(folder, self._name), SocketFileSettings(mode=0o600)
                 self._listener = listen_unix(path, secret)
             except GnarError as exc:
@@ -236,9 +244,12 @@ class Offer:
                 if isinstance(ingress, TcpIngress):
                     ingress.pause()
         until_s = time.monotonic() + SETTLE_S
-        while len(self._shared.conn_map) and time.monotonic() < until_s:
+        while self._has_users_waiting() and time.monotonic() < until_s:
             gevent.sleep(SETTLE_EVERY_S)
         self._control_ingress.pause()
+
+    def _has_users_waiting(self) -> bool:
+        return any(control.upstream.users_waiting for control in self._control_ingress.clients)
 
     def _resume(self) -> None:
         """Go on: the other process has failed at the last moment."""
@@ -272,7 +283,7 @@ class Predecessor:
     def find(cls, config: ServerConfig) -> Predecessor:
         """Connect to the running server with the same port and `bind`; raises `ListenError` without one."""
         family = unix_family()
-        for folder in folders():
+        for folder in filter(_is_private, folders()):
             path = os.path.join(folder, _file_name(config))
             with suppress(DialError):
                 conn = dial(family, path)
@@ -291,22 +302,22 @@ class Predecessor:
 
     def sockets(self) -> list[tuple[Handed, socket.socket]]:
         """Return the sockets of the running server, which the caller closes; raises `GnarError`."""
-        found: list[tuple[Handed, socket.socket]] = []
+        handed: list[Handed] = []
+        received: list[socket.socket] = []
         request = {"wants": "sockets", "protocol": PROTOCOL, "version": __version__, "pid": os.getpid()}
         try:
             while True:
                 answer, sockets = self._ask(request)
+                received += sockets
                 described = answer.get("sockets")
                 if not isinstance(described, list) or len(described) != len(sockets):
-                    for sock in sockets:
-                        sock.close()
                     raise ProtocolError("the running server describes other sockets than it sends")
-                found += [(_read(each), sock) for each, sock in zip(described, sockets, strict=True)]
+                handed += [_read(each) for each in described]
                 if not answer.get("more"):
-                    return found
+                    return [*zip(handed, received, strict=True)]
                 request = {"wants": "more"}
         except BaseException:
-            for _, sock in found:
+            for sock in received:
                 sock.close()
             raise
 

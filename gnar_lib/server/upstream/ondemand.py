@@ -70,6 +70,11 @@ class OnDemand:
         self._tickets: defaultdict[object, dict[str, _Ticket]] = defaultdict(dict)
         self._is_closed = False  # the client has gone
 
+    @property
+    def users_waiting(self) -> int:
+        """How many users wait for a data connection."""
+        return sum(ticket.user is not None for each in self._tickets.values() for ticket in each.values())
+
     def take(
         self, exchange_for: Callable[[str], Exchange], owner: object, user: Conn | None = None
     ) -> Conn | None:

@@ -64,6 +64,11 @@ class Upstream:
         """How many data connections wait for a user."""
         return 0 if self._pool is None else len(self._pool)
 
+    @property
+    def users_waiting(self) -> int:
+        """How many users of TCP proxies wait for a data connection on demand."""
+        return self._on_demand.users_waiting
+
     def take(self, user: Conn, proxy: str, owner: object) -> Conn | None:
         """Return a data connection for a user of a TCP proxy, ready for the user's bytes.
 
