@@ -62,12 +62,19 @@ def _given(number: int, name: str) -> GivenSocket:
         sock = socket_class(fileno=number)
     except OSError as exc:
         raise UsageError(f"LISTEN_FDS: descriptor {number} ({name}): {exc.strerror}") from exc
-    is_inet = sock.family in (socket.AF_INET, socket.AF_INET6)
-    listens = is_inet and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if not is_inet or sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        raise UsageError(f"LISTEN_FDS: {name} is no socket of TCP or UDP")
+    if reason := _why_unfit(sock):
+        sock.close()
+        raise UsageError(f"LISTEN_FDS: {name} {reason}")
     if sock.type == socket.SOCK_STREAM:
-        if not listens:
-            raise UsageError(f"LISTEN_FDS: {name} does not listen; a unit with Accept=yes does not fit")
         set_common_options(sock)  # accepted sockets inherit them
     return GivenSocket(name, sock)
+
+
+def _why_unfit(sock: socket.socket) -> str:
+    """Return why a socket cannot be used; empty if it can."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type not in kinds:
+        return "is no socket of TCP or UDP"
+    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "does not listen; a unit with Accept=yes does not fit"
+    return ""

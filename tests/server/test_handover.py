@@ -263,9 +263,11 @@ def test_request_of_another_version_or_at_the_same_time_is_refused() -> None:
         first = old.find()
         for _, sock in first.sockets():
             sock.close()
+        second = old.find()
         with pytest.raises(ListenError, match="being stopped or replaced already"):
-            old.find().sockets()
+            second.sockets()
         first.close()
+        second.close()
 
 
 @pytest.mark.parametrize("request_", ["no object", [1], None])
