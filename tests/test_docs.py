@@ -52,7 +52,7 @@ def test_options_of_the_commands_and_of_the_page_about_them_are_the_same() -> No
 
 def test_every_setting_of_a_proxy_and_of_both_ends_has_its_row() -> None:
     rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
-    assert rows - {"config"} == {*load._SERVER, *load._CLIENT, *load._PROXY}
+    assert rows - {"config", "replace"} == {*load._SERVER, *load._CLIENT, *load._PROXY}
 
 
 def test_packet_types_and_their_fields_are_in_the_protocol() -> None:

@@ -96,6 +96,11 @@ class Server:
             control.rights = Rights.of(config)
         emit(Reloaded, Side.SERVER, 0, unchanged=changed_keys(self.shared.config, config))
 
+    @property
+    def grace_s(self) -> float | None:
+        """How long users may finish when the server stops; no limit once another process has taken over."""
+        return None if self.control_ingress.is_left else self.shared.config.grace_s
+
     def stop_listening(self) -> None:
         """Take no more clients, proxies and users; those that are there go on."""
         self.shared.stopping = True
@@ -188,12 +193,10 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         offer.close()
         if server.control_ingress.is_left:
             server.wait_clients(LEAVE_S)
-            grace_s = None
         else:
             server.stop_listening()
-            grace_s = server.shared.config.grace_s
         gevent.sleep(0)  # users who waited for a data connection leave before users are counted
-        stopper.drain(server.shared.users, grace_s)
+        stopper.drain(server.shared.users, server.grace_s)
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
     finally:

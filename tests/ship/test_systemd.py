@@ -11,12 +11,12 @@ import pytest
 
 from gnar_lib import cmd, lifecycle
 from gnar_lib.config import load
-from gnar_lib.config.model import DEFAULT_GRACE_S
+from gnar_lib.config.model import DEFAULT_GRACE_S, DEFAULT_PORT
 from tests.helpers.docs import blocks
 from tests.helpers.harness import LOOPBACK, Gnar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-UNITS = {path.name: path.read_text() for path in sorted((ROOT / "systemd").iterdir())}
+UNITS = {path.name: path.read_text() for path in sorted((ROOT / "systemd").glob("*.service"))}
 INSTALLED_AT = "/usr/local/bin/gnar.pyz"
 MOST_EXPOSURE = 2.0  # of 10; a service without any limits has 9.6
 
@@ -64,6 +64,15 @@ def test_systemd_finds_nothing_wrong(name: str, text: str, gnar_pyz: Path, tmp_p
     text = text.replace(INSTALLED_AT, str(gnar_pyz))
     verified = analyze(tmp_path, name, text, "verify", "--man=no")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+def test_systemd_finds_nothing_wrong_with_the_sockets(gnar_pyz: Path, tmp_path: Path) -> None:
+    service = UNITS["gnar-server.service"].replace(INSTALLED_AT, str(gnar_pyz))
+    (tmp_path / "gnar-server.service").write_text(service)
+    text = (ROOT / "systemd" / "gnar-server.socket").read_text()
+    verified = analyze(tmp_path, "gnar-server.socket", text, "verify", "--man=no")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert values_of(text, "ListenStream")[0] == str(DEFAULT_PORT)
 
 
 @pytest.mark.parametrize(("name", "text"), [*UNITS.items(), *map(with_drop_ins, DROP_INS)])
