@@ -42,6 +42,9 @@ json: log one JSON object per line.
 .B NO_COLOR
 1: no colours.
 .TP
+.B XDG_RUNTIME_DIR
+the folder in which servers find each other for --replace; /run or /tmp otherwise.
+.TP
 .B XDG_CACHE_HOME
 the folder in which gnar.pyz, the one file, unpacks itself; ~/.cache otherwise.
 """

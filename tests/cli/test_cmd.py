@@ -33,7 +33,7 @@ class Called:
         self.demos: list[int] = []
         self.checks: list[tuple[str, float]] = []
 
-    def run(self, load: Callable[[], object], *, has_file: bool) -> int:
+    def run(self, load: Callable[[], object], *, has_file: bool, replaces: bool = False) -> int:
         self.configs.append(load())
         self.have_files.append(has_file)
         return 0
@@ -321,7 +321,7 @@ def test_a_health_check_that_was_interrupted_has_found_nothing(monkeypatch: pyte
 def test_relay_line(called: Called) -> None:
     assert cmd.main(["relay", "tcp:1", "unix:/x"]) == 0
     assert cmd.main(["relay", "TCP-LISTEN:1,fork", "TCP:h:2", "--grace", "3"]) == 0
-    assert called.relays == [("tcp:1", "unix:/x", 10.0), ("TCP-LISTEN:1,fork", "TCP:h:2", 3.0)]
+    assert called.relays == [("tcp:1", "unix:/x", 8.0), ("TCP-LISTEN:1,fork", "TCP:h:2", 3.0)]
     assert cmd.main(["relay", "udp:1", "udp:h:2", "--udp-timeout", "300", "--udp-any-source"]) == 0
     assert called.udp == [UdpSettings(), UdpSettings(), UdpSettings(300.0, any_source=True)]
 
