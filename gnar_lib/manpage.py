@@ -43,7 +43,7 @@ json: log one JSON object per line.
 1: no colours.
 .TP
 .B XDG_RUNTIME_DIR
-the folder in which servers find each other for --replace; /run or /tmp otherwise.
+where servers find each other for \-\-replace; /run or /tmp otherwise.
 .TP
 .B XDG_CACHE_HOME
 the folder in which gnar.pyz, the one file, unpacks itself; ~/.cache otherwise.
