@@ -120,7 +120,11 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
             "'keepalve' is not supported here (did you mean keepalive",
         ),
         ("TCP-LISTEN:80,fork,crnl", Role.LISTEN, "option 'crnl' is not supported here (leave it out"),
-        ("TCP-LISTEN:80,fork,user=root", Role.LISTEN, "option 'user' is not supported"),
+        (
+            "TCP-LISTEN:80,fork,user=root",
+            Role.LISTEN,
+            "option 'user' is not supported here (it belongs to other",
+        ),
         ("UNIX-LISTEN:/x,nodelay", Role.LISTEN, "option 'nodelay' is not supported"),
         ("UDP-LISTEN:80,fork,max-children=2", Role.LISTEN, "option 'max-children' is not supported"),
         ("TCP-LISTEN:80,max-children=2", Role.LISTEN, "'max-children' needs option 'fork'"),
