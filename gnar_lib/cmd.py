@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from docopt import DocoptExit, docopt
@@ -246,21 +247,27 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
     """Return the arguments as docopt reads them; raises `UsageError` with what is wrong, in one line."""
     from gnar_lib.config.values import name_of_odd
 
-    for word in argv[1:]:
-        if odd := name_of_odd(word[:1]):  # such as the long dash that a web page has made of --
+    for before, word in pairwise(argv):
+        odd = name_of_odd(word[:1])  # such as the long dash that a web page has made of --
+        if odd and before not in ("-t", "--token"):  # a token is in no error
             raise UsageError(f"{word!r} begins with an odd character{odd}")
     all_options = text + (SERVER_UNADVERTISED if name == "server" else "")
     try:
         return dict(docopt(all_options, argv, default_help=False))
     except DocoptExit as exc:
-        known = _options_in(all_options)
-        for word in (word.split("=")[0] for word in argv[1:]):
-            if word.startswith("--") and word != "--" and not any(k.startswith(word) for k in known):
-                reason = f"unknown option {word}{_did_you_mean(word, _options_in(text))}"
-                break
-        else:
-            reason = _given_twice(all_options, argv) or _first_line(exc) or _wrong_usage(text)
+        options = (word.split("=")[0] for word in argv[1:] if word.startswith("--") and word != "--")
+        wrong = (_wrong_option(option, text, all_options) for option in options)
+        reason = next(filter(None, wrong), "") or _given_twice(all_options, argv)
+        reason = reason or _first_line(exc) or _wrong_usage(text)
         raise UsageError(f"{reason}; see gnar {name} --help") from None
+
+
+def _wrong_option(option: str, text: str, all_options: str) -> str:
+    """Return an error about an option that is unknown, or the beginning of several; else an empty text."""
+    meant = [known for known in dict.fromkeys(_options_in(all_options)) if known.startswith(option)]
+    if not meant:
+        return f"unknown option {option}{_did_you_mean(option, _options_in(text))}"
+    return "" if len(meant) == 1 or option in meant else f"{option} could be {' or '.join(meant)}"
 
 
 def _options_in(text: str) -> list[str]:

@@ -293,8 +293,11 @@ def address(default_port: int) -> Reader:
             if not _is_ipv6(value) or _seems_to_have_port(value, default_port):
                 raise _wrong(value, "an IPv6 address in brackets, such as [2001:db8::1]:8910")
             return Address(value, default_port)
-        number = found[2] or found[4]
-        return Address(found[1] or found[3], port(number) if number else default_port)
+        number = found[2] or found[4] or default_port
+        try:
+            return Address(found[1] or found[3], port(number))
+        except ConfigError:
+            raise _wrong(value, f"a port from 1 to {MAX_PORT}") from None
 
     return read
 
@@ -314,9 +317,14 @@ def mapping(value: str) -> list[tuple[str, int, int]]:
         if re.fullmatch(r"\d{1,5}", value, re.ASCII):
             return [("", port(value), 0)]
         raise _wrong(value, expected)
-    local = range(port(found[2]), port(found[3] or found[2]) + 1)
-    remote = range(port_or_0(found[4]), port_or_0(found[5] or found[4]) + 1)
-    if len(local) != len(remote) or not local:
+    try:
+        local = range(port(found[2]), port(found[3] or found[2]) + 1)
+        remote = range(port_or_0(found[4]), port_or_0(found[5] or found[4]) + 1)
+    except ConfigError:
+        raise _wrong(value, f"ports from 1 to {MAX_PORT}") from None
+    if not local or not remote:
+        raise _wrong(value, "the lower port of a range first")
+    if len(local) != len(remote):
         raise _wrong(value, "as many local as remote ports")
     where = (found[1] or "").strip("[]")
     return [(where, here, there) for here, there in zip(local, remote, strict=True)]

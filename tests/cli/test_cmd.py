@@ -373,6 +373,10 @@ def test_demo_line(called: Called) -> None:
         ("frobnicate", "unknown command 'frobnicate'; see gnar --help"),
         ("-x", "unknown command '-x'; see gnar --help"),
         ("server --prot 1", "unknown option --prot (did you mean --port?); see gnar server --help"),
+        (
+            "server --max-user 3",
+            "--max-user could be --max-users or --max-users-per-address; see gnar server --help",
+        ),
         ("server --zzz", "unknown option --zzz; see gnar server --help"),
         ("server --port=x", "--port: 'x': expected a port from 1 to 65535"),
         ("server x", "port: 'x': expected a port from 1 to 65535"),
@@ -385,6 +389,9 @@ def test_demo_line(called: Called) -> None:
         ("client -l x", "--local-port: 'x': expected a port from 1 to 65535"),
         ("client -l 1 -y sctp", "--proxy-type: 'sctp': expected tcp or udp"),
         ("client host 1:b", f"mapping: '1:b': expected {A_MAPPING}"),
+        ("client host 1:99999", "mapping: '1:99999': expected ports from 1 to 65535"),
+        ("client host 9-8:9-8", "mapping: '9-8:9-8': expected the lower port of a range first"),
+        ("client host:99999 1", "server-addr: 'host:99999': expected a port from 1 to 65535"),
         ("client host:x 1", "server-addr: 'host:x': expected an address such as example.com:8910"),
         ("client -s host:x 1", "--server-addr: 'host:x': expected an address such as example.com:8910"),
         (
@@ -455,6 +462,7 @@ def test_a_token_is_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None:
         "server --token s3cret 1 2",
         "client -t s3cret",
         "server --tokn=s3cret",
+        "server --token \u201cs3cret\u201d 1 2",
     ):
         assert cmd.main(line.split()) == 2
     assert "s3cret" not in capsys.readouterr().err
