@@ -21,6 +21,7 @@ if sys.platform != "win32":
 
 MIN_RESERVE, MAX_RESERVE = 32, 1024
 USER_COSTS = 2  # descriptors: the user's own, and that of the data connection or the service
+MAX_IN_LINE = 1024  # who wait for room; each costs memory, and a hostile server can send any number of users
 ASK_EVERY_S = 0.05  # while somebody waits for room
 COUNT_EVERY_S = 1.0  # between two counts of all that the process has open, while room is short
 OTHERS = 16  # descriptors that are not gnar's sockets, where nobody can count them
@@ -64,6 +65,11 @@ class Descriptors:
     def is_short(self) -> bool:
         """Whether users wait for room."""
         return bool(self._line)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many wait for room that whoever comes now should rather give up."""
+        return len(self._line) >= MAX_IN_LINE
 
     @property
     def is_tight(self) -> bool:

@@ -37,9 +37,14 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 def wait_for_room(count: int = USER_COSTS) -> None:
-    """Wait until a user may have so many descriptors more; raises `DialError` if that takes too long."""
+    """Wait until a user may have so many descriptors more.
+
+    Raises `DialError` if that takes too long, or if too many wait already.
+    """
     if descriptors.has_room(count) and not descriptors.is_short:
         return
+    if descriptors.is_crowded:
+        raise DialError(descriptors.why_short)
     if not descriptors.is_short:
         emit(DescriptorsShort, "users wait", descriptors.why_short)
     me, token = getcurrent(), object()

@@ -12,7 +12,7 @@ from gevent.hub import get_hub
 from gnar_lib.errors import DialError
 from gnar_lib.events import DescriptorsShort, subscribe, unsubscribe
 from gnar_lib.net import Crew, SocketConn, descriptors, dial, greenlets, listen, wait_for_room
-from gnar_lib.net.descriptors import Descriptors
+from gnar_lib.net.descriptors import MAX_IN_LINE, Descriptors
 from gnar_lib.proxy.splice import Pipe
 from tests.helpers.budget import room_for
 from tests.helpers.conns import LOOPBACK, TIMEOUT_S, V4, tcp_pair, unix_pair
@@ -105,6 +105,18 @@ def test_greenlet_waits_until_there_is_room_or_is_told_what_to_do(monkeypatch: p
     monkeypatch.setattr(greenlets, "ROOM_TIMEOUT_S", 0.01)
     with pytest.raises(DialError, match="raise the limit"):
         wait_for_room(1)
+
+
+def test_greenlets_that_wait_are_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    room_for(monkeypatch, 0)
+    crew = Crew("test")
+    for _ in range(2 * MAX_IN_LINE):  # the users of a hostile server, say
+        crew.spawn(wait_for_room, 1)
+    turn()
+    assert len(crew) == MAX_IN_LINE
+    crew.kill()
+    turn()
+    assert not descriptors.is_short
 
 
 def test_a_greenlet_that_is_ended_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
