@@ -62,6 +62,16 @@ class Descriptors:
         return min(max(limit // 4, MIN_RESERVE), MAX_RESERVE, limit // 2)
 
     @property
+    def for_clients(self) -> int:
+        """How many control connections there may be, so that clients leave users their part."""
+        return self.limit // 4
+
+    @property
+    def for_ports(self) -> int:
+        """How many proxied ports there may be, so that there are users who can come to them."""
+        return (self.limit - self.reserve) // 2
+
+    @property
     def is_short(self) -> bool:
         """Whether users wait for room."""
         return bool(self._line)

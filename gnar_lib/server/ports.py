@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gnar_lib.config import PortRanges
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
-from gnar_lib.net import DatagramSocket, Listener, bind_udp, listen
+from gnar_lib.net import DatagramSocket, Listener, bind_udp, descriptors, listen
 from gnar_lib.net.datagram import is_out_of_files
 from gnar_lib.server.given import GivenPorts
 
@@ -38,7 +38,7 @@ class Ports:
         """Return a listener on `port`, or if `port` is 0 on any free port that is allowed.
 
         Raises `ProxyRefusedError` if the port is not allowed, `PortTakenError` if somebody has it, another
-        `ListenError` if there are too many files: the same request may succeed later.
+        `ListenError` if there are too many files or ports: the same request may succeed later.
         """
         return self._open("tcp", self._listen, port, allowed)
 
@@ -78,11 +78,13 @@ class Ports:
 
         With 0 and no restriction, the system chooses the port. Raises as `listen` does.
         """
+        if port and not allowed.allows(port):
+            raise ProxyRefusedError(f"port {port} is not allowed (allowed: {allowed})")
+        if len(self) >= descriptors.for_ports:
+            raise ListenError(f"{len(self)} ports are open: {descriptors.why_short}")
         if port == 0 and allowed:
             candidates = itertools.islice(self._candidates(kind, allowed), TRIES_FOR_ANY_PORT)
             return self._open_any(open_port, candidates)
-        if port and not allowed.allows(port):
-            raise ProxyRefusedError(f"port {port} is not allowed (allowed: {allowed})")
         try:
             return open_port(port)
         except PortTakenError:

@@ -12,8 +12,8 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, Secret
 from gnar_lib.errors import ConnError, MuxError
 from gnar_lib.events import LoginRefused
-from gnar_lib.net import SocketConn
-from gnar_lib.proto import ProxyCancel, ProxyReq, ProxyResp, Welcome, expect, send
+from gnar_lib.net import SocketConn, descriptors
+from gnar_lib.proto import Exchange, ProxyCancel, ProxyReq, ProxyResp, Welcome, expect, send
 from gnar_lib.yamux import Session as Mux
 from tests.helpers.logins import OTHER, TOKEN, go_login
 from tests.helpers.loop import wait_until
@@ -122,3 +122,31 @@ def test_server_has_so_many_clients_and_no_more(
         assert [each.reason for each in refused] == ["there are 2 clients already"]
         for control in controls:
             control.close()
+
+
+def test_clients_leave_descriptors_for_users(
+    monkeypatch: pytest.MonkeyPatch, refused: list[LoginRefused]
+) -> None:
+    monkeypatch.setattr(type(descriptors), "for_clients", property(lambda _: 1))
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        late = go_client(running)
+        send(late, REQUEST)
+        assert is_closed_by_peer(late)
+        assert [each.reason for each in refused] == ["there are 1 clients already"]
+        ours.close()
+
+
+def test_session_without_a_control_connection_is_still_logging_in() -> None:
+    with serving() as running:
+        mux = Mux(go_client(running), is_client=True)
+        stream = mux.open()
+        send(stream, Exchange(conn_id="of nobody", proxy_type="tcp"))
+        assert stream.recv(1) == b""
+        assert len(running.server.control_ingress.in_progress) == 1  # which ends it after a while
+        control = mux.open()
+        send(control, REQUEST)
+        answer_of(control)
+        assert len(running.server.control_ingress.in_progress) == 0
+        for conn in (stream, control, mux):
+            conn.close()

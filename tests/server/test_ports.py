@@ -10,7 +10,7 @@ import pytest
 
 from gnar_lib.config import PortRanges
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
-from gnar_lib.net import listen
+from gnar_lib.net import descriptors, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.server import ports as ports_module
 from gnar_lib.server.ports import TRIES_FOR_ANY_PORT, Ports
@@ -122,6 +122,18 @@ def test_lack_of_descriptors_is_said_after_one_try(
     with pytest.raises(ListenError, match="Too many open files"):
         Ports(LOOPBACK).listen(port, A_THOUSAND)
     assert len(made) == tries
+
+
+def test_ports_leave_descriptors_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(descriptors), "for_ports", property(lambda _: 2))
+    ports = Ports(LOOPBACK)
+    ports.hold("tcp", 9001)
+    ports.listen(0, ALL).close()
+    ports.hold("udp", 9001)
+    for open_port in (ports.listen, ports.bind_udp):
+        with pytest.raises(ListenError, match=r"^2 ports are open: .* raise the limit") as caught:
+            open_port(0, ALL)
+        assert not isinstance(caught.value, ProxyRefusedError)  # the same request may succeed later
 
 
 def test_reason_is_said_when_no_allowed_port_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:

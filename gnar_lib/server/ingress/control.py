@@ -8,7 +8,7 @@ from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
 from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
-from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, host_of, listen
+from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
 from gnar_lib.proto.numbers import MAX_LOGIN_BYTES
@@ -117,7 +117,7 @@ class ControlIngress:
         """Take control and data connections of one client as streams of this connection, until it ends."""
         conn.set_user_timeout(_patience_s(peer))
         mux = Mux(conn, is_client=False)
-        self.in_progress.add(mux)  # until its first stream has said what it is for
+        self.in_progress.add(mux)  # until it has a control connection
         try:
             mux.serve(self._shared.crew, lambda stream: self._serve_stream(stream, mux, peer))
             mux.wait_end()
@@ -140,7 +140,6 @@ class ControlIngress:
             stream.abort()
             raise
         stream.claim()
-        self.in_progress.discard(mux)
         match purpose:
             case ForControl():
                 self._serve_control(stream, purpose, mux)
@@ -159,6 +158,8 @@ class ControlIngress:
             conn.close()
             emit(LoginRefused, conn.getpeername(), reason, hung_up=False)
             return
+        if mux is not None:
+            self.in_progress.discard(mux)
         control = Control(self.kept, conn, peer, mux, self._forget)
         self.clients.add(control)
         if peer.session is not None:
@@ -255,9 +256,9 @@ class ControlIngress:
 
 
 def _max_clients(config: ServerConfig) -> int:
-    """Return how many clients there may be at the same time, so that the memory suffices."""
+    """Return how many clients there may be at the same time, so that memory and descriptors suffice."""
     limit_bytes = memory.for_peers(config.max_memory or memory.default_limit())
-    return min(MAX_CLIENTS, limit_bytes // 2 // CLIENT_BYTES)
+    return min(MAX_CLIENTS, limit_bytes // 2 // CLIENT_BYTES, descriptors.for_clients)
 
 
 def _patience_s(peer: Peer) -> float:
