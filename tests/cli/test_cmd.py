@@ -27,6 +27,7 @@ class Called:
     def __init__(self) -> None:
         self.configs: list[Any] = []
         self.have_files: list[bool] = []
+        self.replace: list[bool] = []
         self.relays: list[tuple[str, str, float]] = []
         self.udp: list[UdpSettings] = []
         self.socat: list[SocatOptions] = []
@@ -36,6 +37,7 @@ class Called:
     def run(self, load: Callable[[], object], *, has_file: bool, **_: object) -> int:
         self.configs.append(load())
         self.have_files.append(has_file)
+        self.replace.append(replaces)
         return 0
 
     def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings, socat: SocatOptions) -> int:
@@ -148,6 +150,12 @@ def test_help_fits_a_terminal(text: str) -> None:
 def test_server_line(called: Called, line: str, field: str, expected: object) -> None:
     value = getattr(server(called, line), field)
     assert (value.reveal() if field == "token" else value) == expected
+
+
+@pytest.mark.parametrize(("line", "replaces"), [("", False), ("7000 --replace --bind ::1", True)])
+def test_server_may_take_over_from_the_one_that_runs(called: Called, line: str, replaces: bool) -> None:
+    server(called, line)
+    assert called.replace == [replaces]
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,11 @@ def lookup(thing: object, path: str) -> object:
     return thing
 
 
-def load_and_end(load: Callable[[], object], *, has_file: bool) -> int:
+def load_and_end(load: Callable[[], object], *, has_file: bool, replaces: bool = False) -> int:
     """Load the settings and end: stands in for a server or client that would run."""
     load()
     assert has_file
+    assert not replaces
     return 0
 
 
