@@ -170,10 +170,10 @@ class Stopper:
         self._draining = crew
         try:
             if not self._drain_at_once:
-                if grace_s is None:
-                    _log.info("waiting for %d to finish; ^C ends them now", len(crew))
-                elif len(crew):
-                    _log.info("waiting up to %g s for %d to finish; ^C ends them now", grace_s, len(crew))
+                if len(crew):
+                    limit = "" if grace_s is None else f"up to {grace_s:g} s "
+                    _log.info("waiting %sfor %d to finish; ^C ends them now", limit, len(crew))
+                if len(crew) and grace_s is not None:
                     self._notifier.extend_timeout(grace_s + KILL_TIMEOUT_S)
                 crew.wait_empty(grace_s)
             if not len(crew):
