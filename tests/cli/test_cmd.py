@@ -34,7 +34,7 @@ class Called:
         self.demos: list[int] = []
         self.checks: list[tuple[str, float]] = []
 
-    def run(self, load: Callable[[], object], *, has_file: bool, **_: object) -> int:
+    def run(self, load: Callable[[], object], *, has_file: bool, replaces: bool = False) -> int:
         self.configs.append(load())
         self.have_files.append(has_file)
         self.replace.append(replaces)
