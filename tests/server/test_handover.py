@@ -215,6 +215,30 @@ def test_port_whose_client_does_not_come_is_closed(monkeypatch: pytest.MonkeyPat
         before.close()
 
 
+def test_datagrams_wait_for_the_new_process_which_can_be_replaced_in_its_turn() -> None:
+    with replaceable() as old, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as user:
+        before, _ = old.running.log_in("blog")
+        send(before.conn, ProxyReq(0, "dns", "", "udp", udp_timeout=7))
+        wait_until(lambda: len(old.server.shared.ports) == 2, "it is open")
+        (control,) = old.server.control_ingress.clients
+        (port,) = (each.port for each in control.ingresses if each.proxy.kind == "udp")
+        with replacing(old) as new:
+            user.sendto(b"a question", (LOOPBACK, port))
+            offer = Offer(new.server.control_ingress, new.server.shared, lambda: None)
+            offer.open()
+            with replacing(Replaceable(new, offer, [])) as newest:
+                waiting = newest.server.control_ingress.kept.all
+                (dns,) = (each for each in waiting if each.ingress.port == port)
+                assert dns.ingress.session_s == 7  # type: ignore[union-attr]
+                after, _ = newest.log_in("blog")
+                send(after.conn, ProxyReq(port, "dns", "", "udp"))
+                assert answer_of(after.conn).remote_port == port
+                data = after.open_data(exchange_of(after.conn))
+                assert data.recv(100).endswith(b"a question")
+                for conn in (data, before, after):
+                    conn.close()
+
+
 @pytest.mark.parametrize("fails", ["before it is ready", "at the last moment"])
 def test_server_goes_on_if_the_new_process_fails(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with replaceable() as old:
