@@ -147,10 +147,18 @@ class Link:
         )
 
     def _retire(self, connection: Connection) -> None:
-        """Another control connection takes the place of this one, whose users stay."""
+        """Another control connection takes the place of this one, whose users stay.
+
+        Those before it are released, so that a server that lets in and never answers fills no descriptors.
+        """
+        self._release_retired()
         connection.retire()
         self._retired = [each for each in self._retired if not each.is_over]
         self._retired.append(connection)
+
+    def _release_retired(self) -> None:
+        for connection in self._retired:
+            connection.release()
 
     def _let_go(self) -> None:
         """The control connection has ended. Users of its multiplexed session stay if that goes on.
@@ -242,8 +250,7 @@ class Link:
         if control.is_go:
             self._on_answer_of_go(control, answer)
             return
-        for each in self._retired:
-            each.release()  # the server has given the proxies to this connection
+        self._release_retired()  # the server has given the proxies to this connection
         unanswered = self._unanswered.get(answer.proxy_name)
         if unanswered:
             proxy: ClientProxy | None = unanswered.popleft()

@@ -385,6 +385,14 @@ def recv_or_none(conn: SocketConn) -> Message | None:
 
 
 @pytest.mark.usefixtures("_impatient")
+def test_server_that_lets_in_and_never_answers_gets_two_connections_at_once(server: Server) -> None:
+    server.start(proxy("blog", 9001))
+    first, *_ = [server.log_in() for _ in range(3)]
+    while recv_or_none(first) is not None:  # fails at the end of the test's time
+        pass
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_server_that_is_heard_again_keeps_its_connection(server: Server) -> None:
     server.start(proxy("blog", 9001))
     first = server.log_in()
