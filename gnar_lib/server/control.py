@@ -340,7 +340,7 @@ class Control:
 
     def _leave_ports(self) -> None:
         """Keep the ports for the client's next start, and tell the client that no more users come."""
-        _log.info("client %s leaves, and may come back: %d ports wait", self, len(self._ingresses))
+        _log.info("client %s leaves, and may come back; open ports: %d", self, len(self._ingresses))
         for key in [*self._ingresses]:
             if (ingress := self._ingresses.pop(key, None)) is not None:  # else `end` has closed it meanwhile
                 self._kept.keep(ingress, self.peer.credential)
