@@ -21,7 +21,7 @@ _NEVER_RUN = (
     "**/tests", "**/testing", "zope/event/tests.py", "zope/interface/common",
     "gevent/libuv", "gevent/_ffi", "gevent/libev/*cffi*", "gevent/libev/watcher.py",
     "gevent/*ares.py", "gevent/resolver/*ares*", "gevent/resolver/dnspython.py", "gevent/backdoor.py",
-    "gevent/monkey/__main__.py", "gevent/ssl.py",
+    "gevent/monkey/*_main*.py", "gevent/ssl.py", "gevent/_monitor.py", "gevent/*_tracer*",
     "zope/interface/adapter.py", "zope/interface/registry.py", "zope/interface/verify.py",
     "zope/interface/document.py",
     "**/*.c", "**/*.cpp", "**/*.h", "**/*.hpp", "**/*.asm", "**/*.pyx", "**/*.pxd", "**/*.pyi", "**/py.typed",

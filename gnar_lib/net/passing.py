@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
@@ -24,17 +24,24 @@ def send_with_sockets(conn: SocketConn, message: bytes, sockets: Sequence[socket
 
     The peer has to take the sockets before more are sent: the system limits how many are on their way.
     """
-    numbers = array.array("i", [sock.fileno() for sock in sockets])
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if sockets else []
-    sent = 0
-    while not sent:
-        try:
-            sent = conn.sock.sendmsg([_LENGTH.pack(len(message))], rights)
-        except BlockingIOError:
-            conn.wait_writable()
-        except OSError as exc:
-            raise ConnError(f"cannot pass sockets on: {exc.strerror or exc}") from exc
-    conn.sendall(_LENGTH.pack(len(message))[sent:] + message)
+    header = _LENGTH.pack(len(message))
+    sent = _send_rights(conn, header, sockets)
+    conn.sendall(header[sent:] + message)
+
+
+def _send_rights(conn: SocketConn, header: bytes, sockets: Sequence[socket.socket]) -> int:
+    """Send `header` together with the sockets; return how many of its bytes were sent, one at least."""
+    if sys.platform != "win32":
+        numbers = array.array("i", [sock.fileno() for sock in sockets])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if sockets else []
+        while True:
+            try:
+                return conn.sock.sendmsg([header], rights)
+            except BlockingIOError:
+                conn.wait_writable()
+            except OSError as exc:
+                raise ConnError(f"cannot pass sockets on: {exc.strerror or exc}") from exc
+    raise ConnError("Windows passes no sockets on")
 
 
 def recv_with_sockets(conn: SocketConn) -> tuple[bytes, list[socket.socket]]:
@@ -42,15 +49,9 @@ def recv_with_sockets(conn: SocketConn) -> tuple[bytes, list[socket.socket]]:
 
     Raises `ConnClosed`, `ProtocolError`, or `ConnError` if this process may not have so many descriptors.
     """
-    conn.wait_readable()
-    room = socket.CMSG_SPACE(MAX_SOCKETS * array.array("i").itemsize)
+    header, sockets, is_cut = _recv_rights(conn)
     try:
-        header, ancillary, flags, _ = conn.sock.recvmsg(_LENGTH.size, room)
-    except OSError as exc:
-        raise ConnError(f"receiving sockets: {exc.strerror or exc}") from exc
-    sockets = _sockets_in(ancillary)
-    try:
-        if flags & socket.MSG_CTRUNC:
+        if is_cut:
             raise ConnError("this process may not have so many descriptors; raise the limit (ulimit -n)")
         header += _recv_exactly(conn, _LENGTH.size - len(header))
         (length,) = _LENGTH.unpack(header)
@@ -63,11 +64,24 @@ def recv_with_sockets(conn: SocketConn) -> tuple[bytes, list[socket.socket]]:
         raise
 
 
-def _sockets_in(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
-    numbers = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+def _recv_rights(conn: SocketConn) -> tuple[bytes, list[socket.socket], bool]:
+    """Receive what there is of a header, the sockets with it, and whether some of them did not fit."""
+    if sys.platform != "win32":
+        conn.wait_readable()
+        room = socket.CMSG_SPACE(MAX_SOCKETS * array.array("i").itemsize)
+        try:
+            header, ancillary, flags, _ = conn.sock.recvmsg(_LENGTH.size, room)
+        except OSError as exc:
+            raise ConnError(f"receiving sockets: {exc.strerror or exc}") from exc
+        numbers = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+        return header, _sockets_of(numbers), bool(flags & socket.MSG_CTRUNC)
+    raise ConnError("Windows passes no sockets on")
+
+
+def _sockets_of(numbers: Iterable[int]) -> list[socket.socket]:
     sockets = []
     for number in numbers:
         os.set_inheritable(number, False)

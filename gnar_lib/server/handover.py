@@ -75,13 +75,18 @@ class Handed:
 
 
 def folders() -> list[str]:
-    """Return the folders in which a server of this user may offer its sockets, the preferred one first."""
-    found = []
-    if base := os.environ.get("XDG_RUNTIME_DIR"):
-        found.append(os.path.join(base, "gnar"))
-    if os.geteuid() == 0:
-        found.append("/run/gnar")
-    return [*found, f"/tmp/gnar-{os.geteuid()}"]  # noqa: S108  (`_is_private` checks the folder)
+    """Return the folders in which a server of this user may offer its sockets, the preferred one first.
+
+    There are none on Windows, which passes no sockets between processes.
+    """
+    found: list[str] = []
+    if sys.platform != "win32":
+        if base := os.environ.get("XDG_RUNTIME_DIR"):
+            found.append(os.path.join(base, "gnar"))
+        if os.geteuid() == 0:
+            found.append("/run/gnar")
+        found.append(f"/tmp/gnar-{os.geteuid()}")  # noqa: S108  (`_is_private` checks the folder)
+    return found
 
 
 def _file_name(config: ServerConfig) -> str:
@@ -101,11 +106,11 @@ def _make(folder: str) -> None:
 
 def _is_private(folder: str) -> bool:
     """Tell whether a folder is there that is this user's, and that nobody else may enter."""
-    try:
-        found = os.lstat(folder)
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    if sys.platform != "win32":
+        with suppress(OSError):
+            found = os.lstat(folder)
+            return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return False
 
 
 # ---- messages ----------------------------------------------------------------------------------------------
@@ -150,8 +155,6 @@ class Offer:
 
     def open(self) -> None:
         """Offer the sockets from now on, if there is a place for that: a server works without."""
-        if sys.platform == "win32":
-            return
         for folder in folders():
             try:
                 _make(folder)

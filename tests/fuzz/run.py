@@ -14,6 +14,7 @@ SEEDS = Path(__file__).resolve().parent / "seeds"
 MAX_CPU_S = 2.0  # for one input: the slowest take a tenth of that
 MAX_SHOWN = 2000  # bytes of an input
 MAX_GROWTH_MIB = 128  # of the process, whatever the input
+AT_LEAST = 50  # inputs are tried, also where the machine is busy with something else
 
 
 class Crash(AssertionError):
@@ -53,13 +54,14 @@ def try_one(parser: str, data: bytes, random: Random, seed: int = 0) -> bool:
 def fuzz(parser: str, seconds: float, seed: int) -> tuple[int, int]:
     """Try changed seeds for `seconds`; returns how many were tried and how many of them accepted.
 
+    `AT_LEAST` are tried, however long that takes.
     The inputs are the same for the same `seed`. Raises `Crash`.
     """
     seeds, random = seeds_of(parser), Random(seed)  # noqa: S311  (no secret)
     before_mib = _peak_mib()
     tried = accepted = 0
     until_s = time.monotonic() + seconds
-    while time.monotonic() < until_s:
+    while tried < AT_LEAST or time.monotonic() < until_s:
         data = mutated(seeds, random)
         accepted += try_one(parser, data, random, seed)
         tried += 1
