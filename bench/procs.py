@@ -243,11 +243,13 @@ class Proc:
 
     def check_alive(self) -> None:
         """Raise BenchError with the last line that the program printed, if the program has ended."""
-        if self._ended():
+        if self.has_ended:
             said = last_line(self.log.read_text(errors="replace")) or "nothing said"
             raise BenchError(f"{self.role or self.argv[0]} ended: {said}")
 
-    def _ended(self) -> bool:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the program has ended by itself."""
         # WNOWAIT leaves a zombie, so that no other session gets the same number.
         flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
         return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, flags) is not None
@@ -274,7 +276,7 @@ class Proc:
             return
         os.killpg(self._popen.pid, signal.SIGTERM)
         end = time.monotonic() + TERM_WAIT_S
-        while not self._ended() and time.monotonic() < end:
+        while not self.has_ended and time.monotonic() < end:
             time.sleep(POLL_S)
         os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait(KILL_WAIT_S)

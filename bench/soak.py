@@ -36,6 +36,7 @@ SAMPLE_EVERY_S = 5.0
 WARM_UP_S = 30.0  # after which what the programs hold is compared with the end
 REST_S = 75.0  # at the end, without users: UDP sessions end after 60 s
 STOPPED_S = 20.0  # for which a client is stopped: longer than a server may be silent
+START_S = 3.0  # of a program, before which it may not take signals yet
 SETTLE_S = 15.0  # after a disturbance, within which users of the disturbed client may be cut off
 PATIENCE_S = 60.0  # of every user: longer than all that a tunnel may take
 MAX_USERS = 40  # of the proxy that a crowd attacks
@@ -269,6 +270,7 @@ class Member:
         self.name = name
         self.samples: list[Sample] = []
         self.starts = 0
+        self.ends: list[str] = []  # of the program, by itself
         self._crew = crew
         self._argv = argv
         self._logs: list[Path] = []
@@ -276,6 +278,7 @@ class Member:
 
     def _start(self) -> Proc:
         self.starts += 1
+        self._started_s = time.monotonic()
         env = {"GNAR_TOKEN": "soak", "NO_COLOR": "1"}
         proc = self._crew.start(LOOPBACK, self._argv, role=self.name, env=env)
         self._logs.append(proc.log)
@@ -293,14 +296,20 @@ class Member:
         self.proc = self._start()
 
     def sample(self, at_s: float) -> None:
-        """Note what the program holds."""
+        """Note what the program holds; start it again if it has ended by itself."""
+        if self.proc.has_ended:
+            status = self.proc.wait(PATIENCE_S)
+            self.ends.append(f"{self.name} ended after {at_s:.0f} s with status {status}")
+            self._crew.stop([self.proc])
+            self.proc = self._start()
         pid = self.proc.pid
         with contextlib.suppress(OSError):  # it is being restarted
             resident = Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()
             count = len(list(Path(f"/proc/{pid}/fd").iterdir()))
             mib = int(resident[0]) / MIB_KIB if resident else 0.0
             self.samples.append(Sample(at_s, mib, count, self._greenlets()))
-            self.signal(signal.SIGUSR1)  # the answer is in the log when the next sample is taken
+            if time.monotonic() > self._started_s + START_S:
+                self.signal(signal.SIGUSR1)  # the answer is in the log when the next sample is taken
 
     def _greenlets(self) -> int:
         found = re.findall(r"greenlets=(\d+)", self._logs[-1].read_text(errors="replace")[-20_000:])
@@ -334,7 +343,6 @@ class Soak:
         self.members = [self.server, *self.clients]
         self.load = Load(self.routes, udp_proxied)
         self.disturbances: dict[str, int] = {}
-        self.exits: list[str] = []
 
     def _write_config(self, tcp_port: int, udp_port: int, udp_proxied: int, rate: str) -> None:
         echo = f"local-port = {tcp_port}\nremote-port = {self.routes[0].port}"
@@ -365,7 +373,7 @@ class Soak:
             member.signal(signal.SIGTERM)
             status = member.proc.wait(PATIENCE_S)
             if status:
-                self.exits.append(f"{member.name} ended with status {status}")
+                member.ends.append(f"{member.name} ended at last with status {status}")
         self._services.close()
 
     def _wait_open(self) -> None:
@@ -452,10 +460,12 @@ def _row(cells: Sequence[object]) -> str:
 
 
 def _course(member: Member, what: str) -> list[str]:
-    """Return what a program held when it had warmed up, mostly, at most and at the end."""
+    """Return what a program held when it had warmed up, mostly, at most (and when), and at the end."""
     values = [float(getattr(sample, what)) for sample in member.samples]
+    most_s = max(member.samples, key=lambda sample: float(getattr(sample, what))).at_s
     early = next((n for n, sample in enumerate(member.samples) if sample.at_s > WARM_UP_S / 2), 0)
-    return [f"{each:.0f}" for each in (values[early], statistics.median(values), max(values), values[-1])]
+    most = f"{max(values):.0f} after {most_s:.0f} s"
+    return [f"{values[early]:.0f}", f"{statistics.median(values):.0f}", most, f"{values[-1]:.0f}"]
 
 
 def _told(soak: Soak) -> list[str]:
@@ -467,7 +477,7 @@ def _told(soak: Soak) -> list[str]:
         ", ".join(f"{what} {count} times" for what, count in soak.disturbances.items()),
         f"{tally.cut_expected} users cut off around a disturbance of their client, {len(tally.cut)} besides",
         *tally.cut[:20],
-        *soak.exits,
+        *(end for member in soak.members for end in member.ends),
         *(f"{member.name}: {line}" for member in soak.members for line in member.defects()[:5]),
     ]
 
@@ -484,5 +494,5 @@ def run_soak(gnar: Sequence[str], folder: Path, lasts_s: float) -> tuple[str, bo
     with Crew(folder) as crew:
         soak = Soak(crew, gnar, folder, lasts_s)
         soak.run()
-        is_good = not (soak.load.tally.cut or soak.exits or any(member.defects() for member in soak.members))
+        is_good = not (soak.load.tally.cut or any(each.ends or each.defects() for each in soak.members))
         return text(soak), is_good

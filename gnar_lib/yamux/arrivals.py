@@ -100,7 +100,7 @@ class Arrivals:
         """Reset the streams that came before that time (`time.monotonic`) and are unclaimed."""
         late = [*takewhile(lambda stream: stream.since_s < before_s, self._unclaimed.values())]
         for stream in late:
-            stream.abort("the first message of the stream took too long")
+            stream.break_off("the first message of the stream took too long")
             self._unclaimed.pop(stream.id, None)
 
     def end(self) -> None:

@@ -44,7 +44,7 @@ class Opening:
         """Reset the streams that were opened before that time (`time.monotonic`) and are not accepted."""
         for streams in (self._held, self._announced.values()):  # those that the peer need not hear of first
             for stream in [*takewhile(lambda stream: stream.since_s < before_s, streams)]:
-                stream.abort("the peer has not accepted the stream in time")
+                stream.break_off("the peer has not accepted the stream in time")
 
     def _announce(self) -> None:
         """Tell the peer of streams, as many as its backlog holds."""

@@ -343,7 +343,7 @@ class Session:
         if fullest is None or not fullest.stored_bytes:  # all bytes are in streams that both ends have ended
             self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
         else:
-            fullest.abort()
+            fullest.break_off("this end runs out of memory")
 
     def on_error(self, error: GnarError) -> None:
         """End the session, since the conn broke or ended, or since the peer broke the protocol."""

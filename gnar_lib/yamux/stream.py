@@ -10,6 +10,7 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, ProtocolError, WriteError
 from gnar_lib.net import Sockaddr, wait_for
+from gnar_lib.yamux.chunks import copy_borrowed
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -28,8 +29,6 @@ from gnar_lib.yamux.window import Window
 # What one Data frame carries at most: all other streams wait while the frame is sent. 64 KiB and a header are
 # more than loopback carries in one packet, and writing them costs up to twice as much for each byte.
 FRAME_BYTES: Final = 32 * 1024
-# Smaller chunks are joined: each chunk costs about fifty bytes on top, and a peer may send single bytes.
-JOIN_BYTES: Final = 2 * 1024
 
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
 _OVER = (_ENDED, _RESET)
@@ -56,7 +55,7 @@ class Stream:
         "_session",
         "_state",
         "_unread",
-        "_why_closed",
+        "_why_reset",
         "_window",
         "_write_waiter",
         "closed",
@@ -74,7 +73,7 @@ class Stream:
         self.is_touched = False  # a frame for this stream was among those of the present read
         self.is_new = False  # the peer has opened the stream, and nobody serves it yet
         self.since_s = 0.0  # when either end opened the stream
-        self._why_closed = "closed"  # why this end has closed
+        self._why_reset = "reset by the peer"  # what to say once the stream is reset
         self._session = session  # to which this stream belongs
         self._state = _OPEN  # changes in `_end` alone
         self._flags = flags  # SYN or ACK, until a frame has carried it to the peer
@@ -181,7 +180,7 @@ class Stream:
     def _is_at_end(self) -> bool:
         """Tell whether no more bytes come; raises `ConnClosed` if the stream was closed or broke off."""
         if self.closed:
-            raise ConnClosed(f"{self}: {self._why_closed}")
+            raise ConnClosed(f"{self}: closed")
         state = self._state
         if state is _PEER_ENDED or state is _ENDED:
             return True
@@ -192,7 +191,7 @@ class Stream:
     @property
     def _why_broken(self) -> str:
         """Why nothing travels any more on a stream that this end has not closed."""
-        return "reset by the peer" if self._state is _RESET else self._session.why_closed
+        return self._why_reset if self._state is _RESET else self._session.why_closed
 
     def _wait_to_read(self) -> None:
         self._read_waiter = getcurrent()
@@ -205,7 +204,7 @@ class Stream:
     def call_once_readable(self, callback: Callable[[], None]) -> None:
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         if self.closed:
-            raise ConnClosed(f"{self}: {self._why_closed}")
+            raise ConnClosed(f"{self}: closed")
         self._on_readable = callback
         self._session.call_soon(self.wake)  # bytes may be there already
 
@@ -283,7 +282,7 @@ class Stream:
 
     def _check_sending(self) -> None:
         if self.closed:
-            raise WriteError(f"{self}: {self._why_closed}")
+            raise WriteError(f"{self}: closed")
         state = self._state
         if state is not _OPEN and state is not _PEER_ENDED and state is not _RESET:
             raise WriteError(f"{self}: shut down for writing")
@@ -301,13 +300,20 @@ class Stream:
         if how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
             self._end(Event.SEND_FIN)
 
-    def abort(self, reason: str = "closed") -> None:
-        """Close with a reset. A greenlet that waits on this stream is told the `reason`."""
+    def abort(self) -> None:
+        """Close with a reset."""
         if not self.closed:
-            self._why_closed = reason
             self._close()
             if self._state not in _OVER:
                 self._end(Event.SEND_RST)
+
+    def break_off(self, reason: str) -> None:
+        """Reset on behalf of the session. Whoever has the stream is told the `reason`, and has to close."""
+        if not self.closed and self._state not in _OVER:
+            self._why_reset = reason
+            self._forget_chunks()
+            self._end(Event.SEND_RST)
+            self._session.call_soon(self.wake)
 
     def close(self) -> None:
         """Close, in any state and more than once; a peer that goes on sending is reset."""
@@ -419,18 +425,7 @@ class Stream:
 
     def copy_borrowed(self) -> None:
         """Copy the bytes that are borrowed and still unread: their memory is about to be reused."""
-        chunks = self._chunks
-        first = len(chunks)
-        while first and isinstance(chunks[first - 1], memoryview):
-            first -= 1
-        if first == len(chunks):
-            return
-        if not first and self._offset:
-            chunks[0] = chunks[0][self._offset :]
-            self._offset = 0
-        if first and len(chunks[first - 1]) < JOIN_BYTES:
-            first -= 1
-        chunks[first:] = [b"".join(chunks[first:])]
+        self._offset = copy_borrowed(self._chunks, self._offset)
 
     def wake(self) -> None:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""

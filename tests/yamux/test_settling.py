@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import gevent.event
 import pytest
 
 from gnar_lib import net
@@ -170,6 +171,17 @@ def test_stream_that_the_peer_does_not_accept_in_time_is_reset() -> None:
         assert (stream_count(session), len(session._opening)) == (0, 0)
         session.close()
         assert len([frame for frame in peer.recv_to_end() if frame[1] & RST]) >= opening.ACCEPT_BACKLOG
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_whoever_waits_for_bytes_in_the_hub_is_called_when_the_session_resets_the_stream() -> None:
+    with session_and_peer(is_client=True) as (session, _peer):
+        stream, called = session.open(), gevent.event.Event()
+        stream.call_once_readable(called.set)
+        assert called.wait(TIMEOUT_S)
+        with pytest.raises(ConnClosed, match="not accepted the stream in time"):
+            stream.recv(1)
+        assert not stream.closed  # whoever has it closes it
 
 
 @pytest.mark.usefixtures("_hurried")
