@@ -196,6 +196,10 @@ class _Handler(logging.Handler):
         return self.format(record) + "\n"
 
 
+def _is_on(value: str) -> bool:
+    return value.strip().lower() not in {"", "0", "false", "no", "off"}
+
+
 def setup(stream: TextIO | None = None) -> None:
     """Start logging to `stream`, or to standard error.
 
@@ -208,7 +212,7 @@ def setup(stream: TextIO | None = None) -> None:
     handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
     handler.addFilter(_Limits())
     _root.handlers = [handler]
-    _root.setLevel(logging.DEBUG if os.environ.get("DEBUG", "") not in ("", "0") else logging.INFO)
+    _root.setLevel(logging.DEBUG if _is_on(os.environ.get("DEBUG", "")) else logging.INFO)
 
 
 # ---- how much is logged ------------------------------------------------------------------------------------

@@ -155,6 +155,15 @@ def test_lines_of_one_kind_are_limited_and_their_end_is_announced(clock: list[fl
     ]
 
 
+@pytest.mark.parametrize("value", ["", "0", "false", "False", "no", "off", " "])
+def test_a_variable_that_is_off_shows_no_debug_lines(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", value)
+    stream = io.StringIO()
+    logger.setup(stream)
+    logger.get("x").debug("a user has come")
+    assert logged(stream) == []
+
+
 def test_lines_that_are_asked_for_have_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEBUG", "1")
     stream = io.StringIO()

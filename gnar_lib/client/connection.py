@@ -45,7 +45,8 @@ class Connection:
         self._shared = shared
         self._proxy_of = proxy_of
         self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
-        self._heard_s = time.monotonic()  # when the last message came
+        self._began_s = time.monotonic()
+        self._heard_s = self._began_s  # when the last message came
         self._beaten_s = self._heard_s  # when the last Heartbeat was sent
         self._error: Exception | None = None  # with which the control connection has ended
         self._trouble: Event = Event()  # the server is silent or leaves, or the control connection has ended
@@ -54,6 +55,8 @@ class Connection:
         self._has_left: Event = Event()  # the server has answered that no more users come
         self._crew = Crew("connection")  # the greenlets that receive and tick
         self._is_released = False  # `release` was called
+        # By proxy: the latest request for a data connection for datagrams, while one is being opened.
+        self._asked: dict[str, Exchange] = {}
 
     def post(self, message: Message) -> None:
         """Send a message to the server; never waits. A message that cannot be sent is lost."""
@@ -184,6 +187,11 @@ class Connection:
             self.control.retire()
 
     @property
+    def age_s(self) -> float:
+        """How many seconds ago the server has let the client in."""
+        return time.monotonic() - self._began_s
+
+    @property
     def has_ended(self) -> bool:
         """Whether the control connection has ended, by either end."""
         return self._error is not None
@@ -249,5 +257,13 @@ class Connection:
         if proxy.udp is None:
             proxy.log.warning("the server asks for datagrams of a proxy that has none")
             return
-        conn = self._open_data(asked)
+        is_opening = proxy.name in self._asked
+        self._asked[proxy.name] = asked
+        if is_opening:  # one after the other: whoever opens now sees it
+            return
+        try:
+            conn = self._open_data(asked)
+        finally:
+            if (latest := self._asked.pop(proxy.name)) is not asked:
+                self._shared.crew.spawn(self._bring_datagrams, latest)
         proxy.udp.carry(conn, binary=self.control.carries_datagrams_in_binary)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from gnar_lib.client.backoff import Backoff
+from gnar_lib.client.backoff import LAST_S, Backoff
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
@@ -112,6 +112,8 @@ class Link:
             if is_refused and not self._shared.was_let_in:
                 raise
             if self._connection is not None and self._connection.has_ended:
+                if self._connection.age_s > LAST_S:  # it was good, whatever became of its ports
+                    self._backoff.reset()
                 self._let_go()
             if self._goes_on():
                 delay_s = self._backoff.next()

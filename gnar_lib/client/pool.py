@@ -105,7 +105,7 @@ class WaitingPool:
         try:
             exchange = self._wait_for_user(conn)
         except BaseException as exc:
-            if isinstance(exc, ConnError) and self._ended_at_once(conn, opened_s):
+            if isinstance(exc, ConnError) and self._ended_at_once(opened_s):
                 self._turns.note_failure(opened_s, exc)
             conn.close()
             raise
@@ -129,10 +129,9 @@ class WaitingPool:
         self._heard_s[conn] = time.monotonic()
         return conn
 
-    def _ended_at_once(self, conn: Conn, opened_s: float) -> bool:
+    def _ended_at_once(self, opened_s: float) -> bool:
         """Tell whether the other end has closed a conn as soon as it was there."""
-        is_new = self._heard_s[conn] == opened_s and time.monotonic() - opened_s < AT_ONCE_S
-        return is_new and not self._is_closed
+        return time.monotonic() - opened_s < AT_ONCE_S and not self._is_closed
 
     def _wait_for_user(self, conn: Conn) -> Exchange:
         """Return the first message that is no heartbeat; raises `ProtocolError` unless it is an Exchange."""

@@ -81,10 +81,11 @@ def _has_port(text: str) -> bool:
 
 def bind(value: object) -> str:
     """Read an address to listen on; IPv6 may have brackets, which are removed. Empty is every address."""
-    if _has_port(text(value)):
-        raise _wrong(value, "an address without a port")
     found = re.fullmatch(r"\[([^\[\]]+)\]", text(value))
-    return found[1] if found else text(value)
+    host = found[1] if found else text(value)
+    if _has_port(text(value)) or (":" in host and not _is_ipv6(host)):
+        raise _wrong(value, "an address without a port")
+    return host
 
 
 def path(value: object) -> str:

@@ -26,6 +26,7 @@ from gnar_lib.errors import (
 from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
 from gnar_lib.net import Conn, DatagramSocket, EventedConn, Listener, format_address, host_of
 from gnar_lib.net.options import dead_after_s
+from gnar_lib.net.rounds import Rounds
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
@@ -138,9 +139,11 @@ class Control:
 
     def _tick(self) -> None:
         """Once a second: send a heartbeat that is due, give up a client that is dead, tend what it has."""
-        next_heartbeat_s = 0.0
+        next_heartbeat_s, rounds = 0.0, Rounds(TICK_S)
         while not self._is_ended:
             now = time.monotonic()
+            if rounds.was_stopped():
+                self._heard_s = now  # what has come meanwhile is still to be read
             if now >= next_heartbeat_s:
                 self.post(Heartbeat())
                 next_heartbeat_s = now + self._heartbeat_s - TICK_S / 2

@@ -13,6 +13,7 @@ from greenlet import getcurrent, greenlet
 from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
 from gnar_lib.net import Crew, EventedConn, Sockaddr, wait_for
 from gnar_lib.net.options import dead_after_s
+from gnar_lib.net.rounds import Rounds
 from gnar_lib.yamux.arrivals import Arrivals
 from gnar_lib.yamux.frame import (
     ACK,
@@ -78,6 +79,7 @@ class Session:
         self._ask_after_s = min(KEEPALIVE_S, dead_after_s() / 4)
         self._keepalive = self._loop.timer(self._ask_after_s, self._ask_after_s)
         self._keepalive.start(self._keep_alive)
+        self._rounds = Rounds(self._ask_after_s)  # of `_keep_alive`
         # Calls `_settle`, while streams are unclaimed or wait to be accepted.
         self._settler: Any = self._loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
         holdings.holders.add(self)
@@ -179,6 +181,8 @@ class Session:
     def _keep_alive(self) -> None:
         """Ask a peer that has been silent for an answer, and give up one that is silent for too long."""
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
+        if self._rounds.was_stopped():
+            self._receiver.heard_s = monotonic()  # what has come meanwhile is still to be read
         silent_s = monotonic() - self.heard_s
         if silent_s > dead_after_s():
             self._end(DeadlineError(f"the peer has not been heard from for {silent_s:.0f} s"))

@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import gevent
+import gevent.event
 import pytest
 
 from gnar_lib import events
 from gnar_lib.client.connect import ControlConn
+from gnar_lib.client.connection import Connection
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.config import ProxyConfig
-from gnar_lib.errors import AuthError, ConnError
+from gnar_lib.errors import AuthError, ConnError, DialError
 from gnar_lib.events import ConnectFailed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.net.target import Target
@@ -159,6 +161,27 @@ def test_port_that_the_server_chose_is_asked_for_when_the_link_comes_back(
     assert lost.was_connected
 
 
+@pytest.mark.parametrize(("lasted_s", "pauses_s"), [(0.0, [0.05, 0.1, 0.2]), (60.0, [0.05] * 3)])
+def test_pause_grows_unless_the_connection_has_lasted_whatever_became_of_the_ports(
+    lasted_s: float,
+    pauses_s: list[float],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[events.Event],
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.1)
+    monkeypatch.setattr(Connection, "age_s", lasted_s)
+    server.start(proxy("blog", 9001))
+    for _ in pauses_s:
+        conn = server.log_in()
+        send(conn, refused("blog", retry=True))
+        conn.close()
+    wait_until(
+        lambda: sum(isinstance(event, ConnectFailed) for event in said) == len(pauses_s), "the link is lost"
+    )
+    assert [event.retry_s for event in said if isinstance(event, ConnectFailed)] == pauses_s
+
+
 def test_links_of_one_client_do_not_take_over_from_each_other(server: Server) -> None:
     server.start(proxy("first"))
     server.start(proxy("second"))
@@ -231,6 +254,29 @@ def test_data_connection_for_datagrams_is_opened_for_a_udp_proxy_alone(server: S
     assert isinstance(exchange, Exchange)
     assert exchange.conn_id == "dns"
     hear_ticks(conn)
+
+
+def test_data_connections_for_datagrams_are_opened_one_after_the_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open, tried = gevent.event.Event(), []
+
+    def open_data(_self: ControlConn, asked: Exchange) -> SocketConn:
+        tried.append(asked.conn_id)
+        may_open.wait()
+        raise DialError("not now")
+
+    monkeypatch.setattr(ControlConn, "open_data", open_data)
+    server.start(proxy("dns", 9001, "udp"))
+    conn = server.log_in()
+    for number in range(100):
+        send(conn, Exchange(conn_id=str(number), proxy_type="udp", proxy_name="dns"))
+    hear_ticks(conn)
+    assert tried == ["0"]
+    may_open.set()
+    wait_until(lambda: len(tried) > 1, "another is opened")
+    hear_ticks(conn)
+    assert tried == ["0", "99"]
 
 
 def test_stream_without_a_first_message_is_reset(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:

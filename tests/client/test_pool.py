@@ -131,11 +131,16 @@ def test_dials_that_fail_are_tried_again_one_by_one_and_ever_less_often(server: 
     assert len(server.pool) == 20
 
 
-def test_conns_that_end_as_soon_as_they_are_there_are_opened_ever_less_often(server: Server) -> None:
+@pytest.mark.parametrize("heartbeats", [0, 1])
+def test_conns_that_end_as_soon_as_they_are_there_are_opened_ever_less_often(
+    heartbeats: int, server: Server
+) -> None:
     server.pool.want(5)
     server.settle()
     for _ in range(30):
         for end in server.ends:
+            for _ in range(heartbeats if not end.closed else 0):
+                send(end, Heartbeat())
             end.close()
         wait_until(lambda: not len(server.pool), "the pool has noticed the end")
         server.settle()

@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import cmd
-from gnar_lib.config import ClientConfig, ServerConfig, load, load_client, load_server, values
+from gnar_lib.config import ClientConfig, ServerConfig, load, load_client, load_server, model, values
 from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
 from gnar_lib.errors import ConfigError
+from gnar_lib.net import options
+from gnar_lib.proto import numbers
 
 FILES = Path(__file__).parent
 VALID = sorted((FILES / "valid").glob("*.toml"))
@@ -563,6 +565,25 @@ def test_host_with_a_port_is_told_to_have_none(text: str) -> None:
         values.host(text)
     with pytest.raises(ConfigError, match=r"expected an address without a port$"):
         values.bind(text)
+
+
+@pytest.mark.parametrize("text", ["::1:18910", "a:b:c", "[fe80::1%lo]:80", "2001:db8::1::2"])
+def test_address_to_listen_on_has_colons_only_if_it_is_ipv6(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected an address without a port$"):
+        values.bind(text)
+
+
+@pytest.mark.parametrize("text", ["::", "::1", "[::1]", "fe80::1%lo", "192.0.2.1", "name", ""])
+def test_address_to_listen_on_loses_nothing_but_its_brackets(text: str) -> None:
+    assert values.bind(text) == text.strip("[]")
+
+
+def test_what_net_and_the_protocol_do_without_settings_is_what_the_settings_say() -> None:
+    assert (model.DEFAULT_DEAD_AFTER_S, model.DEFAULT_HALF_CLOSE_TIMEOUT_S) == (
+        options.DEFAULT_DEAD_AFTER_S,
+        options.DEFAULT_HALF_CLOSE_TIMEOUT_S,
+    )
+    assert model.DEFAULT_HEARTBEAT_S == numbers.DEFAULT_HEARTBEAT_S
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import socket
 import time
 from collections.abc import Callable
 
+import gevent
 import pytest
 
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin
 from gnar_lib.events import ClientLeft, LoginRefused
-from gnar_lib.net import SocketConn
+from gnar_lib.net import SocketConn, rounds
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES
@@ -160,6 +161,20 @@ def test_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, said: list[e
         ours, _ = running.log_in("ours")
         wait_until(lambda: said, "the server has said something")
         assert not running.server.control_ingress.clients
+        ours.conn.close()
+
+
+def test_pause_of_the_server_is_no_silence_of_its_clients(
+    monkeypatch: pytest.MonkeyPatch, said: list[events.Event]
+) -> None:
+    monkeypatch.setattr(control_module, "TICK_S", 0.01)
+    monkeypatch.setattr(control_module, "dead_after_s", lambda: 0.5)
+    monkeypatch.setattr(rounds, "SLACK_S", 0.2)
+    with serving() as running:
+        ours, _ = running.log_in("ours")
+        time.sleep(0.7)  # all of the process stands still, as after SIGSTOP
+        gevent.sleep(0.1)
+        assert said == []
         ours.conn.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError, MuxError
-from gnar_lib.net import options
+from gnar_lib.net import options, rounds
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -165,6 +165,17 @@ def patience_s() -> Iterator[float]:
     options.set_dead_after(0.2)
     yield 0.2
     options.set_dead_after(options.DEFAULT_DEAD_AFTER_S)
+
+
+def test_pause_of_this_process_is_no_silence_of_the_peer(
+    patience_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "SLACK_S", patience_s)
+    with session_and_peer() as (session, peer):
+        time.sleep(3 * patience_s)  # all of the process stands still, as after SIGSTOP
+        assert peer.recv() == (PING, SYN, 0, 0)
+        assert not session.closed
+        assert "not been heard from" in wait_end(session)  # it has had its time since
 
 
 @pytest.mark.usefixtures("patience_s")
