@@ -38,6 +38,16 @@ def test_client_connects_anew_without_a_pause_when_the_server_leaves(server: Ser
     assert server.logins[0].client_id == server.logins[1].client_id
 
 
+def link_with_a_data_connection(server: Server) -> tuple[Link, SocketConn, SocketConn]:
+    """Return a link, its control connection, and a data connection that waits for a user."""
+    link = server.start(proxy("blog", 9001))
+    conn = log_in(server)
+    send(conn, Heartbeat(waiting=1))
+    waiting = server.accept()
+    wait_until(lambda: link.waiting, "a data connection waits")
+    return link, conn, waiting
+
+
 def leaving(link: Link) -> gevent.Greenlet[..., None]:
     """Have the link leave, and wait until no user is on the way."""
     link.cancel_all(may_return=True)
@@ -52,11 +62,7 @@ def heard_leaving(conn: SocketConn) -> bool:
 
 
 def test_client_that_leaves_waits_for_the_word_that_no_more_users_come(server: Server) -> None:
-    link = server.start(proxy("blog", 9001))
-    conn = log_in(server)
-    send(conn, Heartbeat(waiting=1))
-    waiting = server.accept()
-    wait_until(lambda: link.waiting, "a data connection waits")
+    link, conn, waiting = link_with_a_data_connection(server)
     ended = leaving(link)
     assert heard_leaving(conn)
     send(conn, LEAVING)
@@ -69,11 +75,7 @@ def test_client_that_leaves_waits_for_the_word_that_no_more_users_come(server: S
 
 @pytest.mark.parametrize("ends", ["data connection", "control connection"])
 def test_client_waits_no_longer_than_the_connections_last(ends: str, server: Server) -> None:
-    link = server.start(proxy("blog", 9001))
-    conn = log_in(server)
-    send(conn, Heartbeat(waiting=1))
-    waiting = server.accept()
-    wait_until(lambda: link.waiting, "a data connection waits")
+    link, conn, waiting = link_with_a_data_connection(server)
     ended = leaving(link)
     assert heard_leaving(conn)
     if ends == "data connection":

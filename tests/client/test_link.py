@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import gevent
 import gevent.event
@@ -38,6 +38,7 @@ from gnar_lib.proto import (
 )
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_USERS, FEATURE_WAIT
 from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 from gnar_lib.yamux import session as session_module
 from tests.helpers.conns import V4, accept, blackhole
 from tests.helpers.loop import turn, wait_until
@@ -466,58 +467,60 @@ def keeping_alive(conn: SocketConn) -> Iterator[None]:
     beating.kill()
 
 
-@pytest.mark.usefixtures("_impatient")
-def test_users_of_a_multiplexed_session_outlive_its_control_connection(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass
+class Served:
+    """A user of a multiplexed session whom a service serves."""
+
+    mux: Mux
+    control: Stream
+    user: Stream
+    local: SocketConn
+
+    def talk(self) -> None:
+        """Carry bytes in both directions."""
+        self.user.sendall(b"still")
+        assert self.local.recv(10) == b"still"
+        self.local.sendall(b"there")
+        assert self.user.recv(10) == b"there"
+
+
+@pytest.fixture
+def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     server.shared.config = replace(server.shared.config, multiplex=True)
     service = listen(LOOPBACK, 0)
     blog = proxy("blog", 9001)
     monkeypatch.setattr(blog, "_target", Target(LOOPBACK, service.port))
     server.start(blog)
-    first, control = server.log_in_multiplexed()
+    mux, control = server.log_in_multiplexed()
     send(control, opened("blog", 9001))
-    user = first.open()
+    user = mux.open()
     send(user, Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog"))
     local = accept(service)
-    second, control = server.log_in_multiplexed()  # since the server says nothing
-    send(control, opened("blog", 9001))
-    wait_until(lambda: first._peer_gone_away, "the link takes no more users there")
-    user.sendall(b"still")
-    assert local.recv(10) == b"still"
-    local.sendall(b"there")
-    assert user.recv(10) == b"there"
+    yield Served(mux, control, user, local)
     user.close()
     local.close()
-    first.wait_end()
+    mux.wait_end()
     service.close()
-    second.close()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_users_of_a_multiplexed_session_outlive_its_control_connection(
+    server: Server, served: Served
+) -> None:
+    _, control = server.log_in_multiplexed()  # since the server says nothing
+    send(control, opened("blog", 9001))
+    wait_until(lambda: served.mux._peer_gone_away, "the link takes no more users there")
+    served.talk()
 
 
 def test_users_of_a_session_whose_control_connection_the_server_ends_stay(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda _low, _high: 0.0)
-    server.shared.config = replace(server.shared.config, multiplex=True)
-    service = listen(LOOPBACK, 0)
-    blog = proxy("blog", 9001)
-    monkeypatch.setattr(blog, "_target", Target(LOOPBACK, service.port))
-    server.start(blog)
-    first, control = server.log_in_multiplexed()
-    send(control, opened("blog", 9001))
-    user = first.open()
-    send(user, Exchange(conn_id="-", proxy_type="tcp", proxy_name="blog"))
-    local = accept(service)
-    control.close()
-    first.drain()
-    second, _ = server.log_in_multiplexed()
-    user.sendall(b"still")
-    assert local.recv(10) == b"still"
-    user.close()
-    local.close()
-    first.wait_end()
-    service.close()
-    second.close()
+    served.control.close()
+    served.mux.drain()
+    server.log_in_multiplexed()
+    served.talk()
 
 
 def test_heartbeat_of_a_server_that_agrees_on_a_pace_is_answered_at_once(server: Server) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from types import ModuleType
 
 import gevent
 import pytest
@@ -16,12 +15,12 @@ from gnar_lib.client.proxies import ProxyState
 from gnar_lib.client.turns import Turns
 from gnar_lib.errors import UnsupportedError
 from gnar_lib.events import Event, ProxyRefused, subscribe
-from gnar_lib.net import Conn, Crew, SocketConn
+from gnar_lib.net import Crew, SocketConn
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyReq, Welcome, recv, send, to_frame
 from gnar_lib.proto import pace as pace_module
 from gnar_lib.proto.pace import COSTS_S, MESSAGE_S
 from tests.helpers.loop import turn, wait_until
-from tests.helpers.paces import count_in_one_turn, standing_pace
+from tests.helpers.paces import count_in_one_turn, note_received, standing_pace
 from tests.peers.link_server import TIMEOUT_S, Server, heard, opened, proxy, refused
 
 FLOOD = 400
@@ -108,18 +107,6 @@ def test_limit_that_a_server_has_lowered_does_not_end_a_client(
 def received(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """Return the messages that the loops of this process have received."""
     return note_received(monkeypatch, pace_module)
-
-
-def note_received(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Message]:
-    got: list[Message] = []
-
-    def note(conn: Conn) -> Message:
-        message = recv(conn)
-        got.append(message)
-        return message
-
-    monkeypatch.setattr(module, "recv", note)
-    return got
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,7 @@ from gnar_lib import events
 from gnar_lib.client.turns import USER_PATIENCE_S, Turns
 from gnar_lib.errors import DialError, ExhaustedError, RefusedError
 from gnar_lib.events import DataConnsFail, DataConnsWork
-
-
-class Clock:
-    """The time, which a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.helpers.clock import Clock
 
 
 @pytest.fixture

@@ -12,20 +12,11 @@ from gnar_lib.net import SocketConn
 from gnar_lib.proto import Heartbeat, to_frame
 from gnar_lib.proto import pace as pace_module
 from gnar_lib.proto.pace import MAX_CREDIT_S, MESSAGE_S, SHARE, Pace, recv_paced
+from tests.helpers.clock import Clock
 from tests.helpers.loop import turn, wait_until
 
 COST_S = MAX_CREDIT_S / 4
 TIMEOUT_S = 10.0
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

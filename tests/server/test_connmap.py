@@ -10,6 +10,7 @@ import pytest
 
 from gnar_lib.net import Conn
 from gnar_lib.server.connmap import EXPIRY_S, ConnMap
+from tests.helpers.clock import Clock
 
 THREADS = 8
 ENTRIES = 400
@@ -30,16 +31,6 @@ class Entry:
 
     def expire(self) -> None:
         self.expired += 1
-
-
-class Clock:
-    """A clock that stands still."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

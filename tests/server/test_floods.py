@@ -11,7 +11,7 @@ import pytest
 from gnar_lib.auth import ClientLogin
 from gnar_lib.config import Secret
 from gnar_lib.errors import ConnError
-from gnar_lib.net import Conn, SocketConn, dial
+from gnar_lib.net import SocketConn, dial
 from gnar_lib.proto import (
     Challenge,
     Heartbeat,
@@ -20,7 +20,6 @@ from gnar_lib.proto import (
     ProxyReq,
     Welcome,
     expect,
-    recv,
     send,
     to_frame,
 )
@@ -29,7 +28,7 @@ from gnar_lib.proto.pace import COSTS_S, MESSAGE_S
 from gnar_lib.server import logins
 from gnar_lib.server.logins import MAX_LINGER_BYTES
 from tests.helpers.loop import turn, wait_until
-from tests.helpers.paces import count_in_one_turn, standing_pace
+from tests.helpers.paces import count_in_one_turn, note_received, standing_pace
 from tests.helpers.servers import LOOPBACK, Running, answer_of, serving
 
 FLOOD = 400
@@ -42,16 +41,7 @@ def request(name: str) -> ProxyReq:
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """Return the messages that the loops of this process have received."""
-    got: list[Message] = []
-    receive = recv
-
-    def note(conn: Conn) -> Message:
-        message = receive(conn)
-        got.append(message)
-        return message
-
-    monkeypatch.setattr(pace_module, "recv", note)
-    return got
+    return note_received(monkeypatch, pace_module)
 
 
 @pytest.mark.parametrize("message", [Heartbeat(), ProxyCancel("nothing", 9), request("x")], ids=repr)
