@@ -6,6 +6,8 @@ import _thread
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -79,15 +81,29 @@ def test_everything_is_written_in_order_before_the_end(pipe: tuple[TextIO, int])
     assert read_lines(reader, 1000) == lines
 
 
-def test_no_thread_is_there_before_the_first_line(pipe: tuple[TextIO, int]) -> None:
-    before = _thread._count()
-    to_pipe = writer_to(pipe[0])
-    assert _thread._count() == before
-    to_pipe.put("one\n")
-    assert read_lines(pipe[1], 1) == ["one"]
-    assert _thread._count() == before + 1
-    close_all(WAIT_S)
-    wait_until(lambda: _thread._count() == before, "the thread has ended")
+def test_there_is_a_thread_from_the_first_line_until_the_end() -> None:
+    # In a process of its own: the threads that other tests have started may end meanwhile.
+    program = """
+import _thread, sys, time
+from gnar_lib import writer
+
+def settled(count):
+    until = time.monotonic() + 20
+    while _thread._count() != count and time.monotonic() < until:
+        time.sleep(0.01)
+    return _thread._count() == count
+
+to_stdout = writer.writer_to(sys.stdout)
+assert not _thread._count()
+to_stdout.put("one\\n")
+assert settled(1)
+writer.close_all(20)
+assert settled(0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("one\n", "", 0)
 
 
 def test_lines_that_nobody_reads_are_lost_whole_and_told_of_where_they_are_missing() -> None:

@@ -242,7 +242,7 @@ def test_greenlet_that_is_interrupted_becomes_a_spare_one(pair: Pair) -> None:
     assert switching.busy_greenlets() == before + 1
     in_hub(lambda: pair[0].interrupt(ZeroDivisionError()))
     assert ended == ["interrupted"]
-    assert switching.busy_greenlets() == before
+    assert switching.busy_greenlets() <= before
 
 
 # ---- give way ----------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ def test_stream_costs_no_greenlet_before_its_first_bytes_are_there() -> None:
         piece = encode(DATA, 0, 1, b"all")
         peer.conn.sendall(piece[:-4])
         turn()
-        assert (net.busy_greenlets(), handled) == (before, [])
+        assert net.busy_greenlets() <= before
+        assert handled == []
         peer.conn.sendall(piece[-4:])
         turn()
         assert handled == [b"all"]
