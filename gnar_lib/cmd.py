@@ -249,8 +249,8 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
 
     for before, word in pairwise(argv):
         odd = name_of_odd(word[:1])  # such as the long dash that a web page has made of --
-        if odd and before not in ("-t", "--token"):  # a token is in no error
-            raise UsageError(f"{word!r} begins with an odd character{odd}")
+        if odd and before not in ("-t", "--token"):
+            raise UsageError(f"a word begins with an odd character{odd}")  # it may be, or hold, a token
     all_options = text + (SERVER_UNADVERTISED if name == "server" else "")
     try:
         return dict(docopt(all_options, argv, default_help=False))

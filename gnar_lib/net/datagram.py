@@ -25,7 +25,7 @@ from gnar_lib.net.conn import socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.local_address import CONTROL_BYTES, Ancillary, ask_for_local_address
-from gnar_lib.net.options import SocketOption, try_option
+from gnar_lib.net.options import SocketOption, set_options, try_option
 from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
@@ -334,8 +334,7 @@ def _bind(family: int, address: Sockaddr, options: Iterable[SocketOption]) -> Da
         if _EXCLUSIVE_PORT is not None:
             try_option(sock, socket.SOL_SOCKET, _EXCLUSIVE_PORT, 1)
         with_buffers(sock)
-        for option in options:
-            sock.setsockopt(*option)
+        set_options(sock, options)
         sock.bind(address)
         return DatagramSocket(sock)
     except (OSError, OverflowError) as exc:

@@ -18,7 +18,7 @@ from gnar_lib.errors import DeadlineError, DialError, ExhaustedError, RefusedErr
 from gnar_lib.net.address import Sockaddr, format_address, is_unix
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.greenlets import deadline
-from gnar_lib.net.options import SocketOption, try_option
+from gnar_lib.net.options import SocketOption, set_options, try_option
 from gnar_lib.net.switching import give_way, wait_for
 
 DIAL_TIMEOUT_S = 10.0
@@ -108,8 +108,7 @@ def _begin(
     try:
         if not is_unix(family):
             try_option(conn.sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in options:
-            conn.sock.setsockopt(*option)
+        set_options(conn.sock, options)
         if source:
             conn.sock.bind((source, 0))
         status = conn.sock.connect_ex(address)

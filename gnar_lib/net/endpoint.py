@@ -16,7 +16,7 @@ from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.greenlets import Crew
-from gnar_lib.net.options import SocketOption, set_common_options, try_option
+from gnar_lib.net.options import SocketOption, set_common_options, set_options, try_option
 from gnar_lib.net.switching import CLOSED, read_watcher
 
 ACCEPT_BATCH = 64  # conns per turn of the loop, so that a flood of users does not starve those already here
@@ -153,8 +153,7 @@ def _listen_on(family: int, address: Sockaddr, options: Iterable[SocketOption]) 
         if family == socket.AF_INET6:
             try_option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         set_common_options(sock)  # accepted sockets inherit them, which saves system calls per conn
-        for option in options:
-            sock.setsockopt(*option)
+        set_options(sock, options)
         sock.bind(address)
         sock.listen(BACKLOG)
         return Listener(sock)

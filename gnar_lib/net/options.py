@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gnar_lib import logger
 
@@ -13,8 +15,15 @@ KEEPALIVE_PROBES = 6  # questions without an answer until the kernel gives a pee
 # The option for the seconds of silence before the first probe; macOS has a name of its own for it.
 _KEEPALIVE_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
 
-SocketOption = tuple[int, int, int | bytes]
-"""Level, name and value: what `setsockopt` takes."""
+
+class SocketOption(NamedTuple):
+    """An option that the user asks for: its name, and what `setsockopt` takes."""
+
+    name: str
+    level: int
+    option: int
+    value: int | bytes
+
 
 _log = logger.get("net")
 
@@ -48,6 +57,15 @@ def half_close_timeout_s() -> float:
 def set_half_close_timeout(seconds: float) -> None:
     """Give half-closed connections so much time from now on."""
     _patience.half_close_timeout_s = seconds
+
+
+def set_options(sock: socket.socket, options: Iterable[SocketOption]) -> None:
+    """Set what the user asks for; raises `OSError`, which names the option, if the system refuses one."""
+    for name, level, option, value in options:
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError as exc:
+            raise OSError(exc.errno, f"option {name}: {exc.strerror}") from exc
 
 
 def try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

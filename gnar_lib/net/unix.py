@@ -17,7 +17,7 @@ from gnar_lib.net.address import unix_family
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.datagram import DatagramSocket, with_buffers
 from gnar_lib.net.endpoint import BACKLOG, Listener, listen_error
-from gnar_lib.net.options import SocketOption
+from gnar_lib.net.options import SocketOption, set_options
 
 _EVERYTHING = 0o777
 # What a connect to the path answers while a socket is bound there; EPROTOTYPE: a socket of another type.
@@ -83,8 +83,7 @@ def listen_unix(
     """
     sock = _bound(path, socket.SOCK_STREAM, file)
     try:
-        for option in options:
-            sock.setsockopt(*option)
+        set_options(sock, options)
         sock.listen(BACKLOG)
     except OSError as exc:
         SocketFile(path, keep=file.keep).remove()

@@ -23,7 +23,7 @@ _log = logger.get("relay")
 class UdpSettings:
     """What the command line says about datagrams alone."""
 
-    timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a session without datagrams ends after that time
+    timeout_s: float | None = None  # a session without datagrams ends after that time; None: not given
     any_source: bool = False  # answers of the target count, whatever address they come from
 
 
@@ -48,6 +48,7 @@ class DatagramRelay:
     ) -> None:
         self.users = net.Crew("relay")  # stays empty, since the hub carries datagrams
         self.meter = Meter()
+        timeout_s = settings.timeout_s or socat.idle_timeout_s or DEFAULT_UDP_TIMEOUT_S
         self._serves_one = not listen.fork
         self._only_user: bytes | None = None  # the address of the first user, if `_serves_one`
         self._answers = listen.answers and socat.silent is not Role.LISTEN  # whether they go back to users
@@ -57,11 +58,11 @@ class DatagramRelay:
             _target(target, any_source=settings.any_source),
             self._on_answers,
             self.meter,
-            Limits(timeout_s=settings.timeout_s),
+            Limits(timeout_s=timeout_s),
             _log,
         )
         self.listener = open_in_the_end(lambda: _bind(listen), listen.retry)
-        self.listener.forget_after(2 * settings.timeout_s)  # later than the session of the user ends
+        self.listener.forget_after(2 * timeout_s)  # later than the session of the user ends
         self.listener.serve(self._on_datagrams)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import math
+import os
 import socket
 from collections.abc import Callable, Collection
 from typing import Any
@@ -54,20 +55,29 @@ def _number(text: str) -> int:
     return number
 
 
-def _count(text: str) -> int:
-    number = _number(text)
-    if not number:
-        raise UsageError("is not a number from 1 on")
-    return number
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """Return the reader of a number for which the kernel has limits."""
+
+    def read(text: str) -> int:
+        number = _number(text)
+        if not least <= number <= most:
+            raise UsageError(f"is not a number from {least} to {most}")
+        return number
+
+    return read
 
 
-def _seconds(text: str) -> float:
+_count = _between(1, _MAX_INT)
+
+
+def read_seconds(text: str, least_s: float = MIN_TIMEOUT_S) -> float:
+    """Read a time in seconds; more than a day is as good as a day. Raises `UsageError`."""
     try:
         seconds = float(text) if text.isascii() else math.nan
     except ValueError:
         seconds = math.nan
-    if not seconds >= MIN_TIMEOUT_S:
-        raise UsageError(f"is not a number of seconds from {MIN_TIMEOUT_S:g} on")
+    if not seconds >= least_s:
+        raise UsageError(f"is not a number of seconds from {least_s:g} on")
     return min(seconds, MAX_SECONDS)
 
 
@@ -103,11 +113,11 @@ def _family(text: str) -> int:
 def _device(text: str) -> bytes:
     if not text:
         raise UsageError("is not a network interface")
-    return text.encode()
+    return os.fsencode(text)
 
 
 # What the kernel does for each socket of an address: the reader of the value, and the names of the option in
-# the socket module.
+# the socket module. The limits are those of Linux.
 _KERNEL: dict[str, tuple[Callable[[str], int | bytes], str, str]] = {
     "keepalive": (_flag, "SOL_SOCKET", "SO_KEEPALIVE"),
     "reuseport": (_flag, "SOL_SOCKET", "SO_REUSEPORT"),
@@ -115,12 +125,12 @@ _KERNEL: dict[str, tuple[Callable[[str], int | bytes], str, str]] = {
     "rcvbuf": (_number, "SOL_SOCKET", "SO_RCVBUF"),
     "so-bindtodevice": (_device, "SOL_SOCKET", "SO_BINDTODEVICE"),
     "nodelay": (_flag, "IPPROTO_TCP", "TCP_NODELAY"),
-    "keepidle": (_count, "IPPROTO_TCP", "TCP_KEEPIDLE"),
-    "keepintvl": (_count, "IPPROTO_TCP", "TCP_KEEPINTVL"),
-    "keepcnt": (_count, "IPPROTO_TCP", "TCP_KEEPCNT"),
-    "mss": (_count, "IPPROTO_TCP", "TCP_MAXSEG"),
-    "tos": (_number, "IPPROTO_IP", "IP_TOS"),
-    "ttl": (_count, "IPPROTO_IP", "IP_TTL"),
+    "keepidle": (_between(1, 32767), "IPPROTO_TCP", "TCP_KEEPIDLE"),
+    "keepintvl": (_between(1, 32767), "IPPROTO_TCP", "TCP_KEEPINTVL"),
+    "keepcnt": (_between(1, 127), "IPPROTO_TCP", "TCP_KEEPCNT"),
+    "mss": (_between(88, 32767), "IPPROTO_TCP", "TCP_MAXSEG"),
+    "tos": (_between(0, 255), "IPPROTO_IP", "IP_TOS"),
+    "ttl": (_between(1, 255), "IPPROTO_IP", "IP_TTL"),
     "ipv6-v6only": (_flag, "IPPROTO_IPV6", "IPV6_V6ONLY"),
 }
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -143,9 +153,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "max-children": _count,
     "su": find_account,
     "retry": _number,
-    "interval": _seconds,
+    "interval": read_seconds,
     "forever": _flag,
-    "connect-timeout": _seconds,
+    "connect-timeout": read_seconds,
     "mode": _mode,
     "umask": _mode,
     "user": find_owner,
@@ -244,5 +254,5 @@ def kernel_options(values: dict[str, Any]) -> tuple[SocketOption, ...]:
             if not (hasattr(socket, level) and hasattr(socket, option)):
                 raise UsageError(f"option {name!r} is not supported on this system")
             value = values[name] if name == "so-bindtodevice" else int(values[name])
-            found.append((getattr(socket, level), getattr(socket, option), value))
+            found.append(SocketOption(name, getattr(socket, level), getattr(socket, option), value))
     return tuple(found)

@@ -201,8 +201,6 @@ def run_relay(
         raise UsageError(f"{listen} to {target} would be a relay to itself")
     if socat.ignored:
         _log.warning("%s has no effect: gnar logs to standard error", " and ".join(socat.ignored))
-    if udp == DEFAULTS and socat.idle_timeout_s:
-        udp = replace(udp, timeout_s=socat.idle_timeout_s)
     stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
         relay = stopper.call_until_stopped(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 from dataclasses import dataclass, replace
 
-from gnar_lib.config.values import MAX_SECONDS
 from gnar_lib.errors import UsageError
 from gnar_lib.relay.address import Role
+from gnar_lib.relay.options import read_seconds
 
 _WITH_VALUE = re.compile("(-(?:[bTtrRLW]|l[fp]))(.*)", re.DOTALL)  # the value may be a word of its own
 # How much is logged and in which form, and the size of a buffer: gnar decides that itself.
 _NO_EFFECT = re.compile("-(d+|d[0-4]|D|l[suhp]|b)")
 _LOG_ELSEWHERE = re.compile("-l[fym].*", re.DOTALL)  # the name of a syslog facility may follow
 _FAMILIES = {"-4": int(socket.AF_INET), "-6": int(socket.AF_INET6)}
+OF_GNAR_WITH_VALUE = ("--grace", "--dead-after", "--half-close-timeout", "--udp-timeout")
 _SILENT = {"-u": Role.LISTEN, "-U": Role.TARGET}
 _WHY_NOT = {
     **dict.fromkeys(("-v", "-x", "-r", "-R"), ": gnar does not show the bytes that it carries"),
@@ -41,7 +41,7 @@ NO_OPTIONS = SocatOptions()
 def take_options(words: list[str]) -> tuple[list[str], SocatOptions]:
     """Return the words of a command line without socat's options, and what these say. Raises `UsageError`.
 
-    A word with one dash in front is an option of socat: gnar's own have two.
+    A word with one dash in front is an option of socat, or the value of one of gnar's own, which have two.
     """
     rest: list[str] = []
     options, words = SocatOptions(), [*words]
@@ -49,7 +49,8 @@ def take_options(words: list[str]) -> tuple[list[str], SocatOptions]:
         word = words.pop(0)
         if word == "--":
             return [*rest, word, *words], options
-        if not word.startswith("-") or word == "-" or word.startswith("--"):
+        is_value = bool(rest) and rest[-1] in OF_GNAR_WITH_VALUE
+        if not word.startswith("-") or word == "-" or word.startswith("--") or is_value:
             rest.append(word)
             continue
         value = ""
@@ -80,11 +81,7 @@ def _with(options: SocatOptions, name: str, value: str) -> SocatOptions:
 
 
 def _seconds(name: str, text: str) -> float:
-    """Read a time in seconds; more than a day is as good as a day."""
     try:
-        seconds = float(text) if text.isascii() else math.nan
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise UsageError(f"{name} {text}: expected a number of seconds")
-    return min(seconds, MAX_SECONDS)
+        return read_seconds(text, 0.0)
+    except UsageError as exc:
+        raise UsageError(f"{name} {text} {exc}") from None

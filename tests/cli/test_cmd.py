@@ -15,6 +15,7 @@ from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
 from gnar_lib.relay import Role, SocatOptions, UdpSettings
+from gnar_lib.relay.socat import OF_GNAR_WITH_VALUE
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
 SHOWS_NO_BYTES = "gnar does not show the bytes that it carries"
@@ -354,6 +355,12 @@ def test_options_of_socat_in_front_of_the_addresses(called: Called, line: str, s
     assert [words[:2] for words in called.relays] == [("tcp:1", "tcp:2")]
 
 
+def test_words_that_may_be_values_of_our_own_options_are_all_known() -> None:
+    (relay,) = [command for command in cmd._program().commands if command.name == "relay"]
+    with_value = {name for option in relay.options if option.value for name in option.names}
+    assert with_value == set(OF_GNAR_WITH_VALUE)
+
+
 def test_wait_of_socat_for_the_other_half_is_ours_unless_our_own_flag_says_more(
     called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,18 +415,23 @@ def test_demo_line(called: Called) -> None:
         ),
         (
             "client \u2014token x host 1",
-            "'\u2014token' begins with an odd character (\u2014 is U+2014; write - instead)",
+            "a word begins with an odd character (\u2014 is U+2014; write - instead)",
+        ),
+        (
+            "client 1:2 -mt \u201cs3cret\u201d",
+            'a word begins with an odd character (\u201c is U+201C; write " instead)',
         ),
         ("client 1:2 -r 3", "--remote-port: goes with --local-port; a mapping names both ports"),
         ("client --tokn a", "unknown option --tokn (did you mean --token?); see gnar client --help"),
         ("relay tcp:1 tcp:2 --grace x", "--grace: 'x': expected seconds from 0 to 86400"),
+        ("relay --grace -5 tcp:1 tcp:2", "--grace: '-5': expected seconds from 0 to 86400"),
         ("relay udp:1 udp:2 --udp-timeout 0", "--udp-timeout: '0': expected seconds from 0.1 to 86400"),
         ("relay -v tcp:1 tcp:2", f"option -v of socat is not supported: {SHOWS_NO_BYTES}"),
         ("relay -r /x tcp:1 tcp:2", f"option -r of socat is not supported: {SHOWS_NO_BYTES}"),
         ("relay -L /x tcp:1 tcp:2", "option -L of socat is not supported: use flock(1)"),
         ("relay -g tcp:1 tcp:2", "option -g of socat is not supported"),
         ("relay -u4 tcp:1 tcp:2", "option -u4 of socat is not supported"),
-        ("relay -T soon tcp:1 tcp:2", "-T soon: expected a number of seconds"),
+        ("relay -T soon tcp:1 tcp:2", "-T soon is not a number of seconds from 0 on"),
         ("relay tcp:1 tcp:2 -t", "the value of -t is missing"),
         ("demo x", "port: 'x': expected a port from 0 to 65535"),
         ("health 'a b'", "server-addr: 'a b': expected an address such as example.com:8910"),

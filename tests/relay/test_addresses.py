@@ -128,7 +128,11 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
         ("UNIX-LISTEN:/x,nodelay", Role.LISTEN, "option 'nodelay' is not supported"),
         ("UDP-LISTEN:80,fork,max-children=2", Role.LISTEN, "option 'max-children' is not supported"),
         ("TCP-LISTEN:80,max-children=2", Role.LISTEN, "'max-children' needs option 'fork'"),
-        ("TCP-LISTEN:80,fork,max-children=0", Role.LISTEN, "'max-children=0' is not a number from 1 on"),
+        (
+            "TCP-LISTEN:80,fork,max-children=0",
+            Role.LISTEN,
+            "'max-children=0' is not a number from 1 to 2147483647",
+        ),
         ("TCP-LISTEN:80,fork,backlog=many", Role.LISTEN, "'backlog=many' is not a number"),
         ("TCP-LISTEN:80,fork,keepidle=99999999999", Role.LISTEN, "is not a number from 0 to 2147483647"),
         ("TCP-LISTEN:80,fork,pf=ip5", Role.LISTEN, "option 'pf=ip5' is neither ip4 nor ip6"),

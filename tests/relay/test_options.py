@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -17,12 +18,14 @@ import pytest
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, ListenError, PortTakenError, UsageError
 from gnar_lib.net import place
+from gnar_lib.net.options import SocketOption
 from gnar_lib.relay import (
     DatagramRelay,
     Relay,
     Role,
     SocatOptions,
     UdpSettings,
+    datagrams,
     parse_address,
     run_relay,
     serve,
@@ -80,6 +83,46 @@ def datagram_relay(listen: str, port: int, socat: SocatOptions = NO_OPTIONS) -> 
     """Return a relay of datagrams to a port of this host."""
     target = parse_address(f"udp:127.0.0.1:{port}", Role.TARGET)
     return DatagramRelay(parse_address(listen, Role.LISTEN), target, UdpSettings(), socat)
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle_s", "expected_s"),
+    [
+        (UdpSettings(), 0.0, 60.0),
+        (UdpSettings(any_source=True), 5.0, 5.0),
+        (UdpSettings(timeout_s=60.0), 5.0, 60.0),
+    ],
+)
+def test_idle_time_of_socat_is_that_of_sessions_unless_our_own_flag_says_more(
+    settings: UdpSettings, idle_s: float, expected_s: float
+) -> None:
+    listen, target = (
+        parse_address("udp:127.0.0.1:0", Role.LISTEN),
+        parse_address("udp:127.0.0.1:9", Role.TARGET),
+    )
+    with closing(DatagramRelay(listen, target, settings, SocatOptions(idle_s))) as running:
+        assert running.sessions._conns.timeout_s == expected_s
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("listen", ["TCP-LISTEN:0", "UDP-LISTEN:0", "UNIX-LISTEN:x.sock"])
+def test_option_that_the_system_refuses_is_named(
+    listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    option = SocketOption("keepcnt", socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 128)  # 127 is the most
+    address = replace(parse_address(f"{listen},fork", Role.LISTEN), options=(option,))
+    listen_at = serve._listen if listen[:3] != "UDP" else datagrams._bind
+    with pytest.raises(ListenError, match=r"cannot listen on .*: option keepcnt: "):
+        listen_at(address)
+
+
+def test_option_that_the_system_refuses_is_named_where_it_dials() -> None:
+    option = SocketOption("nonsense", socket.SOL_SOCKET, 0xFFFF, 1)
+    with serving() as service:
+        target = replace(parse_address(service.address, Role.TARGET), options=(option,))
+        with pytest.raises(DialError, match="option nonsense: "):
+            serve._target(target).dial()
 
 
 def test_one_way_answers_no_datagram() -> None:
