@@ -19,6 +19,7 @@ COMPILED_HERE = "compiled here:"  # behind this line of the list is the bytecode
 END = "end"
 DIGEST_BYTES = 16
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  # errors that no other folder would help against
+RENAME_S = 0.05  # in which a process that removes a folder, and has locked it, gives it another name
 NOTE_USE_EVERY_S = 86_400.0  # the time of LIST is that of the last start, give or take this
 
 Files = dict[str, tuple[int, str]]  # size and digest of each file, by its path in the folder, with "/"
@@ -180,7 +181,7 @@ def hold_if_usable(home: str, packed: str) -> Folder | None:
     try:
         held = _lock(home)
         if held >= 0 and not os.path.samestat(os.fstat(held), os.lstat(home)):
-            raise BlockingIOError("another folder has taken its place")
+            raise FileNotFoundError("it was removed, or another folder has taken its place")
         _note_use(home)
         files, here = read_list(home, packed)
         if is_own(os.lstat(home)):
@@ -197,7 +198,8 @@ def hold_if_usable(home: str, packed: str) -> Folder | None:
 def _lock(home: str) -> int:
     """Open and lock a folder, against removal by others; return the descriptor, or -1 on Windows.
 
-    Raises BlockingIOError when another process is about to remove the folder.
+    A process that removes the folder has the lock, and by now has renamed the folder. Anybody else who may
+    read the folder can take the lock, too: it must not be needed.
     """
     try:
         import fcntl
@@ -212,8 +214,7 @@ def _lock(home: str) -> int:
     try:
         fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
-        raise
+        time.sleep(RENAME_S)
     except OSError:  # a file system may have no locks
         pass
     return held

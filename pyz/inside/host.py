@@ -74,5 +74,6 @@ def _marks():
     from _imp import extension_suffixes
 
     # such as .cpython-312-x86_64-linux-gnu.so, .cpython-312-darwin.so, .cp312-win_amd64.pyd, or a bare .so
-    python, _, abi = extension_suffixes()[0].split(".")[1].replace("cpython-", "cp", 1).partition("-")
+    suffix = (extension_suffixes() or ["."])[0]  # there is none in a Python that loads no modules
+    python, _, abi = suffix.split(".")[1].replace("cpython-", "cp", 1).partition("-")
     return (python, abi) if abi else ("", "")

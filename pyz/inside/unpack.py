@@ -265,7 +265,10 @@ def _last_use(home: str) -> float:
 
 
 def _remove_unused(home: str) -> None:
-    """Remove a folder unless a process uses it. One that starts meanwhile sees the lock and unpacks anew."""
+    """Remove a folder unless a process uses it. One that starts meanwhile unpacks anew.
+
+    The folder is renamed first, since other users of this machine could hold a lock as well.
+    """
     try:
         import fcntl
     except ImportError:  # Windows removes nothing that is in use
@@ -275,6 +278,9 @@ def _remove_unused(home: str) -> None:
         folder = os.open(home, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(home, ignore_errors=True)
+            above, name = os.path.split(home)
+            doomed = tempfile.mkdtemp(".tmp", name + ".", above)
+            os.rename(home, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
         finally:
             os.close(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pyz.inside import holds, unpack
-from pyz.inside.folders import COMPILED_HERE, END, LIST, digest, listing
+from pyz.inside.folders import COMPILED_HERE, END, LIST, digest, hold_if_usable, listing
 from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, free_port, wait_until
 from tests.helpers.onefile import (
     NOBODY,
@@ -198,6 +198,48 @@ def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Pa
         assert server.stop() == 0
     start(other_version(gnar_pyz, tmp_path, "9" * 16), "--version", SHIV_ROOT=root)
     assert len(unpacked(root)) == 3
+
+
+@needs_root
+def test_lock_that_another_user_holds_stops_neither_start_nor_removal_of_others(
+    gnar_pyz: Path, open_folder: Path, python_for_all: Path
+) -> None:
+    root = open_folder / "root"
+    versions = [other_version(gnar_pyz, open_folder, f"{number:016d}") for number in range(5)]
+    start(versions[0], "--version", SHIV_ROOT=root)
+    root.chmod(0o755)
+    (home,) = unpacked(root)
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); input()"
+    with subprocess.Popen(
+        [python_for_all, "-c", hold, home], user=NOBODY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            for pyz in versions:
+                done = start(pyz, "--version", SHIV_ROOT=root)
+                assert (done.stdout, done.stderr) == (VERSION_LINE, "")
+            assert len(unpacked(root)) == 4
+        finally:
+            holder.kill()
+
+
+def test_folder_that_is_being_removed_is_not_run_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "name"
+    home.mkdir()
+    (home / LIST).write_text(f"{COMPILED_HERE}\n{END}")
+    remover = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(remover, fcntl.LOCK_EX)
+        found = hold_if_usable(str(home), digest(b""))
+        assert found is not None  # the lock alone, which anybody could hold, says nothing
+        os.close(found.held)
+        monkeypatch.setattr("pyz.inside.folders.time.sleep", lambda _: home.rename(tmp_path / "name.x.tmp"))
+        assert hold_if_usable(str(home), digest(b"")) is None
+    finally:
+        os.close(remover)
 
 
 def test_folder_that_was_damaged_and_mended_stays_while_a_process_runs_from_it(

@@ -38,7 +38,7 @@ HOLDS = types.SimpleNamespace(
 
 def mark(monkeypatch: pytest.MonkeyPatch, suffix: str, version: tuple[int, int] = (3, 12)) -> None:
     """Make this Python look like another version, with another suffix for compiled modules."""
-    monkeypatch.setattr("_imp.extension_suffixes", lambda: [suffix, ".abi3.so", ".so"])
+    monkeypatch.setattr("_imp.extension_suffixes", lambda: [suffix, ".abi3.so", ".so"] if suffix else [])
     monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
 
 
@@ -55,6 +55,7 @@ def mark(monkeypatch: pytest.MonkeyPatch, suffix: str, version: tuple[int, int] 
         (".cpython-312-i386-linux-gnu.so", "x86_64", "i386-linux-gnu/3.12"),
         (".cp312-win_arm64.pyd", "ARM64", "win_arm64/3.12"),
         (".so", "riscv64", "linux-riscv64/3.12"),
+        ("", "riscv64", "linux-riscv64/3.12"),
     ],
 )
 def test_host_is_named_after_what_python_marks_modules_with(
