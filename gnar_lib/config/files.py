@@ -26,12 +26,20 @@ def read_text(path: str) -> str:
         raise ConfigError(f"{path}: cannot read it: {reason}") from exc
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: longer than {MAX_BYTES >> 20} MiB; is it another file?")
-    if data.startswith(_UTF_16) or b"\0" in data:  # every second byte of Latin text in UTF-16 is 0
+    if _is_utf_16(data):
         raise ConfigError(f"{path}: this is UTF-16, not UTF-8; save it as UTF-8")
+    if b"\0" in data:
+        raise ConfigError(f"{path}: not a text, since there is a zero byte; is it another file?")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: not UTF-8; save it as UTF-8") from exc
+
+
+def _is_utf_16(data: bytes) -> bool:
+    """Tell whether a text has the mark of UTF-16, or a zero for every second byte, as Latin text there."""
+    fewer, more = sorted((data[::2].count(0), data[1::2].count(0)))
+    return data.startswith(_UTF_16) or (not fewer and more > len(data) // 4)
 
 
 def read_secret(path: str) -> Secret:

@@ -190,7 +190,8 @@ def _read_sources(
 
 def file_of(flags: Mapping[str, Any], env: Mapping[str, str]) -> str:
     """Return the path of the configuration file, empty if there is none."""
-    return str(flags.get("config") or env.get(_variable("config")) or "")
+    in_env = env.get(_variable("config"), "")
+    return str(flags.get("config") or (in_env if in_env.strip() else ""))
 
 
 def _override(settings: dict[str, Any], source: Mapping[str, Any], place: Callable[[str], str]) -> None:
@@ -314,8 +315,8 @@ def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict
 
     Variables count as flags do. Raises `ConfigError`.
     """
-    in_env = _read_env(_PROXY, env, _given(_PROXY, flags))
-    one = {**in_env, **_read_flags(_PROXY, flags)}  # settings outside mappings
+    in_env, in_flags = _read_env(_PROXY, env, _given(_PROXY, flags)), _read_flags(_PROXY, flags)
+    one = {**in_env, **in_flags}  # settings outside mappings
     common = {key: one[key] for key in _COMMON_TO_MAPPINGS if key in one}
     proxies = []
     for text in flags.get("mappings") or ():
@@ -330,9 +331,13 @@ def _flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict
             place = "--remote-port" if flags.get("remote-port") is not None else _variable("remote-port")
             raise ConfigError(f"{place}: goes with --local-port; a mapping names both ports")
     else:
-        for key in ("remote-port", "proxy-name", "subdomain"):
-            if key in one and _read_flags(_PROXY, flags).get(key) is not None:
+        for key in in_flags:
+            if key not in _COMMON_TO_MAPPINGS:
                 raise ConfigError(f"--{key}: goes with --local-port, which is missing")
+            if not proxies:
+                raise ConfigError(
+                    f"--{key}: goes with a mapping or --local-port; a file says it for each proxy"
+                )
     return proxies
 
 

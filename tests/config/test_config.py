@@ -136,6 +136,8 @@ def test_files_name_every_key() -> None:
         (b'token = "\xff"', "FILE: not UTF-8; save it as UTF-8"),
         ("port = 1".encode("utf-16"), "FILE: this is UTF-16, not UTF-8; save it as UTF-8"),
         ("port = 1".encode("utf-16-be"), "FILE: this is UTF-16, not UTF-8; save it as UTF-8"),
+        (b"port = 1\n\0", "FILE: not a text, since there is a zero byte; is it another file?"),
+        (b"\x7fELF\2\1\1" + bytes(60), "FILE: not a text, since there is a zero byte; is it another file?"),
         (b"#" * ((1 << 20) + 1), "FILE: longer than 1 MiB; is it another file?"),
         (
             "token = \u201cabc\u201d".encode(),
@@ -347,6 +349,10 @@ def test_proxies_of_file_and_command_line_are_all_there(tmp_path: Path) -> None:
     [
         ({"remote-port": "1"}, "--remote-port: goes with --local-port, which is missing"),
         ({"proxy-name": "a"}, "--proxy-name: goes with --local-port, which is missing"),
+        (
+            {"max-users": "3"},
+            "--max-users: goes with a mapping or --local-port; a file says it for each proxy",
+        ),
         (
             {"mappings": ["1:2"], "remote-port": "3"},
             "--remote-port: goes with --local-port; a mapping names both ports",
