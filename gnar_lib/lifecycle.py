@@ -1,10 +1,11 @@
 """Stops and reloads a process when a signal says so; knows nothing of what is stopped or reloaded.
 
 The rule is the same for server, client and relay. The first SIGINT or SIGTERM begins the drain: the process
-takes no new users, and connected users may finish for a while. The second signal ends all users at once.
+takes no new users, and connected users may finish for a while. The second of them ends all users at once.
 SIGHUP reloads the configuration. A process stops instead if it has no configuration, or was started on a
-terminal without a file to reload from: the terminal has gone. systemd is told of each step, if systemd
-started the process.
+terminal without a file to reload from: the terminal has gone. While it stops, SIGHUP does nothing more: the
+shell and the kernel each send one when a terminal goes. systemd is told of each step, if systemd started the
+process.
 """
 
 from __future__ import annotations
@@ -225,6 +226,8 @@ class Stopper:
 
     def _on_hangup(self) -> None:
         """Reload, or stop if there is nothing to reload; a signal during a reload causes another one."""
+        if self.stopping:
+            return
         has_nothing = self._reload is None or (self._is_on_terminal and not self._has_file)
         if has_nothing and self._hangup_stops:
             self._on_stop()

@@ -60,7 +60,7 @@ Flags win over variables, variables over the file.
 .TP
 .I ~/.cache/gnar
 What gnar.pyz, the one file, has unpacked.
-It can be deleted when no gnar runs.
+It can be deleted at any time.
 """
 
 _EXIT_STATUS = r"""
@@ -87,6 +87,8 @@ A second signal ends at once.
 .B SIGHUP
 Server and client read their file again.
 Proxies whose settings are unchanged go on.
+A relay ends, and so does a server or client that was started on a terminal
+without a file: the terminal has gone.
 .TP
 .B SIGUSR1
 Log how many users, connections and greenlets there are.

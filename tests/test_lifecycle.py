@@ -163,6 +163,15 @@ def test_a_second_signal_ends_the_users_at_once(start: Callable[..., Child]) -> 
     assert time.monotonic() - before < 15  # half of the grace
 
 
+def test_hangups_of_the_shell_and_of_the_kernel_are_one(start: Callable[..., Child]) -> None:
+    child = start(DRAINING, "30")
+    child.expect("ready")
+    for _ in range(3):
+        child.signal(signal.SIGHUP)
+        child.expect("stopping") if not _ else time.sleep(0.1)
+    assert child.finish(say="\n")[1].startswith("finished\nuser closed\nall ended by themselves True\n")
+
+
 def test_users_that_outlast_the_grace_are_ended(start: Callable[..., Child]) -> None:
     child = start(DRAINING, "0.05")
     child.expect("ready")

@@ -79,13 +79,11 @@ class GivenPorts:
 def control_socket(given: list[GivenSocket], port: int) -> GivenSocket | None:
     """Return the one of the given sockets that is the control port; None if it is not among them.
 
-    It is called "control", or has the number that is set, or is the only one of TCP. Raises `UsageError` if
-    two are called so.
+    It is called "control", or has the number that is set. Raises `UsageError` if two are called so.
     """
     of_tcp = [each for each in given if each.kind == "tcp"]
     named = [each for each in of_tcp if each.name == CONTROL]
     if len(named) > 1:
         raise UsageError(f"{named[1]} is a second control port: give one, of IPv4 and IPv6 together")
     of_number = [each for each in of_tcp if each.port == port]
-    found = named or of_number or (of_tcp if len(of_tcp) == 1 else [])
-    return found[0] if found else None
+    return next(iter([*named, *of_number]), None)
