@@ -112,6 +112,8 @@ def _begin(
         if source:
             conn.sock.bind((source, 0))
         status = conn.sock.connect_ex(address)
+        if not status:
+            status = _status(conn)
         if status and status not in _UNDER_WAY:
             raise _os_error(status)
     except BaseException:
@@ -133,7 +135,23 @@ def _finish(conn: SocketConn, family: int, address: Sockaddr) -> int:
 
 def _status(conn: SocketConn) -> int:
     """Return 0 if a conn is connected, else the number of the error."""
-    return conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    status = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if not status and _is_connected_to_itself(conn):
+        conn.abort()  # leaves the port free at once for whoever should listen there
+        return errno.ECONNREFUSED
+    return status
+
+
+def _is_connected_to_itself(conn: SocketConn) -> bool:
+    """Tell whether nobody listens at the dialled port, and the kernel has chosen this very port to dial from.
+
+    That is the simultaneous open of RFC 9293, section 3.5, with one socket in both roles.
+    """
+    try:
+        own, peer = conn.sock.getsockname(), conn.sock.getpeername()
+    except OSError:  # the peer has gone already
+        return False
+    return own == peer and isinstance(own, tuple)
 
 
 # ---- several addresses -------------------------------------------------------------------------------------

@@ -107,15 +107,18 @@ class Listener:
         descriptors.wait(self, go_on)
 
     def _accept_one(self) -> SocketConn | None:
-        """Return a new conn, None if nobody waits; raises `OSError` when descriptors or memory ran out."""
-        while True:
+        """Return a new conn, None if nobody waits; raises `OSError` when descriptors or memory ran out.
+
+        So it does when the listening socket itself has failed, as every conn seems to have then.
+        """
+        for left in reversed(range(ACCEPT_BATCH)):
             try:
                 # The original class's own accept() would hand back gevent's class in a patched process.
                 fd, peer = self.sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return None
             except OSError as exc:
-                if exc.errno in _OUT_OF_RESOURCES:
+                if exc.errno in _OUT_OF_RESOURCES or not left:
                     raise
                 if exc.errno in CLOSED:
                     return None
@@ -124,6 +127,7 @@ class Listener:
             if not _INHERITS_OPTIONS:
                 set_common_options(sock)
             return SocketConn(sock, peer)
+        return None
 
 
 def listen(host: str, port: int, options: Iterable[SocketOption] = ()) -> Listener:

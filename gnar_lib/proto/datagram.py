@@ -14,7 +14,7 @@ import zlib
 from typing import Protocol
 
 from gnar_lib.errors import MessageTooLongError, ProtocolError
-from gnar_lib.net.datagram import PACKED_ADDRESS_BYTES, Datagram, pack_address, unpack_address
+from gnar_lib.net.datagram import BATCH, PACKED_ADDRESS_BYTES, Datagram, pack_address, unpack_address
 from gnar_lib.proto import packet
 from gnar_lib.proto.msg import UDPDatagram, from_frame, to_frame
 
@@ -32,8 +32,9 @@ class Framing(Protocol):
         """Return the frames, perhaps in parts; raises `MessageTooLongError` if a datagram does not fit."""
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes.
+        """Return the datagrams in whole frames of `data`, and the size of those frames in bytes.
 
+        That is all of them, or a batch where each takes long to parse: 0 bytes mean that no frame is whole.
         Raises `ProtocolError` if `data` holds anything else.
         """
 
@@ -98,11 +99,11 @@ class JsonFraming:
         return {"IP": host, "Port": port, "Zone": _zone(scope)}
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes."""
+        """Return the datagrams in the next whole frames of `data`, and the size of those frames in bytes."""
         datagrams: list[Datagram] = []
         start = 0
         while (size := packet.frame_size(data[start : start + packet.HEADER.size])) is not None:
-            if start + size > len(data):
+            if start + size > len(data) or len(datagrams) == BATCH:
                 break
             datagrams.append(self._datagram(data[start : start + size]))
             start += size

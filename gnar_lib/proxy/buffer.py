@@ -17,6 +17,7 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
     limit = flow.limit
     if limit is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
         return _copy_sockets(src, dst, flow, until_bulk=until_bulk)
+    full = 0
     while lent := src.borrow():
         count = len(lent)
         flow.bytes += count
@@ -24,8 +25,12 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
             _send_as_granted(bytes(lent), dst, limit)
         elif (sent := dst.send_now(lent)) < count:
             dst.sendall(bytes(lent[sent:]))
-        if until_bulk and count == LENT_BYTES:
-            return False
+        if count == LENT_BYTES:
+            if until_bulk:
+                return False
+            full += 1
+            if full % FULL_IN_A_ROW == 0:
+                give_way()  # nothing here ever waits while both ends keep up
     return True
 
 
@@ -43,7 +48,7 @@ def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: b
                 return False
             full += 1
             if full % FULL_IN_A_ROW == 0:
-                give_way()  # nothing here ever waits while both ends keep up
+                give_way()  # as above
 
 
 def _send_as_granted(data: bytes, dst: Conn, limit: Limit) -> None:

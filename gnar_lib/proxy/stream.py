@@ -27,6 +27,7 @@ if sys.platform == "linux":
     from gnar_lib.proxy.splice import Pipe, copy_spliced
 
 IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
+PARK_AT_ONCE = 64  # pairs in one turn of the loop
 LOOK_AT = 32  # pairs, when asked whether one has moved bytes
 
 _backs = Crew("stream")  # the greenlets of the ways back; the first greenlet of a pair ends the second
@@ -230,6 +231,8 @@ class _Sweep:
         # Whose way back has a greenlet, with the bytes at the last look; the next to look at is the first.
         self._pairs: OrderedDict[_Pair, int] = OrderedDict()
         self._timer: Any = None
+        self._due: list[_Pair] = []  # still to be looked at in this round
+        self._next: Any = None  # the timer for the next turn of a round
 
     def add(self, pair: _Pair) -> None:
         """Watch this pair from now on."""
@@ -256,8 +259,18 @@ class _Sweep:
         return found
 
     def _look(self) -> None:
-        for pair in [*self._pairs]:
-            pair.park_if_idle()
+        """Begin to look at all pairs, some in each turn of the loop."""
+        self._due = [*self._pairs]
+        self._look_at_some()
+
+    def _look_at_some(self) -> None:
+        for _ in range(min(PARK_AT_ONCE, len(self._due))):
+            pair = self._due.pop()
+            if pair in self._pairs:  # else it has ended meanwhile
+                pair.park_if_idle()
+        if self._due:
+            self._next = get_hub().loop.timer(0.0)
+            self._next.start(self._look_at_some)
 
 
 _awake = _Sweep()

@@ -118,17 +118,29 @@ class Carrier:
         rest = b""
         try:
             while data := self.conn.recv(READ_BYTES):
-                waiting = rest + data
-                datagrams, used = self._parse(waiting)
-                for start in range(0, len(datagrams), BATCH):
-                    began_s = time.monotonic()
-                    deliver(datagrams[start : start + BATCH])
-                    pause_s = share.pause_after(began_s)
-                    if pause_s or len(datagrams) - start > BATCH or len(data) == READ_BYTES:
-                        give_way(pause_s)
-                rest = waiting[used:]
+                rest = self._deliver_all(rest + data, deliver, has_more=len(data) == READ_BYTES)
         finally:
             self.conn.close()
+
+    def _deliver_all(
+        self, data: bytes, deliver: Callable[[list[Datagram]], None], *, has_more: bool
+    ) -> bytes:
+        """Deliver the datagrams in all whole frames of `data` batch by batch; return the bytes behind them.
+
+        Others have their turn between two batches, and behind the last if the conn `has_more`.
+        """
+        used = len(data)
+        while data and used:
+            began_s = time.monotonic()
+            datagrams, used = self._parse(data)
+            data = data[used:]
+            for start in range(0, len(datagrams), BATCH):
+                deliver(datagrams[start : start + BATCH])
+                pause_s = share.pause_after(began_s)
+                if pause_s or has_more or len(datagrams) - start >= BATCH:
+                    give_way(pause_s)
+                began_s = time.monotonic()
+        return data
 
     def _take(self) -> bytes:
         parts, self._parts, self._queued_bytes = self._parts, [], 0

@@ -14,6 +14,7 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import ListenError, PortTakenError
+from gnar_lib.events import DescriptorsShort, subscribe, unsubscribe
 from gnar_lib.net import Crew, SocketConn, dial, listen, set_keepalive
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.target import Target
@@ -41,6 +42,20 @@ def test_port_that_is_taken_and_address_that_is_not_ours() -> None:
     listener.close()
     with pytest.raises(ListenError, match="Cannot assign requested address"):
         listen(BLACKHOLE, 0)
+
+
+def test_socket_that_has_failed_is_asked_again_later_and_holds_nobody_up() -> None:
+    told: list[DescriptorsShort] = []
+    subscribe(DescriptorsShort, told.append)
+    listener = listen(LOOPBACK, 0)
+    listener.sock.shutdown(socket.SHUT_RD)  # as another process can that has the socket, too
+    listener.serve(Crew("test"), SocketConn.close)
+    turn()
+    unsubscribe(DescriptorsShort, told.append)
+    assert [each.reason for each in told] == ["Invalid argument"]
+    assert not listener._watcher.active
+    assert listener._pause.active
+    listener.close()
 
 
 def test_many_at_once_are_all_accepted_each_in_a_greenlet_of_its_own() -> None:

@@ -12,7 +12,8 @@ import gevent
 import pytest
 
 from gnar_lib.errors import RefusedError, UnreachableError
-from gnar_lib.net import Listener, Sockaddr, busy_greenlets, listen
+from gnar_lib.net import Listener, Sockaddr, busy_greenlets, dial, listen
+from gnar_lib.net.conn import socket_class
 from gnar_lib.net.dialling import MOST_AT_ONCE, DialSettings, Race
 from gnar_lib.net.target import Target
 from tests.helpers.conns import LOOPBACK, V4, blackhole, listening_on_v6_alone
@@ -76,6 +77,27 @@ def test_address_that_refuses_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("gnar_lib.net.dialling.NEXT_ADDRESS_S", 1000.0)
     known_as(monkeypatch, dead, alive.sock.getsockname()).dial().close()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_nobody_who_listens_is_not_taken_for_the_dialling_socket_itself(
+    monkeypatch: pytest.MonkeyPatch, dead: Sockaddr, others: int
+) -> None:
+    """Now and then the kernel dials a port of this host from this very port, and connects."""
+
+    def from_the_same_port(family: int, kind: int) -> socket.socket:
+        sock = socket_class(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(dead)
+        return sock
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gnar_lib.net.dialling.socket_class", from_the_same_port)
+        with pytest.raises(RefusedError, match="Connection refused"):
+            known_as(patch, dead, *[dead] * others).dial()
+        with pytest.raises(RefusedError, match="Connection refused"):
+            dial(V4, dead)
+    listen(LOOPBACK, int(dead[1])).close()  # nothing holds the port
 
 
 def test_attempts_can_be_added_to_those_under_way(hole: Sockaddr, alive: Listener) -> None:

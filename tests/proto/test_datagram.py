@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gnar_lib.errors import MessageTooLongError, ProtocolError
 from gnar_lib.net import Datagram
-from gnar_lib.net.datagram import pack_address, unpack_address
+from gnar_lib.net.datagram import BATCH, pack_address, unpack_address
 from gnar_lib.proto.datagram import (
     MAX_PAYLOAD_BYTES,
     NOBODY,
@@ -54,6 +54,18 @@ def test_frames_cut_anywhere_bring_the_same_datagrams(
         rest = rest[used:]
     assert found == datagrams
     assert rest == b""
+
+
+def test_json_is_parsed_a_batch_at_a_time() -> None:
+    framing = JsonFraming(with_address=True)
+    data, counts = b"".join(framing.frame([(USER, b"")] * 150)), list[int]()
+    used = 1
+    while used:
+        found, used = framing.parse(data)
+        counts.append(len(found))
+        data = data[used:]
+    assert counts == [BATCH, BATCH, 150 - 2 * BATCH, 0]
+    assert data == b""
 
 
 @pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)

@@ -15,6 +15,7 @@ from gevent.event import Event
 from gnar_lib import logger, net
 from gnar_lib.errors import ProtocolError
 from gnar_lib.net import Datagram
+from gnar_lib.net.datagram import BATCH
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto.datagram import (
     BinaryFraming,
@@ -123,6 +124,49 @@ def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
     far.close()
     running.get()
     assert near.closed
+
+
+@pytest.mark.parametrize("framing", [BinaryFraming(), JsonFraming(with_address=True)])
+def test_others_have_their_turn_between_the_batches_of_one_read(framing: Framing) -> None:
+    stream = b"".join(framing.frame([(USER, b"")] * 1000))
+    conn = PouringConn(stream + stream[:10])
+    others, turns = 0, list[int]()
+
+    def go_on() -> None:
+        nonlocal others
+        while len(turns) < 1000 // BATCH:
+            others += 1
+            net.give_way()
+
+    going_on = gevent.spawn(go_on)
+    carrier = Carrier(conn, framing, Meter(), LOG)  # type: ignore[arg-type]
+    count = 0
+
+    def deliver(datagrams: list[Datagram]) -> None:
+        nonlocal count
+        count += len(datagrams)
+        assert len(datagrams) <= BATCH
+        turns.append(others)
+
+    carrier.run(deliver)
+    going_on.join()
+    assert count == 1000
+    assert len({*turns}) > len(turns) // 2
+
+
+class PouringConn(StuckConn):
+    """A conn on which all comes at once."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self._content = content
+
+    def recv(self, _: int) -> bytes:
+        content, self._content = self._content, b""
+        return content
+
+    def close(self) -> None:
+        self._content = b""
 
 
 def test_carrier_ends_on_what_is_no_datagram() -> None:

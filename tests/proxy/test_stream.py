@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -426,6 +427,62 @@ def test_bytes_put_back_into_a_conn_are_copied_first(monkeypatch: pytest.MonkeyP
         service.close()
         pair.wait_end()
         user.close()
+
+
+class EndlessConn:
+    """A conn that always has as much as a read can bring, until it has been read `reads` times."""
+
+    def __init__(self, reads: int) -> None:
+        self.left = reads
+
+    def borrow(self) -> memoryview:
+        self.left -= 1
+        return memoryview(bytes(net.LENT_BYTES if self.left >= 0 else 0))
+
+    def send_now(self, data: memoryview) -> int:
+        return len(data)
+
+
+def test_conns_that_never_wait_let_others_have_their_turn() -> None:
+    source, turns = EndlessConn(100), 0
+
+    def count() -> None:
+        nonlocal turns
+        while source.left > 0:
+            turns += 1
+            net.give_way()
+
+    counting = gevent.spawn(count)
+    buffer.copy_buffered(source, EndlessConn(0), Flow())  # type: ignore[arg-type]
+    counting.join()
+    assert turns > 10
+
+
+class IdlePair:
+    """A pair on which nothing comes."""
+
+    moved = 0
+
+    def __init__(self, parked: list[int], now: list[int]) -> None:
+        self._parked, self._now = parked, now
+
+    def park_if_idle(self) -> None:
+        self._parked.append(self._now[0])
+
+
+def test_thousands_of_idle_pairs_are_parked_a_few_at_a_time() -> None:
+    sweep, parked, now = stream_module._Sweep(), list[int](), [0]
+    pairs: list[Any] = [IdlePair(parked, now) for _ in range(1000)]
+    for pair in pairs:
+        sweep.add(pair)
+    sweep._look()
+    sweep.discard(pairs[0])  # this one has ended
+    while len(parked) < 999:
+        now[0] += 1
+        net.give_way()
+    for pair in pairs:
+        sweep.discard(pair)
+    assert max(map(parked.count, parked)) <= stream_module.PARK_AT_ONCE
 
 
 def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pytest.MonkeyPatch) -> None:
