@@ -11,9 +11,11 @@ process.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -80,6 +82,7 @@ class Stopper:
         self._drain_at_once = False  # set by the second signal
         self._interruptible: greenlet | None = None  # the greenlet in `call_until_stopped`
         self._draining: Crew | None = None  # the greenlets for which `drain` waits
+        self._drain_until_s = 0.0  # when the time of `drain` is over
         self._reload: Callable[[], None] | None = None  # set by `on_reload`
         self._reload_asked = False  # by a SIGHUP that no reload has served yet
         self._reloads = Crew("reload")  # one greenlet while a reload runs
@@ -169,13 +172,14 @@ class Stopper:
         for killed greenlets ends after `KILL_TIMEOUT_S`.
         """
         self._draining = crew
+        self._drain_until_s = math.inf if grace_s is None else time.monotonic() + grace_s
         try:
             if not self._drain_at_once:
                 if len(crew):
                     limit = "" if grace_s is None else f"up to {grace_s:g} s "
                     _log.info("waiting %sfor %d to finish; ^C ends them now", limit, len(crew))
                 if len(crew) and grace_s is not None:
-                    self._notifier.extend_timeout(grace_s + KILL_TIMEOUT_S)
+                    self._notifier.extend_timeout(grace_s + 2 * KILL_TIMEOUT_S)
                 crew.wait_empty(grace_s)
             if not len(crew):
                 return not self._drain_at_once
@@ -184,6 +188,17 @@ class Stopper:
             return False
         finally:
             self._draining = None
+
+    def drain_rest(self, crew: Crew) -> None:
+        """Let what is left of users go on for as long as `drain` had time, and for a moment in any case.
+
+        Without a word: the greenlets of `crew` mostly end at once. A second signal ends the wait.
+        """
+        self._draining = crew
+        left_s = max(self._drain_until_s - time.monotonic(), KILL_TIMEOUT_S)
+        if not self._drain_at_once:
+            crew.wait_empty(None if left_s == math.inf else left_s)
+        self._draining = None
 
     def close(self) -> None:
         """End a reload that is running, and give the signals the system's default effects again."""

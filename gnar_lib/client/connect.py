@@ -239,10 +239,10 @@ class ControlConn:
         """Close the control connection; with -m, the data connections go with it."""
         if self.mux is None:  # unread bytes make `close` send a reset: an end has to come before
             self._sock_conn.shutdown(socket.SHUT_WR)
-        self.conn.close()
-        if self.mux is not None:
+            self._sock_conn.close()
+        else:
+            self.conn.close()
             self.mux.close()
-        self._sock_conn.close()
 
     def retire(self) -> None:
         """Close the control connection, since another has taken its place; users stay, also with -m."""

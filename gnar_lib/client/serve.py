@@ -20,6 +20,7 @@ from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
 from gnar_lib.yamux.holdings import holdings
+from gnar_lib.yamux.parting import parting
 
 LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 
@@ -225,6 +226,7 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
         client.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
+        stopper.drain_rest(parting)
     finally:
         stopper.close()
     return 1 if client.failed else 0

@@ -23,6 +23,7 @@ from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
+from gnar_lib.yamux.parting import parting
 
 EXPIRE_EVERY_S = 1.0
 LEAVE_S = 10.0  # for clients to connect to the process that has taken over
@@ -199,6 +200,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         stopper.drain(server.shared.users, server.grace_s)
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
+        stopper.drain_rest(parting)
     finally:
         stopper.close()
     return 0

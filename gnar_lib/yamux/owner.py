@@ -31,6 +31,9 @@ class Owner(Protocol):
     def on_accepted(self, stream_id: int) -> None:
         """The peer has accepted a stream that this end opened, or the stream has ended before."""
 
+    def on_half_gone(self, stream_id: int) -> None:
+        """This end has closed a stream that the peer has not ended."""
+
     def on_claimed(self, stream_id: int) -> None:
         """A stream of the peer has said what it is for."""
 

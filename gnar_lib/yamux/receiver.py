@@ -88,8 +88,9 @@ class Receiver:
 
     def _go_on(self) -> None:
         self._turn = None
-        self._conn.call_when_readable(self._on_readable)
-        self._on_readable()
+        if not self._session.closed:
+            self._conn.call_when_readable(self._on_readable)
+            self._on_readable()
 
     def _on_readable(self) -> None:
         """Read once and handle the frames; runs in the hub."""
@@ -122,7 +123,7 @@ class Receiver:
         """Handle the frames in the first `end` bytes of the buffer."""
         at = self._pass_payload(0, end) if self._stream or self._missing else 0
         left = MAX_FRAMES
-        while end - at >= HEADER_BYTES and left:
+        while end - at >= HEADER_BYTES and left and not self._session.closed:
             left -= 1
             kind, flags, stream_id, length = unpack(_buffer, at)
             at += HEADER_BYTES

@@ -183,15 +183,18 @@ class Sender:
             del queue[:sent]
             self._wait_writable()
 
-    def close(self) -> None:
-        """Try once to send what is queued; nothing is sent after that."""
+    def close(self) -> bytes:
+        """Try once to send what is queued, and nothing after that; return what the conn does not take."""
         if self._queue and not self._conn.closed:
             with suppress(ConnError):  # the peer may have gone already
-                self._send_now(self._queue)
+                del self._queue[: self._send_now(self._queue)]
+        rest = bytes(self._queue)
         self._fail = _ignore
+        self._is_full, self._send_now = True, _take_nothing  # the conn gets nothing more from here
         self._queue.clear()
         self._line.clear()
         self._owing_flags.clear()
+        return rest
 
     def _flush_at_end_of_turn(self) -> None:
         self._will_flush = False
@@ -224,6 +227,11 @@ class Sender:
             line.popleft().on_first_in_line()
         if line:
             self._wait_writable()
+
+
+def _take_nothing(data: bytes | bytearray | memoryview) -> int:  # noqa: ARG001
+    """Stand for a conn that takes no byte."""
+    return 0
 
 
 def _ignore(_: GnarError) -> None:

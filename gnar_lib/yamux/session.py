@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from time import monotonic
 from typing import Any
 
@@ -31,15 +32,19 @@ from gnar_lib.yamux.frame import (
 )
 from gnar_lib.yamux.holdings import LOOK_EVERY_BYTES, holdings
 from gnar_lib.yamux.opening import Opening
+from gnar_lib.yamux.parting import part
 from gnar_lib.yamux.receiver import Receiver
 from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 from gnar_lib.yamux.window import Path
 
+MAX_HALF_GONE = 256  # streams that this end has closed and the peer has not ended; then the oldest is reset
 MAX_STORED_BYTES = 256 << 20  # unread in all streams together; past that, the stream with most is reset
-KEEPALIVE_S = 30.0  # a peer that was silent for so long is asked for an answer
+KEEPALIVE_S = 30.0  # between two looks; a peer that was silent for half of it is asked for an answer
 SETTLE_S = 10.0  # within which a stream has to be claimed, or accepted by the peer
-LOOK_EVERY_S = 1.0  # between two looks for streams that are neither
+HALF_GONE_S = 60.0  # within which a peer has to end a stream that this end has closed
+LOOK_EVERY_S = 1.0  # between two looks for streams that are late
+WAKE_AT_ONCE = 64  # streams that are told of the end of the session in one turn
 _GO_AWAY_REASONS = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an internal error"}
 
 
@@ -69,6 +74,7 @@ class Session:
         self._opening = Opening(
             self.sender, self.call_soon
         )  # those of this end that the peer has not accepted
+        self._half_gone: dict[int, float] = {}  # closed by this end alone: id and time, the oldest first
         self._held_seen = 0  # what was held when all sessions were last counted
         # By number: when the ping was sent, and who waits for the answer.
         self._pings: dict[int, tuple[float, greenlet | None]] = {}
@@ -80,8 +86,9 @@ class Session:
         self._keepalive = self._loop.timer(self._ask_after_s, self._ask_after_s)
         self._keepalive.start(self._keep_alive)
         self._rounds = Rounds(self._ask_after_s)  # of `_keep_alive`
-        # Calls `_settle`, while streams are unclaimed or wait to be accepted.
+        # Calls `_settle`, while streams are unclaimed, wait to be accepted, or are half gone.
         self._settler: Any = self._loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+        self._teller: Any = None  # the timer for the next turn of `_tell_end`
         holdings.holders.add(self)
         if receives:
             self.receive()
@@ -181,6 +188,7 @@ class Session:
     def _keep_alive(self) -> None:
         """Ask a peer that has been silent for an answer, and give up one that is silent for too long."""
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
+        self._is_measuring = False
         if self._rounds.was_stopped():
             self._receiver.heard_s = monotonic()  # what has come meanwhile is still to be read
         silent_s = monotonic() - self.heard_s
@@ -195,7 +203,7 @@ class Session:
         """Tell the peer, and end the session with all its streams; in any state and more than once."""
         if not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
-            self._end(None)
+            self._end(None, is_orderly=monotonic() - self.heard_s < self._ask_after_s)
 
     def abort(self) -> None:
         """End the session with all its streams without telling the peer."""
@@ -205,12 +213,16 @@ class Session:
         """Wait until the session has ended, for whatever reason."""
         self._ended.wait()
 
-    def _end(self, error: GnarError | None) -> None:
+    def _end(self, error: GnarError | None, *, is_orderly: bool = False) -> None:
+        """End the session; `is_orderly`: a peer that is there gets all that was sent."""
         if self.closed:
             return
         self.closed, self.error = True, error
-        self.sender.close()
-        self._conn.close()
+        rest = self.sender.close()
+        if is_orderly and not self._conn.closed:
+            part(self._conn, rest)
+        else:
+            self._conn.close()
         holdings.holders.discard(self)
         for timer in (self._keepalive, self._settler):
             timer.stop()
@@ -218,10 +230,15 @@ class Session:
         self._loop.run_callback(self._tell_end)
 
     def _tell_end(self) -> None:
-        """Wake everybody who waits for the session; runs in the hub."""
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.wake()
+        """Wake everybody who waits for the session, some in each turn of the loop; runs in the hub."""
+        for _ in range(min(WAKE_AT_ONCE, len(self._streams))):
+            self._streams.popitem()[1].wake()
+        if self._streams:
+            self._teller = self._loop.timer(0.0)
+            self._teller.start(self._tell_end)
+            return
+        self._teller = None
+        self._half_gone.clear()
         for number in [*self._pings]:
             self._wake_pinger(number)
         self._arrivals.end()
@@ -233,6 +250,7 @@ class Session:
     def forget(self, stream_id: int) -> None:
         """Ignore frames for a stream that has ended."""
         self._streams.pop(stream_id, None)
+        self._half_gone.pop(stream_id, None)
         self._arrivals.forget(stream_id)
         if self._is_draining and not self._streams:
             self.call_soon(self.close)
@@ -241,20 +259,34 @@ class Session:
         """The peer has accepted a stream that this end opened, or the stream has ended before."""
         self._opening.accepted(stream_id)
 
+    def on_half_gone(self, stream_id: int) -> None:
+        """This end has closed a stream that the peer has not ended."""
+        if self.closed:
+            return
+        self._half_gone[stream_id] = monotonic()
+        if len(self._half_gone) > MAX_HALF_GONE:
+            self._reset_half_gone(next(iter(self._half_gone)))
+        self._settle_soon()
+
+    def _reset_half_gone(self, stream_id: int) -> None:
+        self._streams[stream_id].break_off("the peer has not ended the stream")
+
     def on_claimed(self, stream_id: int) -> None:
         """A stream of the peer has said what it is for."""
         self._arrivals.claim(stream_id)
 
     def _settle_soon(self) -> None:
-        """See to it that a new stream is claimed, or accepted, in time."""
+        """See to it that a stream is claimed, accepted or ended in time."""
         if not self._settler.active:
             self._settler.start(self._settle)
 
     def _settle(self) -> None:
-        late_s = monotonic() - SETTLE_S
-        self._arrivals.expire(late_s)
-        self._opening.expire(late_s)
-        if not (len(self._arrivals) or len(self._opening)) and not self.closed:
+        now_s = monotonic()
+        self._arrivals.expire(now_s - SETTLE_S)
+        self._opening.expire(now_s - SETTLE_S)
+        for each in [*takewhile(lambda each: self._half_gone[each] < now_s - HALF_GONE_S, self._half_gone)]:
+            self._reset_half_gone(each)
+        if not (len(self._arrivals) or len(self._opening) or self._half_gone):
             self._settler.stop()
 
     def call_soon(self, callback: Callable[[], None]) -> None:

@@ -309,7 +309,7 @@ class Stream:
 
     def break_off(self, reason: str) -> None:
         """Reset on behalf of the session. Whoever has the stream is told the `reason`, and has to close."""
-        if not self.closed and self._state not in _OVER:
+        if self._state not in _OVER:
             self._why_reset = reason
             self._forget_chunks()
             self._end(Event.SEND_RST)
@@ -317,12 +317,16 @@ class Stream:
 
     def close(self) -> None:
         """Close, in any state and more than once; a peer that goes on sending is reset."""
+        if self._flags & SYN and not self._is_unaccepted:  # held: the peer need not hear of the stream
+            self.abort()
         if self.closed:
             return
         self._close()
         self.shutdown(socket.SHUT_WR)
-        if self._state is _WE_ENDED and (grant := self._window.refill()):
-            self._grant(grant)
+        if self._state is _WE_ENDED:
+            self._session.on_half_gone(self.id)
+            if grant := self._window.refill():
+                self._grant(grant)
 
     def _close(self) -> None:
         self.closed = True

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -14,6 +19,7 @@ from gnar_lib.proto import (
 )
 from tests.helpers.harness import (
     SOON_S,
+    WAIT_S,
     Gnar,
     Service,
     Tunnel,
@@ -22,6 +28,7 @@ from tests.helpers.harness import (
     echo,
     free_port,
     is_open,
+    read_all,
     wait_until,
 )
 from tests.peers.plain import go_client, own_client, recv_message
@@ -58,6 +65,36 @@ def test_server_that_stops_opens_no_more_proxies_and_says_to_come_back(echo_tunn
         assert (answer.status, answer.error, answer.retry) == ("failed", "the server is stopping", True)
         assert not is_open(late)
     assert echo_tunnel.server.wait_exit(SOON_S) == 0
+
+
+def test_answer_that_is_on_its_way_arrives_whole_although_the_client_stops_behind_it(
+    tunnels: Tunnels,
+) -> None:
+    answer, may_answer, has_answered = os.urandom(240_000), threading.Event(), threading.Event()
+
+    def serve(conn: socket.socket) -> None:
+        assert read_all(conn) == b"x"
+        may_answer.wait(WAIT_S)
+        conn.sendall(answer)
+        has_answered.set()
+
+    with Service(serve) as service:
+        server, server_port = tunnels.server()
+        client, port = tunnels.client(server_port, "-l", str(service.port))
+        with dial(port) as user:
+            user.sendall(b"x")
+            user.shutdown(socket.SHUT_WR)
+            wait_until(lambda: service.served > 0, "the service has the user")
+            server.signal(signal.SIGSTOP)  # so the answer stays with the client, and in the kernel
+            may_answer.set()
+            assert has_answered.wait(WAIT_S)
+            client.signal(signal.SIGTERM)
+            client.wait_log("stopping")
+            with suppress(subprocess.TimeoutExpired):  # a client that waits for the server is right as well
+                client.process.wait(4)
+            server.signal(signal.SIGCONT)
+            assert read_all(user) == answer
+        assert client.wait_exit() == 0
 
 
 @pytest.mark.parametrize("end", ["server", "client"])
