@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import gevent
+import gevent.event
 
 from gnar_lib.client.backoff import LAST_S, Backoff
 from gnar_lib.client.connect import ControlConn
@@ -37,7 +38,7 @@ from gnar_lib.events import (
     Side,
     emit,
 )
-from gnar_lib.net import Sockaddr
+from gnar_lib.net import Crew, Sockaddr
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
 
@@ -67,6 +68,8 @@ class Link:
         self._retired: list[Connection] = []  # those before it that have users left
         self._was_connected = False  # a login has succeeded before
         self._is_ending = False  # `cancel_all` or `end` was called
+        self._is_over: gevent.event.Event = gevent.event.Event()  # `end` was called
+        self._cancels = Crew("cancel")  # tell a Go server what is cancelled
         self._backoff = Backoff()  # between two control connections
         self._port_backoff = Backoff()  # between two requests for a port that is taken
         # All are about the present control connection, by the proxy's name: the proxies that are to be asked
@@ -95,6 +98,8 @@ class Link:
         try:
             while self._goes_on():
                 self._connect_or_wait()
+            if self._is_ending:  # users who are being served stay, whatever becomes of the connection
+                self._is_over.wait()
         finally:
             self._disconnect()
             for connection in self._retired:
@@ -358,6 +363,10 @@ class Link:
         if not control.is_go:
             connection.post(proxy.cancellation())
             return
+        self._cancels.spawn(self._cancel_apart, control, proxy)
+
+    @staticmethod
+    def _cancel_apart(control: ControlConn, proxy: ClientProxy) -> None:
         try:
             control.cancel_apart(proxy.cancellation())
         except ConnError as exc:
@@ -381,8 +390,15 @@ class Link:
 
     def wait_cancelled(self, timeout_s: float) -> None:
         """Wait until no user can be on the way, and close the data connections that wait."""
+        until_s = time.monotonic() + timeout_s
         if self._connection is not None:
             self._connection.wait_left(timeout_s)
+        self.wait_told(until_s - time.monotonic())
+        self._cancels.kill()
+
+    def wait_told(self, timeout_s: float) -> None:
+        """Wait until a Go server has been told of what is cancelled, which it is on other connections."""
+        self._cancels.wait_empty(max(timeout_s, 0.0))
 
     def end_without_proxies(self) -> None:
         """End if the last proxy has been removed and none has come in its place."""
@@ -392,6 +408,7 @@ class Link:
     def end(self) -> None:
         """Close the control connection, which ends `run`."""
         self._is_ending = True
+        self._is_over.set()
         if self._connection is not None:
             self._connection.close()
 

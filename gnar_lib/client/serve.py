@@ -124,6 +124,9 @@ class Client:
                 del wanted[name]
             else:
                 self._remove(proxy)
+        until_s = time.monotonic() + LEAVE_S
+        for link in [*self._links]:  # so that a Go server has freed a port before it is asked for again
+            link.wait_told(until_s - time.monotonic())
         unchanged = changed_keys(self.shared.config, config)
         at_login = tuple(key for key in changed_keys(before, self.shared.config) if key in _OF_LOGIN)
         emit(Reloaded, Side.CLIENT, len(wanted), unchanged, at_login)

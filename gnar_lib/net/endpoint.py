@@ -52,7 +52,8 @@ class Listener:
 
     def _go_on(self, crew: Crew, handle: Callable[[SocketConn], None]) -> None:
         self._pause.stop()
-        self._watcher.start(self._accept_batch, crew, handle)
+        if self.sock.fileno() >= 0:  # else it was closed, and its number may be that of something else
+            self._watcher.start(self._accept_batch, crew, handle)
 
     def pause(self) -> None:
         """Accept nobody until `serve` is called again: whoever connects waits in the kernel's backlog."""

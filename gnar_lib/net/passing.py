@@ -14,7 +14,7 @@ from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net.conn import SocketConn, socket_class
 
 MAX_SOCKETS = 128  # that go with one message; Linux takes 253
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 4 << 20  # names of 1,024 characters for each socket, as JSON in ASCII
 _LENGTH = struct.Struct("!I")  # in front of each message; the sockets go with it
 _UCRED = struct.Struct("3i")  # struct ucred of Linux, unix(7): process, user, group
 

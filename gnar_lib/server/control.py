@@ -164,7 +164,7 @@ class Control:
     def _open_proxy(self, request: ProxyReq) -> None:
         """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
         name, kind = request.proxy_name, request.proxy_type
-        if self._inherit(request) or self._return_to(request):
+        if not self._shared.stopping and (self._inherit(request) or self._return_to(request)):
             return
         try:
             ingress = self._open_ingress(request)
@@ -198,8 +198,7 @@ class Control:
             opened = shared.ports.bind_udp(port, rights.ports)
         else:
             opened = shared.ports.listen(port, rights.ports)
-        udp_timeout_s = 0 if self.session is None else request.udp_timeout or int(DEFAULT_UDP_TIMEOUT_S)
-        request = replace(request, udp_timeout=udp_timeout_s)
+        request = replace(request, udp_timeout=int(self._session_s(request) or 0))
         ingress = new_ingress(shared, opened, self.upstream, rights, request)
         if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
@@ -207,6 +206,10 @@ class Control:
         shared.ports.hold(kind, ingress.port)
         self._ingresses[kind, ingress.port] = ingress
         return ingress
+
+    def _session_s(self, request: ProxyReq) -> float | None:
+        """Return how long the client keeps idle UDP sessions; None if it is Go's, which does not say."""
+        return None if self.session is None else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
 
     def _answer(
         self, request: ProxyReq, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
@@ -316,6 +319,8 @@ class Control:
         """Have an ingress serve the proxy that is asked for, and answer."""
         self._ingresses[ingress.proxy.kind, ingress.port] = ingress
         ingress.proxy.places.limits = limits_of(request)
+        if isinstance(ingress, UdpIngress):
+            ingress.set_session(self._session_s(request))
         self._answer(request, STATUS_SUCCESS, remote_port=ingress.port)
         if ingress.proxy.kind == "tcp":
             self.upstream.expect_users()

@@ -6,12 +6,14 @@ the next client, and are reset once no client has come for a while.
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 
 from gnar_lib.errors import UsageError
 from gnar_lib.net import Crew, DatagramSocket, Listener, SocketConn
 from gnar_lib.net.datagram import with_buffers
+from gnar_lib.net.endpoint import listen_error
 from gnar_lib.net.given import GivenSocket
 
 VACANT_S = 60.0  # for which users wait at a port without a client
@@ -47,17 +49,20 @@ class GivenPorts:
             self._udp[given.port] = given
 
     def listener(self, port: int) -> Listener | None:
-        """Return a listener for a proxy on a TCP port, which the caller closes; None if it is not given."""
+        """Return a listener for a proxy on a TCP port, which the caller closes; None if it is not given.
+
+        Raises `ListenError` if there is no descriptor left.
+        """
         found = self._tcp.get(port)
         if found is None:
             return None
         found.listener.pause()
-        return Listener(found.listener.sock.dup())
+        return Listener(_duplicate(found.listener.sock))
 
     def datagram_socket(self, port: int) -> DatagramSocket | None:
         """Return a socket for a proxy on a UDP port; all else is as with `listener`."""
         found = self._udp.get(port)
-        return None if found is None else DatagramSocket(with_buffers(found.sock.dup()))
+        return None if found is None else DatagramSocket(with_buffers(_duplicate(found.sock)))
 
     def tend(self, held: set[tuple[str, int]]) -> None:
         """Once a second: turn users away from a port that is not `held`, and has not been for a while."""
@@ -74,6 +79,16 @@ class GivenPorts:
             port.listener.close()
         for given in self._udp.values():
             given.sock.close()
+        self._tcp.clear()
+        self._udp.clear()
+
+
+def _duplicate(sock: socket.socket) -> socket.socket:
+    """Return another descriptor for a socket; raises `ListenError`."""
+    try:
+        return sock.dup()
+    except OSError as exc:
+        raise listen_error(sock.getsockname(), exc) from exc
 
 
 def control_socket(given: list[GivenSocket], port: int) -> GivenSocket | None:

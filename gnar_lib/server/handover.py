@@ -256,6 +256,8 @@ class Offer:
 
     def _resume(self) -> None:
         """Go on: the other process has failed at the last moment."""
+        if self._shared.stopping:
+            return
         self._control_ingress.resume()
         for control in self._control_ingress.clients:
             for ingress in control.ingresses:

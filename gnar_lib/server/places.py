@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gnar_lib.net import Sockaddr, network_of
+
+GiveUp = Callable[[], None]
+"""Ends a user, who leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,9 @@ class UserLimits:
 class Places:
     """The places for users of one proxy, or of the whole server, `within` which a proxy's places are.
 
+    A user who has yet to earn the place gives it up as soon as another needs it: of UDP, where one datagram
+    with anybody's address makes a user. Such a user enters with `give_up`, which ends the user.
+
     One address is an IPv4 address, or an IPv6 network of 64 bits, since a single owner has all of that.
     """
 
@@ -28,6 +35,9 @@ class Places:
         self._what = what  # "this server", say: who has the limit
         self._within = within
         self._of_network: Counter[str] = Counter()  # users of each network that was told to `enter`
+        # Those who have yet to earn their places, the oldest first: all, and by network.
+        self._unearned: dict[GiveUp, str] = {}
+        self._unearned_of: dict[str, dict[GiveUp, None]] = {}
 
     @property
     def are_limited(self) -> bool:
@@ -42,27 +52,57 @@ class Places:
     def _counts_networks(self) -> bool:
         return bool(self.limits.per_address) or (self._within is not None and self._within._counts_networks)
 
-    def enter(self, network: str) -> str:
+    def enter(self, network: str, give_up: GiveUp | None = None) -> str:
         """Take a place for a user of that network. Returns why there is none, or an empty text."""
-        limits = self.limits
-        if limits.users and self.taken >= limits.users:
-            return f"{self._what} has {self.taken} users already (max-users)"
-        if network and limits.per_address and self._of_network[network] >= limits.per_address:
-            here = f"{self._of_network[network]} users of that address"
-            return f"{self._what} has {here} already (max-users-per-address)"
-        if self._within is not None and (reason := self._within.enter(network)):
+        if reason := self._make_room(network):
+            return reason
+        if self._within is not None and (reason := self._within.enter(network, give_up)):
             return reason
         self.taken += 1
         if network:
             self._of_network[network] += 1
+        if give_up is not None:
+            self._unearned[give_up] = network
+            self._unearned_of.setdefault(network, {})[give_up] = None
         return ""
 
-    def leave(self, network: str) -> None:
+    def _make_room(self, network: str) -> str:
+        """Have users give up what they have not earned, as far as necessary; return why that will not do."""
+        limits = self.limits
+        while network and limits.per_address and self._of_network[network] >= limits.per_address:
+            if network not in self._unearned_of:
+                here = f"{self._of_network[network]} users of that address"
+                return f"{self._what} has {here} already (max-users-per-address)"
+            next(iter(self._unearned_of[network]))()
+        while limits.users and self.taken >= limits.users:
+            if not self._unearned:
+                return f"{self._what} has {self.taken} users already (max-users)"
+            next(iter(self._unearned))()
+        return ""
+
+    def settle(self, give_up: GiveUp) -> None:
+        """Take note that a user who has entered with `give_up` has earned the place."""
+        network = self._unearned.pop(give_up, None)
+        if network is None:
+            return
+        theirs = self._unearned_of[network]
+        del theirs[give_up]
+        if not theirs:
+            del self._unearned_of[network]
+        if self._within is not None:
+            self._within.settle(give_up)
+
+    def leave(self, network: str, give_up: GiveUp | None = None) -> None:
         """Give a place back that a user has had with this `network`."""
+        if give_up is not None:
+            self.settle(give_up)
+        self._leave(network)
+
+    def _leave(self, network: str) -> None:
         self.taken -= 1
         if network:
             self._of_network[network] -= 1
             if not self._of_network[network]:
                 del self._of_network[network]
         if self._within is not None:
-            self._within.leave(network)
+            self._within._leave(network)

@@ -95,6 +95,7 @@ class UdpProxy:
         """Give each answer to its user. A Go client names no user, and means the one who spoke last."""
         answers = admit(answers, self.meter.down, self.meter)
         named = [(user or self._last_speaker, payload) for user, payload in answers]
+        self._users.note_answers(named)
         self.meter.dropped += answer(named)
 
     def rest(self) -> bool:

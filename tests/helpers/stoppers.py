@@ -49,5 +49,8 @@ class FakeStopper:
         self.grace_s.append(grace_s)
         return not len(crew)
 
+    def drain_rest(self, crew: Crew) -> None:
+        pass
+
     def close(self) -> None:
         self.is_closed = True

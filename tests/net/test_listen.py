@@ -58,6 +58,17 @@ def test_socket_that_has_failed_is_asked_again_later_and_holds_nobody_up() -> No
     listener.close()
 
 
+def test_listener_that_was_closed_does_not_listen_again() -> None:
+    """The event loop would end the process for a descriptor that it cannot watch."""
+    crew = Crew("test")
+    listener = listen(LOOPBACK, 0)
+    listener.serve(crew, SocketConn.close)
+    listener.close()
+    listener.serve(crew, SocketConn.close)
+    assert not listener._watcher.active
+    turn()
+
+
 def test_many_at_once_are_all_accepted_each_in_a_greenlet_of_its_own() -> None:
     crew, listener, count = Crew("test"), listen(LOOPBACK, 0), 300
     seen: list[SocketConn] = []

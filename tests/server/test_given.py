@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import UsageError
+from gnar_lib.errors import ListenError, UsageError
 from gnar_lib.net import SocketConn, deadline, dial
 from gnar_lib.net.conn import socket_class
 from gnar_lib.net.given import GivenSocket
@@ -100,6 +102,32 @@ def test_users_of_a_port_to_which_no_client_comes_are_turned_away_until_one_does
         exchange_of(client.conn)
         user.close()
         client.close()
+
+
+def test_server_that_stops_turns_nobody_away_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on for as long as its users have to finish."""
+    monkeypatch.setattr(given_module, "VACANT_S", 0.0)
+    ports = GivenPorts()
+    ports.add(opened("web"))
+    ports.add(opened("dns", socket.SOCK_DGRAM))
+    ports.close()
+    ports.tend(set())
+    assert len(ports) == 0
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_port_for_which_no_descriptor_is_left_is_an_error_of_ours(kind: int) -> None:
+    class Full(socket_class):  # type: ignore[misc,valid-type]
+        def dup(self) -> socket.socket:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ports, given = GivenPorts(), opened("web", kind)
+    sock = Full(socket.AF_INET, kind, fileno=given.sock.detach())
+    ports.add(GivenSocket("web", sock))
+    port = sock.getsockname()[1]
+    with pytest.raises(ListenError, match=os.strerror(errno.EMFILE)):
+        (ports.listener if kind == socket.SOCK_STREAM else ports.datagram_socket)(port)
+    ports.close()
 
 
 def test_server_opens_the_control_port_itself_if_it_is_not_given() -> None:

@@ -15,6 +15,7 @@ from gnar_lib.net import SocketConn, dial
 from gnar_lib.proto import Exchange, Heartbeat, ProxyReq, ProxyResp, expect, recv, send
 from gnar_lib.server import serve
 from gnar_lib.server.ingress import kept as kept_module
+from gnar_lib.server.ingress.udp import UdpIngress
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, is_closed_by_peer, serving
@@ -40,12 +41,13 @@ def leave(client: ControlConn) -> None:
 
 
 def log_in(
-    running: Running, name: str, port: int, kind: str = "tcp", *, auth: str = "hmac"
+    running: Running, name: str, port: int, kind: str = "tcp", *, auth: str = "hmac", udp_timeout: int = 0
 ) -> tuple[ControlConn, ProxyResp]:
     """Log in as another process than those of `Running.log_in`, and ask for a port."""
     config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth)
     control = ControlConn.dial(config, "another process")
-    control.log_in(ProxyReq(remote_port=port, proxy_name=name, subdomain="", proxy_type=kind))
+    request = ProxyReq(port, name, "", kind, udp_timeout=udp_timeout)
+    control.log_in(request)
     return control, answer_of(control.conn)
 
 
@@ -199,3 +201,43 @@ def test_server_that_stops_keeps_no_port() -> None:
         with pytest.raises(DialError):
             user_of(port)
         old.close()
+
+
+def test_server_that_stops_gives_no_port_back_to_a_client_that_leaves_and_returns() -> None:
+    with serving() as running:
+        client, port = running.log_in("blog")
+        running.server.stop_listening()
+        leave(client)
+        assert kept_by(running) == 0
+        send(client.conn, ProxyReq(remote_port=port, proxy_name="blog", subdomain="", proxy_type="tcp"))
+        answer = answer_of(client.conn)
+        assert (answer.status, answer.error, answer.retry) == ("failed", "the server is stopping", True)
+        client.close()
+
+
+def test_server_that_stops_gives_no_port_to_a_client_that_comes_back_on_another_connection() -> None:
+    with serving() as running:
+        old, port = running.log_in("blog")
+        control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "blog")
+        wait_until(lambda: len(running.server.control_ingress.in_progress) == 1, "it is logging in")
+        running.server.shared.stopping = True
+        for each in running.server.control_ingress.clients:
+            each.stop_listening()
+        control.log_in(ProxyReq(remote_port=port, proxy_name="blog", subdomain="", proxy_type="tcp"))
+        assert answer_of(control.conn).status == "failed"
+        old.close()
+        control.close()
+
+
+def test_next_client_says_anew_how_long_it_keeps_udp_sessions() -> None:
+    with serving() as running:
+        old, answer = log_in(running, "dns", 0, "udp")
+        leave(old)
+        old.close()
+        new, _ = log_in(running, "dns", answer.remote_port, "udp", udp_timeout=3600)
+        (control,) = [each for each in running.server.control_ingress.clients if each.ingresses]
+        (ingress,) = control.ingresses
+        assert isinstance(ingress, UdpIngress)
+        assert ingress.session_s == 3600
+        assert ingress._socket._peers.timeout_s == 7200
+        new.close()

@@ -19,6 +19,7 @@ from gnar_lib.net.datagram import pack_address
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server import control as control_module
 from gnar_lib.server import udp_users
+from gnar_lib.server.places import UserLimits
 from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.upstream import ondemand
 from tests.helpers.budget import room_for
@@ -139,12 +140,35 @@ def test_users_of_udp_take_places_while_they_send(
         assert isinstance(ingress.proxy, UdpProxy)
         users = ingress.proxy._users
         packed = [pack_address((f"192.0.2.{each}", 4000)) for each in range(1, 4)]
-        admitted = users.admit([(each, b"x") for each in packed + packed])
-        assert [user for user, _ in admitted] == packed[:2] * 2
+        for _ in range(2):  # they send again after an answer
+            assert len(users.admit([(each, b"x") for each in packed[:2]])) == 2
+            users.note_answers([(each, b"y") for each in packed])
+        assert users.admit([(packed[2], b"x")]) == []
         assert places.taken == 2
         assert {refusal.user[0] for refusal in refusals} == {"192.0.2.3"}
         wait_until(lambda: places.taken == 0, "users who have sent nothing for a while have left")
         assert len(users.admit([(packed[2], b"x")])) == 1
+        control.close()
+    assert places.taken == 0
+
+
+def test_datagrams_with_made_up_addresses_keep_no_place_and_are_few() -> None:
+    with serving(max_users=50, max_users_per_address=3) as running:
+        control, _ = open_proxy(running, "dns", "udp")
+        (running_control,) = running.server.control_ingress.clients
+        (ingress,) = running_control.ingresses
+        assert isinstance(ingress.proxy, UdpProxy)
+        strangers = [pack_address((f"10.{each >> 8}.{each & 255}.1", 4000)) for each in range(5000)]
+        ingress.proxy._users.admit([(each, b"x") for each in strangers])
+        places = running.server.shared.places
+        assert places.taken == 50
+        assert [places.enter(f"192.0.2.{each}") for each in range(50)] == [""] * 50
+        assert places.enter("192.0.2.50") == "this server has 50 users already (max-users)"
+        for each in range(50):
+            places.leave(f"192.0.2.{each}")
+        places.limits = UserLimits(per_address=3)
+        ingress.proxy._users.admit([(each, b"x") for each in strangers])
+        assert places.taken == udp_users.MAX_USERS
         control.close()
     assert places.taken == 0
 

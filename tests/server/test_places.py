@@ -34,6 +34,50 @@ def test_an_ipv6_network_of_64_bits_counts_as_one_address() -> None:
     assert places.network_of(near) != places.network_of(("2001:db8:0:1::1", 1, 0, 0))
 
 
+class Stranger:
+    """A user who has yet to earn the place."""
+
+    def __init__(self, places: Places, network: str = "") -> None:
+        self.network = network
+        self.has_left = False
+        self._places = places
+        self.reason = places.enter(network, self.give_up)
+
+    def give_up(self) -> None:
+        assert not self.has_left
+        self.has_left = True
+        self._places.leave(self.network, self.give_up)
+
+
+def test_places_that_are_not_earned_are_given_up_to_whoever_comes_the_oldest_first() -> None:
+    around = Places("around", UserLimits(users=3))
+    udp, tcp = (Places(name, UserLimits(), around) for name in ("udp", "tcp"))
+    first, second, third, fourth = (Stranger(udp) for _ in range(4))
+    assert [each.has_left for each in (first, second, third, fourth)] == [True, False, False, False]
+    udp.settle(third.give_up)
+    assert [tcp.enter("") for _ in range(2)] == ["", ""]
+    assert [each.has_left for each in (second, third, fourth)] == [True, False, True]
+    assert tcp.enter("") == "around has 3 users already (max-users)"
+    assert Stranger(udp).reason == "around has 3 users already (max-users)"
+    third.give_up()
+    assert tcp.enter("") == ""
+    for _ in range(3):
+        tcp.leave("")
+    assert (around.taken, udp.taken, tcp.taken) == (0, 0, 0)
+    for each in (around, udp):
+        assert (each._unearned, each._unearned_of) == ({}, {})
+
+
+def test_place_of_an_address_is_given_up_to_another_user_of_that_address_alone() -> None:
+    places = Places("here", UserLimits(per_address=1))
+    one, other = places.network_of(ONE), places.network_of(OTHER)
+    first, apart = Stranger(places, one), Stranger(places, other)
+    assert places.enter(one) == ""
+    assert (first.has_left, apart.has_left) == (True, False)
+    assert places.enter(one) != ""
+    assert not apart.has_left
+
+
 def test_who_is_refused_around_takes_no_place_here() -> None:
     around = Places("around", UserLimits(users=1))
     here, there = (Places(name, UserLimits(users=5), around) for name in ("here", "there"))

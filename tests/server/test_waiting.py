@@ -236,17 +236,20 @@ def test_no_proxy_left_closes_those_that_wait_and_those_that_still_come(table: T
 # ---- when descriptors are short ----------------------------------------------------------------------------
 
 
-def test_none_is_taken_in_advance_while_users_have_most_of_their_descriptors(
+def test_one_alone_waits_while_users_have_most_of_their_descriptors(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table.add()
-    table.add()
+    first, _ = table.add()
     room_for(monkeypatch, 1)
     assert descriptors.is_tight
     _, theirs = table.add()
     assert is_ended(theirs)
-    table.second(users=5)
+    table.second()
     assert table.told[-1] == 1
+    assert table.waiting.take() is first
+    fresh, _ = table.add()  # the one that was asked for
+    table.second()
+    assert table.waiting.take() is fresh
 
 
 def test_those_that_wait_make_room_for_users_who_wait_for_descriptors(
@@ -255,6 +258,9 @@ def test_those_that_wait_make_room_for_users_who_wait_for_descriptors(
     _, theirs = table.add()
     room_for(monkeypatch, 1)
     descriptors.wait("somebody", lambda: None)
+    table.second()
+    assert len(table.waiting) == 1  # a client would think that it cannot be opened
+    table.second()
     table.second()
     assert is_ended(theirs)
     descriptors.leave("somebody")

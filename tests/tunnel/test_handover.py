@@ -6,7 +6,10 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.helpers.harness import Service, Tunnels, dial, echo, free_port, is_open, wait_until
 
@@ -79,6 +82,25 @@ def test_server_is_replaced_without_refusing_a_user_and_those_who_are_there_stay
             assert (status["clients"], status["proxies"]) == (1, 1)
         assert old.wait_exit() == 0
         assert "trying again" not in client.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_users_of_a_client_that_stops_stay_although_the_server_is_replaced_meanwhile(
+    tunnels: Tunnels, number: signal.Signals
+) -> None:
+    with Service(echo) as service:
+        old, server_port = tunnels.server()
+        client, port = tunnels.client(server_port, "-l", str(service.port), "--grace", "60")
+        with dial(port) as user:
+            assert served(user)
+            client.signal(number)
+            client.wait_log("waiting up to")
+            new, _ = tunnels.server("--replace", port=server_port)
+            old.wait_log("takes over")
+            time.sleep(1.0)  # more than a client takes to lose a connection
+            assert served(user)
+            assert new.process.poll() is None
+        assert client.wait_exit() == 0
 
 
 def test_client_is_restarted_without_refusing_a_user_and_old_users_stay_with_it(tunnels: Tunnels) -> None:

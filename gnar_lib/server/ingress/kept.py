@@ -79,7 +79,7 @@ class KeptPorts:
     def keep(self, ingress: Ingress, credential: Credential) -> None:
         """Have the port of a client that leaves, which stays held in `Shared.ports`, wait for the client."""
         kept = Kept(ingress, credential, "", time.monotonic() + KEEP_S)
-        if len(self._kept) >= MAX_KEPT:
+        if len(self._kept) >= MAX_KEPT or self.shared.stopping:
             self._close(kept, CloseReason.CLIENT_LEFT)
             return
         ingress.rest(self.nobody)
@@ -120,8 +120,8 @@ class KeptPorts:
             return kept if kept is not None and kept.credential == credential else None
         for kept in self._kept.values():
             proxy = kept.ingress.proxy
-            is_theirs = kept.credential == credential and kept.client_id in ("", client_id)
-            if is_theirs and (proxy.kind, proxy.name) == (kind, name):
+            is_meant = (proxy.kind, proxy.name) == (kind, name) and kept.client_id in ("", client_id)
+            if is_meant and kept.credential == credential:  # compared last, since that takes longest
                 return kept
         return None
 

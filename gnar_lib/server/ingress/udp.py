@@ -29,8 +29,15 @@ class UdpIngress:
         self.session_s = session_s
         self._socket = sock
         self._crew = crew
+        self.set_session(session_s)
+
+    def set_session(self, session_s: float | None) -> None:
+        """Forget addresses in time for such sessions: the client may have come back with another setting."""
+        self.session_s = session_s
         if session_s is not None:
-            sock.forget_after(2 * min(session_s, MAX_SESSION_S))  # an answer may be on its way for long
+            self._socket.forget_after(
+                2 * min(session_s, MAX_SESSION_S)
+            )  # an answer may be on its way for long
 
     @property
     def users(self) -> int:

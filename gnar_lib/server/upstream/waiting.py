@@ -21,6 +21,7 @@ MIN_WAITING = 2  # while no user has come of late
 BUSY_WAITING = 20  # beyond the users of the busiest second of late: browsers open six connections at a time
 DEMAND_WINDOW_S = 60  # a second counts as "of late" for so long
 MAX_AGE_S = 600.0
+SPARE_AGE_S = 2.0  # the same, while users wait for descriptors
 
 _HEARTBEAT = to_frame(Heartbeat())
 
@@ -106,7 +107,7 @@ class WaitingPool:
         is_signed = self._session.is_signed(auth.waiting_id(login.waiting), login.proof)
         if not (is_signed and self._numbers.accept(login.waiting)):
             return False
-        if self._is_open and len(self._conns) < MAX_WAITING and not descriptors.is_tight:
+        if self._is_open and len(self._conns) < (1 if descriptors.is_tight else MAX_WAITING):
             self._conns.append(_Waiting(conn, self._clock()))
         else:
             conn.close()
@@ -135,7 +136,9 @@ class WaitingPool:
         self._busiest = max(self._recent)
         now = self._clock()
         for waiting in [*self._conns]:
-            is_fresh = not descriptors.is_short and waiting.is_alive() and now - waiting.since_s <= MAX_AGE_S
+            # A client would take one that is closed as soon as it has come for one that cannot be opened.
+            max_age_s = SPARE_AGE_S if descriptors.is_short else MAX_AGE_S
+            is_fresh = waiting.is_alive() and now - waiting.since_s <= max_age_s
             if not (is_fresh and waiting.write_heartbeat(now, self._heartbeat_s)):
                 self._conns.remove(waiting)
                 waiting.conn.close()
