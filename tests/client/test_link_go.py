@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import gevent
 import pytest
 
 from gnar_lib import events
@@ -88,6 +91,24 @@ def test_proxy_is_cancelled_on_a_connection_of_its_own(server: Server, said: lis
     assert server.shared.crew.wait_empty(TIMEOUT_S)
     assert [type(event) for event in said] == [ProxyOpened, ProxyClosed]
     assert [event.reason for event in said if isinstance(event, ProxyClosed)] == [CloseReason.STOPPING]
+
+
+def test_server_that_does_not_answer_holds_up_neither_the_end_nor_a_reload(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "gnar_lib.client.connect.ControlConn.cancel_apart", lambda *_: gevent.sleep(TIMEOUT_S)
+    )
+    cancelled = proxy("blog", 9001)
+    link = server.start(cancelled)
+    log_in(server)
+    wait_until(lambda: cancelled.state is ProxyState.OPEN, "the cancelled proxy is open again")
+    began_s = time.monotonic()
+    link.cancel_all()
+    link.wait_told(0.05)
+    link.wait_cancelled(0.05)
+    assert time.monotonic() - began_s < TIMEOUT_S / 2
+    wait_until(lambda: not len(link._cancels), "nobody waits any more")
 
 
 def test_cancelling_does_not_need_the_server(server: Server) -> None:
