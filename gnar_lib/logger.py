@@ -206,6 +206,7 @@ def setup(stream: TextIO | None = None) -> None:
     The variables `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR=1` set level, format and colours. Lines reach a
     stream that is given, as tests do, at once.
     """
+    logging.logThreads = False  # a greenlet is no thread, and would be kept as one for as long as it lives
     handler = _Handler(sys.stderr) if stream is None else logging.StreamHandler(stream)
     is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
     colour = takes_escapes(stream or sys.stderr) and not os.environ.get("NO_COLOR")

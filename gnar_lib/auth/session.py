@@ -76,18 +76,19 @@ class ReplayWindow:
 
     def __init__(self) -> None:
         self._highest = 0
-        self._seen: set[int] = set()  # of the last SIZE numbers up to the highest
+        self._seen = bytearray(self.SIZE)  # of the last SIZE numbers up to the highest; by number modulo SIZE
 
     def accept(self, number: int) -> bool:
         """Tell whether `number` is new, and remember it."""
-        if number in self._seen or number <= self._highest - self.SIZE or number < 1:
+        if number <= self._highest - self.SIZE or number < 1:
             return False
-        self._seen.add(number)
         if number > self._highest:
             if number - self._highest < self.SIZE:
-                for passed in range(self._highest - self.SIZE + 1, number - self.SIZE + 1):
-                    self._seen.discard(passed)
+                for skipped in range(self._highest + 1, number + 1):
+                    self._seen[skipped % self.SIZE] = 0
             else:
-                self._seen = {number}
+                self._seen = bytearray(self.SIZE)
             self._highest = number
-        return True
+        is_new = not self._seen[number % self.SIZE]
+        self._seen[number % self.SIZE] = 1
+        return is_new

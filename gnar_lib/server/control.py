@@ -69,11 +69,11 @@ class Control:
         self.client_id = peer.login.client_id  # the same when the client comes back; empty for a Go client
         self.address = conn.getpeername()  # of the client
         self.rights = Rights.of(shared.config)  # replaced by a reload
-        self.upstream = Upstream(shared.conn_map, self.post, peer.session, mux, lambda: self.is_silent)
         self._shared = shared
         self._kept = kept  # the ports of clients that are away
         self._on_end = on_end
-        self._outbox = Outbox(conn, shared.crew)
+        self._outbox = outbox = Outbox(conn, shared.crew)
+        self.upstream = Upstream(shared.conn_map, outbox.post, peer.session, mux, lambda: self.is_silent)
         self._ingresses: dict[tuple[str, int], Ingress] = {}  # by kind and port
         # Those of the client's control connection before this one for which the client has not asked again.
         self._inherited: dict[tuple[str, int], Ingress] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 
@@ -11,12 +12,13 @@ import gevent.event
 import pytest
 
 from gnar_lib import events
-from gnar_lib.auth import ClientLogin
+from gnar_lib.auth import ClientLogin, ReplayWindow
 from gnar_lib.config import PortRanges
 from gnar_lib.events import CloseReason, ProxyClosed
 from gnar_lib.net import Listener, Sockaddr, dial, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyCancel, ProxyReq, send
+from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, answer_of, exchange_of, serving
@@ -164,3 +166,26 @@ def test_proxy_that_is_cancelled_leaves_the_users_of_another_with_the_same_name_
         assert data.recv(1) == b"x"
         for each in (user, data, ours.conn):
             each.close()
+
+
+@pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
+def test_what_a_client_has_had_is_freed_without_the_collector(
+    multiplex: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnar_lib.server.control.TICK_S", 0.01)
+
+    def held() -> int:
+        return sum(isinstance(thing, Control | ReplayWindow) for thing in gc.get_objects())
+
+    with serving() as running:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                client, port = running.log_in("blog", multiplex=multiplex)
+                dial(socket.AF_INET, (LOOPBACK, port)).close()
+                client.close()
+                wait_until(lambda: not running.server.control_ingress.clients, "the client has gone")
+            wait_until(lambda: held() <= 2, "the clients are freed")
+        finally:
+            gc.enable()

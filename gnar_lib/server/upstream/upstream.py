@@ -159,3 +159,9 @@ class Upstream:
         """Close what waits: `take` brings nothing any more."""
         self.expect_no_users()
         self._on_demand.close()
+        self._is_silent = _has_gone  # which lets go of the control connection
+
+
+def _has_gone() -> bool:
+    """Stand for a client whose control connection has ended: it says nothing."""
+    return True
