@@ -93,6 +93,8 @@ class PeerTable(Generic[E]):
         """End all peers."""
         while self._entries:
             self.end(next(iter(self._entries)))
+        for emptied in (self._entries, *self._order):
+            emptied.clear()  # which gives the memory of the many back that have been there
 
     # ---- idle peers ----------------------------------------------------------------------------------------
 
