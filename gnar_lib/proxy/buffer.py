@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gevent.hub import get_hub
+
 from gnar_lib.net import LENT_BYTES, Conn, SocketConn, give_way
 from gnar_lib.pio.flow import Flow, Limit
 
@@ -17,7 +19,7 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
     limit = flow.limit
     if limit is None and isinstance(src, SocketConn) and isinstance(dst, SocketConn):
         return _copy_sockets(src, dst, flow, until_bulk=until_bulk)
-    full = 0
+    full, turn, loop = 0, 0.0, get_hub().loop
     while lent := src.borrow():
         count = len(lent)
         flow.bytes += count
@@ -28,6 +30,8 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
         if count == LENT_BYTES:
             if until_bulk:
                 return False
+            if turn != loop.now():  # something has waited, and others had their turn
+                full, turn = 0, loop.now()
             full += 1
             if full % FULL_IN_A_ROW == 0:
                 give_way()  # nothing here ever waits while both ends keep up
