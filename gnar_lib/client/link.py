@@ -122,7 +122,8 @@ class Link:
                 self._let_go()
             if self._goes_on():
                 delay_s = self._backoff.next()
-                emit(ConnectFailed, str(exc), self._was_connected, delay_s, is_refused)
+                is_lost = self._was_connected and self._connection is None  # else it is silent so far
+                emit(ConnectFailed, str(exc), is_lost, delay_s, is_refused)
                 gevent.sleep(delay_s)
 
     def _goes_on(self) -> bool:

@@ -423,6 +423,23 @@ def test_silent_server_is_dialled_beside_the_connection_that_there_is(
     assert [login.client_id for login in server.logins] == [server.logins[0].client_id] * 2
 
 
+@pytest.mark.usefixtures("_impatient")
+def test_server_that_is_silent_and_cannot_be_dialled_either_is_not_lost_yet(
+    server: Server, said: list[events.Event]
+) -> None:
+    def failures() -> list[bool]:
+        return [event.was_connected for event in said if isinstance(event, ConnectFailed)]
+
+    server.start(proxy("blog", 9001))
+    conn = server.log_in()
+    send(conn, opened("blog", 9001))
+    server.listener.close()
+    wait_until(failures, "the server is dialled, since it says nothing")
+    assert failures()[0] is False
+    conn.close()
+    wait_until(lambda: True in failures(), "the server is lost")
+
+
 def recv_or_none(conn: SocketConn) -> Message | None:
     """Return the next message; None if the other end has closed the connection."""
     try:
