@@ -71,9 +71,7 @@ class Session:
         self._gone_away = False  # this end takes no further streams
         self._is_draining = False  # the session closes when its last stream ends
         self._arrivals = Arrivals(self)  # the peer's streams that nobody has claimed
-        self._opening = Opening(
-            self.sender, self.call_soon
-        )  # those of this end that the peer has not accepted
+        self._opening = Opening(self.sender, self.call_soon)  # those of this end, until they are accepted
         self._half_gone: dict[int, float] = {}  # closed by this end alone: id and time, the oldest first
         self._held_seen = 0  # what was held when all sessions were last counted
         # By number: when the ping was sent, and who waits for the answer.

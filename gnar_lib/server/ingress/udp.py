@@ -35,9 +35,8 @@ class UdpIngress:
         """Forget addresses in time for such sessions: the client may have come back with another setting."""
         self.session_s = session_s
         if session_s is not None:
-            self._socket.forget_after(
-                2 * min(session_s, MAX_SESSION_S)
-            )  # an answer may be on its way for long
+            # Not at once: an answer may be on its way for long.
+            self._socket.forget_after(2 * min(session_s, MAX_SESSION_S))
 
     @property
     def users(self) -> int:
