@@ -35,6 +35,8 @@ DISTURB_EVERY_S = 20.0
 SAMPLE_EVERY_S = 5.0
 WARM_UP_S = 30.0  # after which what the programs hold is compared with the end
 REST_S = 75.0  # at the end, without users: UDP sessions end after 60 s
+STATUS_S = 1.0  # for the line that a program logs when it is asked how it is
+CROWD_S = 1.0  # that users too many stay, so that the others come while there is no place
 STOPPED_S = 20.0  # for which a client is stopped: longer than a server may be silent
 START_S = 3.0  # of a program, before which it may not take signals yet
 SETTLE_S = 15.0  # after a disturbance, within which users of the disturbed client may be cut off
@@ -368,7 +370,7 @@ class Soak:
         time.sleep(REST_S)
         for _ in range(2):  # what SIGUSR1 brings is read the next time
             self._sample(time.monotonic() - began_s)
-            time.sleep(1)
+            time.sleep(STATUS_S)
         for member in reversed(self.members):
             member.signal(signal.SIGTERM)
             status = member.proc.wait(PATIENCE_S)
@@ -386,7 +388,7 @@ class Soak:
                 except OSError as exc:
                     if time.monotonic() > until_s:
                         raise BenchError(f"{route.name} is not reached: {exc}") from exc
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # the pace of asking
 
     def _sample(self, at_s: float) -> None:
         for member in self.members:
@@ -428,7 +430,7 @@ class Soak:
             for _ in range(2 * MAX_USERS):
                 with contextlib.suppress(OSError):
                     stack.enter_context(socket.create_connection((HOST, self._limited_port), 1))
-            time.sleep(1)
+            time.sleep(CROWD_S)
 
     def _stop_for_a_while(self, member: Member) -> None:
         member.signal(signal.SIGSTOP)

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
@@ -109,7 +110,9 @@ class Bucket:
         self._tokens = Tokens(rate, clock())
         self._grant = max(1, int(rate * GRANT_S))  # bytes that are granted at once at most
         self._turn = min(self._grant, SHARED_GRANT_BYTES)  # bytes of one turn while others wait
-        self._left = self._turn  # bytes that are left of the turn of the first in the queue
+        self._left = 0  # bytes that are left of the turn of the first in the queue; 0: it has yet to begin
+        # The same for those whose turns were broken off: who had to wait for more to read, say.
+        self._unused: WeakKeyDictionary[greenlet, int] = WeakKeyDictionary()
         self._waiters: deque[_Waiter] = deque()  # greenlets in `take`, first come first served
         self._timer: Any = None  # calls `_serve`; None if nobody waits
 
@@ -146,7 +149,7 @@ class Bucket:
                 self._tokens.spend(count)
                 return count
         waiter = _Waiter(want)
-        self._waiters.append(waiter)
+        self._line_up(waiter)
         if self._timer is None:
             self._set_timer()
         try:
@@ -155,6 +158,23 @@ class Bucket:
             self._waiters.remove(waiter)
             raise
         return waiter.granted
+
+    def _line_up(self, waiter: _Waiter) -> None:
+        """Put a greenlet at the end of the queue, or at its beginning if some of its last turn is left."""
+        left = self._unused.pop(waiter.greenlet, 0)
+        if left:
+            self._put_first(waiter, left)
+        else:
+            self._waiters.append(waiter)
+        if left and self._timer is not None:
+            self._set_timer()
+
+    def _put_first(self, waiter: _Waiter, left: int) -> None:
+        """Let a greenlet go on with what is left of its turn; whoever was the first keeps its own."""
+        if self._waiters and self._left:
+            self._unused[self._waiters[0].greenlet] = self._left
+        self._waiters.appendleft(waiter)
+        self._left = left
 
     def _serve(self) -> None:
         """Grant tokens to those who wait, one after the other, while there are enough; runs in the hub."""
@@ -175,20 +195,24 @@ class Bucket:
         while (count := self._next_grant()) and self._tokens.available >= count:
             waiter = self._waiters.popleft()
             self._tokens.spend(count)
-            self._left -= count
+            left, self._left = self._left - count, 0
             waiter.granted = count
             waiter.greenlet.switch(waiter)
             is_back = bool(self._waiters) and self._waiters[-1].greenlet is waiter.greenlet
-            if self._left <= 0 or not is_back:
-                self._left = self._turn
+            if left <= 0:
                 return True
-            self._waiters.rotate()
+            if not is_back:
+                self._unused[waiter.greenlet] = left
+                return True
+            self._put_first(self._waiters.pop(), left)
         return False
 
     def _next_grant(self) -> int:
         """Return how many bytes the first in the queue is to get; 0 if nobody waits."""
         if not self._waiters:
             return 0
+        if not self._left:
+            self._left = self._unused.pop(self._waiters[0].greenlet, 0) or self._turn
         return min(self._waiters[0].want, self._grant if len(self._waiters) == 1 else self._left)
 
     def _set_timer(self) -> None:

@@ -176,3 +176,23 @@ def test_a_datagram_larger_than_the_bucket_passes_when_it_is_full_and_is_paid_of
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Bucket(0)
+
+
+def test_who_finds_less_to_read_has_as_many_bytes_of_a_limit() -> None:
+    """Its turn is broken off whenever it has to wait for more, and goes on when more is there."""
+    bucket, moved = Bucket(4_000_000), {"whole": 0, "parts": 0}
+    bucket.take_now(4_000_000)
+
+    def copy(name: str, chunk: int) -> None:
+        while sum(moved.values()) < 4_000_000:
+            left = chunk
+            while left:
+                granted = bucket.take(left)
+                left -= granted
+                moved[name] += granted
+            gevent.sleep(0)  # more is there in the next turn of the loop
+
+    copying = [gevent.spawn(copy, "whole", 64 * 1024), gevent.spawn(copy, "parts", 40 * 1024)]
+    gevent.joinall(copying, timeout=20, raise_error=True)
+    assert min(moved.values()) / max(moved.values()) > 0.9
+    assert len(bucket._unused) <= 2

@@ -369,8 +369,7 @@ def test_limited_connections_of_a_proxy_share_fairly_and_an_unlimited_one_is_not
         allowed = (clock.now_s - 1) * 4 * MIB
         assert 0.5 * allowed < sum(flow.bytes for flow in flows) < 1.1 * allowed
         shares = [flow.bytes - earlier for flow, earlier in zip(flows, before, strict=True)]
-        # Both have as many turns, of 64 KiB. Who finds less to read, on a busy machine, gets less.
-        assert min(shares) / max(shares) > 0.5
+        assert min(shares) / max(shares) > 0.8
 
 
 @pytest.mark.parametrize("way", ["spliced", "buffered"])
