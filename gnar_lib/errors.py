@@ -71,6 +71,18 @@ class AuthError(GnarError):
     """A login was refused, or the peer did not prove that it knows the token."""
 
 
+class AuthMethodError(AuthError):
+    """The peer proves the token in a way that is not taken here."""
+
+
+class ClockError(AuthError):
+    """The clocks of both ends are too far apart."""
+
+
+class TooManyLoginsError(AuthError):
+    """There have been too many logins from one network."""
+
+
 class UnsupportedError(GnarError):
     """The peer lacks a feature that was asked for, so that asking again is useless."""
 

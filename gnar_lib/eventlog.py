@@ -52,7 +52,7 @@ def _log_of(kind: str, name: str) -> logger.Logger:
 
 def _login_refused(event: events.LoginRefused) -> None:
     peer = format_address(event.peer)
-    if event.hung_up:
+    if event.cause is events.Refusal.HUNG_UP:
         _server.debug("refused %s: %s", peer, event.reason)
     else:
         _server.warning("refused %s: %s", peer, event.reason)
@@ -67,7 +67,7 @@ def _client_returned(event: events.ClientReturned) -> None:
     _server.info("client %s is back as %s", format_address(event.before), format_address(event.client))
 
 
-def _client_left(event: events.ClientLeft) -> None:
+def _client_gone(event: events.ClientGone) -> None:
     client = format_address(event.client)
     if event.broke_protocol:
         _control.warning("client %s broke the protocol: %s", client, event.reason)
@@ -197,7 +197,7 @@ _TOLD: _Told = {
     events.LoginRefused: (logging.WARNING, _login_refused),
     events.ClientCame: (logging.INFO, _client_came),
     events.ClientReturned: (logging.INFO, _client_returned),
-    events.ClientLeft: (logging.INFO, _client_left),
+    events.ClientGone: (logging.INFO, _client_gone),
     events.Connected: (logging.INFO, _connected),
     events.ConnectFailed: (logging.WARNING, _connect_failed),
     events.DataConnsFail: (logging.WARNING, _data_conns_fail),

@@ -8,7 +8,9 @@ Listeners run where the event happens, mostly in a user's greenlet or in the hub
 in a listener is logged and stops neither the others nor whoever emitted the event.
 
 Fields that many events have: `kind` is "tcp" or "udp". Bytes `up` are from the user to the local service,
-bytes `down` from the local service to the user. `net.format_address` shows an address to people.
+bytes `down` from the local service to the user. `net.format_address` shows an address to people, and
+`eventdata` makes an event data for programs. The `id` of a client is what it calls itself when it comes back,
+and empty for a Go client, which does not say.
 """
 
 from __future__ import annotations
@@ -43,22 +45,36 @@ class Event:
 # ---- at the server: clients --------------------------------------------------------------------------------
 
 
+class Refusal(Enum):
+    """Why a login is refused, in a word."""
+
+    TOKEN = "token"  # noqa: S105  (the token is wrong, or missing)
+    METHOD = "method"  # the peer proves the token in a way that this server does not take
+    CLOCK = "clock"  # the peer's is too far off
+    RATE = "rate"  # too many logins a second from there
+    FULL = "full"  # there are as many clients as there may be
+    SESSION = "session"  # there is a control connection, or nothing that proves that one may be used
+    PROTOCOL = "protocol"  # what the peer has sent is no login
+    HUNG_UP = "hung-up"  # the peer has left, or took too long, without being refused
+
+
 @dataclass(frozen=True, slots=True)
 class LoginRefused(Event):
-    """A connection to the control port did not log in; `hung_up`: the peer left without being refused."""
+    """A connection to the control port did not log in."""
 
     peer: Address
     reason: str
-    hung_up: bool
+    cause: Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCame(Event):
-    """A client has logged in; `version` is what the client calls itself."""
+    """A client has logged in; `version` is what the client calls its program."""
 
     client: Address
     version: str
     multiplexed: bool
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +83,23 @@ class ClientReturned(Event):
 
     client: Address
     before: Address
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class ClientLeft(Event):
-    """A client's control connection has ended; `broke_protocol`: the server ended it for that."""
+class ClientGone(Event):
+    """A client's control connection has ended, `lasted_s` seconds after its login, and none took its place.
+
+    `proxies` are the names of what the client had. `broke_protocol`: the server ended the connection for
+    that.
+    """
 
     client: Address
     reason: str
     broke_protocol: bool
+    id: str = ""
+    proxies: tuple[str, ...] = ()
+    lasted_s: float = 0.0
 
 
 # ---- at the client: the server -----------------------------------------------------------------------------
@@ -154,6 +178,7 @@ class CloseReason(Enum):
     CANCELLED = "cancelled"
     CLIENT_LEFT = "the client left"
     STOPPING = "stopping"
+    ENDED = "ended by an administrator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +295,11 @@ class Stopping(Event):
     """The process takes no more users, and lets those that are there finish."""
 
     side: Side
+
+
+_kinds = (kind for kind in [*globals().values()] if isinstance(kind, type) and issubclass(kind, Event))
+ALL: tuple[type[Event], ...] = tuple(kind for kind in _kinds if kind is not Event)
+"""The types of all events."""
 
 
 # ---- who listens -------------------------------------------------------------------------------------------

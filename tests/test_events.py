@@ -102,10 +102,13 @@ def test_a_listener_that_fails_is_logged_and_holds_nobody_up(lines: list[str]) -
 
 EXAMPLES: list[tuple[events.Event, str]] = [
     (
-        events.LoginRefused(USER, "wrong token", hung_up=False),
+        events.LoginRefused(USER, "wrong token", events.Refusal.TOKEN),
         "WARNING server refused 192.0.2.1:4000: wrong token",
     ),
-    (events.LoginRefused(USER, "it left", hung_up=True), "DEBUG server refused 192.0.2.1:4000: it left"),
+    (
+        events.LoginRefused(USER, "it left", events.Refusal.HUNG_UP),
+        "DEBUG server refused 192.0.2.1:4000: it left",
+    ),
     (
         events.ClientCame(CLIENT, "gnar-py/1", multiplexed=True),
         "INFO server client 192.0.2.2:50 (gnar-py/1, multiplexed)",
@@ -115,11 +118,11 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "INFO server client 192.0.2.1:4000 is back as 192.0.2.2:50",
     ),
     (
-        events.ClientLeft(CLIENT, "it hung up", broke_protocol=False),
+        events.ClientGone(CLIENT, "it hung up", broke_protocol=False),
         "INFO control client 192.0.2.2:50 has gone: it hung up",
     ),
     (
-        events.ClientLeft(CLIENT, "nonsense", broke_protocol=True),
+        events.ClientGone(CLIENT, "nonsense", broke_protocol=True),
         "WARNING control client 192.0.2.2:50 broke the protocol: nonsense",
     ),
     (events.Connected(USER, is_go=True), "INFO client connected to 192.0.2.1:4000 (a Go server)"),
@@ -192,8 +195,7 @@ def test_an_event_becomes_one_line(event: events.Event, line: str, lines: list[s
     assert lines == [line]
 
 
-KINDS = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)}
-KINDS.remove(events.Event)
+KINDS = set(events.ALL)
 
 
 def test_every_event_is_logged() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gnar_lib import __version__
 from gnar_lib.auth.session import Session, mac, same, waiting_id
 from gnar_lib.config import Secret
-from gnar_lib.errors import AuthError, ProtocolError
+from gnar_lib.errors import AuthError, AuthMethodError, ClockError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
 from gnar_lib.proto.numbers import (
     DEFAULT_HEARTBEAT_S,
@@ -150,7 +150,7 @@ class ServerLogin:
         """Check what the Login alone can tell; raises `AuthError`, whose text does not hold the token."""
         if self.needs_proof:
             if not self._token:
-                raise AuthError(
+                raise AuthMethodError(
                     "this server has no token; give it the client's token, or start the client without one"
                 )
             return
@@ -159,12 +159,12 @@ class ServerLogin:
         if same(md5_token(Secret(), self.login.timestamp), self.login.token):
             raise AuthError("a token is needed")
         if self._policy == HMAC:
-            raise AuthError("this server takes no md5 login (its setting: auth = hmac)")
+            raise AuthMethodError("this server takes no md5 login (its setting: auth = hmac)")
         if not same(md5_token(self._token, self.login.timestamp), self.login.token):
             raise AuthError("wrong token")
         offset_s = abs(self._clock() - self.login.timestamp)
         if offset_s > MD5_WINDOW_S:
-            raise AuthError(f"the clocks of client and server are {offset_s / 60:.0f} minutes apart")
+            raise ClockError(f"the clocks of client and server are {offset_s / 60:.0f} minutes apart")
 
     def challenge(self) -> Challenge:
         """Return the message that only a client with the token can answer."""

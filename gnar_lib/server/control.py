@@ -23,7 +23,7 @@ from gnar_lib.errors import (
     ProtocolError,
     ProxyRefusedError,
 )
-from gnar_lib.events import ClientLeft, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
+from gnar_lib.events import ClientGone, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
 from gnar_lib.net import Conn, DatagramSocket, EventedConn, Listener, format_address, host_of
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.rounds import Rounds
@@ -104,13 +104,14 @@ class Control:
             while True:
                 self._handle(recv_paced(self.conn))
         except ConnError as exc:
-            reason = str(exc).removeprefix(f"{self.conn}: ")  # `ClientLeft` has the address
+            reason = str(exc).removeprefix(f"{self.conn}: ")  # `ClientGone` has the address
         except ProtocolError as exc:
             reason, broke_protocol = str(exc), True
         finally:
-            if self._is_replaced:
-                reason = "the client has come back on another connection"
-            emit(ClientLeft, self.address, reason, broke_protocol)
+            if not self._is_replaced:  # else the client has come back on another connection
+                names = tuple(ingress.proxy.name for ingress in self.held)
+                lasted_s = time.monotonic() - self._began_s
+                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, lasted_s)
             self.end()
 
     @property

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from gnar_lib import auth, yamux
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import AuthError, ConnClosed, ConnError, ProtocolError
+from gnar_lib.errors import (
+    AuthError,
+    AuthMethodError,
+    ClockError,
+    ConnClosed,
+    ConnError,
+    GnarError,
+    ProtocolError,
+    TooManyLoginsError,
+)
+from gnar_lib.events import Refusal
 from gnar_lib.net import Conn, deadline
 from gnar_lib.proto import Exchange, Login, Message, Proof, ProxyCancel, ProxyReq, Welcome, expect, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
@@ -131,7 +141,7 @@ def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Pur
         attempt.check()
         return _purpose_behind_login(conn, Peer(login, None, attempt.credential))
     if not may_try():  # without a word, which a client would take for good
-        raise AuthError("too many logins a second from there")
+        raise TooManyLoginsError("too many logins a second from there")
     try:
         attempt.check()
         if attempt.needs_proof:
@@ -143,6 +153,23 @@ def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Pur
     session, welcome = attempt.welcome(config.max_proxies)
     send(conn, welcome)
     return _purpose_behind_login(conn, Peer(login, session, attempt.credential))
+
+
+def cause_of(error: GnarError) -> Refusal:
+    """Return why a login is refused that has failed with an error of `log_in`."""
+    match error:
+        case AuthMethodError():
+            return Refusal.METHOD
+        case ClockError():
+            return Refusal.CLOCK
+        case TooManyLoginsError():
+            return Refusal.RATE
+        case AuthError():
+            return Refusal.TOKEN
+        case ConnError():
+            return Refusal.HUNG_UP
+        case _:
+            return Refusal.PROTOCOL
 
 
 def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:

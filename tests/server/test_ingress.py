@@ -11,7 +11,7 @@ import pytest
 
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin
-from gnar_lib.events import ClientLeft, LoginRefused
+from gnar_lib.events import ClientGone, LoginRefused, Refusal
 from gnar_lib.net import SocketConn, rounds
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
@@ -30,7 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
     monkeypatch.setattr(events, "_listeners", {})
     got: list[events.Event] = []
     events.subscribe(LoginRefused, got.append)
-    events.subscribe(ClientLeft, got.append)
+    events.subscribe(ClientGone, got.append)
     return got
 
 
@@ -67,7 +67,7 @@ def test_first_message_that_has_no_place_behind_a_login_is_refused(
         assert is_closed_by_peer(conn)
     (refused,) = said
     assert isinstance(refused, LoginRefused)
-    assert (refused.reason, refused.hung_up) == (f"{type(first).__name__} after the login", False)
+    assert (refused.reason, refused.cause) == (f"{type(first).__name__} after the login", Refusal.PROTOCOL)
 
 
 def test_peer_that_leaves_behind_its_login_is_not_said_to_be_refused(said: list[events.Event]) -> None:
@@ -77,7 +77,7 @@ def test_peer_that_leaves_behind_its_login_is_not_said_to_be_refused(said: list[
         assert is_closed_by_peer(conn)
     (left,) = said
     assert isinstance(left, LoginRefused)
-    assert left.hung_up
+    assert left.cause is Refusal.HUNG_UP
 
 
 def test_data_connection_that_is_to_wait_for_a_client_who_has_left_is_closed() -> None:
@@ -135,7 +135,7 @@ def test_client_that_breaks_the_protocol_is_ended_and_its_port_is_free(said: lis
         assert len(running.server.shared.ports) == 0
         ours.conn.close()
     (left,) = said
-    assert isinstance(left, ClientLeft)
+    assert isinstance(left, ClientGone)
     assert (left.reason, left.broke_protocol) == ("Welcome on a control connection", True)
 
 
@@ -150,7 +150,7 @@ def test_reason_why_a_client_has_gone_leaves_its_address_to_the_line(
         end(conn)
         wait_until(lambda: said, "the server has said something")
     (left,) = said
-    assert isinstance(left, ClientLeft)
+    assert isinstance(left, ClientGone)
     assert left.reason in ("the peer closed the connection", "Connection reset by peer")
 
 

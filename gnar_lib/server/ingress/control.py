@@ -7,7 +7,7 @@ import socket
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
-from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, emit
+from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, Refusal, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
@@ -90,7 +90,7 @@ class ControlIngress:
             purpose = logins.log_in(conn, self._shared.config, lambda: self.in_progress.may_try(conn))
         except (AuthError, ConnError, ProtocolError) as exc:
             conn.close()
-            emit(LoginRefused, conn.getpeername(), str(exc), isinstance(exc, ConnError))
+            emit(LoginRefused, conn.getpeername(), str(exc), logins.cause_of(exc))
             return
         except BaseException:
             conn.close()
@@ -134,7 +134,7 @@ class ControlIngress:
             purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
         except (ConnError, ProtocolError) as exc:
             stream.abort()
-            emit(LoginRefused, stream.getpeername(), str(exc), isinstance(exc, ConnError))
+            emit(LoginRefused, stream.getpeername(), str(exc), logins.cause_of(exc))
             return
         except BaseException:
             stream.abort()
@@ -153,10 +153,10 @@ class ControlIngress:
     def _serve_control(self, conn: Conn, purpose: ForControl, mux: Mux | None = None) -> None:
         """Serve a client until its control connection ends."""
         peer = purpose.peer
-        reason = self._why_not(peer, mux)
-        if reason:
+        refusal = self._why_not(peer, mux)
+        if refusal is not None:
             conn.close()
-            emit(LoginRefused, conn.getpeername(), reason, hung_up=False)
+            emit(LoginRefused, conn.getpeername(), *refusal)
             return
         if mux is not None:
             self.in_progress.discard(mux)
@@ -166,7 +166,7 @@ class ControlIngress:
             self._of_session[peer.session.id] = control
         if control.client_id:
             self._take_over_from_older(control)
-        emit(ClientCame, control.address, peer.version, mux is not None)
+        emit(ClientCame, control.address, peer.version, mux is not None, control.client_id)
         if self.is_left:  # the connection was accepted before
             control.send_away()
         control.run(purpose.request)
@@ -178,22 +178,22 @@ class ControlIngress:
         """
         theirs = [each for each in self.clients - {control} if each.client_id == control.client_id]
         for older in [each for each in theirs if logins.are_one_owner(each.peer, control.peer)]:
-            emit(ClientReturned, control.address, older.address)
+            emit(ClientReturned, control.address, older.address, control.client_id)
             control.take_over(older)
 
-    def _why_not(self, peer: Peer, mux: Mux | None) -> str:
-        """Return why a client cannot have another control connection now; empty if it can.
+    def _why_not(self, peer: Peer, mux: Mux | None) -> tuple[str, Refusal] | None:
+        """Return why a client cannot have another control connection now; None if it can.
 
         The client is not told, since it would take that for good.
         """
         if peer.session is not None and peer.session.id in self._of_session:
-            return "a second control connection of one session"
+            return "a second control connection of one session", Refusal.SESSION
         if mux is not None and any(each.mux is mux for each in self.clients):
-            return "a second control connection of one session"
+            return "a second control connection of one session", Refusal.SESSION
         most = _max_clients(self._shared.config)
         if len(self.clients) >= most:
-            return f"there are {most} clients already"
-        return ""
+            return f"there are {most} clients already", Refusal.FULL
+        return None
 
     def _forget(self, control: Control) -> None:
         """Take note that a client has gone."""
