@@ -53,6 +53,13 @@ Options:
       --half-close-timeout SECONDS  end of a user half of whose connection has ended, when the
                              other half is silent (default 3600)
       --grace SECONDS        how long users may finish when the server stops (default 8)
+  -a, --admin-port PORT      serve panel, API and metrics on this port of loopback (default: off)
+      --admin-bind ADDR      serve them on this address; beyond loopback a password is needed
+      --admin-password PASS  lets see and change everything; better set as GNAR_ADMIN_PASSWORD
+      --admin-password-file FILE  read it from a file, which holds nothing else
+      --admin-read-token TOKEN  lets see everything; better set as GNAR_ADMIN_READ_TOKEN
+      --admin-read-token-file FILE  read it from a file, which holds nothing else
+      --state-dir DIR        keep the panel's history of the last day in this folder
       --replace              take over from the server that runs, refusing no user
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
@@ -71,7 +78,6 @@ Options:
   -D, --domain DOMAIN
   -d, --domain-tunnel
   -s, --caddy-srv-name NAME
-  -a, --admin-port PORT
   -m, --multiplex
 """
 
@@ -105,6 +111,12 @@ Options:
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the
                            other half is silent (default 3600)
       --grace SECONDS      how long users may finish when the client stops (default 8)
+  -a, --admin-port PORT    serve metrics on this port of loopback (default: off)
+      --admin-bind ADDR    serve them on this address; beyond loopback a password is needed
+      --admin-password PASS  asked for there; better set as GNAR_ADMIN_PASSWORD
+      --admin-password-file FILE  read it from a file, which holds nothing else
+      --admin-read-token TOKEN  does the same; better set as GNAR_ADMIN_READ_TOKEN
+      --admin-read-token-file FILE  read it from a file, which holds nothing else
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
 
@@ -131,6 +143,10 @@ Options:
   --half-close-timeout SECONDS  end of a connection half of which has ended, when the other half
                         is silent (default 3600)
   --grace SECONDS       how long connections may finish when the relay stops (default 8)
+  -a, --admin-port PORT  serve metrics on this port of loopback (default: off)
+  --admin-bind ADDR     serve them on this address; beyond loopback a password is needed
+  --admin-password-file FILE  read it from a file; it can be in GNAR_ADMIN_PASSWORD as well
+  --admin-read-token-file FILE  read a token that opens the same from a file
   -h, --help            show this
 
 Examples:

@@ -1,8 +1,9 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import changed_keys, file_of, load_client, load_server, variables
+from gnar_lib.config.load import changed_keys, file_of, load_admin, load_client, load_server, variables
 from gnar_lib.config.model import (
     Address,
+    AdminConfig,
     ClientConfig,
     PortRanges,
     ProxyConfig,
@@ -13,6 +14,7 @@ from gnar_lib.config.model import (
 
 __all__ = [
     "Address",
+    "AdminConfig",
     "ClientConfig",
     "PortRanges",
     "ProxyConfig",
@@ -21,6 +23,7 @@ __all__ = [
     "ServerConfig",
     "changed_keys",
     "file_of",
+    "load_admin",
     "load_client",
     "load_server",
     "variables",

@@ -7,6 +7,7 @@ import os.path
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import combinations
 from typing import Any
 
 import tomli
@@ -20,6 +21,7 @@ from gnar_lib.config.model import (
     MOST_PROXIES,
     MOST_USERS,
     Address,
+    AdminConfig,
     ClientConfig,
     ProxyConfig,
     Secret,
@@ -34,6 +36,14 @@ _USERS: dict[str, Reader] = {  # of a proxy, or of a whole server
     "max-users": values.count(MOST_USERS),
     "max-users-per-address": values.count(MOST_USERS),
     "idle-timeout": values.timeout,
+}
+_ADMIN: dict[str, Reader] = {  # of any process
+    "admin-port": values.port_or_0,
+    "admin-bind": values.bind,
+    "admin-password": values.secret,
+    "admin-password-file": values.path,
+    "admin-read-token": values.secret,
+    "admin-read-token-file": values.path,
 }
 _SERVER: dict[str, Reader] = {
     "port": values.port,
@@ -51,6 +61,8 @@ _SERVER: dict[str, Reader] = {
     "dead-after": values.dead_after,
     "half-close-timeout": values.timeout,
     "grace": values.seconds,
+    **_ADMIN,
+    "state-dir": values.path,
 }
 # Settings of the Go program's server. They are read, so that its files and command lines are understood, but
 # have no effect and are not advertised. `_UNSUPPORTED` are those whose effect a user would miss.
@@ -58,10 +70,9 @@ _SERVER_WITHOUT_EFFECT: dict[str, Reader] = {
     "domain": values.domain,
     "domain-tunnel": values.flag,
     "caddy-srv-name": values.name,
-    "admin-port": values.port_or_0,
     "multiplex": values.flag,
 }
-_UNSUPPORTED = ("domain", "admin-port", "domain-tunnel")
+_UNSUPPORTED = ("domain", "domain-tunnel")
 _CLIENT: dict[str, Reader] = {
     "server-addr": values.address(DEFAULT_PORT),
     "token": values.secret,
@@ -72,6 +83,7 @@ _CLIENT: dict[str, Reader] = {
     "dead-after": values.dead_after,
     "half-close-timeout": values.timeout,
     "grace": values.seconds,
+    **_ADMIN,
 }
 _PROXY: dict[str, Reader] = {
     "proxy-name": values.name,
@@ -93,7 +105,10 @@ _FIELDS = {
     "udp-timeout": "udp_timeout_s",
     "server-addr": "server",
 }
-_TOKEN = {"token", "token-file"}  # two ways to say one thing: a source overrides both with either
+_SECRETS = ("token", "admin-password", "admin-read-token")
+# Two ways to say one thing: a source overrides both with either.
+_EITHER = {key: (secret, f"{secret}-file") for secret in _SECRETS for key in (secret, f"{secret}-file")}
+_PATHS = ("state-dir", *(f"{secret}-file" for secret in _SECRETS))  # in a file: beside the file
 _PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
 _COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *_USERS)
 # What Docker and Kubernetes put into GNAR_PORT, GNAR_LOCAL_PORT and so on for a service that is called gnar,
@@ -110,12 +125,16 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
     `ConfigError` with the place of the wrong value and what was expected there.
     """
     settings, _ = _read_sources(_SERVER, _SERVER_WITHOUT_EFFECT, (), flags, env)
-    _settle_token(settings, reads_file=with_token)
+    _settle_secrets(settings, reads_files=with_token)
     for key in _UNSUPPORTED:
         if settings.get(key):
             raise ConfigError(f"{key} is not supported yet; leave it out")
+    admin = _take_admin(settings)
+    if settings.get("state-dir") and not admin.port:
+        raise ConfigError("state-dir: holds the history of the panel, so it goes with admin-port")
     return ServerConfig(
-        **_by_field({key: value for key, value in settings.items() if key not in _SERVER_WITHOUT_EFFECT})
+        admin=admin,
+        **_by_field({key: value for key, value in settings.items() if key not in _SERVER_WITHOUT_EFFECT}),
     )
 
 
@@ -125,7 +144,8 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     The value of `mappings` in `flags` is a list of texts such as 3000:9000. Raises `ConfigError`.
     """
     settings, tables = _read_sources(_CLIENT, {}, _PROXY_TABLES, flags, env)
-    _settle_token(settings, reads_file=True)
+    _settle_secrets(settings, reads_files=True)
+    admin = _take_admin(settings)
     proxies = [*_file_proxies(tables), *_flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
@@ -135,7 +155,18 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
             "forward fewer, or start several clients"
         )
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
-    return ClientConfig(server=server, proxies=_named(proxies), **_by_field(settings))
+    return ClientConfig(server=server, proxies=_named(proxies), admin=admin, **_by_field(settings))
+
+
+def load_admin(flags: Mapping[str, Any], env: Mapping[str, str]) -> AdminConfig:
+    """Return the settings of the admin port of a process that reads no others from a file or variables.
+
+    Variables give the secrets alone, which are not for command lines. Raises `ConfigError`.
+    """
+    secrets = {key: value for key, value in env.items() if key in map(_variable, _EITHER)}
+    settings, _ = _read_sources(_ADMIN, {}, (), flags, secrets)
+    _settle_secrets(settings, reads_files=True)
+    return _take_admin(settings)
 
 
 def variables() -> dict[str, dict[str, str]]:
@@ -146,12 +177,17 @@ def variables() -> dict[str, dict[str, str]]:
 
 def changed_keys(before: ClientConfig | ServerConfig, after: ClientConfig | ServerConfig) -> tuple[str, ...]:
     """Return the keys of the settings in which two configurations differ, in the order of the fields."""
+    return (*_differing(before, after, ""), *_differing(before.admin, after.admin, "admin-"))
+
+
+def _differing(before: Any, after: Any, prefix: str) -> list[str]:
     keys = {field: key for key, field in _FIELDS.items()}
-    return tuple(
-        keys.get(field.name, field.name.replace("_", "-"))
-        for field in fields(before)
-        if getattr(before, field.name) != getattr(after, field.name)
-    )
+    names = [field.name for field in fields(before) if field.name != "admin"]
+    return [
+        prefix + keys.get(name, name.replace("_", "-"))
+        for name in names
+        if getattr(before, name) != getattr(after, name)
+    ]
 
 
 def _by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,8 +216,8 @@ def _read_sources(
     found = {f"{path}: {key}": content.pop(key) for key in tables if key in content}
     all_readers = {**readers, **unadvertised}
     in_file = _read_table(all_readers, content, f"{path}: ", hints=(*readers, *tables))
-    if "token-file" in in_file:  # beside the file that names it
-        in_file["token-file"] = os.path.join(os.path.dirname(path), in_file["token-file"])
+    for key in in_file.keys() & _PATHS:
+        in_file[key] = os.path.join(os.path.dirname(path), in_file[key])
     _override(settings, in_file, lambda key: f"{path}: {key}")
     _override(settings, _read_env(all_readers, env, _given(all_readers, flags)), _variable)
     _override(settings, _read_flags(all_readers, flags), lambda key: f"--{key}")
@@ -196,25 +232,52 @@ def file_of(flags: Mapping[str, Any], env: Mapping[str, str]) -> str:
 
 def _override(settings: dict[str, Any], source: Mapping[str, Any], place: Callable[[str], str]) -> None:
     """Let the settings of a source override those of the sources before; `place` names a key in errors."""
-    given = sorted(_TOKEN & source.keys())
-    if len(given) > 1:
-        raise ConfigError(f"{place(given[1])}: does not go with {given[0]}; leave one of them out")
-    if given:
-        for key in _TOKEN:
-            settings.pop(key, None)
+    for secret in _SECRETS:
+        given = [key for key in _EITHER[secret] if key in source]
+        if len(given) > 1:
+            raise ConfigError(f"{place(given[1])}: does not go with {given[0]}; leave one of them out")
+        if given:
+            for key in _EITHER[secret]:
+                settings.pop(key, None)
     settings.update(source)
 
 
-def _settle_token(settings: dict[str, Any], *, reads_file: bool) -> None:
-    """Put the token of a `token-file` in its place, and warn of a token in quotes. Raises `ConfigError`."""
-    path = settings.pop("token-file", "")
-    if path and reads_file:
-        settings["token"] = read_secret(path)
-    text = settings.get("token", Secret()).reveal()
-    if len(text) > 1 and text[0] in values.QUOTES and text[-1] in values.QUOTES:
-        _log.warning(
-            "the quotes around the token are part of it; leave them out, unless the other end has them"
+def _settle_secrets(settings: dict[str, Any], *, reads_files: bool) -> None:
+    """Put what each file of a secret holds in its place; warn of quotes around it. Raises `ConfigError`."""
+    for key in _SECRETS:
+        path = settings.pop(f"{key}-file", "")
+        if path and reads_files:
+            settings[key] = read_secret(path)
+        text = settings.get(key, Secret()).reveal()
+        if len(text) > 1 and text[0] in values.QUOTES and text[-1] in values.QUOTES:
+            _log.warning(
+                "the quotes around the %s are part of it; leave them out, unless the other end has them",
+                key.replace("-", " "),
+            )
+
+
+def _take_admin(settings: dict[str, Any]) -> AdminConfig:
+    """Return the settings of the admin port, and remove them from `settings`. Raises `ConfigError`."""
+    given = {key: settings.pop(key) for key in _ADMIN if key in settings}
+    admin = AdminConfig(**{key.removeprefix("admin-").replace("-", "_"): given[key] for key in given})
+    secrets = {
+        key: secret
+        for key, secret in (
+            ("token", settings.get("token")),
+            ("admin-password", admin.password),
+            ("admin-read-token", admin.read_token),
         )
+        if secret
+    }
+    for one, other in combinations(secrets, 2):
+        if secrets[one] == secrets[other]:
+            raise ConfigError(f"{other}: the same as {one}; choose another, since each opens something else")
+    if admin.port and not values.is_loopback(admin.bind) and not admin.password:
+        raise ConfigError(
+            f"admin-bind: {admin.bind or 'every address'} can be reached from elsewhere, so a password is "
+            "needed: set GNAR_ADMIN_PASSWORD, or leave admin-bind out"
+        )
+    return admin
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -240,6 +303,8 @@ def _read_table(
     """
     for key in table:
         if key not in readers:
+            if key in _PROXY and _PROXY_TABLES[0] in hints:
+                raise ConfigError(f"{where}{key}: is of one proxy; write it below a line [[proxys]]")
             close = difflib.get_close_matches(key, hints, n=1)
             known = ", ".join(sorted(name for name in hints if name in readers))
             hint = f"; did you mean {close[0]}?" if close else f"; there are {known}"
@@ -253,9 +318,9 @@ def _variable(key: str) -> str:
 
 
 def _given(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> set[str]:
-    """Return the keys that are flags of the command line, with both keys of the token if it has either."""
+    """Return the keys that are flags of the command line; with either key of a secret, both."""
     given = {key for key in readers if flags.get(key) not in (None, False)}
-    return given | _TOKEN if given & _TOKEN else given
+    return given | {both for key in given for both in _EITHER.get(key, ())}
 
 
 def _read_env(

@@ -104,6 +104,24 @@ class PortRanges:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """Where a process answers browsers and programs that watch and steer it, and who may ask."""
+
+    port: int = 0  # 0 for no such port
+    bind: str = LOOPBACK  # address to listen on
+    password: Secret = NO_SECRET  # lets whoever knows it see and change everything
+    read_token: Secret = NO_SECRET  # lets whoever knows it see everything
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether nobody may ask without a password or a token."""
+        return bool(self.password or self.read_token)
+
+
+NO_ADMIN = AdminConfig()
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """The settings of one proxy of a client."""
 
@@ -139,6 +157,7 @@ class ClientConfig:
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
+    admin: AdminConfig = NO_ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +180,5 @@ class ServerConfig:
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the server stops
+    admin: AdminConfig = NO_ADMIN
+    state_dir: str = ""  # folder for what is to survive a restart; empty for nothing

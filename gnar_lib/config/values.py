@@ -5,6 +5,7 @@ Each reader returns the checked value, or raises `ConfigError` with what it expe
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -86,6 +87,14 @@ def bind(value: object) -> str:
     if _has_port(text(value)) or (":" in host and not _is_ipv6(host)):
         raise _wrong(value, "an address without a port")
     return host
+
+
+def is_loopback(bind: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine alone."""
+    try:
+        return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
 
 
 def path(value: object) -> str:

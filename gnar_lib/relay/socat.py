@@ -15,7 +15,18 @@ _WITH_VALUE = re.compile("(-(?:[bTtrRLW]|l[fp]))(.*)", re.DOTALL)  # the value m
 _NO_EFFECT = re.compile("-(d+|d[0-4]|D|l[suhp]|b)")
 _LOG_ELSEWHERE = re.compile("-l[fym].*", re.DOTALL)  # the name of a syslog facility may follow
 _FAMILIES = {"-4": int(socket.AF_INET), "-6": int(socket.AF_INET6)}
-OF_GNAR_WITH_VALUE = ("--grace", "--dead-after", "--half-close-timeout", "--udp-timeout")
+OF_GNAR_WITH_VALUE = (
+    "--grace",
+    "--dead-after",
+    "--half-close-timeout",
+    "--udp-timeout",
+    "-a",
+    "--admin-port",
+    "--admin-bind",
+    "--admin-password-file",
+    "--admin-read-token-file",
+)
+_OF_GNAR = re.compile(r"--.*|-a\d*", re.DOTALL)  # socat has no -a
 _SILENT = {"-u": Role.LISTEN, "-U": Role.TARGET}
 _WHY_NOT = {
     **dict.fromkeys(("-v", "-x", "-r", "-R"), ": gnar does not show the bytes that it carries"),
@@ -42,6 +53,7 @@ def take_options(words: list[str]) -> tuple[list[str], SocatOptions]:
     """Return the words of a command line without socat's options, and what these say. Raises `UsageError`.
 
     A word with one dash in front is an option of socat, or the value of one of gnar's own, which have two.
+    Only -a is gnar's own.
     """
     rest: list[str] = []
     options, words = SocatOptions(), [*words]
@@ -50,7 +62,7 @@ def take_options(words: list[str]) -> tuple[list[str], SocatOptions]:
         if word == "--":
             return [*rest, word, *words], options
         is_value = bool(rest) and rest[-1] in OF_GNAR_WITH_VALUE
-        if not word.startswith("-") or word == "-" or word.startswith("--") or is_value:
+        if not word.startswith("-") or word == "-" or _OF_GNAR.fullmatch(word) or is_value:
             rest.append(word)
             continue
         value = ""

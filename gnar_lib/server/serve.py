@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ import gevent
 from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig, changed_keys
+from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
@@ -138,14 +138,6 @@ def _apply(config: ServerConfig) -> None:
     options.set_dead_after(config.dead_after_s)
     options.set_half_close_timeout(config.half_close_timeout_s)
     holdings.set_limit(memory.for_peers(config.max_memory or memory.default_limit()))
-
-
-def is_loopback(bind: str) -> bool:
-    """Tell whether an address to listen on can be reached from this machine alone."""
-    try:
-        return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return False
 
 
 def _start(server: Server, config: ServerConfig, *, replaces: bool) -> int:

@@ -159,9 +159,7 @@ def test_server_may_take_over_from_the_one_that_runs(called: Called, line: str, 
     assert called.replace == [replaces]
 
 
-@pytest.mark.parametrize(
-    "line", ["-a 8911", "--admin-port 8911", "-D example.com", "--domain example.com", "-d"]
-)
+@pytest.mark.parametrize("line", ["-D example.com", "--domain example.com", "-d"])
 def test_server_flag_of_the_go_program_that_does_not_work_yet_says_so(
     capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
@@ -182,12 +180,12 @@ def test_server_flags_without_effect_are_not_advertised(
 ) -> None:
     assert cmd.main(words) == 0
     shown = capsys.readouterr().out.replace("\\-", "-").lower().replace("_", "-")
-    assert [option for option in ("domain-tunnel", "caddy", "admin-port") if option in shown] == []
+    assert [option for option in ("domain-tunnel", "caddy") if option in shown] == []
 
 
 def test_server_flag_without_effect_is_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cmd.main(["server", "--admin-prt", "1"]) == 2
-    assert capsys.readouterr().err == "gnar: unknown option --admin-prt; see gnar server --help\n"
+    assert cmd.main(["server", "--caddy-srv-nme", "1"]) == 2
+    assert capsys.readouterr().err == "gnar: unknown option --caddy-srv-nme; see gnar server --help\n"
 
 
 def test_an_empty_flag_wins_over_the_variable(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +344,8 @@ def test_relay_line(called: Called) -> None:
         ("-u tcp:1 tcp:2", SocatOptions(silent=Role.LISTEN)),
         ("-U -4 tcp:1 tcp:2", SocatOptions(silent=Role.TARGET, family=socket.AF_INET)),
         ("-6 tcp:1 --grace 1 tcp:2", SocatOptions(family=socket.AF_INET6)),
+        ("-a 0 -4 tcp:1 tcp:2", SocatOptions(family=socket.AF_INET)),
+        ("tcp:1 tcp:2 -a0", SocatOptions()),
         ("-lmlocal2 -lf x -lf/y tcp:1 tcp:2", SocatOptions(ignored=("-lmlocal2", "-lf x", "-lf /y"))),
     ],
 )  # fmt: skip

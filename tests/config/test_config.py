@@ -20,7 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import cmd
-from gnar_lib.config import ClientConfig, ServerConfig, load, load_client, load_server, model, values
+from gnar_lib.config import (
+    ClientConfig,
+    ServerConfig,
+    changed_keys,
+    load,
+    load_admin,
+    load_client,
+    load_server,
+    model,
+    values,
+)
 from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
 from gnar_lib.errors import ConfigError
 from gnar_lib.net import options
@@ -34,6 +44,7 @@ LOADERS: dict[str, Callable[..., ServerConfig | ClientConfig]] = {
     "client": load_client,
 }
 USERS = ["max-users", "max-users-per-address", "idle-timeout"]
+ADMIN = ["admin-port", "admin-bind", "admin-password", "admin-read-token"]
 ALL_SERVER = [
     "port",
     "bind",
@@ -46,11 +57,12 @@ ALL_SERVER = [
     "domain",
     "domain-tunnel",
     "caddy-srv-name",
-    "admin-port",
     "multiplex",
     "grace",
+    *ADMIN,
+    "state-dir",
 ]
-ALL_CLIENT = ["server-addr", "token", "auth", "multiplex", "grace"]
+ALL_CLIENT = ["server-addr", "token", "auth", "multiplex", "grace", *ADMIN]
 ALL_PROXY = [
     "proxy-name",
     "proxy-type",
@@ -184,7 +196,6 @@ def test_folder_is_no_file(tmp_path: Path) -> None:
     ("toml", "said"),
     [
         ('domain = "example.com"', "domain is not supported yet; leave it out"),
-        ("admin-port = 8911", "admin-port is not supported yet; leave it out"),
         ("domain-tunnel = true", "domain-tunnel is not supported yet; leave it out"),
     ],
 )
@@ -636,3 +647,40 @@ def test_no_port_ranges_allow_all() -> None:
     assert not values.port_ranges("")
     assert values.port_ranges("").allows(MAX_PORT)
     assert str(values.port_ranges("")) == "1-65535"
+
+
+# ---- the admin port ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["token", "admin-password", "admin-read-token"])
+def test_each_secret_can_be_in_a_file_beside_the_file_that_names_it(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    path = tmp_path / "gnar.toml"
+    path.write_text(f'{key}-file = "secret"\n')
+    config = load_server({"config": str(path)}, {})
+    found = {"token": config.token, "admin-password": config.admin.password}
+    assert found.get(key, config.admin.read_token).reveal() == "s3cret"
+
+
+def test_variable_with_a_password_overrides_the_file_of_a_password(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('admin-password-file = "nowhere"\n')
+    config = load_server({"config": str(path)}, {"GNAR_ADMIN_PASSWORD": "s3cret"})
+    assert config.admin.password.reveal() == "s3cret"
+
+
+def test_state_folder_is_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('admin-port = 8911\nstate-dir = "state"\n')
+    assert load_server({"config": str(path)}, {}).state_dir == str(tmp_path / "state")
+
+
+def test_relay_takes_secrets_of_the_admin_port_alone_from_variables() -> None:
+    env = {"GNAR_ADMIN_PORT": "1", "GNAR_ADMIN_PASSWORD": "s3cret", "GNAR_TOKEN": "s3cret"}
+    admin = load_admin({"admin-port": "8911"}, env)
+    assert (admin.port, admin.password.reveal(), bool(admin.read_token)) == (8911, "s3cret", False)
+
+
+def test_keys_of_the_admin_port_that_have_changed_are_named() -> None:
+    before, after = load_server({}, {}), load_server({"admin-port": "1", "grace": "1"}, {})
+    assert changed_keys(before, after) == ("grace", "admin-port")

@@ -8,11 +8,12 @@ import pytest
 
 from gnar_lib import events
 from gnar_lib.config import PortRanges, ServerConfig
+from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ListenError
 from gnar_lib.events import Reloaded, Side
 from gnar_lib.net import listen
 from gnar_lib.server import serve
-from gnar_lib.server.serve import is_loopback, run_server
+from gnar_lib.server.serve import run_server
 from tests.helpers.stoppers import FakeStopper
 
 LOOPBACK = "127.0.0.1"

@@ -99,11 +99,13 @@ def test_the_server_takes_the_variables() -> None:
     assert config.bind == ""
 
 
-def test_the_admin_panel_is_an_option_as_long_as_the_server_refuses_it() -> None:
-    with pytest.raises(ConfigError, match="admin-port is not supported yet"):
-        load_server({}, FILE_WITH_OPTIONS["env"])
+def test_the_admin_panel_is_an_option_that_needs_a_password() -> None:
+    env = FILE_WITH_OPTIONS["env"]
+    with pytest.raises(ConfigError, match="so a password is needed: set GNAR_ADMIN_PASSWORD"):
+        load_server({}, env)
+    assert load_server({}, env | {"GNAR_ADMIN_PASSWORD": "s3cret"}).admin.port == 8911
     assert 8911 not in internal_ports(FILE, "tcp")
-    assert str(internal_ports(FILE_WITH_OPTIONS, "tcp")[1]) == FILE_WITH_OPTIONS["env"]["GNAR_ADMIN_PORT"]
+    assert str(internal_ports(FILE_WITH_OPTIONS, "tcp")[1]) == env["GNAR_ADMIN_PORT"]
 
 
 def test_ports_that_are_open_are_those_that_clients_may_open() -> None:
