@@ -14,7 +14,7 @@ import pytest
 from gnar_lib import auth, cmd
 from gnar_lib.auth import session
 from gnar_lib.client import serve as client_serve
-from gnar_lib.config import Secret, load, load_client, load_server
+from gnar_lib.config import Secret, keys, load_client, load_server
 from gnar_lib.proto import msg, numbers, packet
 from gnar_lib.server import serve as server_serve
 from gnar_lib.usage import SERVER_UNADVERTISED
@@ -52,7 +52,7 @@ def test_options_of_the_commands_and_of_the_page_about_them_are_the_same() -> No
 
 def test_every_setting_of_a_proxy_and_of_both_ends_has_its_row() -> None:
     rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
-    assert rows - {"config", "replace"} == {*load._SERVER, *load._CLIENT, *load._PROXY}
+    assert rows - {"config", "replace"} == {*keys.SERVER, *keys.CLIENT, *keys.PROXY}
 
 
 def test_packet_types_and_their_fields_are_in_the_protocol() -> None:

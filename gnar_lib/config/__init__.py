@@ -1,6 +1,6 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import changed_keys, file_of, load_admin, load_client, load_server, variables
+from gnar_lib.config.load import changed_keys, load_admin, load_client, load_server, variables
 from gnar_lib.config.model import (
     Address,
     AdminConfig,
@@ -11,6 +11,7 @@ from gnar_lib.config.model import (
     Secret,
     ServerConfig,
 )
+from gnar_lib.config.sources import file_of
 
 __all__ = [
     "Address",

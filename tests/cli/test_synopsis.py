@@ -6,7 +6,7 @@ import pytest
 
 from gnar_lib import cmd, synopsis, usage
 from gnar_lib.config import variables
-from gnar_lib.config.load import _CLIENT, _PROXY, _SERVER
+from gnar_lib.config.keys import CLIENT, PROXY, SERVER
 from gnar_lib.errors import ConfigError
 from gnar_lib.synopsis import Operand, Option
 
@@ -107,7 +107,7 @@ def test_overview_and_texts_of_the_commands_agree() -> None:
 
 @pytest.mark.parametrize("command", ["server", "client"])
 def test_words_that_a_value_is_one_of_are_those_that_the_setting_takes(command: str) -> None:
-    readers = _SERVER if command == "server" else {**_CLIENT, **_PROXY}
+    readers = SERVER if command == "server" else {**CLIENT, **PROXY}
     (options,) = [each.options for each in cmd._program().commands if each.name == command]
     for option in options:
         key = option.names[-1].removeprefix("--")

@@ -24,11 +24,12 @@ from gnar_lib.config import (
     ClientConfig,
     ServerConfig,
     changed_keys,
-    load,
+    keys,
     load_admin,
     load_client,
     load_server,
     model,
+    sources,
     values,
 )
 from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
@@ -209,7 +210,7 @@ def test_what_does_not_work_yet_is_said_and_not_passed_over(tmp_path: Path, toml
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(load._log, "warning", lambda message, *args: said.append(message % args))
+    monkeypatch.setattr(sources._log, "warning", lambda message, *args: said.append(message % args))
     return said
 
 
@@ -270,11 +271,11 @@ def test_path_of_the_file_can_be_a_variable_and_the_flag_wins(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "key", sorted({*load._SERVER, *load._SERVER_WITHOUT_EFFECT, *load._CLIENT, *load._PROXY})
+    "key", sorted({*keys.SERVER, *keys.SERVER_WITHOUT_EFFECT, *keys.CLIENT, *keys.PROXY})
 )
 def test_empty_variable_is_as_if_unset(key: str) -> None:
     for text in ("", " \n"):
-        env = {load._variable(key): text}
+        env = {keys.variable_of(key): text}
         assert load_server({}, env) == load_server({}, {})
         assert load_client({"mappings": ["1"]}, env) == load_client({"mappings": ["1"]}, {})
 

@@ -12,7 +12,7 @@ import pytest
 import tomli
 
 from gnar_lib.config import load_server
-from gnar_lib.config.load import _SERVER, _SERVER_WITHOUT_EFFECT, _variable
+from gnar_lib.config.keys import SERVER, SERVER_WITHOUT_EFFECT, variable_of
 from gnar_lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -89,7 +89,7 @@ def test_keys_are_those_of_the_reference(file: dict[str, Any]) -> None:
 
 @either_way
 def test_variables_are_settings_of_the_server(file: dict[str, Any]) -> None:
-    assert set(file["env"]) <= {_variable(key) for key in (*_SERVER, *_SERVER_WITHOUT_EFFECT)}
+    assert set(file["env"]) <= {variable_of(key) for key in (*SERVER, *SERVER_WITHOUT_EFFECT)}
     assert all(isinstance(value, str) for value in file["env"].values())
 
 

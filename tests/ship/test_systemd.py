@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gnar_lib import cmd, lifecycle
-from gnar_lib.config import load
+from gnar_lib.config import keys
 from gnar_lib.config.model import DEFAULT_GRACE_S, DEFAULT_PORT
 from tests.helpers.docs import blocks
 from tests.helpers.harness import LOOPBACK, Gnar
@@ -104,7 +104,7 @@ def test_variables_are_those_that_something_reads(name: str) -> None:
     assert set_here == {"SHIV_ROOT": f"%C/{values_of(UNITS[name], 'CacheDirectory')[0]}"}
     assert "SHIV_ROOT" in unpacks
     for variable in re.findall(r"\bGNAR_[A-Z_]+", UNITS[name]):
-        assert variable in map(load._variable, [*load._SERVER, *load._CLIENT])
+        assert variable in map(keys.variable_of, [*keys.SERVER, *keys.CLIENT])
     for variable in re.findall(r"\$\{(\w+)\}", UNITS[name]):
         assert re.search(rf"^{variable}=", "".join(blocks("ini")), re.MULTILINE)
 

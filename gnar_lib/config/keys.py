@@ -1,0 +1,102 @@
+"""The keys of all settings, with what reads the value of each; reads nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gnar_lib.config import values
+from gnar_lib.config.model import DEFAULT_PORT, MOST_PROXIES, MOST_USERS
+from gnar_lib.config.values import Reader
+
+# The reader of each setting by its key. The flag of a key is `--key`, the variable GNAR_KEY, and the field of
+# the dataclass the key itself or its entry in `FIELDS`.
+USERS: dict[str, Reader] = {  # of a proxy, or of a whole server
+    "max-users": values.count(MOST_USERS),
+    "max-users-per-address": values.count(MOST_USERS),
+    "idle-timeout": values.timeout,
+}
+ADMIN: dict[str, Reader] = {  # of any process
+    "admin-port": values.port_or_0,
+    "admin-bind": values.bind,
+    "admin-password": values.secret,
+    "admin-password-file": values.path,
+    "admin-read-token": values.secret,
+    "admin-read-token-file": values.path,
+}
+SERVER: dict[str, Reader] = {
+    "port": values.port,
+    "bind": values.bind,
+    "udp-bind": values.bind,
+    "token": values.secret,
+    "token-file": values.path,
+    "auth": values.one_of("any", "hmac"),
+    "allow-ports": values.port_ranges,
+    "max-proxies": values.count(MOST_PROXIES),
+    "max-speed": values.rate,
+    **USERS,
+    "max-memory": values.memory,
+    "heartbeat": values.heartbeat,
+    "dead-after": values.dead_after,
+    "half-close-timeout": values.timeout,
+    "grace": values.seconds,
+    **ADMIN,
+    "state-dir": values.path,
+}
+# Settings of the Go program's server. They are read, so that its files and command lines are understood, but
+# have no effect and are not advertised. `UNSUPPORTED` are those whose effect a user would miss.
+SERVER_WITHOUT_EFFECT: dict[str, Reader] = {
+    "domain": values.domain,
+    "domain-tunnel": values.flag,
+    "caddy-srv-name": values.name,
+    "multiplex": values.flag,
+}
+UNSUPPORTED = ("domain", "domain-tunnel")
+CLIENT: dict[str, Reader] = {
+    "server-addr": values.address(DEFAULT_PORT),
+    "token": values.secret,
+    "token-file": values.path,
+    "auth": values.one_of("hmac", "md5"),
+    "multiplex": values.flag,
+    "heartbeat": values.heartbeat,
+    "dead-after": values.dead_after,
+    "half-close-timeout": values.timeout,
+    "grace": values.seconds,
+    **ADMIN,
+}
+PROXY: dict[str, Reader] = {
+    "proxy-name": values.name,
+    "proxy-type": values.one_of("tcp", "udp"),
+    "local-host": values.host,
+    "local-port": values.port,
+    "remote-port": values.port_or_0,
+    "subdomain": values.subdomain,
+    "speed-limit": values.rate,
+    "udp-timeout": values.timeout,
+    "udp-any-source": values.flag,
+    **USERS,
+}
+FIELDS = {
+    "grace": "grace_s",
+    "dead-after": "dead_after_s",
+    "half-close-timeout": "half_close_timeout_s",
+    "idle-timeout": "idle_timeout_s",
+    "udp-timeout": "udp_timeout_s",
+    "server-addr": "server",
+}
+SECRETS = ("token", "admin-password", "admin-read-token")
+# Two ways to say one thing: a source overrides both with either.
+EITHER = {key: (secret, f"{secret}-file") for secret in SECRETS for key in (secret, f"{secret}-file")}
+PATHS = ("state-dir", *(f"{secret}-file" for secret in SECRETS))  # in a file: beside the file
+PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
+COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *USERS)
+
+
+def variable_of(key: str) -> str:
+    """Return the name of the variable for a key."""
+    return "GNAR_" + key.upper().replace("-", "_")
+
+
+def by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names of the dataclasses' fields."""
+    return {FIELDS.get(key, key.replace("-", "_")): value for key, value in settings.items()}
