@@ -87,6 +87,10 @@ class UnsupportedError(GnarError):
     """The peer lacks a feature that was asked for, so that asking again is useless."""
 
 
+class DismissedError(GnarError):
+    """The server has ended this client for good: whoever runs the server wants it gone."""
+
+
 class ProxyRefusedError(GnarError):
     """The server refuses a proxy for good: asking for the same proxy again is useless."""
 

@@ -119,8 +119,11 @@ def _proxy_refused(event: events.ProxyRefused) -> None:
 
 
 def _proxy_closed(event: events.ProxyClosed) -> None:
-    if event.side is Side.SERVER and event.reason is events.CloseReason.CANCELLED:
-        _log_of(event.kind, event.name).info("cancelled by %s", format_address(event.peer))
+    log = _log_of(event.kind, event.name)
+    if event.reason is events.CloseReason.ENDED:
+        log.warning("port %d is closed: %s", event.port, event.reason.value)
+    elif event.side is Side.SERVER and event.reason is events.CloseReason.CANCELLED:
+        log.info("cancelled by %s", format_address(event.peer))
 
 
 # ---- users -------------------------------------------------------------------------------------------------

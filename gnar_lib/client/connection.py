@@ -14,7 +14,7 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.client.shared import Shared
-from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.errors import ConnClosed, DismissedError, ProtocolError
 from gnar_lib.net import Conn, Crew, descriptors, wait_for_room
 from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.proto import Exchange, Heartbeat, Message, ProxyResp, expect
@@ -106,6 +106,8 @@ class Connection:
     def _handle(self, message: Message, on_answer: Callable[[ProxyResp], None]) -> None:
         self._heard_s = time.monotonic()
         match message:
+            case Heartbeat(ended=reason) if reason:
+                raise DismissedError(f"the server has dismissed this client: {reason}")
             case Heartbeat(leaving=True):
                 self._on_leaving()
             case Heartbeat(waiting=count):

@@ -50,7 +50,7 @@ class Callbacks:
     """What a link tells the client."""
 
     on_opened: Callable[[ClientProxy], None]  # the server has opened a proxy
-    on_refused: Callable[[ClientProxy], None]  # the server will never open a proxy: the link has given it up
+    on_refused: Callable[[ClientProxy], None]  # the server will not have a proxy: the link has given it up
     on_left_over: Callable[[ClientProxy], None]  # a proxy needs a link of its own
 
 
@@ -258,6 +258,9 @@ class Link:
         if control.is_go:
             self._on_answer_of_go(control, answer)
             return
+        if answer.status != STATUS_SUCCESS and answer.remote_port:
+            self._on_ended(answer, control.address)
+            return
         self._release_retired()  # the server has given the proxies to this connection
         unanswered = self._unanswered.get(answer.proxy_name)
         if unanswered:
@@ -306,7 +309,18 @@ class Link:
         if retry_s is not None:
             self._retry_at_s[proxy.name] = time.monotonic() + retry_s
             return
-        proxy.state = ProxyState.REFUSED
+        self._give_up(proxy, ProxyState.REFUSED)
+
+    def _on_ended(self, answer: ProxyResp, server: Sockaddr) -> None:
+        """Give up a proxy that the server has closed for good."""
+        proxy = self.proxies.get(answer.proxy_name)
+        if proxy is None or (proxy.state, proxy.remote_port) != (ProxyState.OPEN, answer.remote_port):
+            return
+        emit(ProxyClosed, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, server, CloseReason.ENDED)
+        self._give_up(proxy, ProxyState.ENDED)
+
+    def _give_up(self, proxy: ClientProxy, state: ProxyState) -> None:
+        proxy.state = state
         del self.proxies[proxy.name]
         self._callbacks.on_refused(proxy)
         self.end_without_proxies()

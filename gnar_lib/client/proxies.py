@@ -24,6 +24,7 @@ class ProxyState(Enum):
     PENDING = "asked for, or to be asked for again"
     OPEN = "open"
     REFUSED = "given up: the server will never open it"
+    ENDED = "closed by the server, for good"
 
 
 class ClientProxy:

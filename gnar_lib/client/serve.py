@@ -15,7 +15,7 @@ from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, changed_keys
-from gnar_lib.errors import AuthError, UnsupportedError
+from gnar_lib.errors import AuthError, DismissedError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
@@ -23,6 +23,8 @@ from gnar_lib.yamux.holdings import holdings
 from gnar_lib.yamux.parting import parting
 
 LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
+
+STATUS_DISMISSED = 3  # of the process: whoever starts clients again should not start this one
 
 _OF_LOGIN = ("token", "auth", "multiplex", "heartbeat")  # settings that hold from one login to the next
 
@@ -39,6 +41,7 @@ class Client:
     def __init__(self, config: ClientConfig, stop: Callable[[], None]) -> None:
         self.shared = Shared(config)  # what all links have in common
         self.failed = False  # nothing is left to do, since the server refused everything
+        self.is_dismissed = False  # the server has ended this client, or its last proxy
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._stop = stop
         self._links: list[Link] = []  # that are running
@@ -59,7 +62,8 @@ class Client:
     def _run_link(self, link: Link) -> None:
         try:
             link.run()
-        except (AuthError, UnsupportedError) as exc:
+        except (AuthError, DismissedError, UnsupportedError) as exc:
+            self.is_dismissed = isinstance(exc, DismissedError)
             _log.error("%s", exc)
             self._fail()
         except Exception:  # a defect: the process ends, so that whoever watches it can start it again
@@ -85,6 +89,7 @@ class Client:
         del self._proxies[proxy.name]
         proxy.end()
         if not self._proxies:
+            self.is_dismissed = proxy.state is ProxyState.ENDED
             _log.error("no proxy is left")
             self._fail()
         else:
@@ -211,6 +216,8 @@ def _apply(config: ClientConfig) -> None:
 def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> int:
     """Run until a signal, or until nothing is left to do; returns the exit status.
 
+    That is 0, or 1 if the server refused everything, or `STATUS_DISMISSED`.
+
     `load` gives the configuration now, and again on SIGHUP, from a file if `has_file`.
     """
     config = load()
@@ -232,4 +239,6 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.drain_rest(parting)
     finally:
         stopper.close()
+    if client.is_dismissed:
+        return STATUS_DISMISSED
     return 1 if client.failed else 0

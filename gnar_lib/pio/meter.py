@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
 
 NO_LIMIT = Rate()
+
+_numbers = itertools.count(1)  # of meters and connections, each its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,12 @@ class LiveConnection:
     A context: `with meter.connection(user, conn.abort) as live`. Copy loops count into `up` and `down`.
     """
 
-    __slots__ = ("_end", "_meter", "began_s", "down", "up", "user")
+    __slots__ = ("_end", "_meter", "began_s", "down", "ended_by", "number", "up", "user")
 
     def __init__(self, meter: Meter, user: Sockaddr, end: Callable[[], None]) -> None:
+        self.number = next(_numbers)  # which no other connection of this process has
         self.user = user
+        self.ended_by = ""  # who has called `end`
         self.began_s = time.monotonic()
         self.up = Flow(parent=meter.up)
         self.down = Flow(parent=meter.down)
@@ -49,8 +54,9 @@ class LiveConnection:
     def __exit__(self, *_: object) -> None:
         self._meter.leave(self)
 
-    def end(self) -> None:
-        """End the connection at once, whatever is under way."""
+    def end(self, ended_by: str) -> None:
+        """End the connection at once, whatever is under way; `ended_by` says whose wish that is."""
+        self.ended_by = ended_by
         self._end()
 
 
@@ -65,15 +71,21 @@ class Meter:
         "_is_ended",
         "_parent",
         "_parts",
+        "began_s",
         "connections",
         "down",
         "dropped",
+        "limit",
+        "number",
         "sessions",
         "up",
         "users_total",
     )
 
     def __init__(self, parent: Meter | None = None, limit: Rate = NO_LIMIT) -> None:
+        self.number = next(_numbers)  # which no other meter of this process has
+        self.began_s = time.monotonic()
+        self.limit = limit
         self.up = Flow(Bucket.of(limit.up))  # from users: bytes of datagrams, and of connections that ended
         self.down = Flow(Bucket.of(limit.down))  # to users: the same
         self.connections: set[LiveConnection] = set()  # users of TCP who are there

@@ -60,11 +60,13 @@ class Heartbeat(Message):
 
     By `waiting`, gnar's own server tells its own client how many data connections are to wait for users.
     By `leaving`, a server says that another process takes its place, and a client that it is to be restarted.
+    By `ended`, a server says why it ends the client, which is not to come back by itself.
     """
 
     TYPE = PacketType.HEARTBEAT
     waiting: int = 0
     leaving: bool = False
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,10 @@ class ProxyReq(Message):
 
 @dataclass(frozen=True, slots=True)
 class ProxyResp(Message):
-    """The server's answer to a ProxyReq; `retry` says that the same request may succeed later."""
+    """The server's answer to a ProxyReq; `retry` says that the same request may succeed later.
+
+    A failure with a `remote_port` is no answer: the server has closed the proxy there, for good.
+    """
 
     TYPE = PacketType.PROXY_RESP
     domain: str

@@ -43,7 +43,7 @@ class Joiner:
             with live:
                 stream(user, other, live.up, live.down, self.idle_timeout_s)
         except BaseException as exc:
-            reason = str(exc) or f"ended by the {self.side.value}"
+            reason = live.ended_by or str(exc) or f"ended by the {self.side.value}"
             user.abort()  # a reset, since an orderly end could be taken for the whole
             raise
         finally:

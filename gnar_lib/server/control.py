@@ -6,6 +6,7 @@ the client holds is freed in one place, `end`, however the control connection en
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,6 +42,8 @@ from gnar_lib.yamux import Session as Mux
 KINDS = ("tcp", "udp")
 TICK_S = 1.0  # between two looks at the client and at what it has
 HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
+DISMISS_S = 2.0  # for a client to take note that it has been ended, before it is hung up on
+BY_ADMINISTRATOR = "ended by an administrator"
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
 _log = logger.get("control")
@@ -81,6 +84,7 @@ class Control:
         self._heard_s = self._began_s  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
         self._is_replaced = False  # by another control connection of the same client
+        self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended = False
 
     def __str__(self) -> str:
@@ -108,6 +112,8 @@ class Control:
         except ProtocolError as exc:
             reason, broke_protocol = str(exc), True
         finally:
+            if self._dismissed_s < math.inf:
+                reason = BY_ADMINISTRATOR
             if not self._is_replaced:  # else the client has come back on another connection
                 names = tuple(ingress.proxy.name for ingress in self.held)
                 lasted_s = time.monotonic() - self._began_s
@@ -148,6 +154,8 @@ class Control:
             if now >= next_heartbeat_s:
                 self.post(Heartbeat())
                 next_heartbeat_s = now + self._heartbeat_s - TICK_S / 2
+            if now - self._dismissed_s > DISMISS_S:
+                self.end()
             if self.session is not None and self.silent_s > dead_after_s():
                 _log.info("client %s has been silent for %.0f s", self, self.silent_s)
                 self.conn.abort()
@@ -165,16 +173,17 @@ class Control:
     def _open_proxy(self, request: ProxyReq) -> None:
         """Open the proxy that the client asks for and answer; a refusal is an answer, too."""
         name, kind = request.proxy_name, request.proxy_type
-        if not self._shared.stopping and (self._inherit(request) or self._return_to(request)):
+        is_over = self._shared.stopping or self._dismissed_s < math.inf
+        if not is_over and (self._inherit(request) or self._return_to(request)):
             return
         try:
             ingress = self._open_ingress(request)
         except GnarError as exc:
             emit(ProxyRefused, Side.SERVER, name, kind, self.address, str(exc))
-            self._answer(request, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
+            self._answer(name, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
             return
         emit(ProxyOpened, Side.SERVER, name, kind, ingress.port, self.address)
-        self._answer(request, STATUS_SUCCESS, remote_port=ingress.port)
+        self._answer(name, STATUS_SUCCESS, remote_port=ingress.port)
         if kind == "tcp":
             self.upstream.expect_users()
         ingress.start()
@@ -188,6 +197,8 @@ class Control:
         kind, port = request.proxy_type, request.remote_port
         if shared.stopping:
             raise ListenError("the server is stopping")
+        if self._dismissed_s < math.inf:
+            raise ProxyRefusedError(f"this client was {BY_ADMINISTRATOR}")
         if kind not in KINDS:
             raise ProxyRefusedError(f"proxy type {kind!r} is not supported by this server")
         if request.subdomain:
@@ -213,22 +224,13 @@ class Control:
         return None if self.session is None else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
 
     def _answer(
-        self, request: ProxyReq, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
+        self, name: str, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
     ) -> None:
-        """Answer a request; the fields are those of `ProxyResp`."""
+        """Answer a request for the proxy of that name; the fields are those of `ProxyResp`."""
         if self.session is None:  # the Go program knows no more fields than these
-            self.post(ProxyResp(domain="", status=status))
-            return
-        self.post(
-            ProxyResp(
-                domain="",
-                status=status,
-                error=error,
-                retry=retry,
-                remote_port=remote_port,
-                proxy_name=request.proxy_name,
-            )
-        )
+            self.post(ProxyResp("", status))
+        else:
+            self.post(ProxyResp("", status, error, retry, remote_port, name))
 
     def holds(self, port: int) -> bool:
         """Tell whether a proxy of this client has this port, of TCP or of UDP."""
@@ -322,7 +324,7 @@ class Control:
         ingress.proxy.places.limits = limits_of(request)
         if isinstance(ingress, UdpIngress):
             ingress.set_session(self._session_s(request))
-        self._answer(request, STATUS_SUCCESS, remote_port=ingress.port)
+        self._answer(request.proxy_name, STATUS_SUCCESS, remote_port=ingress.port)
         if ingress.proxy.kind == "tcp":
             self.upstream.expect_users()
         ingress.go_on(self.upstream)
@@ -382,6 +384,24 @@ class Control:
         if mux is not None:
             mux.drain()
         self.post(Heartbeat(leaving=True))
+
+    # ---- what an administrator ends ------------------------------------------------------------------------
+
+    def end_proxy(self, ingress: Ingress) -> None:
+        """Close one of `held` for good, with its users, and tell the client."""
+        self._ingresses[ingress.proxy.kind, ingress.port] = ingress
+        self._inherited.pop((ingress.proxy.kind, ingress.port), None)
+        self._close(ingress, CloseReason.ENDED)
+        for live in [*ingress.proxy.meter.connections]:
+            live.end(BY_ADMINISTRATOR)
+        self._answer(ingress.proxy.name, STATUS_FAILED, error=BY_ADMINISTRATOR, remote_port=ingress.port)
+
+    def dismiss(self) -> None:
+        """End the client with all its users, and tell it not to come back by itself."""
+        self._dismissed_s = time.monotonic()
+        self.post(Heartbeat(ended=BY_ADMINISTRATOR))
+        for ingress in self.held:
+            self.end_proxy(ingress)
 
     # ---- data connections that wait ------------------------------------------------------------------------
 

@@ -43,8 +43,9 @@ def test_connections_of_a_proxy_are_listed_and_each_can_be_ended_alone() -> None
         meter.connection(USER, lambda: ended.append("second")),
     ):
         assert len(meter.connections) == 2
-        first.end()
+        first.end("an administrator")
     assert ended == ["first"]
+    assert first.ended_by == "an administrator"
     assert not meter.connections
 
 

@@ -119,10 +119,11 @@ def test_live_connection_is_listed_and_can_be_ended_by_hand(said: list[events.Ev
     assert client.recv(1) == b"x"
     (live,) = served.meter.connections
     assert (live.user, live.up.bytes) == (user.getpeername(), 1)
-    live.end()
+    live.end("an administrator")
     serving.join()
     assert not served.meter.connections
     assert isinstance(said[-1], UserLeft)
+    assert said[-1].reason == "an administrator"
     assert user.closed
     assert data.closed
     theirs.close()

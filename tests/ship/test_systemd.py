@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gnar_lib import cmd, lifecycle
+from gnar_lib.client.serve import STATUS_DISMISSED
 from gnar_lib.config import keys
 from gnar_lib.config.model import DEFAULT_GRACE_S, DEFAULT_PORT
 from tests.helpers.docs import blocks
@@ -114,10 +115,16 @@ def test_units_differ_in_nothing_but_their_job() -> None:
         return text[text.index("# What gnar does not need") :]
 
     assert {hardening(text) for text in UNITS.values()} == {hardening(UNITS["gnar-server.service"])}
-    for key in ("Type", "Restart", "RestartSec", "RestartPreventExitStatus", "StartLimitIntervalSec"):
+    for key in ("Type", "Restart", "RestartSec", "StartLimitIntervalSec"):
         assert {tuple(values_of(text, key)) for text in UNITS.values()} == {
             tuple(values_of(UNITS["gnar-server.service"], key))
         }
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_no_unit_starts_again_what_a_start_does_not_help(name: str) -> None:
+    (statuses,) = values_of(UNITS[name], "RestartPreventExitStatus")
+    assert statuses == (f"2 {STATUS_DISMISSED}" if "client" in name else "2")
 
 
 @pytest.mark.parametrize("text", UNITS.values(), ids=UNITS)

@@ -1,0 +1,95 @@
+"""What an administrator ends is gone at once, and its client is told."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from gnar_lib import events
+from gnar_lib.auth import ClientLogin
+from gnar_lib.events import ClientGone, ProxyClosed
+from gnar_lib.net import SocketConn
+from gnar_lib.net.dialling import dial
+from gnar_lib.proto import Exchange, Heartbeat, ProxyReq, ProxyResp, recv, send
+from gnar_lib.proto.msg import STATUS_FAILED
+from gnar_lib.server import control as control_module
+from gnar_lib.server.control import BY_ADMINISTRATOR
+from tests.helpers.loop import wait_until
+from tests.helpers.servers import LOOPBACK, answer_of, bring, exchange_of, is_closed_by_peer, serving
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
+    """Return the list of the events that the server emits about ends."""
+    got: list[events.Event] = []
+    monkeypatch.setattr(events, "_listeners", {})
+    events.subscribe(ClientGone, got.append)
+    events.subscribe(ProxyClosed, got.append)
+    return got
+
+
+def user_of(port: int) -> SocketConn:
+    """Return a user who has sent a byte."""
+    user = dial(socket.AF_INET, (LOOPBACK, port))
+    user.sendall(b"x")
+    return user
+
+
+def test_proxy_that_is_ended_is_closed_with_its_users_and_told_to_the_client(
+    said: list[events.Event],
+) -> None:
+    with serving() as running:
+        ours, port = running.log_in("blog")
+        assert ours.session is not None
+        user = user_of(port)
+        asked = exchange_of(ours.conn)
+        answer = Exchange(asked.conn_id, asked.proxy_type, proof=ours.session.sign(asked.conn_id))
+        data = bring(running, ClientLogin.data_message(ours.session), answer)
+        assert data.recv(1) == b"x"
+        (client,) = running.server.control_ingress.clients
+        (ingress,) = client.held
+        client.end_proxy(ingress)
+        told = answer_of(ours.conn)
+        assert told == ProxyResp(
+            "", STATUS_FAILED, error=BY_ADMINISTRATOR, remote_port=port, proxy_name="blog"
+        )
+        assert is_closed_by_peer(user)
+        assert is_closed_by_peer(data)
+        assert len(running.server.shared.ports) == 0
+        assert client in running.server.control_ingress.clients
+        ours.conn.close()
+    assert isinstance(said[0], ProxyClosed)
+    assert said[0].reason is events.CloseReason.ENDED
+
+
+def test_client_that_is_ended_is_told_and_hung_up_on(
+    said: list[events.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "TICK_S", 0.01)
+    monkeypatch.setattr(control_module, "DISMISS_S", 0.05)
+    with serving() as running:
+        ours, _ = running.log_in("blog")
+        (client,) = running.server.control_ingress.clients
+        client.dismiss()
+        while not (isinstance(message := recv(ours.conn), Heartbeat) and message.ended):
+            assert isinstance(message, Heartbeat)
+        assert message.ended == BY_ADMINISTRATOR
+        assert answer_of(ours.conn).status == STATUS_FAILED
+        wait_until(lambda: not running.server.control_ingress.clients, "the client is gone")
+        ours.conn.close()
+    gone = said[-1]
+    assert isinstance(gone, ClientGone)
+    assert gone.reason == BY_ADMINISTRATOR
+
+
+def test_client_that_is_being_ended_gets_no_further_proxy() -> None:
+    with serving() as running:
+        ours, port = running.log_in("blog")
+        (client,) = running.server.control_ingress.clients
+        client.dismiss()
+        assert answer_of(ours.conn).remote_port == port
+        send(ours.conn, ProxyReq(0, "another", "", "tcp"))
+        answer = answer_of(ours.conn)
+        assert (answer.status, answer.retry, answer.proxy_name) == (STATUS_FAILED, False, "another")
+        ours.conn.close()
