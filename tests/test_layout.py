@@ -21,7 +21,7 @@ MAX_ENTRY_LINES = 19
 RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
-    ("proto", "pio", "yamux"),
+    ("proto", "pio", "yamux", "http"),
     ("auth", "proxy"),
     ("health", "relay", "client", "server"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),

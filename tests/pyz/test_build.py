@@ -22,7 +22,7 @@ from pyz.targets import PLATFORMS, PYTHONS, Target, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_FILE_BYTES = 30_000_000
-MAX_UNPACKED_BYTES = 12_000_000
+MAX_UNPACKED_BYTES = 14_000_000
 MAX_HOST_FILE_BYTES = 6_000_000
 
 # The first bytes of compiled modules. ELF has the number of the processor at offset 18, Mach-O has a list of

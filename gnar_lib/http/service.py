@@ -1,0 +1,240 @@
+"""Serves HTTP on conns: who asks, who may, who answers, and for how long anybody is waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email.utils import formatdate
+from socket import SHUT_WR
+
+from gnar_lib import logger
+from gnar_lib.errors import ConnError, DeadlineError
+from gnar_lib.http.codec import ServerCodec
+from gnar_lib.http.crowd import Crowd
+from gnar_lib.http.limits import Limits
+from gnar_lib.http.message import Answer, EventStream, Fields, HTTPError, Request, Response
+from gnar_lib.http.request import make_request
+from gnar_lib.http.routes import Routes
+from gnar_lib.http.streams import CONTENT_TYPE, run_stream
+from gnar_lib.net import EventedConn, deadline, give_way
+
+Guard = Callable[[Request], None]
+"""Raises `HTTPError` if a request may not be served; sees it before its body is received."""
+
+MAX_LINGER_BYTES = 1 << 20  # that are read, and thrown away, behind the last request
+MAX_REFUSING = 64  # conns that get a 503 at the same time; further ones are just closed
+
+_MALFORMED = frozenset({400, 501, 505})  # after which a peer is not listened to any more
+_STREAM_FIELDS = (
+    ("Content-Type", CONTENT_TYPE),
+    ("Cache-Control", "no-store"),
+    ("X-Accel-Buffering", "no"),  # nginx would keep events back
+    ("Connection", "close"),
+)
+
+_log = logger.get("http")
+
+
+class Service:
+    """Serves requests by the handlers of some routes. `headers` are added to every answer."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        *,
+        guard: Guard | None = None,
+        headers: Fields = (),
+        limits: Limits | None = None,
+        log: logger.Logger = _log,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.log = log
+        self.is_closing = False
+        self._routes = routes
+        self._guard = guard
+        self._headers = tuple(headers)
+        self.crowd = Crowd(self.limits)
+        self._refusing = 0
+
+    def serve(self, conn: EventedConn) -> None:
+        """Serve one connection to its end, and close it; for `Listener.serve`."""
+        try:
+            connection = _Connection(self, conn)
+            if self.is_closing or not self.crowd.enter(conn):
+                self._refuse(connection)
+            else:
+                connection.run()
+        except ConnError as exc:
+            self.log.debug("%s", exc)
+        finally:
+            self.crowd.leave(conn)
+            conn.close()
+
+    def close(self) -> None:
+        """Close all connections that wait for a request; the others end with the answer that is next."""
+        self.is_closing = True
+        self.crowd.close_waiting()
+
+    def _refuse(self, connection: _Connection) -> None:
+        if self._refusing >= MAX_REFUSING:
+            return
+        self._refusing += 1
+        try:
+            connection.refuse(HTTPError(503, "there are too many connections", [("Retry-After", "5")]))
+        finally:
+            self._refusing -= 1
+
+    # ---- what a connection asks for ------------------------------------------------------------------------
+
+    def check(self, request: Request) -> None:
+        """Raise `HTTPError` if a request may not be served, or if nothing serves it."""
+        with self._telling_of_defects(request):
+            if self._guard is not None:
+                self._guard(request)
+            self._routes.find(request)
+
+    def answer(self, request: Request) -> Answer:
+        """Return what the handler of a request returns. Raises `HTTPError`."""
+        with self._telling_of_defects(request):
+            return self._routes.answer(request)
+
+    @contextmanager
+    def _telling_of_defects(self, request: Request) -> Iterator[None]:
+        """Log any error of the block but `HTTPError`, and raise `HTTPError` 500 in its place."""
+        try:
+            yield
+        except HTTPError:
+            raise
+        except Exception:
+            self.log.exception("a defect in what answers %s %s", request.method, request.path)
+            raise HTTPError(500, "there is a defect in gnar; its log tells more") from None
+
+    def fields(self, own: Fields) -> list[tuple[str, str]]:
+        """Return the header fields of an answer; its own ones go before those that are always added."""
+        own = list(own)
+        names = {name.lower() for name, _ in own}
+        date = ("Date", formatdate(time.time(), usegmt=True))
+        return [date, *(field for field in self._headers if field[0].lower() not in names), *own]
+
+
+class _Connection:
+    """One connection: requests one after the other, each with its answer."""
+
+    def __init__(self, service: Service, conn: EventedConn) -> None:
+        self._service = service
+        self._limits = service.limits
+        self._conn = conn
+        self._codec = ServerCodec(conn, service.limits)
+
+    def run(self) -> None:
+        """Serve until either end has enough."""
+        for left in reversed(range(self._limits.requests)):
+            if not self._serve_one(is_last=not left):
+                return
+            if self._codec.has_received:  # a pipeline, in which nothing has to wait
+                give_way()
+
+    def _serve_one(self, *, is_last: bool) -> bool:
+        """Serve one request; returns whether another may follow."""
+        request = None
+        try:
+            request = self._receive_request()
+            if request is None:
+                return False
+            answer = self._service.answer(request)
+        except HTTPError as exc:
+            self._service.log.debug("%s: %d %s", self._conn, exc.status, exc)
+            answer = Response.problem(exc)
+            is_last = is_last or (request is None and exc.status in _MALFORMED)
+        if isinstance(answer, EventStream):
+            self._serve_stream(answer, is_for_head=request is not None and request.method == "HEAD")
+            return False
+        self._send(answer, is_last=is_last or self._service.is_closing)
+        if self._codec.start_next():
+            return True
+        self._linger()
+        return False
+
+    def _receive_request(self) -> Request | None:
+        """Return the next request, None if the peer has none. Raises `HTTPError`."""
+        codec, limits = self._codec, self._limits
+        with self._service.crowd.waiting(self._conn):
+            with deadline(limits.idle_s, f"{self._conn}: no request"):
+                if not codec.wait_for_head():
+                    return None
+            try:
+                with deadline(limits.head_s, "sending the head"):
+                    head = codec.receive_head()
+            except DeadlineError as exc:
+                raise HTTPError(408, str(exc)) from None
+        request = make_request(head, self._conn.getpeername())
+        self._service.check(request)
+        expected = request.headers.get("expect", "").lower()
+        if expected not in ("", "100-continue"):
+            raise HTTPError(417, "the only Expect is 100-continue")
+        return request if codec.has_whole_body else replace(request, body=self._receive_body(request))
+
+    def _receive_body(self, request: Request) -> bytes:
+        limits = self._limits
+        too_long = HTTPError(413, f"the body is longer than {limits.body_bytes} bytes")
+        if int(request.headers.get("content-length", "0")) > limits.body_bytes:
+            raise too_long
+        body = bytearray()
+        with self._service.crowd.waiting(self._conn):
+            try:
+                with deadline(limits.body_s, "sending the body"):
+                    while piece := self._codec.receive_body():
+                        body += piece
+                        if len(body) > limits.body_bytes:
+                            raise too_long
+            except DeadlineError as exc:
+                raise HTTPError(408, str(exc)) from None
+        return bytes(body)
+
+    # ---- answers -------------------------------------------------------------------------------------------
+
+    def refuse(self, error: HTTPError) -> None:
+        """Answer with an error whatever the peer asks for."""
+        self._send(Response.problem(error), is_last=True)
+        self._linger()
+
+    def _send(self, response: Response, *, is_last: bool) -> None:
+        own = [*response.headers]
+        if response.body:
+            own.append(("Content-Type", response.content_type))
+        if is_last or not self._codec.has_whole_body:  # what is unread would be taken for a request
+            own.append(("Connection", "close"))
+        self._codec.send_whole(response.status, self._service.fields(own), response.body)
+
+    def _serve_stream(self, stream: EventStream, *, is_for_head: bool) -> None:
+        """Send an event stream, which ends the connection."""
+        with self._service.crowd.stream() as is_room:
+            if not is_room:
+                self.refuse(HTTPError(503, "there are too many event streams", [("Retry-After", "5")]))
+                return
+            own = [*stream.headers, *_STREAM_FIELDS]
+            self._codec.send_head(200, self._service.fields(own))
+            if is_for_head:
+                self._codec.end_body()
+            else:
+                self._run_stream(stream)
+        self._linger()
+
+    def _run_stream(self, stream: EventStream) -> None:
+        try:
+            run_stream(stream, self._conn, self._codec, self._limits)
+        except ConnError:
+            raise
+        except Exception:
+            self._service.log.exception("a defect in an event stream")
+            self._conn.abort()
+
+    def _linger(self) -> None:
+        """Wait until the peer has the last answer: with bytes unread, `close` could take the answer away."""
+        self._conn.shutdown(SHUT_WR)
+        left_bytes, what = MAX_LINGER_BYTES, f"{self._conn}: closing"
+        with self._service.crowd.waiting(self._conn), deadline(self._limits.linger_s, what):
+            while left_bytes > 0 and (data := self._conn.borrow()):
+                left_bytes -= len(data)
