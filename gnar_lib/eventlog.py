@@ -129,7 +129,10 @@ def _proxy_closed(event: events.ProxyClosed) -> None:
 # ---- users -------------------------------------------------------------------------------------------------
 
 
-def _of_user(event: events.UserCame | events.UserConnected | events.UserLeft) -> logger.Logger:
+_UserEvent = events.UserCame | events.UserConnected | events.UserAnswered | events.UserLeft
+
+
+def _of_user(event: _UserEvent) -> logger.Logger:
     return _of_side[Side.RELAY] if event.side is Side.RELAY else _log_of("tcp", event.proxy)
 
 
@@ -140,6 +143,11 @@ def _user_came(event: events.UserCame) -> None:
 def _user_connected(event: events.UserConnected) -> None:
     log = _of_user(event)
     log.debug("user %s is connected after %.3f s", format_address(event.user), event.after_s)
+
+
+def _user_answered(event: events.UserAnswered) -> None:
+    log = _of_user(event)
+    log.debug("user %s is answered after %.3f s", format_address(event.user), event.after_s)
 
 
 def _user_left(event: events.UserLeft) -> None:
@@ -210,6 +218,7 @@ _TOLD: _Told = {
     events.ProxyClosed: (logging.INFO, _proxy_closed),
     events.UserCame: (logging.DEBUG, _user_came),
     events.UserConnected: (logging.DEBUG, _user_connected),
+    events.UserAnswered: (logging.DEBUG, _user_answered),
     events.UserLeft: (logging.DEBUG, _user_left),
     events.UserRefused: (logging.WARNING, _user_refused),
     events.DatagramsDropped: (logging.DEBUG, _datagrams_dropped),

@@ -216,6 +216,16 @@ class UserConnected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UserAnswered(Event):
+    """The first byte for a user has come from the service, `after_s` seconds after the user came."""
+
+    side: Side
+    proxy: str
+    user: Address
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class UserLeft(Event):
     """A user has left, `lasted_s` seconds after the user came; `reason` is empty for a normal end."""
 

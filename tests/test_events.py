@@ -165,6 +165,10 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "DEBUG TCP [blog] user 192.0.2.1:4000 is connected after 0.030 s",
     ),
     (
+        events.UserAnswered(Side.RELAY, "tcp:9000", USER, 0.25),
+        "DEBUG relay user 192.0.2.1:4000 is answered after 0.250 s",
+    ),
+    (
         events.UserLeft(Side.SERVER, "blog", USER, 10, 20, 1.5, "it"),
         "DEBUG TCP [blog] user 192.0.2.1:4000 has left after 1.500 s, with 10 bytes up and 20 down: it",
     ),

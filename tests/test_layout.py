@@ -22,7 +22,7 @@ RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
-    ("auth", "proxy"),
+    ("auth", "proxy", "metrics"),
     ("health", "relay", "client", "server"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -20,10 +21,10 @@ class Flow:
 
     The flow of one connection has the proxy's flow as its `parent`: the parent's limit holds for the
     connection too, beside the connection's own. The parent's `bytes` do not contain those of its children; a
-    `Meter` adds them up.
+    `Meter` adds them up. `proxy.stream` calls `on_first` of the way back alone.
     """
 
-    __slots__ = ("bytes", "limit")
+    __slots__ = ("bytes", "limit", "on_first")
 
     def __init__(self, limit: Limit | None = None, parent: Flow | None = None) -> None:
         shared = parent.limit if parent is not None else None
@@ -31,6 +32,7 @@ class Flow:
         if limit is not None and shared is not None:
             self.limit = _Both(limit, shared)
         self.bytes = 0
+        self.on_first: Callable[[], None] | None = None  # called once, when the first byte has come
 
 
 class _Both:

@@ -23,9 +23,11 @@ class Totals:
 
     up: int
     down: int
-    users: int
+    users: int  # of TCP and of UDP
     users_total: int
     dropped: int
+    sessions: int = 0  # those of the users who are users of UDP
+    sessions_total: int = 0
 
 
 class LiveConnection:
@@ -78,6 +80,7 @@ class Meter:
         "limit",
         "number",
         "sessions",
+        "sessions_total",
         "up",
         "users_total",
     )
@@ -90,6 +93,7 @@ class Meter:
         self.down = Flow(Bucket.of(limit.down))  # to users: the same
         self.connections: set[LiveConnection] = set()  # users of TCP who are there
         self.sessions = 0  # users of UDP who are there
+        self.sessions_total = 0  # users of UDP, since the beginning
         self.users_total = 0  # of both kinds, since the beginning
         self.dropped = 0  # datagrams that were not passed on
         self._dropped_taken = 0
@@ -113,6 +117,7 @@ class Meter:
     def begin_session(self) -> None:
         """Count a user of UDP that came."""
         self.sessions += 1
+        self.sessions_total += 1
         self.users_total += 1
 
     def end_session(self) -> None:
@@ -131,10 +136,16 @@ class Meter:
         self._is_ended = True
         self._hand_over_if_over()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the proxy is gone and has no user any more: nothing will be counted from now on."""
+        return self._is_ended and not self.connections and not self.sessions
+
     def totals(self) -> Totals:
         """Return the counts of this meter and of all below it."""
         up, down, dropped = self.up.bytes, self.down.bytes, self.dropped
         users, users_total = len(self.connections) + self.sessions, self.users_total
+        sessions, sessions_total = self.sessions, self.sessions_total
         for connection in self.connections:
             up += connection.up.bytes
             down += connection.down.bytes
@@ -142,17 +153,17 @@ class Meter:
             totals = part.totals()
             up, down, dropped = up + totals.up, down + totals.down, dropped + totals.dropped
             users, users_total = users + totals.users, users_total + totals.users_total
-        return Totals(up, down, users, users_total, dropped)
+            sessions, sessions_total = sessions + totals.sessions, sessions_total + totals.sessions_total
+        return Totals(up, down, users, users_total, dropped, sessions, sessions_total)
 
     def _hand_over_if_over(self) -> None:
         parent = self._parent
-        if not self._is_ended or self.connections or self.sessions:
-            return
-        if parent is None or self not in parent._parts:
+        if not self.is_over or parent is None or self not in parent._parts:
             return
         parent._parts.discard(self)
         mine = self.totals()
         parent.up.bytes += mine.up
         parent.down.bytes += mine.down
         parent.users_total += mine.users_total
+        parent.sessions_total += mine.sessions_total
         parent.dropped += mine.dropped

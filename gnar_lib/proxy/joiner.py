@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gnar_lib.events import Side, UserCame, UserConnected, UserLeft, emit
+from gnar_lib.events import Side, UserAnswered, UserCame, UserConnected, UserLeft, emit
 from gnar_lib.net import Conn, Sockaddr
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.stream import stream
@@ -33,6 +33,9 @@ class Joiner:
         began_s, reason = time.monotonic(), ""
         emit(UserCame, self.side, self.name, address)
         live = self.meter.connection(address, user.abort)
+        live.down.on_first = lambda: emit(
+            UserAnswered, self.side, self.name, address, time.monotonic() - began_s
+        )
         try:
             other = connect()
             if other is None:

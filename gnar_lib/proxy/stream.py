@@ -55,7 +55,7 @@ def stream(
     other is half-closed. After an error, both conns are reset behind what was sent before, and the error is
     raised. If a conn takes no more bytes, what its other end has sent is carried first. When the calling
     greenlet is ended, both conns are reset, too, and when no byte has come for `idle_timeout_s`, unless that
-    is 0.
+    is 0. `down.on_first` is called in the hub when the first byte has come from `b`.
     """
     _Pair(a, b, up or Flow(), down or Flow(), idle_timeout_s).run()
 
@@ -143,6 +143,10 @@ class _Pair:
         if self._is_parked:  # else it was aborted meanwhile
             self._is_parked = False
             _backs.enter(self._copy_back)
+            on_first = self._down.on_first
+            if on_first is not None and self._down.bytes:  # else the way back has ended without a byte
+                self._down.on_first = None
+                on_first()
 
     def _copy_back(self) -> None:
         _awake.add(self)

@@ -74,7 +74,9 @@ def test_sessions_of_udp_are_users() -> None:
     meter.begin_session()
     meter.begin_session()
     meter.end_session()
-    assert meter.totals() == Totals(up=0, down=0, users=1, users_total=2, dropped=0)
+    assert meter.totals() == Totals(
+        up=0, down=0, users=1, users_total=2, dropped=0, sessions=1, sessions_total=2
+    )
 
 
 def test_an_ended_proxy_hands_its_counts_to_the_parent_once() -> None:

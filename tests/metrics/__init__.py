@@ -1,0 +1,1 @@
+"""Tests of what Prometheus asks for."""
