@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from docopt import DocoptExit, docopt
 
@@ -29,9 +29,12 @@ from gnar_lib.usage import (
 )
 
 if TYPE_CHECKING:
+    from gnar_lib.config import LogConfig
     from gnar_lib.synopsis import Program
 
 MACOS_OPEN_MAX = 10_240  # descriptors that every macOS allows a process
+
+AnyConfig = TypeVar("AnyConfig", bound="LogConfig")
 
 
 def _server(arguments: dict[str, Any]) -> int:
@@ -39,7 +42,6 @@ def _server(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.values import port
     from gnar_lib.server.serve import run_server
 
-    _log_events()
     flags = _flags(arguments)
     if arguments["<port>"] is not None:
         if "port" in flags:
@@ -47,7 +49,7 @@ def _server(arguments: dict[str, Any]) -> int:
         flags["port"] = _read(port, arguments["<port>"], "port")
     has_file = bool(file_of(flags, os.environ))
     replaces = bool(flags.pop("replace", False))
-    return run_server(lambda: load_server(flags, os.environ), has_file=has_file, replaces=replaces)
+    return run_server(lambda: _logged(load_server(flags, os.environ)), has_file=has_file, replaces=replaces)
 
 
 def _client(arguments: dict[str, Any]) -> int:
@@ -56,7 +58,6 @@ def _client(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.model import DEFAULT_PORT
     from gnar_lib.config.values import address
 
-    _log_events()
     flags = _flags(arguments)
     positional = [arguments["<server-addr>"], *arguments["<mapping>"]]
     words = [word for word in positional if word is not None]
@@ -65,7 +66,7 @@ def _client(arguments: dict[str, Any]) -> int:
         flags["server-addr"] = words.pop(0)
     flags["mappings"] = words
     has_file = bool(file_of(flags, os.environ))
-    return run_client(lambda: load_client(flags, os.environ), has_file=has_file)
+    return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=has_file)
 
 
 def _is_mapping(word: str) -> bool:
@@ -110,6 +111,13 @@ def _log_events() -> None:
     eventlog.start()
 
 
+def _logged(config: AnyConfig) -> AnyConfig:
+    """Have the log be as a configuration says, which a reload may have changed; return the configuration."""
+    logger.change(config.log_format, config.log_level)
+    _log_events()
+    return config
+
+
 def _completion(arguments: dict[str, Any]) -> int:
     from gnar_lib.completion import SHELLS, script
 
@@ -136,6 +144,8 @@ def _health(arguments: dict[str, Any]) -> int:
     from gnar_lib.config.values import address, timeout
 
     flags = _flags(arguments)
+    for key in ("log-format", "log-level"):  # those of this command, not of the server
+        flags.pop(key, None)
     timeout_s = _read(timeout, flags.pop("timeout", health.DEFAULT_TIMEOUT_S), "--timeout")
     given = arguments["<server-addr>"]
     if given is None:
@@ -216,19 +226,22 @@ def _run(argv: list[str]) -> int:
     text, run = _COMMANDS[name]
     if not {"-h", "--help"}.isdisjoint(argv[1:]):
         return _show(text)
-    logger.setup()
     _raise_file_limit()
-    if name == "relay":
-        return _run_relay(text, argv)
-    return run(_parse(name, text, argv))
+    arguments = _parse_relay(text, argv) if name == "relay" else _parse(name, text, argv)
+    if "--log-level" in arguments:
+        from gnar_lib.config import load_log
+
+        log = load_log(_flags(arguments), os.environ)
+        logger.setup(log_format=log.log_format, level=log.log_level)
+    return run(arguments)
 
 
-def _run_relay(text: str, argv: list[str]) -> int:
-    """Run a relay, whose command line may have options of socat. Raises `GnarError`."""
+def _parse_relay(text: str, argv: list[str]) -> dict[str, Any]:
+    """Return the arguments of a relay, whose command line may have options of socat. Raises `UsageError`."""
     from gnar_lib.relay import take_options
 
     words, socat = take_options(argv)
-    return _relay(_parse("relay", text, words) | {"socat": socat})
+    return _parse("relay", text, words) | {"socat": socat}
 
 
 def _raise_file_limit() -> None:

@@ -1,6 +1,7 @@
 """Writes a log line for each event: the first listener of `events`; decides nothing else.
 
-`start` has to be called once, after `logger.setup`. Events of debug level are not even made unless DEBUG=1.
+`start` has to be called after `logger.setup`, and again when the level has changed: events whose lines are
+below the level are not even made.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _bursts = _Bursts()
 
 
 def start() -> None:
-    """Log events from now on; more than once does no harm."""
+    """Log events from now on, those of the present level; more than once does no harm."""
     for event_type, (level, tell) in _TOLD.items():
         events.unsubscribe(event_type, tell)
         if _server.isEnabledFor(level):

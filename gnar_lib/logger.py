@@ -22,10 +22,17 @@ from gnar_lib.writer import close_all, writer_to
 _root = logging.getLogger("gnar")
 _root.propagate = False
 _root.addHandler(logging.NullHandler())
+_asked = logging.getLogger(
+    "gnar.asked"
+)  # for lines that are logged at any level: somebody has asked for them
 logging.raiseExceptions = False  # a log line that cannot be written is dropped, without a traceback
 
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _LEVEL_NAMES = {"WARNING": "WARN"}  # shorter than in logging, so that the lines align
+
+FORMATS = ("json", "text")
+LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_FORMAT, DEFAULT_LEVEL = "text", "info"
 
 PERIOD_S = 60.0  # for which lines of one kind are limited
 LINES_PER_PERIOD = 60  # of one kind; the others are only counted
@@ -113,9 +120,10 @@ class Logger(_Adapter):
 def get(prefix: str, *, limited: bool = True) -> Logger:
     """Return a logger whose lines begin with `prefix`.
 
-    `limited` is False where no peer can cause the lines: those that whoever runs the process asks for.
+    `limited` is False where no peer can cause the lines: those that whoever runs the process asks for. These
+    are logged at any level.
     """
-    return Logger(_root, {"prefix": printable(prefix), "limited": limited})
+    return Logger(_root if limited else _asked, {"prefix": printable(prefix), "limited": limited})
 
 
 def _level_of(record: logging.LogRecord) -> str:
@@ -178,12 +186,12 @@ class _Handler(logging.Handler):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = stream
+        self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written soon; one that cannot be formatted is dropped, as logging does it."""
         try:
-            writer = writer_to(self._stream)
+            writer = writer_to(self.stream)
             writer.lost_line = self._lost_line
             writer.put(self.format(record) + "\n")
         except Exception:  # noqa: BLE001  (a log line must not end what it tells of)
@@ -196,24 +204,31 @@ class _Handler(logging.Handler):
         return self.format(record) + "\n"
 
 
-def _is_on(value: str) -> bool:
-    return value.strip().lower() not in {"", "0", "false", "no", "off"}
+def setup(stream: TextIO | None = None, log_format: str = DEFAULT_FORMAT, level: str = DEFAULT_LEVEL) -> None:
+    """Start logging to `stream`, or to standard error, as `change` says.
 
-
-def setup(stream: TextIO | None = None) -> None:
-    """Start logging to `stream`, or to standard error.
-
-    The variables `DEBUG=1`, `GNAR_LOG=json` and `NO_COLOR=1` set level, format and colours. Lines reach a
-    stream that is given, as tests do, at once.
+    Lines reach a stream that is given, as tests do, at once.
     """
     logging.logThreads = False  # a greenlet is no thread, and would be kept as one for as long as it lives
     handler = _Handler(sys.stderr) if stream is None else logging.StreamHandler(stream)
-    is_json = os.environ.get("GNAR_LOG", "").lower() == "json"
-    colour = takes_escapes(stream or sys.stderr) and not os.environ.get("NO_COLOR")
-    handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
     handler.addFilter(_Limits())
     _root.handlers = [handler]
-    _root.setLevel(logging.DEBUG if _is_on(os.environ.get("DEBUG", "")) else logging.INFO)
+    change(log_format, level)
+
+
+def change(log_format: str, level: str) -> None:
+    """Log lines of one of `LEVELS` and above from now on, in one of `FORMATS`; the limits go on.
+
+    Colours are for terminals, and the variable `NO_COLOR=1` turns them off.
+    """
+    for handler in _root.handlers:
+        if isinstance(handler, logging.StreamHandler | _Handler):
+            colour = takes_escapes(handler.stream) and not os.environ.get("NO_COLOR")
+            is_json = log_format == "json"
+            handler.setFormatter(_JsonFormatter() if is_json else _LineFormatter(colour=colour))
+    number = logging.getLevelName(level.upper())
+    _root.setLevel(number)
+    _asked.setLevel(min(number, logging.INFO))
 
 
 # ---- how much is logged ------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ or WireGuard carry it, or forward services that speak TLS themselves.
 _ENVIRONMENT = r"""
 .TP
 .B DEBUG
-1: log at debug level.
+1: the same as GNAR_LOG_LEVEL=debug, which wins.
 .TP
 .B GNAR_LOG
-json: log one JSON object per line.
+json: the same as GNAR_LOG_FORMAT=json, which wins.
 .TP
 .B NO_COLOR
 1: no colours.

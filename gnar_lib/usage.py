@@ -60,6 +60,8 @@ Options:
       --admin-read-token TOKEN  lets see everything; better set as GNAR_ADMIN_READ_TOKEN
       --admin-read-token-file FILE  read it from a file, which holds nothing else
       --state-dir DIR        keep the panel's history of the last day in this folder
+      --log-format FORMAT    json|text (default text)
+      --log-level LEVEL      debug|info|warning|error (default info)
       --replace              take over from the server that runs, refusing no user
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
@@ -117,6 +119,8 @@ Options:
       --admin-password-file FILE  read it from a file, which holds nothing else
       --admin-read-token TOKEN  does the same; better set as GNAR_ADMIN_READ_TOKEN
       --admin-read-token-file FILE  read it from a file, which holds nothing else
+      --log-format FORMAT  json|text (default text)
+      --log-level LEVEL    debug|info|warning|error (default info)
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
 
@@ -147,6 +151,8 @@ Options:
   --admin-bind ADDR     serve them on this address; beyond loopback a password is needed
   --admin-password-file FILE  read it from a file; it can be in GNAR_ADMIN_PASSWORD as well
   --admin-read-token-file FILE  read a token that opens the same from a file
+  --log-format FORMAT   json|text (default text)
+  --log-level LEVEL     debug|info|warning|error (default info)
   -h, --help            show this
 
 Examples:
@@ -161,7 +167,9 @@ DEMO = """gnar demo: a sample page, a server and a client on this machine, to se
 Usage: gnar demo [<port>] [options]
 
 Options:
-  -h, --help  show this
+  --log-format FORMAT  json|text (default text)
+  --log-level LEVEL    debug|info|warning|error (default info)
+  -h, --help           show this
 
 Example:
   gnar demo
@@ -179,6 +187,8 @@ Options:
       --bind ADDR        address that the server listens on, as it was told (default: all)
   -c, --config FILE      read these two from the server's own file
       --timeout SECONDS  how long the answer may take (default 3)
+      --log-format FORMAT  json|text (default text)
+      --log-level LEVEL  debug|info|warning|error (default info)
   -h, --help             show this
 
 Both can be variables, too: GNAR_PORT and GNAR_BIND, as for the server.

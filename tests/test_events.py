@@ -208,7 +208,6 @@ def test_every_event_is_logged() -> None:
 
 def test_no_event_fills_the_log_however_often_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eventlog, "_bursts", eventlog._Bursts())
-    monkeypatch.delenv("DEBUG", raising=False)
     root = logging.getLogger("gnar")
     handlers = root.handlers
     try:

@@ -40,9 +40,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _handlers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Unset the variables of this shell that change the log; restore the loggers afterwards."""
-    for name in ("DEBUG", "GNAR_LOG", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
+    """Unset the variable of this shell that changes the log; restore the loggers afterwards."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
     root = logging.getLogger("gnar")
     handlers, level = root.handlers, root.level
     yield
@@ -76,10 +75,9 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert logged(stream) == ["WARN  x plain"]
 
 
-def test_a_defect_is_one_line_of_json_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GNAR_LOG", "json")
+def test_a_defect_is_one_line_of_json_with_its_traceback() -> None:
     stream = io.StringIO()
-    logger.setup(stream)
+    logger.setup(stream, "json")
     try:
         raise ValueError("odd")
     except ValueError:
@@ -155,19 +153,50 @@ def test_lines_of_one_kind_are_limited_and_their_end_is_announced(clock: list[fl
     ]
 
 
-@pytest.mark.parametrize("value", ["", "0", "false", "False", "no", "off", " "])
-def test_a_variable_that_is_off_shows_no_debug_lines(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEBUG", value)
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("debug", ["DEBUG x 1", "INFO  x 2", "WARN  x 3", "ERROR x 4"]),
+        ("info", ["INFO  x 2", "WARN  x 3", "ERROR x 4"]),
+        ("warning", ["WARN  x 3", "ERROR x 4"]),
+        ("error", ["ERROR x 4"]),
+    ],
+)
+def test_lines_below_the_level_are_not_logged_unless_they_were_asked_for(
+    level: str, expected: list[str]
+) -> None:
     stream = io.StringIO()
-    logger.setup(stream)
-    logger.get("x").debug("a user has come")
-    assert logged(stream) == []
+    logger.setup(stream, level=level)
+    log = logger.get("x")
+    log.debug("1")
+    log.info("2")
+    log.warning("3")
+    log.error("4")
+    logger.get("status", limited=False).info("5")
+    assert logged(stream) == [*expected, "INFO  status 5"]
 
 
-def test_lines_that_are_asked_for_have_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEBUG", "1")
+@pytest.mark.usefixtures("clock")
+def test_a_change_of_format_and_level_holds_at_once_and_gives_no_more_lines() -> None:
     stream = io.StringIO()
     logger.setup(stream)
+    log = logger.get("x")
+    for _ in range(logger.LINES_PER_PERIOD):
+        log.info("one")
+    said = len(stream.getvalue())
+    logger.change("json", "debug")
+    log.info("one")
+    log.debug("two")
+    (line,) = stream.getvalue()[said:].splitlines()
+    assert json.loads(line)["message"] == "two"
+    logger.change("text", "error")
+    log.warning("three")
+    assert stream.getvalue()[said:].count("\n") == 1
+
+
+def test_lines_that_are_asked_for_have_no_limit() -> None:
+    stream = io.StringIO()
+    logger.setup(stream, level="debug")
     for _ in range(2 * logger.LINES_PER_PERIOD):
         logger.get("x").debug("a user has come")
         logger.get("x", limited=False).info("status")
@@ -238,13 +267,10 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
-@pytest.mark.parametrize("form", ["", "json"])
-def test_text_of_a_peer_forges_and_hides_nothing(
-    form: str, hidden: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GNAR_LOG", form)
+@pytest.mark.parametrize("form", logger.FORMATS)
+def test_text_of_a_peer_forges_and_hides_nothing(form: str, hidden: str) -> None:
     stream = io.StringIO()
-    logger.setup(stream)
+    logger.setup(stream, form)
     log = logger.get(f"TCP [{hidden}]")
     try:
         raise ValueError(f"{hidden}2026-01-01 00:00:00 INFO  x forged")

@@ -135,10 +135,9 @@ def test_the_line_about_lost_lines_has_the_format_of_the_log(monkeypatch: pytest
     clogged = Clogged()
     stream = text_over(clogged)
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setenv("GNAR_LOG", "json")
     before = logger._root.handlers
     try:
-        logger.setup()
+        logger.setup(log_format="json")
         log = logger.get("x", limited=False)
         log.warning("stuck")
         wait_until(lambda: clogged.is_asked, "the thread is stuck")

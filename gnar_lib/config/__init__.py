@@ -1,10 +1,11 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import changed_keys, load_admin, load_client, load_server, variables
+from gnar_lib.config.load import changed_keys, load_admin, load_client, load_log, load_server, variables
 from gnar_lib.config.model import (
     Address,
     AdminConfig,
     ClientConfig,
+    LogConfig,
     PortRanges,
     ProxyConfig,
     Rate,
@@ -17,6 +18,7 @@ __all__ = [
     "Address",
     "AdminConfig",
     "ClientConfig",
+    "LogConfig",
     "PortRanges",
     "ProxyConfig",
     "Rate",
@@ -26,6 +28,7 @@ __all__ = [
     "file_of",
     "load_admin",
     "load_client",
+    "load_log",
     "load_server",
     "variables",
 ]

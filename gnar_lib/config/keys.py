@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gnar_lib import logger
 from gnar_lib.config import values
 from gnar_lib.config.model import DEFAULT_PORT, MOST_PROXIES, MOST_USERS
 from gnar_lib.config.values import Reader
 
 # The reader of each setting by its key. The flag of a key is `--key`, the variable GNAR_KEY, and the field of
 # the dataclass the key itself or its entry in `FIELDS`.
+LOG: dict[str, Reader] = {  # of any process
+    "log-format": values.one_of(*logger.FORMATS),
+    "log-level": values.one_of(*logger.LEVELS),
+}
 USERS: dict[str, Reader] = {  # of a proxy, or of a whole server
     "max-users": values.count(MOST_USERS),
     "max-users-per-address": values.count(MOST_USERS),
@@ -42,6 +47,7 @@ SERVER: dict[str, Reader] = {
     "grace": values.seconds,
     **ADMIN,
     "state-dir": values.path,
+    **LOG,
 }
 # Settings of the Go program's server. They are read, so that its files and command lines are understood, but
 # have no effect and are not advertised. `UNSUPPORTED` are those whose effect a user would miss.
@@ -63,6 +69,7 @@ CLIENT: dict[str, Reader] = {
     "half-close-timeout": values.timeout,
     "grace": values.seconds,
     **ADMIN,
+    **LOG,
 }
 PROXY: dict[str, Reader] = {
     "proxy-name": values.name,

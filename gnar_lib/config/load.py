@@ -13,6 +13,7 @@ from gnar_lib.config.keys import (
     CLIENT,
     EITHER,
     FIELDS,
+    LOG,
     PROXY,
     PROXY_TABLES,
     SERVER,
@@ -21,9 +22,24 @@ from gnar_lib.config.keys import (
     by_field,
     variable_of,
 )
-from gnar_lib.config.model import DEFAULT_PORT, MOST_PROXIES, Address, AdminConfig, ClientConfig, ServerConfig
+from gnar_lib.config.model import (
+    DEFAULT_PORT,
+    MOST_PROXIES,
+    Address,
+    AdminConfig,
+    ClientConfig,
+    LogConfig,
+    ServerConfig,
+)
 from gnar_lib.config.proxies import file_proxies, flag_proxies, named
-from gnar_lib.config.sources import read_sources, settle_secrets
+from gnar_lib.config.sources import (
+    given_keys,
+    read_env,
+    read_flags,
+    read_sources,
+    settle_secrets,
+    with_older_names,
+)
 from gnar_lib.errors import ConfigError
 
 
@@ -78,9 +94,16 @@ def load_admin(flags: Mapping[str, Any], env: Mapping[str, str]) -> AdminConfig:
     return _take_admin(settings)
 
 
+def load_log(flags: Mapping[str, Any], env: Mapping[str, str]) -> LogConfig:
+    """Return what flags and variables say about the log; raises `ConfigError`."""
+    in_env = read_env(LOG, with_older_names(env), given_keys(LOG, flags))
+    return LogConfig(**by_field({**in_env, **read_flags(LOG, flags)}))
+
+
 def variables() -> dict[str, dict[str, str]]:
     """Return, for each command, the variables that it reads, and for each variable the same option."""
     keys = {"server": ["config", *SERVER], "client": ["config", *CLIENT, *PROXY]}
+    keys |= {command: [*LOG] for command in ("relay", "demo", "health")}
     return {command: {variable_of(key): f"--{key}" for key in own} for command, own in keys.items()}
 
 

@@ -6,6 +6,8 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gnar_lib import logger
+
 DEFAULT_PORT = 8910
 DEFAULT_GRACE_S = 8.0  # Docker kills a container 10 s after it asked it to stop
 DEFAULT_DEAD_AFTER_S = 120.0
@@ -103,6 +105,14 @@ class PortRanges:
         return not self.ranges or any(low <= port <= high for low, high in self.ranges)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """What a process logs, and in which form: the settings that all commands have."""
+
+    log_format: str = logger.DEFAULT_FORMAT  # one of `logger.FORMATS`
+    log_level: str = logger.DEFAULT_LEVEL  # one of `logger.LEVELS`
+
+
 @dataclass(frozen=True, slots=True)
 class AdminConfig:
     """Where a process answers browsers and programs that watch and steer it, and who may ask."""
@@ -145,7 +155,7 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientConfig:
+class ClientConfig(LogConfig):
     """The settings of a client."""
 
     server: Address
@@ -161,7 +171,7 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerConfig:
+class ServerConfig(LogConfig):
     """The settings of a server."""
 
     port: int = DEFAULT_PORT  # the control port

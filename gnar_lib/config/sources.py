@@ -46,6 +46,7 @@ def read_sources(
     for key in in_file.keys() & PATHS:
         in_file[key] = os.path.join(os.path.dirname(path), in_file[key])
     _override(settings, in_file, lambda key: f"{path}: {key}")
+    env = with_older_names(env)
     _override(settings, read_env(all_readers, env, given_keys(all_readers, flags)), variable_of)
     _override(settings, read_flags(all_readers, flags), lambda key: f"--{key}")
     return settings, found
@@ -119,6 +120,15 @@ def given_keys(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> set[s
     """Return the keys that are flags of the command line; with either key of a secret, both."""
     given = {key for key in readers if flags.get(key) not in (None, False)}
     return given | {both for key in given for both in EITHER.get(key, ())}
+
+
+def with_older_names(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Return an environment in which DEBUG=1 and GNAR_LOG=json stand for variables that are not set."""
+    is_debug = env.get("DEBUG", "").strip().lower() not in {"", "0", "false", "no", "off"}
+    older = {variable_of("log-level"): "debug"} if is_debug else {}
+    if env.get("GNAR_LOG", "").strip().lower() == "json":
+        older[variable_of("log-format")] = "json"
+    return {**env, **{name: value for name, value in older.items() if not env.get(name, "").strip()}}
 
 
 def read_env(

@@ -25,6 +25,8 @@ OF_GNAR_WITH_VALUE = (
     "--admin-bind",
     "--admin-password-file",
     "--admin-read-token-file",
+    "--log-format",
+    "--log-level",
 )
 _OF_GNAR = re.compile(r"--.*|-a\d*", re.DOTALL)  # socat has no -a
 _SILENT = {"-u": Role.LISTEN, "-U": Role.TARGET}

@@ -40,10 +40,8 @@ def test_secret_cannot_be_written_or_copied(write: object) -> None:
 def test_secret_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(logging.getLogger("gnar"), "handlers", [])
-    monkeypatch.setenv("DEBUG", "1")
-    for kind in ("", "json"):
-        monkeypatch.setenv("GNAR_LOG", kind)
-        logger.setup(stream)
+    for kind in logger.FORMATS:
+        logger.setup(stream, kind, "debug")
         logger.get("test").info("config %s, token %r", ServerConfig(token=TOKEN), TOKEN)
     assert stream.getvalue().count("***") == 4
     assert "s3cret" not in stream.getvalue()

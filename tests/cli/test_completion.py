@@ -65,7 +65,7 @@ PLACES = {
     "gnar client example.com 3000:9000 g": set(),
     "gnar relay unix:g": set(),
     "gnar relay --g": {"--grace"},
-    "gnar demo --": {"--help"},
+    "gnar demo --": {"--help", "--log-format", "--log-level"},
     "gnar completion ": {"bash", "zsh", "fish"},
     "gnar completion z": {"zsh"},
     "gnar completion bash z": set(),

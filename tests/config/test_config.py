@@ -27,6 +27,7 @@ from gnar_lib.config import (
     keys,
     load_admin,
     load_client,
+    load_log,
     load_server,
     model,
     sources,
@@ -227,12 +228,16 @@ LAYERED: dict[str, dict[str, list[tuple[str, object]]]] = {
         "allow-ports": [(text, PortRanges(text, ((int(text),) * 2,))) for text in ("1", "2", "3")],
         "max-speed": [("1b", Rate(1, 1)), ("2b", Rate(2, 2)), ("3b", Rate(3, 3))],
         "grace": [("1", 1.0), ("2", 2.0), ("3.5", 3.5)],
+        "log-format": [("json", "json"), ("text", "text"), ("json", "json")],
+        "log-level": [("debug", "debug"), ("error", "error"), ("warning", "warning")],
     },
     "client": {
         "server-addr": [("a", Address("a", 8910)), ("b:1", Address("b", 1)), ("[::1]:2", Address("::1", 2))],
         "token": [("a", "a"), ("b", "b"), ("c", "c")],
         "auth": [("md5", "md5"), ("hmac", "hmac"), ("md5", "md5")],
         "grace": [("1", 1.0), ("2", 2.0), ("3.5", 3.5)],
+        "log-format": [("json", "json"), ("text", "text"), ("json", "json")],
+        "log-level": [("debug", "debug"), ("error", "error"), ("warning", "warning")],
     },
 }
 FIELDS = {"grace": "grace_s", "server-addr": "server"}
@@ -260,6 +265,34 @@ def test_default_gives_way_to_file_to_variable_to_flag(tmp_path: Path, kind: str
     assert setting(load({**common, **file, **flag}, env), key) == in_flag[1]
     assert setting(load(common, env), key) == in_env[1]
     assert setting(load({**common, **flag}, {}), key) == in_flag[1]
+
+
+@pytest.mark.parametrize(
+    ("env", "level", "form"),
+    [
+        ({}, "error", "text"),
+        ({"DEBUG": "1", "GNAR_LOG": "JSON"}, "debug", "json"),
+        ({"DEBUG": "1", "GNAR_LOG_LEVEL": "", "GNAR_LOG": "json", "GNAR_LOG_FORMAT": " "}, "debug", "json"),
+        (
+            {"DEBUG": "1", "GNAR_LOG_LEVEL": "info", "GNAR_LOG": "json", "GNAR_LOG_FORMAT": "text"},
+            "info",
+            "text",
+        ),
+        *(({"DEBUG": text, "GNAR_LOG": text}, "error", "text") for text in ("", "0", "False", "no", " ")),
+    ],
+)
+def test_older_variables_of_the_log_win_over_the_file_and_give_way_to_the_others(
+    tmp_path: Path, env: dict[str, str], level: str, form: str
+) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('log-level = "error"\nlog-format = "text"\n')
+    config = load_server({"config": str(path)}, env)
+    assert (config.log_level, config.log_format) == (level, form)
+    log = load_log({}, env)
+    assert (log.log_level, log.log_format) == ("info" if level == "error" else level, form)
+    flags = {"log-level": "warning", "log-format": "json"}
+    for log in (load_log(flags, env), load_server({"config": str(path), **flags}, env)):
+        assert (log.log_level, log.log_format) == ("warning", "json")
 
 
 def test_path_of_the_file_can_be_a_variable_and_the_flag_wins(tmp_path: Path) -> None:
