@@ -12,8 +12,9 @@ import os
 import sys
 import textwrap
 import time
-from collections import defaultdict
-from collections.abc import MutableMapping
+from collections import defaultdict, deque
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -62,12 +63,12 @@ def takes_escapes(stream: TextIO) -> bool:
 
 def complain(text: str) -> None:
     """Write an error to standard error as one line, if standard error can be written to; does not wait."""
-    writer_to(sys.stderr).put(f"gnar: {printable(text)}\n")
+    _terminal.write(sys.stderr, f"gnar: {printable(text)}\n")
 
 
 def announce(text: str) -> None:
     """Write text for people to standard output, if that can be written to; does not wait."""
-    writer_to(sys.stdout).put(text)
+    _terminal.write(sys.stdout, text)
 
 
 def close() -> None:
@@ -191,9 +192,9 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written soon; one that cannot be formatted is dropped, as logging does it."""
         try:
-            writer = writer_to(self.stream)
-            writer.lost_line = self._lost_line
-            writer.put(self.format(record) + "\n")
+            line = self.format(record) + "\n"
+            _terminal.tell(record)
+            _terminal.write(self.stream, line, self._lost_line)
         except Exception:  # noqa: BLE001  (a log line must not end what it tells of)
             self.handleError(record)
 
@@ -202,6 +203,76 @@ class _Handler(logging.Handler):
         fields = {"msg": "%d lines lost: nobody read the log", "args": (count,), "prefix": "log"}
         record = logging.makeLogRecord({**fields, "levelno": logging.WARNING, "levelname": "WARNING"})
         return self.format(record) + "\n"
+
+
+# ---- while a terminal shows something else -----------------------------------------------------------------
+
+MAX_HELD = 500  # texts that wait for the terminal; of more, the oldest are left out
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A log line as a live view shows it: when it was logged, its level, and its text with the prefix."""
+
+    at: float  # as time.time() says
+    level: int
+    text: str
+
+
+class _Terminal:
+    """Passes texts on to their streams, or holds them while a live view has the terminal."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[Entry], None] | None = None
+        self._held: deque[tuple[TextIO, str]] | None = None  # None: texts are passed on
+        self._left_out = 0
+
+    def tell(self, record: logging.LogRecord) -> None:
+        """Tell the listener of a record that is logged."""
+        if self.listener is not None:
+            text = f"{getattr(record, 'prefix', '')} {_message_of(record)}"
+            self.listener(Entry(record.created, record.levelno, text))
+
+    def write(self, stream: TextIO, text: str, lost_line: Callable[[int], str] | None = None) -> None:
+        """Have text written soon, or hold it; `lost_line` is for the writer."""
+        if self._held is not None:
+            self._left_out += len(self._held) == MAX_HELD
+            self._held.append((stream, text))
+            return
+        writer = writer_to(stream)
+        if lost_line is not None:
+            writer.lost_line = lost_line
+        writer.put(text)
+
+    def hold(self) -> None:
+        if self._held is None:
+            self._held, self._left_out = deque(maxlen=MAX_HELD), 0
+
+    def release(self) -> None:
+        held, self._held = self._held or (), None
+        if self._left_out:
+            complain(f"{self._left_out} lines before these are left out")
+            self._left_out = 0
+        for stream, text in held:
+            writer_to(stream).put(text)
+
+
+_terminal = _Terminal()
+
+
+def follow(listener: Callable[[Entry], None] | None) -> None:
+    """Have `listener`, which must not wait, called with each log line from now on; None ends that."""
+    _terminal.listener = listener
+
+
+def hold() -> None:
+    """Hold what is logged and announced from now on, since something else is on the terminal."""
+    _terminal.hold()
+
+
+def release() -> None:
+    """Write what was held since `hold`, and write again at once from now on."""
+    _terminal.release()
 
 
 def setup(stream: TextIO | None = None, log_format: str = DEFAULT_FORMAT, level: str = DEFAULT_LEVEL) -> None:

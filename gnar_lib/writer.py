@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from _queue import SimpleQueue  # not from `queue`: that one becomes gevent's, which knows no threads
+from _thread import LockType
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
@@ -40,7 +41,8 @@ class Writer:
         # What is no file, as in a test, has none.
         buffer: Any = stream.buffer
         self._file = getattr(buffer, "raw", buffer)
-        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()  # text, and `_lost` before it
+        # Text and `_lost` before it; a lock that `flush` waits for; or None: the end.
+        self._queue: SimpleQueue[tuple[bytes, int] | LockType | None] = SimpleQueue()
         self._ended: Any = None  # a lock that the thread holds until it has ended; None: it has not started
         # Each number is changed by one thread alone, those about the queue's other end by the writer's.
         self._put_bytes = 0
@@ -60,6 +62,20 @@ class Writer:
             return
         self._put_bytes += len(data)
         self._queue.put((data, self._lost))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether text waits that the thread has not begun to write."""
+        return self._put_bytes > self._taken_bytes
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is written, but no longer than `timeout_s`; tell whether it is."""
+        if self._ended is None:
+            return True
+        written: LockType = _original("_thread", "allocate_lock")()
+        written.acquire()
+        self._queue.put(written)
+        return written.acquire(timeout=max(timeout_s, 0))
 
     def close(self, timeout_s: float) -> None:
         """Wait until everything is written, but no longer than `timeout_s`; `put` must not follow."""
@@ -101,6 +117,11 @@ class Writer:
             if item is None:
                 yield batch + self._notice(self._lost)
                 return
+            if not isinstance(item, tuple):
+                yield batch
+                batch = b""
+                item.release()
+                continue
             data, lost = item
             self._taken_bytes += len(data)
             data = self._notice(lost) + data

@@ -22,7 +22,7 @@ RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
-    ("auth", "proxy", "metrics"),
+    ("auth", "proxy", "metrics", "terminal"),
     ("health", "relay", "client", "server"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
