@@ -1,0 +1,64 @@
+// The last events, in words.
+
+import { byId, Children, make, setAttribute, setText } from "./dom.js";
+import { count, moment, time } from "./format.js";
+
+const SHOWN = 10;
+
+// What an event is called, and how grave it is: an event that is not here gets its own name.
+const KINDS = {
+  "client-came": ["Client connected", "good"],
+  "client-returned": ["Client came back", "good"],
+  "client-gone": ["Client gone", "bad"],
+  "client-left": ["Client gone", "bad"],
+  "login-refused": ["Login refused", "bad"],
+  "proxy-opened": ["Proxy opened", "good"],
+  "proxy-closed": ["Proxy closed", "plain"],
+  "proxy-refused": ["Proxy refused", "bad"],
+  "user-refused": ["User turned away", "bad"],
+  "datagrams-dropped": ["Datagrams dropped", "bad"],
+  "descriptors-short": ["Out of descriptors", "bad"],
+  reloaded: ["Configuration read again", "plain"],
+  stopping: ["Stopping", "bad"],
+};
+const ITSELF = new Set(["event", "at", "id", "side", "hung_up", "broke_protocol", "multiplexed", "cause"]);
+const NAMELESS = new Set(["client", "peer", "user", "name", "proxy", "kind", "reason", "where", "effect"]);
+
+export function makeEvents(model) {
+  const list = byId("events-list");
+  const rows = new Children(list, makeRow);
+  let isWhole = false;
+  byId("events-more").addEventListener("click", () => {
+    isWhole = !isWhole;
+    show();
+  });
+
+  function makeRow(event) {
+    const [title, gravity] = KINDS[event.event] ?? [String(event.event).replaceAll("-", " "), "plain"];
+    const at = make("time", { datetime: new Date(event.at * 1000).toISOString(), title: moment(event.at) }, "");
+    const text = make("span", {}, make("b", {}, title), " ", details(event));
+    const row = make("li", { "data-gravity": gravity }, at, text);
+    return [row, () => setText(at, time(event.at, model.now))];
+  }
+
+  function show() {
+    rows.show(isWhole ? model.events : model.events.slice(0, SHOWN));
+    const more = byId("events-more");
+    more.hidden = model.events.length <= SHOWN;
+    setText(more, isWhole ? "Show the last ones only" : `Show all ${count(model.events.length)}`);
+    setAttribute(more, "aria-expanded", isWhole);
+    byId("events-none").hidden = model.events.length > 0;
+  }
+
+  return { show };
+}
+
+// The fields of an event, most of which need no name beside their value.
+function details(event) {
+  const fields = Object.entries(event).filter(([name, value]) => !ITSELF.has(name) && value !== "" && value != null);
+  const words = fields.map(([name, value]) => {
+    const text = Array.isArray(value) ? value.join(", ") : String(value);
+    return NAMELESS.has(name) ? text : `${name.replaceAll("_", " ")} ${text}`;
+  });
+  return words.join(" · ");
+}
