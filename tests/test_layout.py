@@ -22,8 +22,8 @@ RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
-    ("auth", "proxy", "metrics", "terminal"),
-    ("health", "relay", "client", "server"),
+    ("auth", "proxy", "metrics", "terminal", "hooks", "admin"),
+    ("health", "relay", "client", "server", "top"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
 )
