@@ -167,6 +167,10 @@ def _user_refused(event: events.UserRefused) -> None:
     _bursts.users.warning(log, "turned %s away: %s", format_address(event.user), event.reason)
 
 
+def _udp_user_came(event: events.UdpUserCame) -> None:
+    _log_of("udp", event.proxy).debug("user %s has come", format_address(event.user))
+
+
 def _datagrams_dropped(event: events.DatagramsDropped) -> None:
     _log_of("udp", event.proxy).debug("%d datagrams were dropped", event.count)
 
@@ -222,6 +226,7 @@ _TOLD: _Told = {
     events.UserAnswered: (logging.DEBUG, _user_answered),
     events.UserLeft: (logging.DEBUG, _user_left),
     events.UserRefused: (logging.WARNING, _user_refused),
+    events.UdpUserCame: (logging.DEBUG, _udp_user_came),
     events.DatagramsDropped: (logging.DEBUG, _datagrams_dropped),
     events.ServiceUnreachable: (logging.WARNING, _service_unreachable),
     events.ServiceReached: (logging.INFO, _service_reached),

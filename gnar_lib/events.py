@@ -249,6 +249,15 @@ class UserRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UdpUserCame(Event):
+    """A user of a UDP proxy has sent a datagram: the first one, or the first after a long silence."""
+
+    side: Side
+    proxy: str
+    user: Address
+
+
+@dataclass(frozen=True, slots=True)
 class DatagramsDropped(Event):
     """So many datagrams of a UDP proxy were not passed on since the last such event, a second ago or more."""
 

@@ -176,6 +176,10 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         events.UserRefused("blog", "tcp", USER, "this server has 9 users already (max-users)"),
         "WARNING TCP [blog] turned 192.0.2.1:4000 away: this server has 9 users already (max-users)",
     ),
+    (
+        events.UdpUserCame(Side.SERVER, "dns", USER),
+        "DEBUG UDP [dns] user 192.0.2.1:4000 has come",
+    ),
     (events.DatagramsDropped(Side.SERVER, "dns", 7), "DEBUG UDP [dns] 7 datagrams were dropped"),
     (
         events.ServiceUnreachable("blog", "tcp", "refused", again=False),

@@ -133,12 +133,15 @@ class DatagramSocket:
     A socket on a wildcard address answers each peer from the local address to which the peer wrote. It needs
     `recvmsg` and `sendmsg` for that, which cost 0.3 us more each; a socket on one address does not.
 
-    `before_close` is called by `close`, while the socket is still open.
+    `before_close` is called by `close`, while the socket is still open. `on_come` and `on_gone` are told of
+    each peer that begins to write, and of each that has not written for long; they must not wait.
     """
 
     def __init__(self, sock: socket.socket, before_close: Callable[[], None] | None = None) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self.on_come: Callable[[Sockaddr], None] | None = None
+        self.on_gone: Callable[[], None] | None = None
         self._peers = PeerTable(MAX_PEERS, PEER_AGE_S, self._forget)  # who has written lately
         self._by_address: dict[Sockaddr, _Peer] = {}  # the same, by the kernel's address
         self._reader = Reader(sock)
@@ -294,10 +297,14 @@ class DatagramSocket:
             self._peers.end(peer.packed)
         self._by_address[address] = peer
         self._peers.add(peer.packed, peer)
+        if self.on_come is not None:
+            self.on_come(address)
         return peer
 
     def _forget(self, _packed: bytes, peer: _Peer) -> None:
         del self._by_address[peer.address]
+        if self.on_gone is not None:
+            self.on_gone()
 
 
 def bind_udp(host: str, port: int, options: Iterable[SocketOption] = ()) -> DatagramSocket:

@@ -1,4 +1,4 @@
-"""How fast the bytes of meters and connections move: samples their counts once a second; knows nobody who reads.
+"""How fast the bytes of meters and connections move: samples their counts; knows nobody who reads.
 
 What carries bytes does nothing for it, and nothing is sampled unless somebody has started a `Sampler`.
 """

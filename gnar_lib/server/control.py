@@ -6,6 +6,7 @@ the client holds is freed in one place, `end`, however the control connection en
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ DISMISS_S = 2.0  # for a client to take note that it has been ended, before it i
 BY_ADMINISTRATOR = "ended by an administrator"
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
+_numbers = itertools.count(1)
 _log = logger.get("control")
 
 
@@ -65,6 +67,7 @@ class Control:
         on_end: Callable[[Control], None],
     ) -> None:
         shared = kept.shared
+        self.number = next(_numbers)  # the same when the client comes back before its end was noticed
         self.conn = conn
         self.peer = peer
         self.session = peer.session  # the login session; None for a Go client
@@ -260,6 +263,11 @@ class Control:
         emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
 
     @property
+    def is_there(self) -> bool:
+        """Whether this is the client's present control connection."""
+        return not (self._is_ended or self._is_replaced)
+
+    @property
     def ingresses(self) -> list[Ingress]:
         """The ports that the client's proxies have at the moment."""
         return [*self._ingresses.values()]
@@ -281,6 +289,7 @@ class Control:
 
         Users who come meanwhile wait. A proxy for which the client does not ask again is closed soon.
         """
+        self.number = older.number
         self._inherited.update(older.hand_over())
 
     def hand_over(self) -> dict[tuple[str, int], Ingress]:

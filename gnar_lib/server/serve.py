@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import gevent
 
@@ -12,7 +13,7 @@ from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig, changed_keys
 from gnar_lib.config.values import is_loopback
-from gnar_lib.errors import UsageError
+from gnar_lib.errors import ConfigError, ListenError, UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Listener, options
@@ -25,9 +26,13 @@ from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
 from gnar_lib.yamux.parting import parting
 
+if TYPE_CHECKING:
+    from gnar_lib.server.admin.serve import Admin
+
 EXPIRE_EVERY_S = 1.0
 LEAVE_S = 10.0  # for clients to connect to the process that has taken over
 LOOK_EVERY_S = 0.05
+ADMIN_WAIT_S = 5.0  # for the process that was replaced to close its admin port
 
 _log = logger.get("server")
 
@@ -39,6 +44,7 @@ class Server:
         self.shared = Shared(config)  # what all parts of this server have in common
         self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
         self.is_given = False  # `start_given` was called
+        self._admin: Admin | None = None  # while there is an admin port
 
     def start(self, predecessor: Predecessor | None = None) -> int:
         """Listen on the control port, or take it over from `predecessor`, and return it.
@@ -67,6 +73,23 @@ class Server:
         self.shared.crew.spawn(self._expire)
         return self.control_ingress.serve(Listener(control.sock))
 
+    def start_admin(self, wait_s: float = 0.0) -> None:
+        """Open the admin port if there is to be one; a port that is taken is tried again for `wait_s`.
+
+        Raises `ListenError`.
+        """
+        if self.shared.config.admin.port:
+            from gnar_lib.server.admin.serve import Admin  # loads what nothing else needs
+
+            admin = Admin(self.shared, self.control_ingress)
+            admin.start(wait_s)
+            self._admin = admin
+
+    def close_admin(self) -> None:
+        """Close the admin port, if there is one."""
+        if self._admin is not None:
+            self._admin.close()
+
     def _expire(self) -> None:
         """Once a second: close who waits too long for a data connection, to log in, or for a client."""
         while True:
@@ -90,8 +113,18 @@ class Server:
     def reload(self, config: ServerConfig) -> None:
         """Take new settings over, for logins and proxies to come; proxies that are open stay as they are."""
         before = self.shared.config
+        admin = replace(config.admin, port=before.admin.port, bind=before.admin.bind)
+        if admin.port and not is_loopback(admin.bind) and not admin.password:
+            raise ConfigError("admin-password: cannot go while the admin port can be reached from elsewhere")
         _apply(config)
-        self.shared.config = replace(config, port=before.port, bind=before.bind, udp_bind=before.udp_bind)
+        self.shared.config = replace(
+            config,
+            port=before.port,
+            bind=before.bind,
+            udp_bind=before.udp_bind,
+            admin=admin,
+            state_dir=before.state_dir,
+        )
         self.shared.places.limits = UserLimits(config.max_users, config.max_users_per_address)
         for control in self.control_ingress.clients:
             control.rights = Rights.of(config)
@@ -117,6 +150,7 @@ class Server:
         self.shared.users.kill()
         for control in [*self.control_ingress.clients]:
             control.end()
+        self.close_admin()
         self.shared.crew.kill()
 
     def status(self) -> str:
@@ -145,6 +179,8 @@ def _start(server: Server, config: ServerConfig, *, replaces: bool) -> int:
 
     Raises `GnarError`.
     """
+    if not replaces:
+        server.start_admin()
     if given := given_sockets():
         if replaces:
             raise UsageError("--replace: a server with sockets of systemd is restarted by systemctl restart")
@@ -153,9 +189,14 @@ def _start(server: Server, config: ServerConfig, *, replaces: bool) -> int:
         return server.start()
     predecessor = Predecessor.find(config)
     try:
-        return server.start(predecessor)
+        port = server.start(predecessor)
     finally:
         predecessor.close()
+    try:
+        server.start_admin(ADMIN_WAIT_S)
+    except ListenError as exc:  # the ports are this process's already, and users matter more
+        _log.error("no admin port: %s", exc)
+    return port
 
 
 def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, replaces: bool = False) -> int:
@@ -185,6 +226,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         emit(Stopping, Side.SERVER)
         offer.close()
         if server.control_ingress.is_left:
+            server.close_admin()  # the process that has taken over waits for the port
             server.wait_clients(LEAVE_S)
         else:
             server.stop_listening()

@@ -52,6 +52,11 @@ class ControlIngress:
         return listener.port
 
     @property
+    def listens(self) -> bool:
+        """Whether clients can come."""
+        return self._listener is not None and self._listener.sock.fileno() >= 0
+
+    @property
     def sock(self) -> socket.socket:
         """The socket that listens; raises `ListenError` before `start`."""
         if self._listener is None:

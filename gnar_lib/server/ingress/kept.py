@@ -135,6 +135,14 @@ class KeptPorts:
             self._close(kept, CloseReason.CLIENT_LEFT)
             pace.take(MESSAGE_S)
 
+    def drop(self, ingress: Ingress) -> None:
+        """Close a port for good, if it is one of these."""
+        key = ingress.proxy.kind, ingress.port
+        kept = self._kept.get(key)
+        if kept is not None and kept.ingress is ingress:
+            del self._kept[key]
+            self._close(kept, CloseReason.ENDED)
+
     def close(self) -> None:
         """Close them all: the server stops, or another process has them."""
         while self._kept:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from gnar_lib.net import Crew, Datagram, DatagramSocket
+from gnar_lib.events import Side, UdpUserCame, emit
+from gnar_lib.net import Crew, Datagram, DatagramSocket, Sockaddr
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.proxy.share import share
 from gnar_lib.server.udp_proxy import UdpProxy
@@ -29,6 +30,8 @@ class UdpIngress:
         self.session_s = session_s
         self._socket = sock
         self._crew = crew
+        sock.on_come = self._on_come
+        sock.on_gone = proxy.meter.end_session
         self.set_session(session_s)
 
     def set_session(self, session_s: float | None) -> None:
@@ -75,6 +78,10 @@ class UdpIngress:
         """Receive and send nothing more. More than once does no harm."""
         self._socket.close()
         self.proxy.close()
+
+    def _on_come(self, user: Sockaddr) -> None:
+        self.proxy.meter.begin_session()
+        emit(UdpUserCame, Side.SERVER, self.proxy.name, user)
 
     def _on_datagrams(self, datagrams: list[Datagram]) -> None:
         """Pass on what users have sent in this turn of the loop; pause if users of TCP need the time."""

@@ -1,0 +1,140 @@
+"""The events of this process, for those who read them as they happen and for those who come later.
+
+An event is kept as it is, and becomes text when the first reader wants it. Events of users are many: they are
+not even made while nobody reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import gevent
+import gevent.event
+
+from gnar_lib import events
+from gnar_lib.eventdata import BY_NAME, name_of, to_fields
+from gnar_lib.events import Event
+from gnar_lib.http import Send
+
+OF_USERS = frozenset(
+    {events.UserCame, events.UserConnected, events.UserAnswered, events.UserLeft, events.UdpUserCame}
+)
+NOTEWORTHY = tuple(event_type for event_type in events.ALL if event_type not in OF_USERS)
+KEPT = 100  # noteworthy events for those who come later
+KEPT_OF_USERS = 2000  # for readers who are slow
+PAUSE_S = 0.1  # between two looks: many events are sent together
+
+
+class Happened:
+    """An event that has happened, and its text once somebody wants it."""
+
+    __slots__ = ("_event", "_text", "at", "number")
+
+    def __init__(self, event: Event, number: int) -> None:
+        self.at = time.time()
+        self.number = number
+        self._event = event
+        self._text = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its type."""
+        return name_of(type(self._event))
+
+    @property
+    def text(self) -> str:
+        """The event in JSON."""
+        if not self._text:
+            shown = {"event": self.name, "at": round(self.at, 3), **to_fields(self._event)}
+            self._text = json.dumps(shown, separators=(",", ":"), ensure_ascii=False)
+        return self._text
+
+
+class Feed:
+    """The events from `start` to `close`."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Happened] = deque(maxlen=KEPT)  # noteworthy ones
+        self._users: deque[Happened] = deque(maxlen=KEPT_OF_USERS)
+        self._number = 0  # of the last event
+        self._readers_of_users = 0
+        self._news: gevent.event.Event = gevent.event.Event()
+        self._subscribed: list[tuple[type[Event], Callable[[Any], None]]] = []
+
+    def start(self) -> None:
+        """Take in noteworthy events from now on."""
+        self._subscribe(NOTEWORTHY, self._kept)
+
+    def close(self) -> None:
+        """Take in no more events."""
+        self._unsubscribe(NOTEWORTHY)
+
+    def _subscribe(self, types: Iterable[type[Event]], kept: deque[Happened]) -> None:
+        for event_type in types:
+            listener = partial(self._take_in, kept)
+            self._subscribed.append((event_type, listener))
+            events.subscribe(event_type, listener)
+
+    def _unsubscribe(self, types: Iterable[type[Event]]) -> None:
+        gone = set(types)
+        for event_type, listener in [each for each in self._subscribed if each[0] in gone]:
+            events.unsubscribe(event_type, listener)
+        self._subscribed = [each for each in self._subscribed if each[0] not in gone]
+
+    def _take_in(self, kept: deque[Happened], event: Event) -> None:
+        self._number += 1
+        kept.append(Happened(event, self._number))
+        self._news.set()
+
+    @property
+    def number(self) -> int:
+        """The number of the last event."""
+        return self._number
+
+    def since(self, number: int) -> list[Happened]:
+        """Return the noteworthy events behind that of this number."""
+        return _behind(self._kept, number)
+
+    def send_all(self, send: Send, wanted: frozenset[type[Event]], number: int) -> None:
+        """Send the events of the `wanted` types, behind that of this number, until the reader has gone."""
+        with self._reading_of_users(not wanted.isdisjoint(OF_USERS)):
+            while True:
+                fresh = [*_behind(self._kept, number), *_behind(self._users, number)]
+                for each in sorted(fresh, key=lambda happened: happened.number):
+                    if BY_NAME[each.name] in wanted:
+                        send(each.name, each.text, str(each.number))
+                number = self._number if not fresh else max(each.number for each in fresh)
+                self._news.clear()
+                if number == self._number:
+                    self._news.wait()
+                gevent.sleep(PAUSE_S)
+
+    @contextmanager
+    def _reading_of_users(self, reads: bool) -> Iterator[None]:
+        """Take in events of users during the block, if somebody `reads` them."""
+        self._readers_of_users += reads
+        if reads and self._readers_of_users == 1:
+            self._subscribe(OF_USERS, self._users)
+        try:
+            yield
+        finally:
+            self._readers_of_users -= reads
+            if reads and not self._readers_of_users:
+                self._unsubscribe(OF_USERS)
+                self._users.clear()
+
+
+def _behind(kept: deque[Happened], number: int) -> list[Happened]:
+    """Return what has a higher number; the last ones are looked at first."""
+    found = []
+    for each in reversed(kept):
+        if each.number <= number:
+            break
+        found.append(each)
+    return found[::-1]

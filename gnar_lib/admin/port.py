@@ -1,0 +1,104 @@
+"""The admin port: listens, and serves what every process has there, beside the routes of the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gevent
+
+from gnar_lib import logger
+from gnar_lib.admin.access import Access
+from gnar_lib.config import AdminConfig
+from gnar_lib.errors import PortTakenError, UnsupportedError
+from gnar_lib.http import HTTPError, Limits, Request, Response, Routes, Service
+from gnar_lib.metrics import Metrics
+from gnar_lib.net import Crew, Listener, listen
+from gnar_lib.net.descriptors import descriptors
+
+MAX_CONNS = 1200
+RETRY_S = 0.1
+# Of a page that shows this port: nothing from elsewhere, nothing inline, in no frame.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    ("Content-Security-Policy", POLICY),
+    ("Cache-Control", "no-store"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+)
+
+_log = logger.get("admin")
+
+
+class AdminPort:
+    """The port at which people and programs watch, and maybe steer, this process.
+
+    `read` returns the settings, which a reload may change. `is_ready` tells whether the process does what it
+    is for. `routes` may be added to.
+    """
+
+    def __init__(
+        self, read: Callable[[], AdminConfig], metrics: Metrics, is_ready: Callable[[], bool]
+    ) -> None:
+        self.access = Access(read)
+        self.routes = Routes()
+        self.crew = Crew("admin")  # a greenlet for each connection
+        self._read = read
+        self._metrics = metrics
+        self._is_ready = is_ready
+        self._listener: Listener | None = None
+        most = min(MAX_CONNS, max(descriptors.limit // 8, 1))  # whoever watches does not shut users out
+        self._service = Service(
+            self.routes,
+            guard=self.access.check,
+            headers=HEADERS,
+            limits=Limits(connections=most, streams=max(most - most // 6, 1)),
+            log=_log,
+        )
+        self.routes.add("GET", "/healthz", lambda _: Response(200, b"ok\n"))
+        self.routes.add("GET", "/readyz", self._show_ready)
+        self.routes.add("GET", "/metrics", self._show_metrics)
+
+    def start(self, wait_s: float = 0.0) -> int:
+        """Listen and serve; return the port. Raises `ListenError`.
+
+        A port that another process has is tried again for `wait_s`: that process is about to end.
+        """
+        config, until_s = self._read(), time.monotonic() + wait_s
+        while self._listener is None:
+            try:
+                self._listener = listen(config.bind, config.port)
+            except PortTakenError:
+                if time.monotonic() >= until_s:
+                    raise
+                gevent.sleep(RETRY_S)
+        self._metrics.start()
+        self._listener.serve(self.crew, self._service.serve)
+        _log.info("listening on port %d%s", self._listener.port, f" of {config.bind}" if config.bind else "")
+        return self._listener.port
+
+    def close(self) -> None:
+        """Listen no more, and end all connections."""
+        if self._listener is not None:
+            self._listener.close()
+            self._metrics.close()
+        self._service.close()
+        self.crew.kill()
+
+    # ---- what every process answers ------------------------------------------------------------------------
+
+    def _show_ready(self, _request: Request) -> Response:
+        return Response(200, b"ok\n") if self._is_ready() else Response(503, b"not ready\n")
+
+    def _show_metrics(self, request: Request) -> Response:
+        try:
+            content_type, body = self._metrics.render(request.headers.get("accept", ""))
+        except UnsupportedError as exc:
+            raise HTTPError(501, str(exc)) from exc
+        return Response(200, body, content_type)

@@ -1,0 +1,210 @@
+"""The API of a server: what may be asked and ended, as `openapi.json` describes it, and the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+from gnar_lib import __version__
+from gnar_lib.admin.access import Access, Role
+from gnar_lib.admin.feed import NOTEWORTHY, Feed
+from gnar_lib.eventdata import BY_NAME
+from gnar_lib.events import Event
+from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, StaticFiles
+from gnar_lib.http.message import Handler
+from gnar_lib.server.admin.live import Live
+from gnar_lib.server.admin.registry import ProxyEntry
+from gnar_lib.server.admin.view import MAX_ROWS, SORTS, View, Wanted
+from gnar_lib.server.control import BY_ADMINISTRATOR
+
+MAX_LIVE = 32  # streams of the panel: each costs the server a bit of time each second
+MAX_TEXT = 200  # characters of a filter
+_DIGITS = re.compile("[0-9]{1,18}")
+PACKAGE, FOLDER = "gnar_lib.server.admin", "static"
+
+
+class API:
+    """Answers requests about one server."""
+
+    def __init__(self, view: View, feed: Feed, access: Access) -> None:
+        self._view = view
+        self._feed = feed
+        self._access = access
+        self._live = Live(view, feed)
+        self._files = StaticFiles(PACKAGE, FOLDER)
+
+    def add_to(self, routes: Routes) -> None:
+        """Add all routes."""
+        handlers: dict[str, Handler] = {
+            "/": self._page,
+            "/static/{name}": self._files.serve,
+            "/api/openapi.json": _description,
+            "/api/v1/server": self._server,
+            "/api/v1/clients": self._clients,
+            "/api/v1/proxies": self._proxies,
+            "/api/v1/connections": self._connections,
+            "/api/v1/events": self._events,
+            "/api/v1/live": self._stream,
+        }
+        for path, handler in handlers.items():
+            routes.add("GET", path, handler)
+        routes.add("DELETE", "/api/v1/clients/{id}", self._end_client)
+        routes.add("DELETE", "/api/v1/proxies/{id}", self._end_proxy)
+        routes.add("DELETE", "/api/v1/connections/{id}", self._end_connection)
+        routes.add("POST", "/api/v1/login", self._log_in)
+        routes.add("POST", "/api/v1/logout", self._log_out)
+        routes.add("POST", "/admin/tunnel/close", self._close_tunnel)
+
+    # ---- the page, and who looks at it ---------------------------------------------------------------------
+
+    def _page(self, request: Request) -> Response:
+        return self._files.serve(request, "index.html")
+
+    def _log_in(self, request: Request) -> Response:
+        body = request.json()
+        password = body.get("password") if isinstance(body, dict) else None
+        if not isinstance(password, str):
+            raise HTTPError(400, 'the body has to be {"password": "..."}')
+        return Response(204, headers=[self._access.log_in(request, password)])
+
+    def _log_out(self, request: Request) -> Response:
+        return Response(204, headers=[self._access.log_out(request)])
+
+    # ---- what there is -------------------------------------------------------------------------------------
+
+    def _server(self, request: Request) -> Response:
+        self._view.registry.look()
+        return Response.json({**self._view.server(), **_role(request)})
+
+    def _clients(self, _request: Request) -> Response:
+        self._view.registry.look()
+        return Response.json({"clients": self._view.clients()})
+
+    def _proxies(self, _request: Request) -> Response:
+        self._view.registry.look()
+        return Response.json({"proxies": self._view.proxies()})
+
+    def _connections(self, request: Request) -> Response:
+        self._view.registry.look()
+        return Response.json(self._view.connections(self._wanted(request)))
+
+    def _wanted(self, request: Request) -> Wanted:
+        """Return which connections a request asks for. Raises `HTTPError`."""
+        query = request.query
+        proxy = query.get("proxy", "")
+        if proxy and proxy not in self._view.registry.proxies:
+            raise HTTPError(404, "there is no such proxy")
+        return Wanted(
+            proxy,
+            query.get("filter", "")[:MAX_TEXT],
+            _one_of(query, "sort", [*SORTS]),
+            _one_of(query, "order", ["asc", "desc"]) == "desc",
+            _number(query, "limit", 100, MAX_ROWS),
+            _number(query, "offset", 0, 2**53),
+        )
+
+    # ---- what happens --------------------------------------------------------------------------------------
+
+    def _events(self, request: Request) -> EventStream:
+        wanted = _types(request.query.get("only", ""))
+        last = request.headers.get("last-event-id", "")
+        number = int(last) if _DIGITS.fullmatch(last) else self._feed.number
+        return EventStream(lambda send: self._feed.send_all(send, wanted, number))
+
+    def _stream(self, request: Request) -> EventStream:
+        if self._live.readers >= MAX_LIVE:
+            raise HTTPError(503, "too many pages are open", [("Retry-After", "5")])
+        self._view.registry.look()
+        wanted = self._wanted(request) if request.query.get("proxy") else None
+        only = _one_of(request.query, "only", ["", "connections"]) == "connections"
+        role = _role(request)
+        return EventStream(lambda send: self._live.run(send, role, wanted, connections_only=only))
+
+    # ---- what may be ended ---------------------------------------------------------------------------------
+
+    def _end_connection(self, _request: Request, id: str) -> Response:  # noqa: A002  (the name in the path)
+        connection = self._view.find_connection(id)
+        if connection is None:
+            raise HTTPError(404, "there is no such connection, or no longer")
+        connection.end(BY_ADMINISTRATOR)
+        return Response(204)
+
+    def _end_proxy(self, _request: Request, id: str) -> Response:  # noqa: A002
+        self._view.registry.look()
+        entry = self._view.registry.proxies.get(id)
+        if entry is None or entry.ingress is None:
+            raise HTTPError(404, "there is no such proxy, or no longer")
+        self._end(entry)
+        return Response(204)
+
+    def _end(self, entry: ProxyEntry) -> None:
+        if entry.ingress is None:
+            return
+        if entry.client is not None and entry.client.control is not None:
+            entry.client.control.end_proxy(entry.ingress)
+        else:
+            self._view.drop_kept(entry.ingress)
+        self._view.registry.look()
+
+    def _end_client(self, _request: Request, id: str) -> Response:  # noqa: A002
+        self._view.registry.look()
+        entry = self._view.registry.clients.get(id)
+        if entry is None or entry.control is None:
+            raise HTTPError(404, "there is no such client, or no longer")
+        entry.control.dismiss()
+        return Response(204)
+
+    def _close_tunnel(self, request: Request) -> Response:
+        """End the proxies at a port, as the Go program does."""
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):
+            raise HTTPError(400, 'the body has to be {"port": 9000}') from None
+        port = body.get("port") if isinstance(body, dict) else None
+        if not isinstance(port, int) or isinstance(port, bool):
+            raise HTTPError(400, 'the body has to be {"port": 9000}')
+        self._view.registry.look()
+        there = [each for each in self._view.registry.proxies.values() if each.port == port and each.ingress]
+        if not there:
+            raise HTTPError(404, f"no proxy has port {port}")
+        for entry in there:
+            self._end(entry)
+        return Response(200, b"Close tunnel success")
+
+
+def _description(_request: Request) -> Response:
+    """Return the description of this API, in OpenAPI 3.1."""
+    described = json.loads((files(PACKAGE) / "openapi.json").read_bytes())
+    described["info"]["version"] = __version__
+    return Response.json(described)
+
+
+def _role(request: Request) -> dict[str, Any]:
+    return {"may_change": request.context["role"] is Role.ADMIN}
+
+
+def _one_of(query: Any, name: str, words: list[str]) -> str:
+    """Return a parameter that has to be one of some words, the first of which is the default."""
+    value = str(query.get(name, words[0]))
+    if value not in words:
+        raise HTTPError(400, f"{name} has to be one of {', '.join(words)}")
+    return value
+
+
+def _number(query: Any, name: str, default: int, most: int) -> int:
+    text = str(query.get(name, default))
+    if not _DIGITS.fullmatch(text) or int(text) > most:
+        raise HTTPError(400, f"{name} has to be a number from 0 to {most}")
+    return int(text)
+
+
+def _types(names: str) -> frozenset[type[Event]]:
+    """Return the types of events whose names are given, separated by commas; without names, those of note."""
+    if not names:
+        return frozenset(NOTEWORTHY)
+    unknown = [name for name in names.split(",") if name not in BY_NAME]
+    if unknown:
+        raise HTTPError(400, f"only: there is no event {unknown[0][:50]!r}")
+    return frozenset(BY_NAME[name] for name in names.split(","))

@@ -1,0 +1,115 @@
+"""The stream on which the panel lives: the state of the server once a second, and events as they happen.
+
+The first state holds everything; each later one what has changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gevent
+
+from gnar_lib.admin.feed import Feed
+from gnar_lib.http import Send
+from gnar_lib.pio.rates import STEP_S
+from gnar_lib.server.admin.view import JSON, View, Wanted
+
+LOOK_S = STEP_S
+
+
+class Live:
+    """What readers of all streams have in common: the state is made once for all of them."""
+
+    def __init__(self, view: View, feed: Feed) -> None:
+        self.readers = 0
+        self.view = view
+        self.feed = feed
+        self._sample = -1  # of which the state is
+        self._clients: dict[str, JSON] = {}
+        self._proxies: dict[str, JSON] = {}
+
+    def look(self) -> tuple[dict[str, JSON], dict[str, JSON]]:
+        """Return clients and proxies by id, as of the last sample; not to be changed."""
+        if self._sample != self.view.sampler.samples:
+            self._sample = self.view.sampler.samples
+            self._clients = {client["id"]: client for client in self.view.clients()}
+            self._proxies = {proxy["id"]: proxy for proxy in self.view.proxies(with_charts=False)}
+        return self._clients, self._proxies
+
+    def run(self, send: Send, role: JSON, wanted: Wanted | None, *, connections_only: bool) -> None:
+        """Send until the reader has gone; `wanted` connections are in each state."""
+        self.readers += 1
+        try:
+            if connections_only:
+                self._send_connections(send, role, wanted or Wanted())
+            else:
+                _Reader(self, send, role, wanted).run()
+        finally:
+            self.readers -= 1
+
+    def _send_connections(self, send: Send, role: JSON, wanted: Wanted) -> None:
+        while True:
+            connections = self.view.connections(wanted)
+            send("state", _json({"server": {**self.view.server(), **role}, "connections": connections}))
+            gevent.sleep(LOOK_S)
+
+
+class _Reader:
+    """One reader of everything, and what it has been sent."""
+
+    def __init__(self, live: Live, send: Send, role: JSON, wanted: Wanted | None) -> None:
+        self._live = live
+        self._send = send
+        self._role = role
+        self._wanted = wanted
+        self._clients: dict[str, JSON] = {}
+        self._proxies: dict[str, JSON] = {}
+        self._points_until = live.view.sampler.until  # when the last point ends that the reader has
+        self._number = 0  # of the last event that was sent
+
+    def run(self) -> None:
+        self._send_state(is_first=True)
+        while True:
+            for happened in self._live.feed.since(self._number):
+                self._send("happened", happened.text)
+                self._number = happened.number
+            gevent.sleep(LOOK_S)
+            self._send_state(is_first=False)
+
+    def _send_state(self, *, is_first: bool) -> None:
+        view = self._live.view
+        clients, proxies = self._live.look()
+        changed = [proxy for key, proxy in proxies.items() if self._proxies.get(key) != proxy]
+        state: JSON = {
+            "server": {**view.server(), **self._role},
+            "clients": [client for key, client in clients.items() if self._clients.get(key) != client],
+            "proxies": self._with_charts(changed, proxies),
+            "connections": None if self._wanted is None else view.connections(self._wanted),
+        }
+        if not is_first:
+            gone = [*(self._clients.keys() - clients.keys()), *(self._proxies.keys() - proxies.keys())]
+            state["removed"] = gone
+        self._clients, self._proxies = clients, proxies
+        self._send("state", _json(state))
+
+    def _with_charts(self, changed: list[JSON], proxies: dict[str, JSON]) -> list[JSON]:
+        """Return proxies with what is new of their charts: the chart, or the point that has come since."""
+        view = self._live.view
+        entries = view.registry.proxies
+        has_point = view.sampler.until != self._points_until
+        self._points_until = view.sampler.until
+        shown = {proxy["id"]: proxy for proxy in changed}
+        for key in [*shown, *(proxies if has_point else ())]:
+            if key not in entries:
+                continue
+            if key not in self._proxies:
+                chart = view.chart(entries[key])
+                shown[key] = {**proxies[key], "chart": chart}
+            elif has_point and (point := view.point(entries[key])) is not None:
+                shown[key] = {**proxies[key], "point": point}
+        return [*shown.values()]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,198 @@
+"""The clients and proxies of a server as somebody who watches knows them, also those that are gone.
+
+Looks at the server when asked to, and hears of ends by events. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gnar_lib import events
+from gnar_lib.events import ClientGone, ProxyClosed, Side
+from gnar_lib.net import format_address
+from gnar_lib.pio.meter import Meter
+from gnar_lib.server.control import Control
+from gnar_lib.server.ingress.control import ControlIngress
+from gnar_lib.server.ingress.kept import Ingress
+
+GONE_S = 86_400.0  # for which what is gone is listed
+MAX_GONE = 1000  # clients, and proxies, that are gone; those that went first are forgotten first
+
+
+@dataclass(slots=True, eq=False)
+class ClientEntry:
+    """A client. Times are in Unix seconds."""
+
+    id: str
+    client_id: str  # by which the client itself says that it is the same; empty for a Go client
+    version: str
+    is_multiplexed: bool
+    since: float
+    address: str
+    control: Control | None  # None: the client is gone
+    proxies: list[ProxyEntry] = field(default_factory=list)
+    gone_at: float | None = None
+    reason: str = ""  # why the client is gone
+
+
+@dataclass(slots=True, eq=False)
+class ProxyEntry:
+    """A proxy. Times are in Unix seconds."""
+
+    id: str
+    name: str
+    kind: str
+    port: int
+    meter: Meter
+    since: float
+    ingress: Ingress | None  # None: the proxy is gone
+    client: ClientEntry | None = None  # None: the client is away, and the port is kept
+    is_waiting: bool = False  # the client is away, or has come back and not asked for the proxy yet
+    gone_at: float | None = None
+    reason: str = ""  # why the proxy is gone
+
+
+class Registry:
+    """Everything that is there, and that was there within a day."""
+
+    def __init__(self, ingress: ControlIngress, clock: Callable[[], float] = time.time) -> None:
+        self.clients: dict[str, ClientEntry] = {}  # by id, those that are gone first
+        self.proxies: dict[str, ProxyEntry] = {}
+        self._ingress = ingress
+        self._clock = clock
+        self._by_address: dict[str, ClientEntry] = {}  # those that are there
+        # What is gone, and will be forgotten when the same comes back.
+        self._gone_clients: dict[str, ClientEntry] = {}
+        self._gone_proxies: dict[tuple[str, str, int], ProxyEntry] = {}
+        self._reasons: dict[tuple[str, int], str] = {}  # why proxies were closed, since the last look
+
+    def start(self) -> None:
+        """Hear of ends from now on."""
+        events.subscribe(ClientGone, self._on_client_gone)
+        events.subscribe(ProxyClosed, self._on_proxy_closed)
+
+    def close(self) -> None:
+        """End what `start` began."""
+        events.unsubscribe(ClientGone, self._on_client_gone)
+        events.unsubscribe(ProxyClosed, self._on_proxy_closed)
+
+    def look(self) -> None:
+        """Take in what has changed."""
+        now = self._clock()
+        seen: set[str] = set()
+        for control in self._ingress.clients:
+            if control.is_there:
+                client = self._look_at_client(control, now)
+                seen.add(client.id)
+        for entry, is_waiting in self._look_at_proxies(now):
+            entry.is_waiting = is_waiting
+            seen.add(entry.id)
+        for each in [each for each in self.proxies.values() if each.ingress and each.id not in seen]:
+            self._end_proxy(each, now)
+        for client in [each for each in self.clients.values() if each.control and each.id not in seen]:
+            self._end_client(client, now, "")
+        self._reasons.clear()
+        self._forget(now)
+
+    # ---- what is there -------------------------------------------------------------------------------------
+
+    def _look_at_client(self, control: Control, now: float) -> ClientEntry:
+        entry_id, address = f"c{control.number}", format_address(control.address)
+        entry = self.clients.get(entry_id)
+        if entry is None or entry.control is None:
+            if gone := self._gone_clients.pop(control.client_id, None):  # it is there again
+                self.clients.pop(gone.id, None)
+            is_multiplexed = control.mux is not None
+            version = control.peer.version
+            entry = ClientEntry(entry_id, control.client_id, version, is_multiplexed, now, address, control)
+            self.clients[entry_id] = entry
+        elif entry.control is not control:  # the client has come back
+            self._by_address.pop(entry.address, None)
+            entry.control, entry.address = control, address
+        self._by_address[address] = entry
+        return entry
+
+    def _look_at_proxies(self, now: float) -> Iterator[tuple[ProxyEntry, bool]]:
+        """Yield each proxy, and whether it waits for its client."""
+        for control in self._ingress.clients:
+            client = self.clients.get(f"c{control.number}")
+            if client is None or client.control is not control:
+                continue
+            client.proxies = []
+            asked_for = len(control.ingresses)
+            for number, ingress in enumerate(control.held):
+                entry = self._entry_of(ingress, now)
+                entry.client = client
+                client.proxies.append(entry)
+                yield entry, number >= asked_for
+        for kept in self._ingress.kept.all:
+            entry = self._entry_of(kept.ingress, now)
+            entry.client = None
+            yield entry, True
+
+    def _entry_of(self, ingress: Ingress, now: float) -> ProxyEntry:
+        proxy = ingress.proxy
+        entry_id = f"p{proxy.meter.number}"
+        entry = self.proxies.get(entry_id)
+        if entry is None:
+            if gone := self._gone_proxies.pop((proxy.name, proxy.kind, ingress.port), None):
+                self.proxies.pop(gone.id, None)
+            entry = ProxyEntry(entry_id, proxy.name, proxy.kind, ingress.port, proxy.meter, now, ingress)
+            self.proxies[entry_id] = entry
+        return entry
+
+    # ---- what has gone -------------------------------------------------------------------------------------
+
+    def _on_proxy_closed(self, event: ProxyClosed) -> None:
+        if event.side is Side.SERVER:
+            self._reasons[event.kind, event.port] = event.reason.value
+
+    def _on_client_gone(self, event: ClientGone) -> None:
+        now = self._clock()
+        entry = self._by_address.get(format_address(event.client))
+        if entry is None:  # it came within the last second
+            control = next((each for each in self._ingress.clients if each.address == event.client), None)
+            if control is None:
+                return
+            entry = self._look_at_client(control, now)
+        self._end_client(entry, now, event.reason)
+
+    def _end_client(self, entry: ClientEntry, now: float, reason: str) -> None:
+        self._by_address.pop(entry.address, None)
+        entry.control, entry.gone_at, entry.reason = None, now, reason
+        self.clients[entry.id] = self.clients.pop(entry.id)  # behind those that went before
+        if entry.client_id:
+            self._gone_clients[entry.client_id] = entry
+
+    def _end_proxy(self, entry: ProxyEntry, now: float) -> None:
+        entry.ingress, entry.gone_at, entry.is_waiting = None, now, False
+        entry.reason = self._reasons.get((entry.kind, entry.port), "")
+        self.proxies[entry.id] = self.proxies.pop(entry.id)
+        self._gone_proxies[entry.name, entry.kind, entry.port] = entry
+
+    def _forget(self, now: float) -> None:
+        """Forget what has been gone for too long, and the first of what is too much."""
+        for client in _too_many([each for each in self.clients.values() if each.control is None], now):
+            del self.clients[client.id]
+            if self._gone_clients.get(client.client_id) is client:
+                del self._gone_clients[client.client_id]
+        for proxy in _too_many([each for each in self.proxies.values() if each.ingress is None], now):
+            del self.proxies[proxy.id]
+            key = proxy.name, proxy.kind, proxy.port
+            if self._gone_proxies.get(key) is proxy:
+                del self._gone_proxies[key]
+
+
+Entry = TypeVar("Entry", ClientEntry, ProxyEntry)
+
+
+def _too_many(gone: list[Entry], now: float) -> list[Entry]:
+    """Return those that are to be forgotten, of what is gone; what went first is first."""
+    return [
+        entry
+        for number, entry in enumerate(gone)
+        if number < len(gone) - MAX_GONE or now - (entry.gone_at or now) > GONE_S
+    ]

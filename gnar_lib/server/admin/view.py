@@ -1,0 +1,210 @@
+"""What there is at a server, as values for JSON: the objects of the API, which docs/admin.md describes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gnar_lib import __version__
+from gnar_lib.errors import GnarError
+from gnar_lib.net import format_address
+from gnar_lib.net.descriptors import descriptors
+from gnar_lib.pio.meter import LiveConnection, Meter
+from gnar_lib.pio.rates import STEP_S, STEPS_OF_POINT, Sampler
+from gnar_lib.server.admin.registry import ClientEntry, ProxyEntry, Registry
+from gnar_lib.server.ingress.control import ControlIngress
+from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.shared import Shared
+
+MAX_ROWS = 1000  # connections in one answer
+SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "age": lambda row: -row["since"],
+    "user": lambda row: row["user"],
+    "up": lambda row: row["bytes_up"],
+    "down": lambda row: row["bytes_down"],
+    "rate": lambda row: row["rate_up"] + row["rate_down"],
+    "idle": lambda row: row["idle_s"],
+}
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which live connections are to be shown, and in which order."""
+
+    proxy: str = ""  # the id of their proxy; empty for all
+    text: str = ""  # that the user's address contains
+    sort: str = "age"  # one of `SORTS`
+    is_descending: bool = False
+    limit: int = 100
+    offset: int = 0
+
+
+class View:
+    """Reads a server, and what `Registry` and `Sampler` know of it."""
+
+    def __init__(self, shared: Shared, ingress: ControlIngress, lag_s: Callable[[], float]) -> None:
+        self.registry = Registry(ingress)
+        self.sampler = Sampler(shared.meter, self._meters)
+        self._shared = shared
+        self._ingress = ingress
+        self._lag_s = lag_s
+        self._started_at = time.time()
+        self._began_s = time.monotonic()
+
+    def _meters(self) -> list[Meter]:
+        self.registry.look()
+        return [entry.meter for entry in self.registry.proxies.values() if not entry.meter.is_over]
+
+    # ---- the whole -----------------------------------------------------------------------------------------
+
+    def server(self) -> JSON:
+        """Return the figures of the whole server."""
+        shared, totals, total = self._shared, self._shared.meter.totals(), self.sampler.total
+        there = [entry for entry in self.registry.proxies.values() if entry.ingress is not None]
+        return {
+            "version": __version__,
+            "port": self._port(),
+            "started_at": round(self._started_at, 3),
+            "now": round(time.time(), 3),
+            "clients": sum(entry.control is not None for entry in self.registry.clients.values()),
+            "proxies": len(there),
+            "users": len(shared.users),
+            "users_total": totals.users_total,
+            "udp_users": totals.sessions,
+            "bytes_up": totals.up,
+            "bytes_down": totals.down,
+            "rate_up": round(total.rate_up),
+            "rate_down": round(total.rate_down),
+            "udp_dropped": totals.dropped,
+            "descriptors": descriptors.taken,
+            "descriptors_limit": descriptors.limit,
+            "loop_lag_s": round(self._lag_s(), 4),
+        }
+
+    def _port(self) -> int:
+        try:
+            return int(self._ingress.sock.getsockname()[1])
+        except (GnarError, OSError):  # the server does not listen yet, or no longer
+            return self._shared.config.port
+
+    def drop_kept(self, ingress: Ingress) -> None:
+        """Close a port that is kept for a client which is away, if it still is."""
+        self._ingress.kept.drop(ingress)
+
+    # ---- clients and proxies -------------------------------------------------------------------------------
+
+    def clients(self) -> list[JSON]:
+        """Return all clients, also those that are gone."""
+        return [client(entry) for entry in self.registry.clients.values()]
+
+    def proxies(self, *, with_charts: bool = True) -> list[JSON]:
+        """Return all proxies, also those that are gone."""
+        return [self.proxy(entry, with_chart=with_charts) for entry in self.registry.proxies.values()]
+
+    def proxy(self, entry: ProxyEntry, *, with_chart: bool = True) -> JSON:
+        """Return one proxy."""
+        meter, course = entry.meter, self.sampler.course(entry.meter)
+        totals = meter.totals()
+        shown: JSON = {
+            "id": entry.id,
+            "name": entry.name,
+            "kind": entry.kind,
+            "port": entry.port,
+            "link": "",
+            "client": "" if entry.client is None else entry.client.id,
+            "state": "gone" if entry.ingress is None else "waiting" if entry.is_waiting else "open",
+            "since": round(entry.since, 3),
+            "gone_at": entry.gone_at and round(entry.gone_at, 3),
+            "reason": entry.reason,
+            "users": totals.users,
+            "users_total": totals.users_total,
+            "bytes_up": totals.up,
+            "bytes_down": totals.down,
+            "rate_up": round(course.rate_up),
+            "rate_down": round(course.rate_down),
+            "limit_up": meter.limit.up,
+            "limit_down": meter.limit.down,
+            "dropped": totals.dropped,
+        }
+        if with_chart:
+            shown["chart"] = self.chart(entry)
+        return shown
+
+    def chart(self, entry: ProxyEntry) -> JSON | None:
+        """Return the chart of a proxy; None if nothing has happened in its time."""
+        points = self.sampler.course(entry.meter).points
+        if not any(point.up or point.down or point.users for point in points):
+            return None
+        return {
+            "step_s": STEP_S * STEPS_OF_POINT,
+            "until": round(self.sampler.until, 3),
+            "up": [point.up for point in points],
+            "down": [point.down for point in points],
+            "users": [point.users for point in points],
+        }
+
+    def point(self, entry: ProxyEntry) -> JSON | None:
+        """Return the last point of a proxy's chart; None if the chart is empty there and before."""
+        last = [*self.sampler.course(entry.meter).points][-2:]
+        if not any(point.up or point.down or point.users for point in last):
+            return None
+        return {"up": last[-1].up, "down": last[-1].down, "users": last[-1].users}
+
+    # ---- connections ---------------------------------------------------------------------------------------
+
+    def _connections(self, proxy_id: str) -> Iterator[tuple[str, LiveConnection]]:
+        entries = self.registry.proxies
+        for entry in [entries[proxy_id]] if proxy_id in entries else [] if proxy_id else entries.values():
+            for connection in entry.meter.connections:
+                yield entry.id, connection
+
+    def connections(self, wanted: Wanted) -> JSON:
+        """Return some of the live connections."""
+        shown = [self._connection(*each) for each in self._connections(wanted.proxy)]
+        matching = [row for row in shown if wanted.text in row["user"]] if wanted.text else shown
+        matching.sort(key=SORTS[wanted.sort], reverse=wanted.is_descending)
+        page = matching[wanted.offset : wanted.offset + wanted.limit]
+        return {"connections": page, "matched": len(matching), "total": len(shown)}
+
+    def _connection(self, proxy_id: str, connection: LiveConnection) -> JSON:
+        movement, now_s = self.sampler.movement(connection), time.monotonic()
+        up, down = connection.up.bytes, connection.down.bytes
+        has_moved = up != movement.up or down != movement.down
+        return {
+            "id": f"u{connection.number}",
+            "proxy": proxy_id,
+            "user": format_address(connection.user),
+            "since": round(self._started_at + connection.began_s - self._began_s, 3),
+            "bytes_up": up,
+            "bytes_down": down,
+            "rate_up": round(movement.rate_up),
+            "rate_down": round(movement.rate_down),
+            "idle_s": 0 if has_moved else round(now_s - movement.moved_s, 1),
+        }
+
+    def find_connection(self, connection_id: str) -> LiveConnection | None:
+        """Return the live connection of that id; None if there is none (any more)."""
+        for _, connection in self._connections(""):
+            if f"u{connection.number}" == connection_id:
+                return connection
+        return None
+
+
+def client(entry: ClientEntry) -> JSON:
+    """Return one client."""
+    return {
+        "id": entry.id,
+        "address": entry.address,
+        "version": entry.version,
+        "multiplexed": entry.is_multiplexed,
+        "state": "gone" if entry.control is None else "connected",
+        "since": round(entry.since, 3),
+        "gone_at": entry.gone_at and round(entry.gone_at, 3),
+        "reason": entry.reason,
+        "proxies": [proxy.id for proxy in entry.proxies],
+        "names": [proxy.name for proxy in entry.proxies],
+    }
