@@ -43,7 +43,7 @@ json: the same as GNAR_LOG_FORMAT=json, which wins.
 1: no colours.
 .TP
 .B TERM
-dumb: a terminal on which nothing is drawn, so that lines are written as to a file.
+dumb: a terminal on which nothing is drawn.
 .TP
 .B XDG_RUNTIME_DIR
 where servers find each other for \-\-replace; /run or /tmp otherwise.
