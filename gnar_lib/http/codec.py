@@ -17,6 +17,7 @@ from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import Fields, HTTPError, phrase
 from gnar_lib.net import Conn, deadline
 
+HEAD_PIECE_BYTES = 16 * 1024  # received at once of a head; what follows it has to be kept
 PIECE_BYTES = 64 * 1024  # of what is received or sent at once
 # What a peer may send besides the bytes of a body, for chunk sizes, extensions and trailers: a chunk of a
 # single byte needs 5 more.
@@ -69,7 +70,7 @@ class _Codec:
         self._fed = b""  # what h11 got last
         self._raw_bytes = self._body_bytes = 0  # of the body that is received, as it came and as it is
         self._is_chunked = False
-        self._has_trailers = False
+        self._has_trailers = self._is_broken = False
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
@@ -83,7 +84,7 @@ class _Codec:
         return self.has_received or self._receive()
 
     def _receive(self) -> bool:
-        data = self._conn.recv(PIECE_BYTES)
+        data = self._conn.recv(HEAD_PIECE_BYTES)
         self._buffer.received += data
         return bool(data)
 
@@ -127,6 +128,7 @@ class _Codec:
         last = self._fed[: len(self._fed) - len(rest)]
         # h11 would take a bare line feed as the end of the trailers, and somebody in front of gnar would not.
         if self._is_chunked and not last.endswith(b"\r\n\r\n"):
+            self._is_broken = True
             raise HTTPError(400, "a line does not end with carriage return and line feed")
         self._has_trailers = bool(end.headers)
         self._fed = b""
@@ -135,7 +137,7 @@ class _Codec:
     @property
     def has_whole_body(self) -> bool:
         """Whether the body has been received to its end; also if there is none."""
-        return self._h11.their_state not in _UNFINISHED
+        return not self._is_broken and self._h11.their_state not in _UNFINISHED
 
     # ---- sending -------------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class _Codec:
         """Get ready for the next request, if the conn may be used for one; tells whether that is so."""
         # Trailers are where h11 takes bare line feeds, so that what comes behind them may be forged.
         is_done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        if not is_done or self._has_trailers:
+        if not is_done or self._has_trailers or self._is_broken:
             return False
         self._start()
         return True
@@ -216,7 +218,11 @@ class ServerCodec(_Codec):
         self.send_encoded(b"".join(parts))
 
     def _encode_head(self, status: int, fields: Fields) -> bytes:
-        response = h11.Response(status_code=status, headers=[*fields], reason=phrase(status))
+        """Raises `ValueError` if a field or the status cannot be sent."""
+        try:
+            response = h11.Response(status_code=status, headers=[*fields], reason=phrase(status))
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
         return self._h11.send(response) or b""
 
 

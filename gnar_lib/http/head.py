@@ -30,7 +30,8 @@ class HeadBuffer:
         self.received = bytearray()
         self._limits = limits
         self._checked = 0  # bytes of `received` that hold no end of the head
-        self._has_line = False  # whether those have a whole line
+        self._has_begun = False  # whether an empty line in front would be one too many
+        self._has_line = False  # whether a whole line of the head is there
 
     def take(self) -> bytes | None:
         """Return the head of the next message with its empty line, None if more has to come.
@@ -38,9 +39,13 @@ class HeadBuffer:
         Raises `HTTPError` if what has come cannot become a head.
         """
         data, limits = self.received, self._limits
-        if not self._checked and data[:2] == b"\r\n":  # one empty line is allowed in front (RFC 9112, 2.2)
-            del data[:2]
-        if data and data[0] not in _FIRST and data[:1] != b"\r":
+        if not self._has_begun:
+            if not data or data == b"\r":
+                return None
+            if data[:2] == b"\r\n":  # one empty line is allowed in front (RFC 9112, 2.2)
+                del data[:2]
+            self._has_begun = True
+        if data and data[0] not in _FIRST:
             raise HTTPError(400, "this is not HTTP")
         while (at := data.find(b"\n", self._checked)) >= 0:
             if data[max(at - 1, 0)] != _CARRIAGE_RETURN:
@@ -66,7 +71,7 @@ class HeadBuffer:
     def _cut(self, size: int) -> bytes:
         head = bytes(self.received[:size])
         del self.received[:size]
-        self._checked, self._has_line = 0, False
+        self._checked, self._has_begun, self._has_line = 0, False, False
         return head
 
     def take_all(self) -> bytes:

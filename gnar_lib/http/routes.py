@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gnar_lib.http.message import Answer, Handler, HTTPError, Request, Response
+from gnar_lib.http.message import Handler, HTTPError, Request, Response
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Routes:
         route.handlers[method] = handler
 
     def find(self, request: Request) -> tuple[Handler, dict[str, str]]:
-        """Return the handler of a request with its parameters. Raises `HTTPError` 404, or 405 with Allow."""
+        """Return the handler for a request, and the parameters of its path. Raises `HTTPError` 404 or 405."""
         for route in self._routes.get(len(request.segments), ()):
             parameters = route.parameters(request.segments)
             if parameters is None:
@@ -70,8 +70,3 @@ class Routes:
                 return route.show_methods, {}
             raise HTTPError(405, f"the methods here are {route.allowed}", [("Allow", route.allowed)])
         raise HTTPError(404, "there is nothing at this path")
-
-    def answer(self, request: Request) -> Answer:
-        """Return what the handler of a request returns."""
-        handler, parameters = self.find(request)
-        return handler(request, **parameters)

@@ -14,7 +14,7 @@ from gnar_lib.errors import ConnError, DeadlineError
 from gnar_lib.http.codec import ServerCodec
 from gnar_lib.http.crowd import Crowd
 from gnar_lib.http.limits import Limits
-from gnar_lib.http.message import Answer, EventStream, Fields, HTTPError, Request, Response
+from gnar_lib.http.message import Answer, EventStream, Fields, Handler, HTTPError, Request, Response
 from gnar_lib.http.request import make_request
 from gnar_lib.http.routes import Routes
 from gnar_lib.http.streams import CONTENT_TYPE, run_stream
@@ -22,11 +22,12 @@ from gnar_lib.net import EventedConn, deadline, give_way
 
 Guard = Callable[[Request], None]
 """Raises `HTTPError` if a request may not be served; sees it before its body is received."""
+Call = Callable[[Request], Answer]
 
 MAX_LINGER_BYTES = 1 << 20  # that are read, and thrown away, behind the last request
 MAX_REFUSING = 64  # conns that get a 503 at the same time; further ones are just closed
 
-_MALFORMED = frozenset({400, 501, 505})  # after which a peer is not listened to any more
+DEFECT = "there is a defect in gnar; its log tells more"
 _STREAM_FIELDS = (
     ("Content-Type", CONTENT_TYPE),
     ("Cache-Control", "no-store"),
@@ -88,17 +89,17 @@ class Service:
 
     # ---- what a connection asks for ------------------------------------------------------------------------
 
-    def check(self, request: Request) -> None:
-        """Raise `HTTPError` if a request may not be served, or if nothing serves it."""
+    def find(self, request: Request) -> Call:
+        """Return what answers a request once its body is there. Raises `HTTPError`, as the guard does."""
         with self._telling_of_defects(request):
             if self._guard is not None:
                 self._guard(request)
-            self._routes.find(request)
+            handler, parameters = self._routes.find(request)
+        return lambda whole: self._answer(whole, handler, parameters)
 
-    def answer(self, request: Request) -> Answer:
-        """Return what the handler of a request returns. Raises `HTTPError`."""
+    def _answer(self, request: Request, handler: Handler, parameters: dict[str, str]) -> Answer:
         with self._telling_of_defects(request):
-            return self._routes.answer(request)
+            return handler(request, **parameters)
 
     @contextmanager
     def _telling_of_defects(self, request: Request) -> Iterator[None]:
@@ -109,7 +110,7 @@ class Service:
             raise
         except Exception:
             self.log.exception("a defect in what answers %s %s", request.method, request.path)
-            raise HTTPError(500, "there is a defect in gnar; its log tells more") from None
+            raise HTTPError(500, DEFECT) from None
 
     def fields(self, own: Fields) -> list[tuple[str, str]]:
         """Return the header fields of an answer; its own ones go before those that are always added."""
@@ -138,18 +139,21 @@ class _Connection:
 
     def _serve_one(self, *, is_last: bool) -> bool:
         """Serve one request; returns whether another may follow."""
-        request = None
         try:
             request = self._receive_request()
-            if request is None:
-                return False
-            answer = self._service.answer(request)
+        except HTTPError as exc:
+            self.refuse(exc)
+            return False
+        if request is None:
+            return False
+        try:
+            call = self._service.find(request)
+            answer = call(self._with_body(request))
         except HTTPError as exc:
             self._service.log.debug("%s: %d %s", self._conn, exc.status, exc)
             answer = Response.problem(exc)
-            is_last = is_last or (request is None and exc.status in _MALFORMED)
         if isinstance(answer, EventStream):
-            self._serve_stream(answer, is_for_head=request is not None and request.method == "HEAD")
+            self._serve_stream(answer, is_for_head=request.method == "HEAD")
             return False
         self._send(answer, is_last=is_last or self._service.is_closing)
         if self._codec.start_next():
@@ -157,8 +161,13 @@ class _Connection:
         self._linger()
         return False
 
+    # ---- requests ------------------------------------------------------------------------------------------
+
     def _receive_request(self) -> Request | None:
-        """Return the next request, None if the peer has none. Raises `HTTPError`."""
+        """Return the next request, without its body, None if the peer has none.
+
+        Raises `HTTPError`, after which the peer is not listened to any more.
+        """
         codec, limits = self._codec, self._limits
         with self._service.crowd.waiting(self._conn):
             with deadline(limits.idle_s, f"{self._conn}: no request"):
@@ -169,12 +178,15 @@ class _Connection:
                     head = codec.receive_head()
             except DeadlineError as exc:
                 raise HTTPError(408, str(exc)) from None
-        request = make_request(head, self._conn.getpeername())
-        self._service.check(request)
-        expected = request.headers.get("expect", "").lower()
-        if expected not in ("", "100-continue"):
+        return make_request(head, self._conn.getpeername())
+
+    def _with_body(self, request: Request) -> Request:
+        """Return a request with its body. Raises `HTTPError`."""
+        if self._codec.has_whole_body:
+            return request
+        if request.headers.get("expect", "100-continue").lower() != "100-continue":
             raise HTTPError(417, "the only Expect is 100-continue")
-        return request if codec.has_whole_body else replace(request, body=self._receive_body(request))
+        return replace(request, body=self._receive_body(request))
 
     def _receive_body(self, request: Request) -> bytes:
         limits = self._limits
@@ -196,7 +208,8 @@ class _Connection:
     # ---- answers -------------------------------------------------------------------------------------------
 
     def refuse(self, error: HTTPError) -> None:
-        """Answer with an error whatever the peer asks for."""
+        """Answer with an error, and be done with the peer."""
+        self._service.log.debug("%s: %d %s", self._conn, error.status, error)
         self._send(Response.problem(error), is_last=True)
         self._linger()
 
@@ -206,7 +219,11 @@ class _Connection:
             own.append(("Content-Type", response.content_type))
         if is_last or not self._codec.has_whole_body:  # what is unread would be taken for a request
             own.append(("Connection", "close"))
-        self._codec.send_whole(response.status, self._service.fields(own), response.body)
+        try:
+            self._codec.send_whole(response.status, self._service.fields(own), response.body)
+        except ValueError:
+            self._service.log.exception("a defect in an answer")
+            self._codec.send_whole(500, [("Connection", "close")], DEFECT.encode())
 
     def _serve_stream(self, stream: EventStream, *, is_for_head: bool) -> None:
         """Send an event stream, which ends the connection."""

@@ -36,7 +36,7 @@ def encode_event(name: str, data: str, event_id: str = "") -> bytes:
     lines = [f"event: {name}"] if name else []
     lines += [f"id: {event_id}"] if event_id else []
     lines += [f"data: {line}" for line in _LINE_END.split(data)]
-    return "\n".join([*lines, "", ""]).encode()
+    return "\n".join([*lines, "", ""]).encode(errors="replace")
 
 
 def run_stream(stream: EventStream, conn: EventedConn, codec: ServerCodec, limits: Limits) -> None:

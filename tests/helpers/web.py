@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPResponse
 from typing import Any, cast
 
-from gnar_lib.errors import ConnError
+from gnar_lib.errors import ConnError, WriteError
 from gnar_lib.http import Request, Response, Routes, Service
 from gnar_lib.net import Crew, SocketConn, deadline, dial, listen
 from tests.helpers.loop import turn, wait_until
@@ -35,15 +35,20 @@ class Served:
         """Return a connection to the service; the caller closes it."""
         return dial(socket.AF_INET, (LOOPBACK, self.port))
 
-    def ask(self, data: bytes, pieces: Iterable[bytes] | None = None) -> bytes:
-        """Send bytes, in pieces if these are given, and return all that comes back."""
+    def ask(self, data: bytes, pieces: Iterable[bytes] = (), *, end: bool = False) -> bytes:
+        """Send bytes, in pieces if these are given, and return all that comes back.
+
+        The service gets each piece by itself. With `end`, the peer says that nothing else follows.
+        """
         conn = self.dial()
         try:
             with deadline(WAIT_S, "an answer"):
-                for piece in [data] if pieces is None else pieces:
-                    conn.sendall(piece)
-                    if pieces is not None:
-                        turn()
+                for piece in pieces or [data]:
+                    with suppress(WriteError):  # the service has had enough
+                        conn.sendall(piece)
+                    turn()
+                if end:
+                    conn.shutdown(socket.SHUT_WR)
                 return received(conn)
         finally:
             conn.close()
