@@ -176,9 +176,12 @@ class ServerCodec(_Codec):
     def __init__(self, conn: Conn, limits: Limits) -> None:
         super().__init__(conn, limits, h11.SERVER)
 
+    def _start(self) -> None:
+        super()._start()
+        self._is_for_head = False  # the request is HEAD, whose answer has no body
+
     def receive_head(self) -> RequestHead:
         """Wait for the head of the next request. Raises `HTTPError`."""
-        self._is_for_head = False
         raw = self._receive_head()
         check_request(raw, self._limits)
         try:
