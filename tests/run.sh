@@ -41,6 +41,8 @@ fish|fish|tests of completion
 mandoc|mandoc|tests of the manual page
 groff|groff-base|tests of the manual page
 setpriv|util-linux|tests as another user
+prometheus|prometheus|tests of the metrics
+promtool|prometheus|tests of the metrics
 shellcheck|shellcheck|what is wrong in shell scripts
 mmdebstrap|mmdebstrap|tests on other systems than this one
 mount|mount|tests on other systems than this one
