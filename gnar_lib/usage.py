@@ -113,6 +113,7 @@ Options:
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the
                            other half is silent (default 3600)
       --grace SECONDS      how long users may finish when the client stops (default 8)
+      --plain              write lines to a terminal, too, in place of the live view
   -a, --admin-port PORT    serve metrics on this port of loopback (default: off)
       --admin-bind ADDR    serve them on this address; beyond loopback a password is needed
       --admin-password PASS  asked for there; better set as GNAR_ADMIN_PASSWORD

@@ -10,6 +10,7 @@ from gnar_lib.config import ClientConfig
 from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
 from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
+from gnar_lib.net.progress import round_trip_s
 from gnar_lib.net.target import Target
 from gnar_lib.proto import (
     Challenge,
@@ -105,6 +106,11 @@ class ControlConn:
     def limits_users(self) -> bool:
         """Whether the server keeps the limits on users for which a proxy asks."""
         return self.session is not None and FEATURE_USERS in self.session.features
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """How long a round trip to the server takes; None where nobody can tell."""
+        return round_trip_s(self._sock_conn.sock)
 
     # ---- logging in ----------------------------------------------------------------------------------------
 

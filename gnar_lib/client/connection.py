@@ -89,10 +89,15 @@ class Connection:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has come from the server for a while. Any byte of a multiplexed session counts."""
+        """Whether nothing has come from the server for a while."""
+        return self.silent_s > self.control.silence_s
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds nothing has come. Any byte of a multiplexed session counts."""
         mux = self.control.mux
         heard_s = self._heard_s if mux is None else max(self._heard_s, mux.heard_s)
-        return time.monotonic() - heard_s > self.control.silence_s
+        return time.monotonic() - heard_s
 
     def _receive(self, on_answer: Callable[[ProxyResp], None]) -> None:
         try:

@@ -82,6 +82,11 @@ class Link:
         self._retry_s: float | None = None  # until the next tick, the pause for all ports that are taken
 
     @property
+    def connection(self) -> Connection | None:
+        """The control connection that new users come by, if there is one."""
+        return self._connection
+
+    @property
     def waiting(self) -> int:
         """How many data connections wait for a user."""
         return 0 if self._connection is None else len(self._connection.pool)

@@ -44,7 +44,7 @@ class ClientProxy:
             self.udp = UdpService(config, self.meter, self.log)
         # The local service of a proxy of TCP; `dial` dials it.
         self._target = Target(config.local_host, config.local_port)
-        self._is_unreachable = False  # the local service did not answer the last user
+        self.answers: bool | None = None  # whether the local service answered the last user, if there was one
 
     @property
     def name(self) -> str:
@@ -61,6 +61,11 @@ class ClientProxy:
         if self.domain:
             return f"https://{logger.printable(self.domain)}"  # a server must not write to this terminal
         return str(Address(server.host, self.remote_port))
+
+    def url(self, server: Address) -> str:
+        """Return the URL at which a browser may find the proxy; empty for a proxy of UDP."""
+        where = self.location(server)
+        return "" if self.kind != "tcp" else where if "://" in where else f"http://{where}"
 
     def request(self) -> ProxyReq:
         """Return the message that asks for the proxy, with the port that the server chose the last time."""
@@ -89,12 +94,12 @@ class ClientProxy:
         try:
             conn = self._target.dial()
         except DialError as exc:
-            again, self._is_unreachable = self._is_unreachable, True
+            again, self.answers = self.answers is False, False
             reason = f"{exc}; {_what_to_try(exc, self.config.local_host)}"
             emit(ServiceUnreachable, self.name, self.kind, reason, again)
             raise
-        if self._is_unreachable:
-            self._is_unreachable = False
+        was_unreachable, self.answers = self.answers is False, True
+        if was_unreachable:
             emit(ServiceReached, self.name, self.kind)
         return conn
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import gevent
@@ -12,6 +14,7 @@ import gevent.event
 
 from gnar_lib import logger, memory
 from gnar_lib.client.link import Callbacks, Link
+from gnar_lib.client.live import Board
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, changed_keys
@@ -19,6 +22,9 @@ from gnar_lib.errors import AuthError, DismissedError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
+from gnar_lib.terminal.live import LiveView
+from gnar_lib.terminal.screen import is_usable
+from gnar_lib.terminal.view import View
 from gnar_lib.yamux.holdings import holdings
 from gnar_lib.yamux.parting import parting
 
@@ -48,6 +54,7 @@ class Client:
         # Those of the settings that the server has not refused, by name.
         self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
         self._shown: set[str] = set()  # names of the proxies that a person has been shown
+        self.board = Board(config.server, self.shared.meter)
 
     def start(self) -> None:
         """Connect, with all proxies on one link."""
@@ -122,7 +129,7 @@ class Client:
         """
         before = self.shared.config
         _apply(config)
-        self.shared.config = replace(config, server=before.server)
+        self.shared.config = replace(config, server=before.server, plain=before.plain)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
@@ -187,6 +194,11 @@ class Client:
             f"udp_dropped={totals.dropped}"
         )
 
+    def view(self, first: int, count: int) -> View:
+        """Return what a live view shows now, with `count` of the proxies from the number `first` on."""
+        connections = [link.connection for link in self._links]
+        return self.board.view(connections, [*self._proxies.values()], first, count)
+
 
 # ---- what a person sees ------------------------------------------------------------------------------------
 
@@ -200,10 +212,25 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     for proxy in proxies:
         where = proxy.location(server)
         if logger.takes_escapes(sys.stdout) and proxy.kind == "tcp":
-            url = where if "://" in where else f"http://{where}"
-            where = f"\033]8;;{url}\033\\{where}\033]8;;\033\\"
+            where = f"\033]8;;{proxy.url(server)}\033\\{where}\033]8;;\033\\"
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {proxy.config.local_service}")
     logger.announce("\n".join([*lines, "", ""]))
+
+
+@contextmanager
+def _live_view(client: Client, *, is_wanted: bool) -> Iterator[None]:
+    """Show a live view during the block, where there is a terminal for it."""
+    if not is_wanted or not is_usable(os.environ):
+        yield
+        return
+    live = LiveView(client.view)
+    client.board.start()
+    live.start(client.answered)
+    try:
+        yield
+    finally:
+        live.close()
+        client.board.close()
 
 
 def _apply(config: ClientConfig) -> None:
@@ -228,7 +255,8 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.on_reload(lambda: client.reload(load()), has_file=has_file)
         stopper.on_status(client.status)
         client.start()
-        stopper.wait(client.answered)
+        with _live_view(client, is_wanted=not config.plain and not stopper.is_watched_over):
+            stopper.wait(client.answered)
         if not client.failed:
             emit(Stopping, Side.CLIENT)
         client.stop_taking_users(may_return=stopper.is_terminated and not client.failed)

@@ -68,6 +68,7 @@ CLIENT: dict[str, Reader] = {
     "dead-after": values.dead_after,
     "half-close-timeout": values.timeout,
     "grace": values.seconds,
+    "plain": values.flag,
     **ADMIN,
     **LOG,
 }

@@ -167,6 +167,7 @@ class ClientConfig(LogConfig):
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
+    plain: bool = False  # write lines also where there is a terminal for a live view
     admin: AdminConfig = NO_ADMIN
 
 

@@ -14,6 +14,7 @@ from gevent import monkey
 # The beginning of `struct tcp_info`, include/uapi/linux/tcp.h: bytes and bit fields, then numbers.
 _TCP_INFO = struct.Struct("=8B13I")
 _STATE, _PROBES, _UNACKED, _LAST_ACK_RECV = 0, 3, 12, 20
+_ROUND_TRIP = struct.Struct("=8B16I")  # up to the round trip in microseconds
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # states, in include/net/tcp_states.h
 
 
@@ -55,6 +56,17 @@ if sys.platform == "linux":
         is_owed = bool(found[_UNACKED] or found[_PROBES])
         return TcpProgress(is_closed, has_failed, is_owed, found[_LAST_ACK_RECV] / 1000)
 
+    def round_trip_s(sock: socket.socket) -> float | None:
+        """Return how long a round trip to the peer takes, as its kernel sees it; None: nobody knows."""
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP.size)
+            microseconds = _ROUND_TRIP.unpack(info)[-1]
+        except (OSError, struct.error):  # closed, or a system that tells less
+            return None
+        return microseconds / 1e6 if microseconds else None
+
     def has_hung_up(sock: socket.socket) -> bool:
         """Tell whether the peer has sent FIN or a reset, also while bytes are unread."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -78,6 +90,10 @@ else:
         return 0
 
     def tcp_progress(_sock: socket.socket) -> TcpProgress | None:
+        """Return None, since nobody can tell."""
+        return None
+
+    def round_trip_s(_sock: socket.socket) -> float | None:
         """Return None, since nobody can tell."""
         return None
 

@@ -56,6 +56,7 @@ else:
     def let_output_go_on(file: int) -> None:
         """Take back the ^S of a terminal."""
         with suppress(termios.error):
+            termios.tcflow(file, termios.TCOOFF)  # Linux lets output go on only if a program has stopped it
             termios.tcflow(file, termios.TCOON)
 
     def is_in_foreground(file: int) -> bool:

@@ -154,8 +154,8 @@ def _packed(facts: Sequence[Fact], width: int) -> list[list[Span]]:
 # ---- the table ---------------------------------------------------------------------------------------------
 
 _FIGURES = (
-    Column("UP/s", 5, is_right=True, steady=9),
-    Column("DOWN/s", 4, is_right=True, steady=9),
+    Column("UP/s", 6, is_right=True, steady=9),
+    Column("DOWN/s", 5, is_right=True, steady=9),
     Column("UP", 8, is_right=True, steady=9),
     Column("DOWN", 7, is_right=True, steady=9),
 )
@@ -173,10 +173,10 @@ def _table(view: View, rows: Sequence[ProxyRow | ConnectionRow]) -> Table:
         cells = tuple(_connection(row) for row in rows if isinstance(row, ConnectionRow))
         return Table(_CONNECTION, cells, selected)
     columns = (
-        Column(view.rows_title or "PROXY", 1, least=6),
+        Column(view.rows_title or "PROXY", 1, least=14),
         Column("", 3),
         Column("LINK", 0),
-        Column(view.partner_title, 6, least=12),
+        Column(view.partner_title, 4, least=32),
         Column("USERS", 2, is_right=True),
         Column("TOTAL", 9, is_right=True),
         *_FIGURES,
@@ -187,7 +187,7 @@ def _table(view: View, rows: Sequence[ProxyRow | ConnectionRow]) -> Table:
 
 def _proxy(row: ProxyRow) -> tuple[Span, ...]:
     answers = {None: PLAIN, True: GREEN, False: RED}[row.partner_answers]
-    partner = clean(row.partner) + (" does not answer" if row.partner_answers is False else "")
+    partner = clean(row.partner) + (" no answer" if row.partner_answers is False else "")
     return (
         Span(clean(row.name), BOLD if row.is_open else DIM),
         Span("" if row.kind == "tcp" else clean(row.kind), DIM),

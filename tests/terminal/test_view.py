@@ -151,7 +151,7 @@ def test_a_proxy_that_is_not_open_says_so_in_the_place_of_its_link() -> None:
 def test_a_service_that_does_not_answer_is_red_and_says_so() -> None:
     row = replace(WEB, partner_answers=False)
     line = draw(replace(VIEW, rows=(row,), count=1), 132, 24)[4]
-    assert "\033[31m127.0.0.1:3000 does not answer\033[0m" in line
+    assert "\033[31m127.0.0.1:3000 no answer\033[0m" in line
 
 
 def test_a_link_leads_to_the_proxy_and_can_be_no_other_sequence() -> None:
