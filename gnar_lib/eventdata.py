@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from gnar_lib import events
-from gnar_lib.events import Event
+from gnar_lib.events import BY_NAME, Event, name_of
 from gnar_lib.net.address import format_address
 
-_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-
-def name_of(event_type: type[Event]) -> str:
-    """Return what a type of events is called outside: `client-gone` for `ClientGone`."""
-    return _CAPITAL.sub("-", event_type.__name__).lower()
-
-
-BY_NAME: dict[str, type[Event]] = {name_of(event_type): event_type for event_type in events.ALL}
-"""The types of all events by their names."""
+__all__ = ["BY_NAME", "name_of", "to_fields"]
 
 
 def to_fields(event: Event) -> dict[str, Any]:

@@ -15,6 +15,7 @@ and empty for a Go client, which does not say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -90,8 +91,8 @@ class ClientReturned(Event):
 class ClientGone(Event):
     """A client's control connection has ended, `lasted_s` seconds after its login, and none took its place.
 
-    `proxies` are the names of what the client had. `broke_protocol`: the server ended the connection for
-    that.
+    `proxies` are the names of what the client had, and `ports` their ports, in the same order.
+    `broke_protocol`: the server ended the connection for that.
     """
 
     client: Address
@@ -100,6 +101,7 @@ class ClientGone(Event):
     id: str = ""
     proxies: tuple[str, ...] = ()
     lasted_s: float = 0.0
+    ports: tuple[int, ...] = ()
 
 
 # ---- at the client: the server -----------------------------------------------------------------------------
@@ -319,6 +321,17 @@ class Stopping(Event):
 _kinds = (kind for kind in [*globals().values()] if isinstance(kind, type) and issubclass(kind, Event))
 ALL: tuple[type[Event], ...] = tuple(kind for kind in _kinds if kind is not Event)
 """The types of all events."""
+
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def name_of(event_type: type[Event]) -> str:
+    """Return what a type of events is called outside: `client-gone` for `ClientGone`."""
+    return _CAPITAL.sub("-", event_type.__name__).lower()
+
+
+BY_NAME: dict[str, type[Event]] = {name_of(event_type): event_type for event_type in ALL}
+"""The types of all events by their names."""
 
 
 # ---- who listens -------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def test_fields_are_text_and_numbers() -> None:
         "id": "",
         "proxies": ["a", "b"],
         "lasted_s": 0.0,
+        "ports": [],
     }
 
 

@@ -20,6 +20,7 @@ from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, changed_keys
 from gnar_lib.errors import AuthError, DismissedError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
+from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
 from gnar_lib.terminal.live import LiveView
@@ -249,11 +250,18 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
     """
     config = load()
     _apply(config)
-    stopper = Stopper()
+    stopper, hooks = Stopper(), Hooks(Side.CLIENT)
     try:
         client = Client(config, stopper.stop)
-        stopper.on_reload(lambda: client.reload(load()), has_file=has_file)
+
+        def reload() -> None:
+            config = load()
+            hooks.use(config.hooks)
+            client.reload(config)
+
+        stopper.on_reload(reload, has_file=has_file)
         stopper.on_status(client.status)
+        hooks.use(config.hooks)
         client.start()
         with _live_view(client, is_wanted=not config.plain and not stopper.is_watched_over):
             stopper.wait(client.answered)
@@ -262,10 +270,13 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         client.stop_taking_users(may_return=stopper.is_terminated and not client.failed)
         gevent.sleep(0)  # data connections that waited were closed: let go of them before users are counted
         stopper.drain(client.shared.users, 0 if client.failed else client.shared.config.grace_s)
+        hooks.finish()
         client.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
         stopper.drain_rest(parting)
+        stopper.drain_rest(hooks.crew)
     finally:
+        hooks.close()
         stopper.close()
     if client.is_dismissed:
         return STATUS_DISMISSED

@@ -96,6 +96,7 @@ SECRETS = ("token", "admin-password", "admin-read-token")
 # Two ways to say one thing: a source overrides both with either.
 EITHER = {key: (secret, f"{secret}-file") for secret in SECRETS for key in (secret, f"{secret}-file")}
 PATHS = ("state-dir", *(f"{secret}-file" for secret in SECRETS))  # in a file: beside the file
+HOOK_TABLES = ("hooks",)
 PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
 COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *USERS)
 

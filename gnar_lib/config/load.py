@@ -8,11 +8,13 @@ from itertools import combinations
 from typing import Any
 
 from gnar_lib.config import values
+from gnar_lib.config.hooks import hooks_of
 from gnar_lib.config.keys import (
     ADMIN,
     CLIENT,
     EITHER,
     FIELDS,
+    HOOK_TABLES,
     LOG,
     PROXY,
     PROXY_TABLES,
@@ -41,6 +43,7 @@ from gnar_lib.config.sources import (
     with_older_names,
 )
 from gnar_lib.errors import ConfigError
+from gnar_lib.events import Side
 
 
 def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token: bool = True) -> ServerConfig:
@@ -49,7 +52,7 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
     `flags` holds values of the command line by key; the value of `config` is the path of a file. Raises
     `ConfigError` with the place of the wrong value and what was expected there.
     """
-    settings, _ = read_sources(SERVER, SERVER_WITHOUT_EFFECT, (), flags, env)
+    settings, tables = read_sources(SERVER, SERVER_WITHOUT_EFFECT, HOOK_TABLES, flags, env)
     settle_secrets(settings, reads_files=with_token)
     for key in UNSUPPORTED:
         if settings.get(key):
@@ -59,6 +62,7 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
         raise ConfigError("state-dir: holds the history of the panel, so it goes with admin-port")
     return ServerConfig(
         admin=admin,
+        hooks=hooks_of(tables, Side.SERVER, env) if with_token else (),
         **by_field({key: value for key, value in settings.items() if key not in SERVER_WITHOUT_EFFECT}),
     )
 
@@ -68,9 +72,10 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
 
     The value of `mappings` in `flags` is a list of texts such as 3000:9000. Raises `ConfigError`.
     """
-    settings, tables = read_sources(CLIENT, {}, PROXY_TABLES, flags, env)
+    settings, tables = read_sources(CLIENT, {}, (*PROXY_TABLES, *HOOK_TABLES), flags, env)
     settle_secrets(settings, reads_files=True)
     admin = _take_admin(settings)
+    hooks = hooks_of(tables, Side.CLIENT, env)
     proxies = [*file_proxies(tables), *flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")
@@ -80,7 +85,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
             "forward fewer, or start several clients"
         )
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
-    return ClientConfig(server=server, proxies=named(proxies), admin=admin, **by_field(settings))
+    return ClientConfig(server=server, proxies=named(proxies), admin=admin, hooks=hooks, **by_field(settings))
 
 
 def load_admin(flags: Mapping[str, Any], env: Mapping[str, str]) -> AdminConfig:

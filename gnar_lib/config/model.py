@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ DEFAULT_GRACE_S = 8.0  # Docker kills a container 10 s after it asked it to stop
 DEFAULT_DEAD_AFTER_S = 120.0
 DEFAULT_HALF_CLOSE_TIMEOUT_S = 3600.0
 DEFAULT_HEARTBEAT_S = 5
+DEFAULT_HOOK_TIMEOUT_S = 10.0
+DEFAULT_HOOK_RETRY_FOR_S = 3600.0
 DEFAULT_UDP_TIMEOUT_S = 60.0
 DEFAULT_MAX_PROXIES = 4096  # of one client
 MOST_USERS = 1_000_000  # that a limit may name
@@ -155,6 +158,30 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HookConfig:
+    """Whom to tell of which events: a URL, or a command."""
+
+    events: tuple[str, ...]  # their names
+    url: Secret = NO_SECRET  # whoever knows the address of a chat's channel may write there
+    command: tuple[str, ...] = ()  # words; the first is the program
+    secret: Secret = NO_SECRET  # signs what is posted; without one nothing is signed
+    headers: tuple[tuple[str, Secret], ...] = ()  # of the request, besides gnar's own
+    format: str = "json"  # or "text", or "slack"
+    text: str = ""  # what "text" and "slack" say, with {fields}; empty for all fields
+    timeout_s: float = DEFAULT_HOOK_TIMEOUT_S  # for one request, or one run of the command
+    retry_for_s: float = DEFAULT_HOOK_RETRY_FOR_S  # how long one event is posted again until it is taken
+    delay_s: float = 0.0  # before an event is told that something has gone; not at all if it is back by then
+    proxies: tuple[str, ...] = ()  # whose events alone are told; empty for all
+
+    @property
+    def label(self) -> str:
+        """The host of the URL, or the name of the program, for log lines."""
+        if self.command:
+            return re.split(r"[/\\]", self.command[0])[-1]
+        return re.split(r"[/?]", self.url.reveal().partition("://")[2])[0]
+
+
+@dataclass(frozen=True, slots=True)
 class ClientConfig(LogConfig):
     """The settings of a client."""
 
@@ -169,6 +196,7 @@ class ClientConfig(LogConfig):
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
     plain: bool = False  # write lines also where there is a terminal for a live view
     admin: AdminConfig = NO_ADMIN
+    hooks: tuple[HookConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +220,5 @@ class ServerConfig(LogConfig):
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the server stops
     admin: AdminConfig = NO_ADMIN
+    hooks: tuple[HookConfig, ...] = ()
     state_dir: str = ""  # folder for what is to survive a restart; empty for nothing

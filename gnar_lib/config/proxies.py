@@ -9,7 +9,7 @@ from typing import Any
 from gnar_lib.config import values
 from gnar_lib.config.keys import COMMON_TO_MAPPINGS, PROXY, by_field, variable_of
 from gnar_lib.config.model import LOOPBACK, ProxyConfig
-from gnar_lib.config.sources import given_keys, read_env, read_flags, read_table, read_value
+from gnar_lib.config.sources import given_keys, read_env, read_flags, read_table, read_value, rows_of
 from gnar_lib.errors import ConfigError
 
 
@@ -19,11 +19,7 @@ def file_proxies(tables: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ConfigError(f"{[*tables][-1]}: the same as [[proxys]]; use one of the two")
     proxies = []
     for where, rows in tables.items():
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            key = where.rpartition(" ")[2]
-            raise ConfigError(f"{where}: expected tables, each with the line [[{key}]] above it")
-        for number, row in enumerate(rows, 1):
-            place = f"{where}[{number}]"
+        for place, row in rows_of(where, rows):
             proxy = read_table(PROXY, row, f"{place}.", hints=[*PROXY])
             if "local-port" not in proxy:
                 raise ConfigError(f"{place}.local-port: missing; expected the port of the local service")

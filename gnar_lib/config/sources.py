@@ -32,7 +32,7 @@ def read_sources(
     flags: Mapping[str, Any],
     env: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings of file, environment and flags, and the file's tables of proxies unread.
+    """Return the settings of file, environment and flags, and those of the file's `tables` unread.
 
     Keys with a reader in `unadvertised` are read, too, but no error names them. The tables are returned by
     their place, such as `gnar.toml: proxys`.
@@ -114,6 +114,14 @@ def read_table(
             hint = f"; did you mean {close[0]}?" if close else f"; there are {known}"
             raise ConfigError(f"{where}{key}: unknown key{hint}")
     return {key: read_value(readers[key], value, f"{where}{key}") for key, value in table.items()}
+
+
+def rows_of(where: str, rows: object) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables of a list such as `[[proxys]]`, each with its place; raises `ConfigError`."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        key = where.rpartition(" ")[2]
+        raise ConfigError(f"{where}: expected tables, each with the line [[{key}]] above it")
+    return [(f"{where}[{number}]", row) for number, row in enumerate(rows, 1)]
 
 
 def given_keys(readers: Mapping[str, Reader], flags: Mapping[str, Any]) -> set[str]:

@@ -86,6 +86,7 @@ class Control:
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
+        self._left: list[tuple[str, int]] = []  # names and ports of proxies that wait for its next start
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended = False
@@ -118,9 +119,10 @@ class Control:
             if self._dismissed_s < math.inf:
                 reason = BY_ADMINISTRATOR
             if not self._is_replaced:  # else the client has come back on another connection
-                names = tuple(ingress.proxy.name for ingress in self.held)
+                had = [*self._left, *((each.proxy.name, each.port) for each in self.held)]
+                names, ports = tuple(zip(*had, strict=True)) or ((), ())
                 lasted_s = time.monotonic() - self._began_s
-                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, lasted_s)
+                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, lasted_s, ports)
             self.end()
 
     @property
@@ -363,6 +365,7 @@ class Control:
         _log.info("client %s leaves, and may come back; open ports: %d", self, len(self._ingresses))
         for key in [*self._ingresses]:
             if (ingress := self._ingresses.pop(key, None)) is not None:  # else `end` has closed it meanwhile
+                self._left.append((ingress.proxy.name, ingress.port))
                 self._kept.keep(ingress, self.peer.credential)
                 pace.take(MESSAGE_S)
         self.upstream.expect_no_users()

@@ -15,6 +15,7 @@ from gnar_lib.config import ServerConfig, changed_keys
 from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ConfigError, ListenError, UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
+from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Listener, options
 from gnar_lib.net.given import GivenSocket, given_sockets
@@ -207,11 +208,18 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
     """
     config = load()
     _apply(config)
-    server = Server(config)
+    server, hooks = Server(config), Hooks(Side.SERVER)
     stopper = Stopper()  # before anybody can hear that the server listens, and send a signal
-    stopper.on_reload(lambda: server.reload(load()), has_file=has_file)
+
+    def reload() -> None:
+        config = load()
+        hooks.use(config.hooks)
+        server.reload(config)
+
+    stopper.on_reload(reload, has_file=has_file)
     stopper.on_status(server.status)
     try:
+        hooks.use(config.hooks)
         port = stopper.call_until_stopped(lambda: _start(server, config, replaces=replaces))
         if port is None:
             server.close()
@@ -232,9 +240,12 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
             server.stop_listening()
         gevent.sleep(0)  # users who waited for a data connection leave before users are counted
         stopper.drain(server.shared.users, server.grace_s)
+        hooks.finish()  # it is no news that all clients go with the server
         server.close()
         gevent.sleep(0)  # the greenlets that were just ended close what they hold
         stopper.drain_rest(parting)
+        stopper.drain_rest(hooks.crew)
     finally:
+        hooks.close()
         stopper.close()
     return 0

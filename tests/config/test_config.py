@@ -24,6 +24,7 @@ from gnar_lib.config import (
     ClientConfig,
     ServerConfig,
     changed_keys,
+    hooks,
     keys,
     load_admin,
     load_client,
@@ -64,6 +65,7 @@ ALL_SERVER = [
     *ADMIN,
     "state-dir",
 ]
+ALL_HOOK = [*hooks._READERS]
 ALL_CLIENT = ["server-addr", "token", "auth", "multiplex", "grace", *ADMIN]
 ALL_PROXY = [
     "proxy-name",
@@ -136,7 +138,7 @@ def test_the_one_file_refuses_it_with_one_line_and_status_2(gnar_pyz: Path, name
 
 
 def test_files_name_every_key() -> None:
-    for kind, paths in (("server", ALL_SERVER), ("client", ALL_CLIENT + ALL_PROXY)):
+    for kind, paths in (("server", ALL_SERVER + ALL_HOOK), ("client", ALL_CLIENT + ALL_PROXY)):
         for files in (VALID, INVALID):
             text = "\n".join(path.read_text() for path in files if path.stem.startswith(kind))
             keys = set(re.findall(r"^([a-z-]+) = ", text, re.MULTILINE))

@@ -1,0 +1,97 @@
+"""What hooks say of an event: as JSON, as a line of text, and as variables; knows no way to deliver it."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gnar_lib import logger
+from gnar_lib.config import HookConfig, Secret
+from gnar_lib.config.hooks import COMMON_FIELDS, PLACEHOLDER
+from gnar_lib.eventdata import name_of, to_fields
+from gnar_lib.events import Event
+
+MAX_TEXT = 1000  # characters of one text: peers choose names and reasons
+MAX_ITEMS = 100  # of one list
+
+# What has a meaning of its own in Slack's texts, such as <!channel>.
+_SLACK = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event that a hook delivers, at its first try and at all others."""
+
+    id: str  # the same at each try
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event, at: float, delivery: str, side: str, host: str) -> Message:
+        """Return what is said of an event that happened `at` a time, to one end of gnar on this host."""
+        common = dict(zip(COMMON_FIELDS, (name_of(type(event)), at, delivery, host, side), strict=True))
+        return cls(delivery, {**common, **{key: _bounded(value) for key, value in to_fields(event).items()}})
+
+    @property
+    def event(self) -> str:
+        """The name of the event."""
+        return str(self.fields["event"])
+
+    def json(self) -> bytes:
+        """Return the fields as a JSON object."""
+        return json.dumps(self.fields).encode()
+
+    def text(self, template: str) -> str:
+        """Return a line for people: `template` with its {fields}, or all fields that say something."""
+        if template:
+            return PLACEHOLDER.sub(lambda found: self._shown(found[1]), template)
+        others = [key for key in self.fields if key not in COMMON_FIELDS and self._shown(key)]
+        told = ", ".join(f"{key} {self._shown(key)}" for key in others)
+        return f"{self.event} on {self._shown('host')}{': ' if told else ''}{told}"
+
+    def body(self, config: HookConfig) -> tuple[str, bytes]:
+        """Return the type and the bytes of the body that a hook posts."""
+        if config.format == "text":
+            return "text/plain; charset=utf-8", self.text(config.text).encode()
+        if config.format == "slack":
+            text = "".join(_SLACK.get(each, each) for each in self.text(config.text))
+            return "application/json", json.dumps({"text": text}).encode()
+        return "application/json", self.json()
+
+    def variables(self) -> dict[str, str]:
+        """Return the fields as variables of the environment."""
+        others = {f"GNAR_EVENT_{key.upper()}": self._shown(key) for key in self.fields if key != "event"}
+        return {"GNAR_EVENT": self.event, **others}
+
+    def _shown(self, key: str) -> str:
+        """Return a field as one line; empty if the event has no such field."""
+        value = self.fields.get(key)
+        if key == "at":
+            return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(self.fields["at"]))
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, float):
+            return f"{value:.3f}".rstrip("0").rstrip(".")
+        if isinstance(value, list):
+            return logger.printable(",".join(map(str, value)))
+        return "" if value is None else logger.printable(str(value))
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value without what is too much of a text or of a list."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[:MAX_TEXT] + "..."
+    if isinstance(value, list):
+        return [_bounded(each) for each in value[:MAX_ITEMS]]
+    return value
+
+
+def signature(secret: Secret, timestamp: str, body: bytes) -> str:
+    """Return what shows a receiver that whoever has posted `body` at that time knows the secret.
+
+    That is the HMAC-SHA256 (RFC 2104) of the timestamp as it is in its header, a dot, and the body.
+    """
+    mac = hmac.new(secret.reveal().encode(), f"{timestamp}.".encode() + body, "sha256")
+    return f"sha256={mac.hexdigest()}"

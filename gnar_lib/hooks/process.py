@@ -1,0 +1,109 @@
+"""Runs a program and waits for it without holding the loop up; knows nothing of hooks.
+
+POSIX's own spawn is used, not fork: forking a process that holds a lot of memory stops it for tens of
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import gevent.event
+import gevent.os
+from gevent.hub import get_hub
+
+# Each program has a process group of its own, the default action for every signal, and no descriptor of this
+# process but 0, 1 and 2: Python opens all others so that programs do not inherit them.
+if sys.platform != "win32":
+    _SIGNALS = [each for each in signal.Signals if each not in {signal.SIGKILL, signal.SIGSTOP}]
+
+    class Program:
+        """A program that runs; `kill` has to be called in the end. Raises `OSError` if it does not start.
+
+        Its output goes to the file `output`.
+        """
+
+        def __init__(self, words: Sequence[str], env: Mapping[str, str], output: int) -> None:
+            self._status: int | None = None  # from its end on
+            self._ended: gevent.event.Event = gevent.event.Event()
+            stdin, self._stdin = os.pipe()
+            try:
+                gevent.os.make_nonblocking(self._stdin)
+                self._pid = _spawn(words, env, (stdin, output, output))
+            except BaseException:
+                os.close(self._stdin)
+                raise
+            finally:
+                os.close(stdin)
+            self._watcher: Any = get_hub().loop.child(self._pid)  # before the loop reaps the process
+            self._watcher.start(self._on_end)
+
+        def _on_end(self) -> None:
+            """Note the exit status; called in the hub."""
+            self._status = os.waitstatus_to_exitcode(self._watcher.rstatus)
+            self._watcher.stop()
+            self._ended.set()
+
+        def run(self, data: bytes) -> int:
+            """Give the program its standard input, wait for its end and return its exit status.
+
+            The status is below 0 if a signal has ended the program. Waits for as long as the program runs.
+            """
+            rest = memoryview(data)
+            with suppress(OSError):  # it does not want to know
+                while rest:
+                    rest = rest[gevent.os.nb_write(self._stdin, rest) :]
+            self._close()
+            self._ended.wait()
+            return self._status or 0
+
+        def kill(self) -> None:
+            """End the program, with all that it has started in its group; none of it if it has ended."""
+            self._close()
+            if self._status is None:
+                with suppress(OSError):
+                    os.killpg(self._pid, signal.SIGKILL)
+
+        def _close(self) -> None:
+            if self._stdin >= 0:
+                os.close(self._stdin)
+                self._stdin = -1
+
+    def _spawn(words: Sequence[str], env: Mapping[str, str], streams: tuple[int, int, int]) -> int:
+        """Start a program with these standard streams, and return its process id; raises `OSError`."""
+        get_hub().loop.install_sigchld()
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(streams)]
+        return os.posix_spawnp(
+            words[0], [*words], env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_SIGNALS
+        )
+
+else:
+    import subprocess
+
+    class Program:
+        """The same on Windows, where `kill` ends the program alone, and not what it has started."""
+
+        def __init__(self, words: Sequence[str], env: Mapping[str, str], output: int) -> None:
+            self._process = subprocess.Popen(  # noqa: S603  (whoever has written the file chooses the program)
+                words,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=env,
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW,
+            )
+
+        def run(self, data: bytes) -> int:
+            """Give the program its standard input, wait for its end and return its exit status."""
+            self._process.communicate(data)
+            return self._process.returncode
+
+        def kill(self) -> None:
+            """End the program, unless it has ended."""
+            with suppress(OSError):
+                self._process.kill()
