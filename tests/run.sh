@@ -46,6 +46,9 @@ promtool|prometheus|tests of the metrics
 shellcheck|shellcheck|what is wrong in shell scripts
 mmdebstrap|mmdebstrap|tests on other systems than this one
 mount|mount|tests on other systems than this one
+chromium|chromium|tests of the panel in a browser
+chromedriver|chromium-driver|tests of the panel in a browser
+npm|npm|tests of the panel for who cannot see or use a mouse
 '
 # The same list for the tools that only the slow tests need.
 slow_tools='
@@ -55,6 +58,8 @@ qemu-aarch64-static|qemu-user-static|tests on another processor
 make|make|tests on musl
 xz|xz-utils|tests on musl
 '
+
+axe_core=4.14.1 # the npm package axe-core, which finds what keeps people from using a page
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -80,6 +85,7 @@ main() {
     step "building gnar.pyz" ./build_zipapp.sh # first, since its messages say best what a new machine lacks
     make_environment
     PATH="$venv/bin:$PATH" # gnar.pyz is started by python3, which has to be that of the environment
+    install_axe
     step "shellcheck" lint_shell
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
@@ -184,6 +190,16 @@ install_packages() {
     requirements >"$venv/requirements.txt"
     "$venv/bin/python" -m pip install --quiet --prefer-binary --requirement "$venv/requirements.txt"
     printf '%s\n' "$stamp" >"$venv/stamp"
+}
+
+# Installs axe-core into build/, unless it is there in this version.
+install_axe() {
+    grep -qs "\"version\": \"$axe_core\"" build/axe-core/node_modules/axe-core/package.json && return
+    present npm || return 0 # complain() has said that it is missing
+    say "== installing axe-core"
+    mkdir -p build/axe-core
+    npm_config_cache="$PWD/build/cache/npm" npm install --silent --no-save --no-audit --no-fund --ignore-scripts \
+        --no-update-notifier --prefix build/axe-core "axe-core@$axe_core"
 }
 
 requirements() {

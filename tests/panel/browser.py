@@ -172,15 +172,23 @@ class Browser:
         found: list[dict[str, Any]] = self._do("GET", "/cookie")
         return found
 
-    def forget(self) -> None:
-        """Forget the page's cookies and what it has stored."""
-        self._devtools("Network.clearBrowserCookies")
+    def reset(self) -> None:
+        """Leave the page, and forget all that it has kept and all that was set."""
         self.run("try { localStorage.clear() } catch {}")
+        self._do("POST", "/url", {"url": "about:blank"})
+        self._devtools("Network.clearBrowserCookies")
+        self._devtools("Emulation.setEmulatedMedia", features=[])
+        self.resize(1360, 900)
+        self.point_away()
+        self.complaints()
 
     def complaints(self) -> list[str]:
         """Return what the browser complained of since the last call: errors, breaches of the policy."""
         entries = self._do("POST", "/se/log", {"type": "browser"})
-        return [entry["message"] for entry in entries if entry["level"] in {"WARNING", "SEVERE"}]
+        grave = [entry for entry in entries if entry["level"] in {"WARNING", "SEVERE"}]
+        return [
+            entry["message"] for entry in grave if entry["source"] != "network"
+        ]  # statuses and lost streams
 
     def screenshot(self) -> bytes:
         """Return a picture of the page's area, as PNG."""

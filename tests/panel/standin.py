@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -206,6 +208,7 @@ class Handler(BaseHTTPRequestHandler):
                         self._tell("happened", event)
                     told = len(world.events)
                 self._tell("state", state)
+                self.server.sent += 1
                 is_first, step = False, step + 1
                 self.server.stopping.wait(world.cadence_s)
         except OSError:
@@ -241,6 +244,8 @@ class StandIn(ThreadingHTTPServer):
         self.world = world
         self.sessions: set[str | None] = set()
         self.wrong = 0
+        self.sent = 0  # how many times a state was told
+        self._conns: list[socket.socket] = []
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
@@ -248,7 +253,15 @@ class StandIn(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, which ends at the latest with the stand-in."""
+        self._conns.append(request)
+        super().process_request(request, client_address)
+
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
         self.shutdown()
+        for conn in self._conns:
+            with suppress(OSError):  # it has ended before
+                conn.shutdown(socket.SHUT_RDWR)
         self.server_close()

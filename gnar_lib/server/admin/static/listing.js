@@ -109,7 +109,7 @@ export class Listing {
     setText(this.nothing, total > 0 ? `None of the ${many} matches the filter.` : empty);
     this.pager.hidden = this.#matched <= pageSize && this.#offset === 0;
     const first = Math.min(this.#offset + 1, this.#matched);
-    setText(this.range, `${count(first)} – ${count(this.#offset + shown)} of ${count(this.#matched)}`);
+    setText(this.range, `${count(first)} to ${count(this.#offset + shown)} of ${count(this.#matched)}`);
     setAttribute(this.previous, "aria-disabled", this.#offset === 0 && "true");
     setAttribute(this.next, "aria-disabled", this.#offset >= this.#lastOffset() && "true");
   }

@@ -35,7 +35,7 @@ export class OpenedProxy {
     const [state, renewState] = badge();
     byId("proxy-state").append(state);
     this.#renewState = renewState;
-    const end = action("End proxy", (proxy) => `End the proxy ${proxy.name}`, endProxy, ({ state }) => state !== "gone");
+    const end = action("End proxy", (proxy) => `End proxy ${proxy.name}`, endProxy, ({ state }) => state !== "gone");
     this.#renewEnd = end(byId("proxy-end"));
   }
 
