@@ -29,6 +29,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--hide-scrollbars",
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     "--lang=en-GB",
@@ -192,8 +193,7 @@ class Browser:
 
     def screenshot(self) -> bytes:
         """Return a picture of the page's area, as PNG."""
-        self._devtools("Emulation.setScrollbarsHidden", hidden=True)
-        return base64.b64decode(self._devtools("Page.captureScreenshot", format="png")["data"])
+        return base64.b64decode(self._do("GET", "/screenshot"))
 
     def _devtools(self, method: str, **params: Any) -> Any:
         return self._do("POST", "/goog/cdp/execute", {"cmd": method, "params": params})

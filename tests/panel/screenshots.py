@@ -1,10 +1,12 @@
 """Renews the screenshots in docs/: `python -m tests.panel.screenshots [FOLDER]`.
 
-They show made-up figures. The font is Inter if the system has it (Debian: fonts-inter).
+They show made-up figures. Beside the browser that needs pngquant; the font is Inter if the system has it (Debian:
+pngquant, fonts-inter).
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.panel.samples import household
 from tests.panel.standin import StandIn
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
+PORT = 8911  # is seen in the pictures
 PAGES = (
     # file, width, height, scheme, what is behind # in the address
     ("panel-light.png", 1280, 1000, "light", ""),
@@ -25,19 +28,25 @@ PAGES = (
 def main(folder: Path) -> None:
     """Write every picture into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile, StandIn(household()) as standin:
+    with tempfile.TemporaryDirectory() as profile, StandIn(household(), PORT) as standin:
         browser = Browser(Path(profile))
         try:
             for name, width, height, scheme, fragment in PAGES:
                 browser.resize(width, height)
                 browser.prefer(color_scheme=scheme)
                 browser.open(standin.url + fragment)
-                browser.wait("document.querySelector('tbody tr')?.checkVisibility()")
-                browser.wait("document.querySelector('#status-text').textContent === 'Live'")
+                browser.wait_text("#status", "Live")
+                browser.wait_text("tbody", "1")
                 browser.run("document.activeElement.blur()")
-                (folder / name).write_bytes(browser.screenshot())
+                write(folder / name, browser.screenshot())
         finally:
             browser.close()
+
+
+def write(path: Path, picture: bytes) -> None:
+    """Write a picture with few colours, which takes a third of the room."""
+    done = subprocess.run(["pngquant", "--strip", "-"], input=picture, capture_output=True, check=True)
+    path.write_bytes(done.stdout)
 
 
 if __name__ == "__main__":

@@ -205,6 +205,9 @@ def test_everything_is_done_by_keyboard_and_the_focus_is_never_lost(browser: Bro
     browser.run("document.querySelector('.back a').focus()")
     browser.press("enter")
     browser.wait(f"({FOCUS}) === 'blog'")
+    browser.run("document.querySelector('[href=\"#clients\"]').focus()")
+    browser.press("enter")
+    browser.wait(f"({FOCUS}) === 'Clients'")
 
 
 def test_news_take_neither_focus_nor_selection_nor_scroll(browser: Browser, show: Show) -> None:

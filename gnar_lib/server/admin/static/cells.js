@@ -5,6 +5,9 @@ import { make, setAttribute, setText } from "./dom.js";
 import { age, bytes, moment, rate, time } from "./format.js";
 import { whileDisabled } from "./messages.js";
 
+/** What a cell says that has nothing to say. */
+export const NONE = "–";
+
 /** A cell of one or two lines of text: `first(item)`, and smaller below it `second(item)`. */
 export function lines(first, second) {
   return (cell) => {
@@ -12,18 +15,25 @@ export function lines(first, second) {
     const below = make("span", { class: "second" }, "");
     cell.append(above, below);
     return (item) => {
-      setText(above, first(item));
+      const text = first(item);
+      setText(above, text);
+      setAttribute(cell, "data-none", text === NONE);
       setText(below, second?.(item) ?? "");
     };
   };
 }
 
 /** A rate, and the bytes so far. */
-export const traffic = (direction) =>
-  lines(
-    (item) => rate(item[`rate_${direction}`]),
-    (item) => bytes(item[`bytes_${direction}`]),
-  );
+export function traffic(direction) {
+  const text = lines((item) => rate(item[`rate_${direction}`]), (item) => bytes(item[`bytes_${direction}`]));
+  return (cell) => {
+    const renew = text(cell);
+    return (item) => {
+      renew(item);
+      setAttribute(cell, "data-idle", item[`rate_${direction}`] < 1);
+    };
+  };
+}
 
 export function graph(model) {
   return (cell) => {

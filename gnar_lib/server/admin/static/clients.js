@@ -37,7 +37,7 @@ export function makeClients(section, model) {
       build: lines((client) => count(sum(client, "users"))),
     },
     {
-      ...{ key: "rates", title: "Down and up", descending: true, value: (client) => sum(client, "rate_down") },
+      ...{ key: "traffic", title: "Down and up", descending: true, value: (client) => sum(client, "rate_down") },
       build: lines((client) => `↓ ${rate(sum(client, "rate_down"))}`, (client) => `↑ ${rate(sum(client, "rate_up"))}`),
     },
     {

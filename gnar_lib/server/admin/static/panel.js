@@ -100,6 +100,7 @@ function go() {
   else openedProxy.open(id);
   drawAll();
   if (id !== null) byId("proxy-name").focus();
+  else if (/^#\w+$/.test(location.hash)) byId(`${location.hash.slice(1)}-title`)?.focus();
   else if (lastId !== null) focusOnProxy(lastId);
   lastId = id;
 }
@@ -137,9 +138,7 @@ function countDown() {
 }
 
 function start() {
-  byId("login").hidden = true;
-  byId("page").hidden = false;
-  byId("session").hidden = false;
+  showPage(true);
   stream = new Stream("", {
     state(state, isFirst) {
       model.apply(state, isFirst);
@@ -152,6 +151,11 @@ function start() {
   go();
 }
 
+function showPage(isShown) {
+  for (const id of ["page", "session", "sections"]) byId(id).hidden = !isShown;
+  byId("login").hidden = isShown;
+}
+
 // ---- login -------------------------------------------------------------------------------------------------
 
 /** Shows the login form: the server wants a password. */
@@ -160,9 +164,7 @@ function lock() {
   stream = null;
   openedProxy.close();
   byId("question").close();
-  byId("page").hidden = true;
-  byId("session").hidden = true;
-  byId("login").hidden = false;
+  showPage(false);
   byId("password").focus();
 }
 

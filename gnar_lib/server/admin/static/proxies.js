@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { ask, tell } from "./messages.js";
-import { badge, action, graph, history, historyInFull, lines, traffic } from "./cells.js";
+import { action, badge, graph, history, historyInFull, lines, NONE, traffic } from "./cells.js";
 import { make, setAttribute, setText } from "./dom.js";
 import { count, plural, rate } from "./format.js";
 import { Listing } from "./listing.js";
@@ -41,10 +41,10 @@ export function makeProxies(section, model) {
       ...{ value: (proxy) => proxy.rate_up, build: traffic("up") },
     },
     { key: "chart", title: "Last 5 min", build: graph(model) },
-    { key: "limit", title: "Limit", build: lines((proxy) => limits(proxy)[0] ?? "–", (proxy) => limits(proxy)[1]) },
+    { key: "limit", title: "Limit", build: lines((proxy) => limits(proxy)[0] ?? NONE, (proxy) => limits(proxy)[1]) },
     {
       ...{ key: "dropped", title: "Drops", explanation: "Datagrams that were not passed on", descending: true },
-      ...{ value: (proxy) => proxy.dropped, build: lines((proxy) => (proxy.kind === "udp" ? count(proxy.dropped) : "–")) },
+      ...{ value: (proxy) => proxy.dropped, build: lines((proxy) => (proxy.kind === "udp" ? count(proxy.dropped) : NONE)) },
     },
     {
       ...{ key: "action", title: "End", isTitleHidden: true },
@@ -84,7 +84,7 @@ function clientCell(model) {
     cell.append(address, since);
     return (proxy) => {
       const client = model.clientOf(proxy);
-      setText(address, client?.address ?? "–");
+      setText(address, client?.address ?? NONE);
       setText(since, about(proxy, client, model.now));
       setAttribute(cell, "title", historyInFull(proxy));
     };
