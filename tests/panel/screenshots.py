@@ -1,7 +1,7 @@
 """Renews the screenshots in docs/: `python -m tests.panel.screenshots [FOLDER]`.
 
-They show made-up figures. Beside the browser that needs pngquant; the font is Inter if the system has it (Debian:
-pngquant, fonts-inter).
+They show made-up figures. The script needs the browser of the tests, pngquant, and the font Inter to look as
+they do now (Debian: pngquant, fonts-inter).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 PORT = 8911  # is seen in the pictures
 PAGES = (
     # file, width, height, scheme, what is behind # in the address
-    ("panel-light.png", 1280, 1000, "light", ""),
+    ("panel-light.png", 1280, 1046, "light", ""),
     ("panel-dark.png", 1280, 860, "dark", "#/proxy/p1"),
     ("panel-phone.png", 360, 900, "light", ""),
 )
