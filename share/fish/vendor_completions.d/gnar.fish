@@ -88,6 +88,7 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants client value --dead-after' -l dead-after -x -d 'give up a peer that should answer, and is silent (default 120)'
     complete -c $name -n '__gnar_wants client value --half-close-timeout' -l half-close-timeout -x -d 'end of a user half of whose connection has ended, when the other half is silent (default 3600)'
     complete -c $name -n '__gnar_wants client value --grace' -l grace -x -d 'how long users may finish when the client stops (default 8)'
+    complete -c $name -n '__gnar_wants client switch --plain' -l plain -d 'write lines to a terminal, too, in place of the live view'
     complete -c $name -n '__gnar_wants client value -a --admin-port' -s a -l admin-port -x -d 'serve metrics on this port of loopback (default: off)'
     complete -c $name -n '__gnar_wants client value --admin-bind' -l admin-bind -x -d 'serve them on this address; beyond loopback a password is needed'
     complete -c $name -n '__gnar_wants client value --admin-password' -l admin-password -x -d 'asked for there; better set as GNAR_ADMIN_PASSWORD'
