@@ -75,10 +75,11 @@ def _is_mapping(word: str) -> bool:
 
 
 def _relay(arguments: dict[str, Any]) -> int:
+    from gnar_lib.config import load_admin
     from gnar_lib.config.model import DEFAULT_GRACE_S
     from gnar_lib.config.values import dead_after, seconds, timeout
     from gnar_lib.net.options import set_dead_after, set_half_close_timeout
-    from gnar_lib.relay import UdpSettings, run_relay
+    from gnar_lib.relay import RelaySettings, UdpSettings, run_relay
 
     _log_events()
     if arguments["--dead-after"] is not None:
@@ -93,7 +94,8 @@ def _relay(arguments: dict[str, Any]) -> int:
     socat = arguments["socat"]
     if socat.half_close_timeout_s is not None and arguments["--half-close-timeout"] is None:
         set_half_close_timeout(socat.half_close_timeout_s)
-    return run_relay(arguments["<listen>"], arguments["<target>"], grace_s, udp, socat)
+    settings = RelaySettings(grace_s, udp, load_admin(_flags(arguments), os.environ))
+    return run_relay(arguments["<listen>"], arguments["<target>"], settings, socat)
 
 
 def _demo(arguments: dict[str, Any]) -> int:

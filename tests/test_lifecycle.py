@@ -283,14 +283,14 @@ LOOKING_UP = (
     PRELUDE
     + """
 from gnar_lib.net import place
-from gnar_lib.relay import run_relay
+from gnar_lib.relay import RelaySettings, run_relay
 
 def look_up(*_):
     say("looking up")
     Event().wait()
 
 place.resolve = look_up
-say(run_relay("tcp:0", "tcp:name:1", 30))
+say(run_relay("tcp:0", "tcp:name:1", RelaySettings(30)))
 """
 )
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import gevent
 import gevent.event
@@ -17,7 +18,7 @@ from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.live import Board
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
-from gnar_lib.config import Address, ClientConfig, changed_keys
+from gnar_lib.config import Address, ClientConfig, after_reload, changed_keys
 from gnar_lib.errors import AuthError, DismissedError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.hooks import Hooks
@@ -28,6 +29,9 @@ from gnar_lib.terminal.screen import is_usable
 from gnar_lib.terminal.view import View
 from gnar_lib.yamux.holdings import holdings
 from gnar_lib.yamux.parting import parting
+
+if TYPE_CHECKING:
+    from gnar_lib.admin.port import AdminPort
 
 LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 
@@ -50,12 +54,20 @@ class Client:
         self.failed = False  # nothing is left to do, since the server refused everything
         self.is_dismissed = False  # the server has ended this client, or its last proxy
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
+        self._admin: AdminPort | None = None  # while there is one
         self._stop = stop
         self._links: list[Link] = []  # that are running
         # Those of the settings that the server has not refused, by name.
         self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
         self._shown: set[str] = set()  # names of the proxies that a person has been shown
         self.board = Board(config.server, self.shared.meter)
+
+    def open_admin(self) -> None:
+        """Open the admin port, if there is to be one; raises `ListenError`."""
+        if self.shared.config.admin.port:
+            from gnar_lib.client.admin import open_admin  # loads what nothing else needs
+
+            self._admin = open_admin(self.shared, self._links, self._proxies.values)
 
     def start(self) -> None:
         """Connect, with all proxies on one link."""
@@ -129,8 +141,9 @@ class Client:
         the server stays.
         """
         before = self.shared.config
+        admin = after_reload(before.admin, config.admin)
         _apply(config)
-        self.shared.config = replace(config, server=before.server, plain=before.plain)
+        self.shared.config = replace(config, server=before.server, plain=before.plain, admin=admin)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
@@ -182,6 +195,8 @@ class Client:
         for link in [*self._links]:
             link.end()
         self.shared.crew.kill()
+        if self._admin is not None:
+            self._admin.close()
 
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
@@ -262,6 +277,7 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.on_reload(reload, has_file=has_file)
         stopper.on_status(client.status)
         hooks.use(config.hooks)
+        client.open_admin()
         client.start()
         with _live_view(client, is_wanted=not config.plain and not stopper.is_watched_over):
             stopper.wait(client.answered)

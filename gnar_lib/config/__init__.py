@@ -1,6 +1,14 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
-from gnar_lib.config.load import changed_keys, load_admin, load_client, load_log, load_server, variables
+from gnar_lib.config.load import (
+    after_reload,
+    changed_keys,
+    load_admin,
+    load_client,
+    load_log,
+    load_server,
+    variables,
+)
 from gnar_lib.config.model import (
     Address,
     AdminConfig,
@@ -26,6 +34,7 @@ __all__ = [
     "Rate",
     "Secret",
     "ServerConfig",
+    "after_reload",
     "changed_keys",
     "file_of",
     "load_admin",

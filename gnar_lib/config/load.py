@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -103,6 +103,17 @@ def load_log(flags: Mapping[str, Any], env: Mapping[str, str]) -> LogConfig:
     """Return what flags and variables say about the log; raises `ConfigError`."""
     in_env = read_env(LOG, with_older_names(env), given_keys(LOG, flags))
     return LogConfig(**by_field({**in_env, **read_flags(LOG, flags)}))
+
+
+def after_reload(before: AdminConfig, after: AdminConfig) -> AdminConfig:
+    """Return the settings of an admin port that is open, once a reload has read `after`: the port stays.
+
+    Raises `ConfigError` if the port can be reached from elsewhere, and there would be no password any more.
+    """
+    admin = replace(after, port=before.port, bind=before.bind)
+    if admin.port and not values.is_loopback(admin.bind) and not admin.password:
+        raise ConfigError("admin-password: has to stay, since the admin port can be reached from elsewhere")
+    return admin
 
 
 def variables() -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from gnar_lib.errors import ConnError
 from gnar_lib.net.target import DatagramTarget, UnixDatagramTarget
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.sessions import Limits, OpensSockets, Sessions
+from gnar_lib.proxy.udp import admit
 from gnar_lib.relay.address import Address, Role
 from gnar_lib.relay.attempts import open_in_the_end
 from gnar_lib.relay.ranges import Range
@@ -38,6 +39,7 @@ class DatagramRelay:
     """
 
     error: ConnError | None = None  # a relay of datagrams never fails
+    kind = "udp"
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class DatagramRelay:
         socat: SocatOptions = NO_OPTIONS,
     ) -> None:
         self.users = net.Crew("relay")  # stays empty, since the hub carries datagrams
+        self.name = str(listen)
         self.meter = Meter()
         timeout_s = settings.timeout_s or socat.idle_timeout_s or DEFAULT_UDP_TIMEOUT_S
         self._serves_one = not listen.fork
@@ -81,7 +84,7 @@ class DatagramRelay:
             if self._only_user is None and datagrams:
                 self._only_user = datagrams[0][0]
             datagrams = [each for each in datagrams if each[0] == self._only_user]
-        self.sessions.send(datagrams)
+        self.sessions.send(admit(datagrams, self.meter.up, self.meter))
 
     def _those_allowed(self, datagrams: list[net.Datagram], allowed: Range) -> list[net.Datagram]:
         """Return the datagrams of users within a range; warns of others."""
@@ -93,7 +96,7 @@ class DatagramRelay:
 
     def _on_answers(self, datagrams: list[net.Datagram]) -> None:
         if self._answers:
-            self.meter.dropped += self.listener.send(datagrams)
+            self.meter.dropped += self.listener.send(admit(datagrams, self.meter.down, self.meter))
 
 
 def _target(address: Address, *, any_source: bool) -> OpensSockets:

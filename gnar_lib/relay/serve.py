@@ -7,9 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from gnar_lib import logger, net
+from gnar_lib.config import AdminConfig
+from gnar_lib.config.model import NO_ADMIN
 from gnar_lib.errors import ConnError, DialError, UsageError
 from gnar_lib.events import Side
 from gnar_lib.lifecycle import Stopper
@@ -23,9 +26,21 @@ from gnar_lib.relay.attempts import open_in_the_end
 from gnar_lib.relay.datagrams import DEFAULTS, DatagramRelay, UdpSettings
 from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 
+if TYPE_CHECKING:
+    from gnar_lib.admin.port import AdminPort
+
 HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
 
 _log = logger.get("relay")
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What gnar's own options say of a relay."""
+
+    grace_s: float  # for which connected users may finish when the relay stops
+    udp: UdpSettings = DEFAULTS  # for a relay of datagrams
+    admin: AdminConfig = NO_ADMIN
 
 
 def _target(address: Address) -> Target | UnixTarget:
@@ -59,12 +74,16 @@ class Relay:
     unknown. A relay whose address lacks `fork` serves one user and then calls `on_end`.
     """
 
+    kind = "tcp"
+
     def __init__(
         self, listen: Address, target: Address, on_end: Callable[[], None], socat: SocatOptions = NO_OPTIONS
     ) -> None:
         self.users = net.Crew("relay")  # a greenlet for each user
         self.error: ConnError | None = None  # why the only user of a relay without `fork` failed
-        self._joiner = Joiner(Side.RELAY, str(listen), Meter(), socat.idle_timeout_s)
+        self.name = str(listen)
+        self.meter = Meter()
+        self._joiner = Joiner(Side.RELAY, self.name, self.meter, socat.idle_timeout_s)
         self._silent = socat.silent  # the side to which nothing is written
         self._on_end = on_end
         self._target = _target(target)
@@ -178,17 +197,16 @@ def is_loop(listen: Address, target: Address) -> bool:
 def run_relay(
     listen: str,
     target: str,
-    grace_s: float,
-    udp: UdpSettings = DEFAULTS,
+    settings: RelaySettings,
     socat: SocatOptions = NO_OPTIONS,
 ) -> int:
     """Relay until a signal comes, or until the only user of an address without `fork` has gone; returns 0.
 
-    Users who are connected when the signal comes have `grace_s` seconds to finish. `udp` is for a relay of
-    datagrams, `socat` are options in socat's spelling. Raises `UsageError` for an address that gnar does not
-    understand, and `ConnError` when `listen` cannot be listened on, when the name of `target` is unknown, or
-    when the connection of the only user failed.
+    `socat` are options in socat's spelling. Raises `UsageError` for an address that gnar does not understand,
+    and `ConnError` when `listen` cannot be listened on, when the name of `target` is unknown, or when the
+    connection of the only user failed.
     """
+    udp = settings.udp
     listen_address = parse_address(listen, Role.LISTEN, socat.family)
     target_address = parse_address(target, Role.TARGET, socat.family)
     if listen_address.is_datagram != target_address.is_datagram:
@@ -201,6 +219,7 @@ def run_relay(
         raise UsageError(f"{listen} to {target} would be a relay to itself")
     if socat.ignored:
         _log.warning("%s has no effect: gnar logs to standard error", " and ".join(socat.ignored))
+    port: AdminPort | None = None
     stopper = Stopper()  # made first: a signal must not end the process before it removes its socket file
     try:
         relay = stopper.call_until_stopped(
@@ -209,16 +228,30 @@ def run_relay(
         if relay is None:
             return 0
         stopper.on_status(relay.status)
+        port = _open_admin(settings.admin, relay) if settings.admin.port else None
         _log.info("relaying %s to %s", _listening_on(listen_address, relay.listener), target_address)
         stopper.wait()
         error = relay.error
         relay.close()
-        stopper.drain(relay.users, grace_s)
+        stopper.drain(relay.users, settings.grace_s)
     finally:
+        if port is not None:
+            port.close()
         stopper.close()
     if error is not None:
         raise error
     return 0
+
+
+def _open_admin(config: AdminConfig, relay: Relay | DatagramRelay) -> AdminPort | None:
+    """Return the admin port of a relay, which the caller closes. Raises `ListenError`."""
+    from gnar_lib.admin.watched import open_port  # loads what nothing else needs
+    from gnar_lib.metrics import OpenProxy, State
+
+    def state() -> State:
+        return State(relay.meter, [OpenProxy(relay.name, relay.kind, relay.meter)])
+
+    return open_port(Side.RELAY, lambda: config, state, lambda: True)
 
 
 def _open(

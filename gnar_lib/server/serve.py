@@ -11,9 +11,9 @@ import gevent
 
 from gnar_lib import logger, memory
 from gnar_lib.auth import Rights
-from gnar_lib.config import ServerConfig, changed_keys
+from gnar_lib.config import ServerConfig, after_reload, changed_keys
 from gnar_lib.config.values import is_loopback
-from gnar_lib.errors import ConfigError, ListenError, UsageError
+from gnar_lib.errors import ListenError, UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
@@ -114,9 +114,7 @@ class Server:
     def reload(self, config: ServerConfig) -> None:
         """Take new settings over, for logins and proxies to come; proxies that are open stay as they are."""
         before = self.shared.config
-        admin = replace(config.admin, port=before.admin.port, bind=before.admin.bind)
-        if admin.port and not is_loopback(admin.bind) and not admin.password:
-            raise ConfigError("admin-password: cannot go while the admin port can be reached from elsewhere")
+        admin = after_reload(before.admin, config.admin)
         _apply(config)
         self.shared.config = replace(
             config,

@@ -14,7 +14,7 @@ import pytest
 from gnar_lib import __version__, cmd, usage
 from gnar_lib.config import Address, ClientConfig, PortRanges, Rate, ServerConfig
 from gnar_lib.errors import ConnError
-from gnar_lib.relay import Role, SocatOptions, UdpSettings
+from gnar_lib.relay import RelaySettings, Role, SocatOptions, UdpSettings
 from gnar_lib.relay.socat import OF_GNAR_WITH_VALUE
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
@@ -41,9 +41,9 @@ class Called:
         self.replace.append(replaces)
         return 0
 
-    def relay(self, listen: str, target: str, grace_s: float, udp: UdpSettings, socat: SocatOptions) -> int:
-        self.relays.append((listen, target, grace_s))
-        self.udp.append(udp)
+    def relay(self, listen: str, target: str, settings: RelaySettings, socat: SocatOptions) -> int:
+        self.relays.append((listen, target, settings.grace_s))
+        self.udp.append(settings.udp)
         self.socat.append(socat)
         return 0
 

@@ -22,6 +22,7 @@ from gnar_lib.net.options import SocketOption
 from gnar_lib.relay import (
     DatagramRelay,
     Relay,
+    RelaySettings,
     Role,
     SocatOptions,
     UdpSettings,
@@ -327,7 +328,7 @@ def test_one_way_carries_nothing_back(silent: Role) -> None:
 
 def test_users_of_a_datagram_relay_have_to_be_heard() -> None:
     with pytest.raises(UsageError, match="-U: users of a relay of datagrams have to speak first"):
-        run_relay("udp:0", "udp:1", 0.0, socat=SocatOptions(silent=Role.TARGET))
+        run_relay("udp:0", "udp:1", RelaySettings(0.0), socat=SocatOptions(silent=Role.TARGET))
 
 
 # ---- whose file it is, and whose rights --------------------------------------------------------------------
@@ -363,7 +364,7 @@ def test_a_file_that_cannot_be_given_away_is_one_error_and_removed(
 RUN_AND_TELL = """
 import os, sys
 from gnar_lib import logger
-from gnar_lib.relay import accounts, run_relay
+from gnar_lib.relay import RelaySettings, accounts, run_relay
 logger.setup()
 become, before = accounts.Account.become, set()
 def note(account):
@@ -371,7 +372,7 @@ def note(account):
     before.update(sys.modules)
     print(os.getresuid(), os.getresgid(), os.getgroups(), flush=True)
 accounts.Account.become = note
-run_relay(sys.argv[1], sys.argv[2], 1.0)
+run_relay(sys.argv[1], sys.argv[2], RelaySettings(1.0))
 print(sorted({*sys.modules} - before))
 """
 
@@ -426,7 +427,7 @@ def test_who_cannot_become_another_user_is_told_so_and_does_not_listen(
 
     monkeypatch.setattr(os, "setgroups", refuse)
     with pytest.raises(UsageError, match="cannot become user nobody, which only root can: Operation not"):
-        run_relay(f"UNIX-LISTEN:{tmp_path}/x,fork,su=nobody", "tcp:1", 0.0)
+        run_relay(f"UNIX-LISTEN:{tmp_path}/x,fork,su=nobody", "tcp:1", RelaySettings(0.0))
     assert not (tmp_path / "x").exists()
 
 

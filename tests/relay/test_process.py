@@ -17,7 +17,7 @@ import pytest
 import gnar_lib
 from gnar_lib import net
 from gnar_lib.errors import DialError, PortTakenError, UsageError
-from gnar_lib.relay import Role, UdpSettings, parse_address, run_relay, serve
+from gnar_lib.relay import RelaySettings, Role, UdpSettings, parse_address, run_relay, serve
 from tests.helpers.loop import wait_until
 from tests.helpers.relays import TIMEOUT_S, read_all, serving
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 ROOT = Path(gnar_lib.__file__).parent.parent
 RUN = """
 import sys
-from gnar_lib.relay import run_relay
-sys.exit(run_relay(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+from gnar_lib.relay import RelaySettings, run_relay
+sys.exit(run_relay(sys.argv[1], sys.argv[2], RelaySettings(float(sys.argv[3]))))
 """
 
 
@@ -162,11 +162,11 @@ def test_a_killed_relay_is_followed_by_another_on_the_same_path(tmp_path: Path) 
 
 def test_wrong_addresses_are_refused_before_anything_is_listened_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        run_relay(f"unix:{tmp_path}/x.sock", "tcp:nowhere", 0.0)
+        run_relay(f"unix:{tmp_path}/x.sock", "tcp:nowhere", RelaySettings(0.0))
     with pytest.raises(UsageError, match="one is for connections, the other for datagrams"):
-        run_relay(f"unix:{tmp_path}/x.sock", "udp:53", 0.0)
+        run_relay(f"unix:{tmp_path}/x.sock", "udp:53", RelaySettings(0.0))
     with pytest.raises(UsageError, match="are for relays of datagrams"):
-        run_relay(f"unix:{tmp_path}/x.sock", "tcp:53", 0.0, UdpSettings(timeout_s=60.0))
+        run_relay(f"unix:{tmp_path}/x.sock", "tcp:53", RelaySettings(0.0, UdpSettings(timeout_s=60.0)))
     assert not (tmp_path / "x.sock").exists()
 
 

@@ -1,0 +1,1 @@
+"""Tests of the admin port, which every process may have."""
