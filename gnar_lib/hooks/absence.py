@@ -38,6 +38,8 @@ class Absences:
         key = _gone(event)
         if key is None or (len(self._held) >= MAX_HELD and key not in self._held):
             return False
+        if isinstance(event, events.ServiceUnreachable) and not event.again:
+            self._told.discard(key)  # a reload has given the name to another proxy
         if key not in self._held and key not in self._told:
             self._held[key] = (event, at, now_s + self._delay_s)
             if isinstance(event, events.ClientGone):

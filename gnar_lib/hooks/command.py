@@ -15,7 +15,7 @@ from gnar_lib.config import HookConfig
 from gnar_lib.errors import DeadlineError
 from gnar_lib.hooks.message import Message
 from gnar_lib.hooks.outcome import Outcome
-from gnar_lib.hooks.process import Program
+from gnar_lib.hooks.process import RunningProgram, keep_files
 from gnar_lib.net import deadline
 
 MOST_AT_ONCE = 4  # commands that run, of all hooks
@@ -30,6 +30,7 @@ class Command:
 
     def __init__(self, config: HookConfig) -> None:
         self._config = config
+        keep_files()
 
     def deliver(self, message: Message) -> Outcome:
         """Run the command for a message."""
@@ -40,7 +41,7 @@ class Command:
             return Outcome(f"cannot run it: {exc.strerror or exc}")
 
     def _run(self, message: Message, output: int) -> Outcome:
-        program = Program(self._config.command, _environment(message), output)
+        program = RunningProgram(self._config.command, _environment(message), output)
         try:
             with deadline(self._config.timeout_s, "the command"):
                 status = program.run(message.json() + b"\n")

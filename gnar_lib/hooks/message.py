@@ -16,6 +16,7 @@ from gnar_lib.events import Event
 
 MAX_TEXT = 1000  # characters of one text: peers choose names and reasons
 MAX_ITEMS = 100  # of one list
+MAX_VARIABLE = 2000  # characters of a variable: Windows takes 32,767 of all together
 
 # What has a meaning of its own in Slack's texts, such as <!channel>.
 _SLACK = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -62,8 +63,8 @@ class Message:
 
     def variables(self) -> dict[str, str]:
         """Return the fields as variables of the environment."""
-        others = {f"GNAR_EVENT_{key.upper()}": self._shown(key) for key in self.fields if key != "event"}
-        return {"GNAR_EVENT": self.event, **others}
+        shown = {key: _cut(self._shown(key), MAX_VARIABLE) for key in self.fields if key != "event"}
+        return {"GNAR_EVENT": self.event, **{f"GNAR_EVENT_{key.upper()}": shown[key] for key in shown}}
 
     def _shown(self, key: str) -> str:
         """Return a field as one line; empty if the event has no such field."""
@@ -81,11 +82,16 @@ class Message:
 
 def _bounded(value: Any) -> Any:
     """Return a value without what is too much of a text or of a list."""
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return value[:MAX_TEXT] + "..."
+    if isinstance(value, str):
+        return _cut(value, MAX_TEXT)
     if isinstance(value, list):
         return [_bounded(each) for each in value[:MAX_ITEMS]]
     return value
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text, shortened to `most` characters and three dots."""
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def signature(secret: Secret, timestamp: str, body: bytes) -> str:

@@ -18,11 +18,20 @@ import gevent.os
 from gevent.hub import get_hub
 
 # Each program has a process group of its own, the default action for every signal, and no descriptor of this
-# process but 0, 1 and 2: Python opens all others so that programs do not inherit them.
+# process but 0, 1 and 2: Python opens all others so that programs do not inherit them, and `keep_files` is
+# for what this process has inherited itself.
 if sys.platform != "win32":
     _SIGNALS = [each for each in signal.Signals if each not in {signal.SIGKILL, signal.SIGSTOP}]
 
-    class Program:
+    def keep_files() -> None:
+        """Have no program inherit what this process itself has inherited, besides its standard streams."""
+        with suppress(OSError):  # a bare system may have no such folder
+            for name in os.listdir("/dev/fd"):
+                if int(name) > 2:  # noqa: PLR2004  (standard error)
+                    with suppress(OSError):  # the folder itself, which is closed again
+                        os.set_inheritable(int(name), False)
+
+    class RunningProgram:
         """A program that runs; `kill` has to be called in the end. Raises `OSError` if it does not start.
 
         Its output goes to the file `output`.
@@ -85,7 +94,10 @@ if sys.platform != "win32":
 else:
     import subprocess
 
-    class Program:
+    def keep_files() -> None:
+        """Do nothing: what a program inherits is named one by one."""
+
+    class RunningProgram:
         """The same on Windows, where `kill` ends the program alone, and not what it has started."""
 
         def __init__(self, words: Sequence[str], env: Mapping[str, str], output: int) -> None:
