@@ -354,6 +354,11 @@ def unsubscribe(event_type: type[E], listener: Callable[[E], None]) -> None:
         _listeners[event_type] = [each for each in listeners if each != listener]
 
 
+def is_heard(event_type: type[Event]) -> bool:
+    """Tell whether somebody has subscribed to this type: else nothing need be prepared."""
+    return bool(_listeners.get(event_type))
+
+
 def emit(event_type: Callable[P, Event], /, *args: P.args, **kwargs: P.kwargs) -> None:
     """Tell the listeners of `event_type` that such an event has happened; the arguments are its fields."""
     listeners = _listeners.get(event_type)

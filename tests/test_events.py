@@ -64,6 +64,16 @@ def test_no_event_is_made_when_nobody_listens() -> None:
     assert not made
 
 
+def test_whether_anybody_listens_can_be_asked() -> None:
+    got: list[events.Event] = []
+    assert not events.is_heard(UserCame)
+    events.subscribe(UserCame, got.append)
+    assert events.is_heard(UserCame)
+    assert not events.is_heard(Stopping)
+    events.unsubscribe(UserCame, got.append)
+    assert not events.is_heard(UserCame)
+
+
 def test_a_listener_that_has_left_gets_nothing_more() -> None:
     got: list[events.Event] = []
     events.subscribe(UserCame, got.append)

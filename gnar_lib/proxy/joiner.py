@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
-from gnar_lib.events import Side, UserAnswered, UserCame, UserConnected, UserLeft, emit
+from gnar_lib.events import Side, UserAnswered, UserCame, UserConnected, UserLeft, emit, is_heard
 from gnar_lib.net import Conn, Sockaddr
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proxy.stream import stream
@@ -33,9 +34,8 @@ class Joiner:
         began_s, reason = time.monotonic(), ""
         emit(UserCame, self.side, self.name, address)
         live = self.meter.connection(address, user.abort)
-        live.down.on_first = lambda: emit(
-            UserAnswered, self.side, self.name, address, time.monotonic() - began_s
-        )
+        if is_heard(UserAnswered):
+            live.down.on_first = partial(self._tell_answer, address, began_s)
         try:
             other = connect()
             if other is None:
@@ -52,3 +52,6 @@ class Joiner:
         finally:
             up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
             emit(UserLeft, self.side, self.name, address, up, down, lasted_s, reason)
+
+    def _tell_answer(self, address: Sockaddr, began_s: float) -> None:
+        emit(UserAnswered, self.side, self.name, address, time.monotonic() - began_s)

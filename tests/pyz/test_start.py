@@ -152,6 +152,7 @@ def test_verbose_version_tells_what_the_file_holds_and_where_it_runs(moved: Path
         "docopt-ng 0",
         "gevent 2",
         "greenlet 3",
+        "prometheus_client 0",
         "zope.interface 8",
         f"holds     CPython 3.10 3.11 3.12 3.13 3.14 on {', '.join(NAMES.values())}\n",
     ):
