@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnar_lib.pio.meter import Meter
@@ -22,7 +22,7 @@ class State:
     """What there is at the moment. What is None does not exist on this side, or is not known yet."""
 
     meter: Meter  # counts everything, also what proxies have carried that are gone
-    proxies: Iterable[OpenProxy]
+    proxies: Sequence[OpenProxy]
     clients: int | None = None  # of a server
     logins: int | None = None  # connections to a server that are logging in
     users_waiting: int | None = None  # at a server, for a data connection: the conn map
