@@ -87,6 +87,7 @@ def test_methods_that_the_internals_name_exist() -> None:
 def test_files_shown_load(text: str, tmp_path: Path) -> None:
     file = tmp_path / "shown.toml"
     file.write_text(text)
+    write_secrets(text, tmp_path)
     load_it = load_client if "[[proxys]]" in text else load_server
     load_it({"config": str(file)}, {})
 
@@ -96,7 +97,16 @@ def shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to a folder with the files that the documents show; the first line of each is its name."""
     monkeypatch.chdir(tmp_path)
     for text in blocks("toml"):
-        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+        file = tmp_path / text.splitlines()[0].removeprefix("# ")
+        if not file.exists():  # a document may show what is to be added to a file
+            file.write_text(text)
+        write_secrets(text, tmp_path)
+
+
+def write_secrets(text: str, folder: Path) -> None:
+    """Write the files that hold a secret each, as a configuration file names them."""
+    for key, name in re.findall(r'^([a-z-]+)-file = "([^"]+)"', text, re.MULTILINE):
+        (folder / name).write_text(f"{key} of the test\n")
 
 
 def gnar_commands() -> Iterator[list[str]]:
@@ -120,6 +130,8 @@ def test_commands_shown_are_understood(argv: list[str], monkeypatch: pytest.Monk
         assert load()
         return 0
 
+    if "--admin-bind" in argv:  # the variables stand in front of such a command
+        monkeypatch.setenv("GNAR_ADMIN_PASSWORD", "a password of the test")
     monkeypatch.setattr(server_serve, "run_server", only_load)
     monkeypatch.setattr(client_serve, "run_client", only_load)
     monkeypatch.setattr("gnar_lib.relay.run_relay", lambda *_: 0)
