@@ -54,6 +54,11 @@ class ResponseHead(_Head):
     status: int
 
 
+def _encoded(fields: Fields) -> RawFields:
+    """Return fields as they are sent; a byte of a field that was received is a character here."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
 class _Codec:
     """What both roles share: a body that is received, and one that is sent."""
 
@@ -223,7 +228,7 @@ class ServerCodec(_Codec):
     def _encode_head(self, status: int, fields: Fields) -> bytes:
         """Raises `ValueError` if a field or the status cannot be sent."""
         try:
-            response = h11.Response(status_code=status, headers=[*fields], reason=phrase(status))
+            response = h11.Response(status_code=status, headers=_encoded(fields), reason=phrase(status))
         except h11.LocalProtocolError as exc:
             raise ValueError(str(exc)) from exc
         return self._h11.send(response) or b""
@@ -236,8 +241,14 @@ class ClientCodec(_Codec):
         super().__init__(conn, limits, h11.CLIENT)
 
     def send_head(self, method: str, target: str, fields: Fields) -> None:
-        """Begin a request; `send_body`, if the fields tell of a body, and `end_body` follow."""
-        request = h11.Request(method=method, target=target, headers=[*fields])
+        """Begin a request; `send_body`, if the fields tell of a body, and `end_body` follow.
+
+        Raises `ValueError` if a field cannot be sent.
+        """
+        try:
+            request = h11.Request(method=method, target=target, headers=_encoded(fields))
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
         self.send_encoded(self._h11.send(request) or b"")
 
     def receive_head(self) -> ResponseHead:

@@ -38,7 +38,7 @@ class HeadBuffer:
 
         Raises `HTTPError` if what has come cannot become a head.
         """
-        data, limits = self.received, self._limits
+        data = self.received
         if not self._has_begun:
             if not data or data == b"\r":
                 return None
@@ -48,24 +48,22 @@ class HeadBuffer:
         if data and data[0] not in _FIRST:
             raise HTTPError(400, "this is not HTTP")
         while (at := data.find(b"\n", self._checked)) >= 0:
+            self._check_size(at)  # first, so that the answer is the same however the bytes are cut
             if data[max(at - 1, 0)] != _CARRIAGE_RETURN:
                 raise HTTPError(400, "a line does not end with carriage return and line feed")
-            if not self._has_line and at > limits.target_bytes:
-                raise HTTPError(414, f"the request line is longer than {limits.target_bytes} bytes")
-            if at >= limits.head_bytes:
-                break
             self._checked, self._has_line = at + 1, True
             if data[max(at - 3, 0) : at] == b"\r\n\r":
                 return self._cut(at + 1)
-        self._check_size(at >= 0)
+        self._check_size(len(data) - 1)
         self._checked = len(data)
         return None
 
-    def _check_size(self, is_full: bool) -> None:
+    def _check_size(self, at: int) -> None:
+        """Raise `HTTPError` if a head, or its first line, may not have a byte at the place `at`."""
         limits = self._limits
-        if not self._has_line and len(self.received) > limits.target_bytes:
+        if not self._has_line and at >= limits.target_bytes:
             raise HTTPError(414, f"the request line is longer than {limits.target_bytes} bytes")
-        if is_full or len(self.received) >= limits.head_bytes:
+        if at >= limits.head_bytes:
             raise HTTPError(431, f"the head is longer than {limits.head_bytes} bytes")
 
     def _cut(self, size: int) -> bytes:

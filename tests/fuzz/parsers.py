@@ -18,6 +18,8 @@ from typing import Any, cast
 from gnar_lib.config import load_client, load_server, values
 from gnar_lib.config.model import DEFAULT_PORT
 from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
+from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
+from gnar_lib.http.request import make_request
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
@@ -30,6 +32,8 @@ from tests.peers.mux import clean, conn_pair, stream_count
 Check = Callable[[bytes, Random], bool]
 
 WAIT_S = 20.0
+# Trailers are measured whenever bytes come, so that some that are too long are taken if they come at once.
+MAX_HTTP_BYTES = 16_000
 
 
 # ---- frames and messages -----------------------------------------------------------------------------------
@@ -56,6 +60,7 @@ class _Source:
 
     def __init__(self, data: bytes, random: Random) -> None:
         self.data = data
+        self.sent = b""
         self._most = random.choice((1, 7, 100, 5000))
 
     def recv(self, size: int) -> bytes:
@@ -65,6 +70,9 @@ class _Source:
 
     def unread(self, data: bytes) -> None:
         self.data = data + self.data
+
+    def sendall(self, data: bytes) -> None:
+        self.sent += data
 
 
 def _messages_in(source: _Source) -> list[Message]:
@@ -133,6 +141,63 @@ def yamux(data: bytes, random: Random) -> bool:
         assert session.closed
         assert stream_count(session) == len(crew) == 0
     return is_open
+
+
+# ---- HTTP --------------------------------------------------------------------------------------------------
+
+
+def _requests_in(source: _Source) -> list[tuple[RequestHead, bytes]]:
+    """Return the requests up to the first error, or to the end, and answer them."""
+    found = []
+    codec = ServerCodec(cast("Conn", source), Limits())
+    with suppress(HTTPError):
+        while codec.wait_for_head():
+            head = codec.receive_head()
+            found.append((head, b"".join(iter(codec.receive_body, b""))))
+            codec.send_whole(404, [("X", "y")], b"body")
+            if not codec.start_next():
+                break
+    return found
+
+
+def http_requests(data: bytes, random: Random) -> bool:
+    """The same requests come however the bytes are cut; each means something, and can be sent again."""
+    data = data[:MAX_HTTP_BYTES]
+    found = _requests_in(_Source(data, random))
+    assert found == _requests_in(_Source(data, random))
+    for head, body in found:
+        with suppress(HTTPError):
+            request = make_request(head, ("192.0.2.1", 1))
+            assert request.path.isprintable() or not request.path.isascii()
+            assert not {*"\r\n\0"} & {*"".join(request.headers.values())}
+        if head.version == "1.1":  # the only one that is sent
+            again = _Source(b"", random)
+            codec = ClientCodec(cast("Conn", again), Limits())
+            fields = [(name.decode(), value.decode("latin-1")) for name, value in head.fields]
+            codec.send_head(head.method, head.target, fields)
+            codec.send_body(body)
+            codec.end_body()
+            ((head_again, body_again),) = _requests_in(_Source(again.sent, random))
+            assert (sorted(head_again.fields), body_again) == (sorted(head.fields), body)
+            assert (head_again.method, head_again.target) == (head.method, head.target)
+    return bool(found)
+
+
+def http_responses(data: bytes, random: Random) -> bool:
+    """The same response comes however the bytes are cut, or none of them is one."""
+
+    def response() -> tuple[object, bytes] | None:
+        codec = ClientCodec(cast("Conn", _Source(data, random)), Limits())
+        codec.send_head("GET", "/", [("Host", "a")])
+        codec.end_body()
+        try:
+            return codec.receive_head(), b"".join(iter(codec.receive_body, b""))
+        except (ProtocolError, ConnClosed):
+            return None
+
+    found = response()
+    assert found == response()
+    return found is not None
 
 
 # ---- addresses and settings --------------------------------------------------------------------------------
@@ -204,5 +269,8 @@ def toml(data: bytes, random: Random) -> bool:
 
 CHECKS: dict[str, Check] = {
     check.__name__: check
-    for check in (frames, messages, datagrams, json_datagrams, yamux, relay_addresses, settings, toml)
+    for check in (
+        *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses),
+        *(relay_addresses, settings, toml),
+    )
 }

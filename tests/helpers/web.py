@@ -11,10 +11,12 @@ from email.message import Message
 from http.client import HTTPResponse
 from typing import Any, cast
 
+import gevent
+
 from gnar_lib.errors import ConnError, WriteError
 from gnar_lib.http import Request, Response, Routes, Service
 from gnar_lib.net import Crew, SocketConn, deadline, dial, listen
-from tests.helpers.loop import turn, wait_until
+from tests.helpers.loop import wait_until
 from tests.peers.mux import clean
 
 LOOPBACK = "127.0.0.1"
@@ -46,7 +48,7 @@ class Served:
                 for piece in pieces or [data]:
                     with suppress(WriteError):  # the service has had enough
                         conn.sendall(piece)
-                    turn()
+                    gevent.idle()  # the service reads the piece
                 if end:
                     conn.shutdown(socket.SHUT_WR)
                 return received(conn)
