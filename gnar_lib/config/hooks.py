@@ -25,7 +25,14 @@ MOST_HOOKS = 100  # each of which has a greenlet and a queue
 MOST_HEADERS = 32
 
 # Events of one end; all others are of both.
-_OF_SERVER = {"login-refused", "client-came", "client-returned", "client-gone", "user-refused"}
+_OF_SERVER = {
+    "login-refused",
+    "client-came",
+    "client-returned",
+    "client-gone",
+    "user-refused",
+    "udp-user-came",
+}
 _OF_CLIENT = {
     "connected",
     "connect-failed",

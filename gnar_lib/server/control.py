@@ -17,14 +17,7 @@ import gevent
 from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
-from gnar_lib.errors import (
-    ConnClosed,
-    ConnError,
-    GnarError,
-    ListenError,
-    ProtocolError,
-    ProxyRefusedError,
-)
+from gnar_lib.errors import ConnClosed, ConnError, GnarError, ListenError, ProtocolError, ProxyRefusedError
 from gnar_lib.events import ClientGone, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
 from gnar_lib.net import Conn, DatagramSocket, EventedConn, Listener, format_address, host_of
 from gnar_lib.net.options import dead_after_s

@@ -229,6 +229,8 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         if not config.token and not is_loopback(config.bind):
             _log.warning("no token: whoever reaches port %d may open ports here; set GNAR_TOKEN", port)
         stopper.wait()
+        if server.control_ingress.is_left:
+            hooks.finish()  # the process that has taken over tells what happens from now on
         emit(Stopping, Side.SERVER)
         offer.close()
         if server.control_ingress.is_left:
