@@ -51,7 +51,7 @@ class Admin:
         clients = self._ingress.clients
         return State(
             meter=self._shared.meter,
-            proxies=self._open_proxies(),
+            proxies=[*self._open_proxies()],
             clients=len(clients),
             logins=len(self._ingress.in_progress),
             users_waiting=len(self._shared.conn_map),
