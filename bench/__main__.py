@@ -113,7 +113,7 @@ def _words(text: str) -> list[str]:
 def choose(
     contestants: Sequence[Contestant], only: Sequence[str] | None, notes: list[str]
 ) -> list[Contestant]:
-    """Return the contestants that take part: those in `only`, or all that are installed.
+    """Return the contestants that take part: those in `only`, or all that are installed and not extra.
 
     Adds a note for each that is not installed. Raises BenchError for an unknown name.
     """
@@ -123,6 +123,7 @@ def choose(
         raise BenchError(f"no contestant {unknown[0]!r}; there are: {', '.join(names)}")
     if only:
         return [contestant for contestant in contestants if contestant.name in only]
+    contestants = [contestant for contestant in contestants if not contestant.extra]
     absent = [contestant for contestant in contestants if contestant.optional and contestant.missing()]
     notes += [f"{each.name} took no part; not on the PATH: {', '.join(each.missing())}" for each in absent]
     return [contestant for contestant in contestants if contestant not in absent]

@@ -77,6 +77,7 @@ class Contestant:
     programs: Command = ()  # programs that have to be on the PATH
     protos: Command = ("tcp",)  # "tcp", "udp" or both
     optional: bool = False  # whether the contestant is left out, and has not failed, if programs are missing
+    extra: bool = False  # whether the contestant takes part only if it is named
 
     def missing(self) -> list[str]:
         """Return the programs that are not on the PATH."""
@@ -161,6 +162,22 @@ def gnar_tunnel(server: Command, client: Command, *, multiplex: bool = False, go
         flags = (["-m"] if multiplex else []) + (["-y", "udp"] if launch.proto == "udp" else [])
         ports = ["-l", launch.target, "-r", launch.port]
         launch.client(*client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
+
+    return start
+
+
+def watched_tunnel(gnar: Command, *, multiplex: bool = False) -> Starter:
+    """Return how to start a tunnel at whose panel somebody looks; curl stands in for the page."""
+
+    def start(launch: Launch) -> None:
+        control, admin = free_port(), free_port()
+        watch = ["--bind", launch.near.bind, "-a", admin]
+        launch.server(*gnar, "server", "-p", control, *watch).wait_listening(admin)
+        flags = ["-m"] if multiplex else []
+        ports = ["-l", launch.target, "-r", launch.port]
+        launch.client(*gnar, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
+        url = f"http://127.0.0.1:{admin}/api/v1/live"
+        launch.crew.start(launch.near, ["curl", "-sN", "-o", "/dev/null", url], role="page")
 
     return start
 
@@ -253,6 +270,9 @@ def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
         Contestant("frp", Kind.TUNNEL, frp(plain=False), frps, both, optional=True),
         Contestant("frp plain", Kind.TUNNEL, frp(plain=True), frps, both, optional=True),
     ]
+    for suffix, multiplex in (("", False), (" -m", True)):
+        start = watched_tunnel(ours, multiplex=multiplex)
+        found.append(Contestant(f"gnar watched{suffix}", Kind.TUNNEL, start, (ours[0], "curl"), extra=True))
     for name, server, client in map(parse_peer, peers):
         programs = (server[0], client[0])
         for suffix, multiplex in (("", False), (" -m", True)):

@@ -38,6 +38,7 @@ METRICS = {
         Metric("cpu_up", TCP, "CPU up", "s/GB"),
         Metric("cpu_down", TCP, "CPU down", "s/GB"),
         Metric("ka32", TCP, "ka 32", "req/s", more_is_better=True),
+        Metric("ka200", TCP, "ka 200", "req/s", more_is_better=True),
         Metric("ka1", TCP, "ka 1 p50", "us"),
         Metric("short", TCP, "short", "conn/s", more_is_better=True),
         Metric("peak", TCP, "peak memory", "MiB", worst_counts=True),

@@ -127,6 +127,11 @@ def keep_alive_32(route: Route, seconds: float) -> Figures:
     return _with_peak(route, lambda: {"ka32": wrk(route, seconds, 32)[0]})
 
 
+def keep_alive_200(route: Route, seconds: float) -> Figures:
+    """Return the requests per second on 200 connections that stay open."""
+    return {"ka200": wrk(route, seconds, 200)[0]}
+
+
 def keep_alive_1(route: Route, seconds: float) -> Figures:
     """Measure requests one after the other on one connection that stays open."""
     return _with_peak(route, lambda: {"ka1": wrk(route, seconds, 1)[1]})
@@ -166,6 +171,7 @@ WORKS = {
     for work in (
         Work("bulk", Iperf, ("up", "down", "cpu_up", "cpu_down"), bulk, ("iperf3",)),
         Work("ka32", Web, ("ka32",), keep_alive_32, ("nginx", "wrk")),
+        Work("ka200", Web, ("ka200",), keep_alive_200, ("nginx", "wrk")),
         Work("ka1", Web, ("ka1",), keep_alive_1, ("nginx", "wrk")),
         Work("short", Web, ("short",), short, ("nginx", "wrk")),
         Work("udp", Echo, ("udp1", "udp64", "udp_loss", "udp_wrong"), udp),
