@@ -25,6 +25,7 @@ from gnar_lib.usage import (
     RELAY,
     SERVER,
     SERVER_UNADVERTISED,
+    TOP,
     USAGE,
 )
 
@@ -164,6 +165,19 @@ def _health(arguments: dict[str, Any]) -> int:
     return 0  # whether or not the line could be written: the status is the answer
 
 
+def _top(arguments: dict[str, Any]) -> int:
+    from gnar_lib.config import load_admin
+    from gnar_lib.top.api import DEFAULT_URL, Api
+    from gnar_lib.top.run import run_top
+
+    if (path := arguments["--token-file"]) is not None:
+        secret = load_admin({"admin-read-token-file": path}, {}).read_token
+    else:
+        admin = load_admin({}, os.environ)
+        secret = admin.read_token or admin.password
+    return run_top(Api(arguments["<url>"] or DEFAULT_URL, secret), once=arguments["--once"])
+
+
 def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
     """Return what a reader of `config.values` makes of a value; an error of the reader names `where`."""
     try:
@@ -179,6 +193,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
     "relay": (RELAY, _relay),
     "demo": (DEMO, _demo),
     "health": (HEALTH, _health),
+    "top": (TOP, _top),
     "completion": (COMPLETION, _completion),
     "man": (MAN, _man),
 }

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-_COMMANDS_WITHOUT_GEVENT = {"--version", "completion", "man", "health"}
+_COMMANDS_WITHOUT_GEVENT = {"--version", "completion", "man", "health", "top"}
 _HELP = {"-h", "--help"}
 _HUB_FILES = 4  # descriptors that a hub may need; libev aborts the process when it gets none
 

@@ -14,6 +14,7 @@ Usage:
   gnar relay <listen> <target> [options]
   gnar demo [<port>]
   gnar health [<server-addr>] [options]
+  gnar top [<url>] [options]
   gnar completion (bash | zsh | fish)
   gnar man
   gnar --help | --version [--verbose]
@@ -24,6 +25,7 @@ Commands:
   relay       forwards one address to another, instead of socat
   demo        shows the tunnel working, on this machine alone
   health      tells by its exit status whether a server answers
+  top         shows what a server does, in place
   completion  prints what makes a shell complete gnar's words
   man         prints the manual page
 
@@ -197,6 +199,25 @@ Both can be variables, too: GNAR_PORT and GNAR_BIND, as for the server.
 Examples:
   gnar health
   gnar health example.com:8910 --timeout 10
+"""
+
+TOP = """gnar top: show the proxies, users and rates of a server in place, and its connections.
+
+Usage: gnar top [<url>] [options]
+
+The URL is that of the server's admin port: http://127.0.0.1:8911 unless another is given.
+Keys: arrows select a proxy, Enter shows its connections, Esc goes back, s sorts, q ends it.
+
+Options:
+      --once             print everything once, as text; so it does where there is no terminal
+      --token-file FILE  read the password, or the read token, from a file
+  -h, --help             show this
+
+A password is not for command lines: set GNAR_ADMIN_READ_TOKEN or GNAR_ADMIN_PASSWORD.
+
+Examples:
+  gnar top
+  gnar top https://gnar.example.com --token-file read.token
 """
 
 COMPLETION = """gnar completion: print what makes a shell complete gnar's commands and options.

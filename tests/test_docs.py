@@ -136,5 +136,6 @@ def test_commands_shown_are_understood(argv: list[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(client_serve, "run_client", only_load)
     monkeypatch.setattr("gnar_lib.relay.run_relay", lambda *_: 0)
     monkeypatch.setattr("gnar_lib.demo.run_demo", lambda _: 0)
+    monkeypatch.setattr("gnar_lib.top.run.run_top", lambda *_, **__: 0)
     monkeypatch.setattr("gnar_lib.health.check", lambda *_: None)
     assert cmd.main(argv) == 0

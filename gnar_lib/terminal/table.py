@@ -78,7 +78,9 @@ def _marked(line: list[Span], selected: int | None, number: int | None) -> list[
         return line
     if selected != number:
         return [Span(NO_MARK), *line]
-    return [Span(MARK, BOLD), *(Span(span.text, span.style or REVERSE, span.link) for span in line)]
+    styles = [f"{span.style};{REVERSE}" if span.style else REVERSE for span in line]
+    shown = (Span(span.text, style, span.link) for span, style in zip(line, styles, strict=True))
+    return [Span(MARK, BOLD), *shown]
 
 
 def _line(columns: Sequence[Column], cells: Sequence[Span], widths: Sequence[int]) -> list[Span]:

@@ -81,6 +81,11 @@ def fit(line: Iterable[Span], room: int) -> Iterator[Span]:
         room -= width_of(text)
 
 
+def plain(line: Iterable[Span]) -> str:
+    """Return a line for what is no terminal, whole."""
+    return "".join(span.text for span in line).rstrip()
+
+
 def render(line: Iterable[Span], room: int, *, colour: bool = True) -> str:
     """Return a line as it is written to a terminal that has `room` columns.
 

@@ -6,6 +6,7 @@ Knows neither client nor server nor the terminal.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from gnar_lib.terminal.text import (
     fit,
     lasted,
     length,
+    plain,
     rate,
     render,
     size,
@@ -110,6 +112,13 @@ def draw(view: View, width: int, height: int, *, colour: bool = True) -> list[st
     if view.events and left > 0:
         lines += [*gap, *(_event(entry) for entry in view.events[-left:])]
     return [render(line, width, colour=colour) for line in lines[:height]]
+
+
+def text_of(view: View) -> str:
+    """Return everything there is as text, for what is no terminal: lines of whatever length."""
+    facts = [f"{fact.label} {clean(fact.text)}".strip() for fact in view.facts]
+    table = lines_of(_table(view, view.rows), sys.maxsize)
+    return "\n".join([clean(view.title), *facts, "", *map(plain, table), ""])
 
 
 def rows_room(view: View, width: int, height: int) -> int:

@@ -1,0 +1,1 @@
+"""`gnar top`: watches a server through its admin port. Loads no gevent: the standard library's HTTP does."""

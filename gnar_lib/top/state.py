@@ -1,0 +1,261 @@
+"""What is known of a server: takes what its API says, and makes views of it. Does no I/O.
+
+Nothing that a server sends is trusted to be what it should be.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gnar_lib.logger import Entry
+from gnar_lib.terminal.text import GREEN, PLAIN, YELLOW, lasted, rate, size
+from gnar_lib.terminal.view import ConnectionRow, Fact, ProxyRow, View
+
+MAX_EVENTS = 200
+MAX_OBJECTS = 100_000  # clients or proxies; a server has fewer
+_LAGGING_S = 0.1  # from here on the server's loop is slow enough to be marked
+
+_MOST = 1e18  # a number that is larger is no count and no time
+
+Object = dict[str, Any]
+
+# How proxies can be sorted: the largest first, but for names.
+SORTS: dict[str, Callable[[ProxyRow], Any]] = {
+    "name": lambda row: row.name,
+    "users": lambda row: -row.users,
+    "rate": lambda row: -(row.rate_up + row.rate_down),
+    "bytes": lambda row: -(row.up + row.down),
+    "total": lambda row: -row.users_total,
+}
+CONNECTION_SORTS = ("age", "down", "up", "rate", "idle", "user")  # as the API names them
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What a person has chosen to look at."""
+
+    sort: str = "name"
+    proxy: str = ""  # the id of the proxy whose connections are looked at
+    connection_sort: str = CONNECTION_SORTS[0]
+    first: int = 0
+    selected: int = 0
+
+
+class State:
+    """The server as the API has described it until now."""
+
+    def __init__(self, url: str) -> None:
+        self.error = ""  # why nothing is heard of the server
+        self._url = url
+        self._server: Object = {}
+        self._clients: dict[str, Object] = {}
+        self._proxies: dict[str, Object] = {}
+        self._connections: Object | None = None
+        self._events: deque[Entry] = deque(maxlen=MAX_EVENTS)
+        self._heard_s = time.time()
+
+    # ---- what the API says ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Forget everything but events: a new stream begins with everything there is."""
+        self._server, self._connections = {}, None
+        self._clients.clear()
+        self._proxies.clear()
+
+    def take(self, name: str, data: Object) -> None:
+        """Take an event of the live stream."""
+        if name == "state":
+            self._heard_s = time.time()
+            self._take_state(data)
+        elif name == "happened":
+            self._events.append(Entry(number(data, "at"), logging.INFO, _told(data)))
+
+    def _take_state(self, data: Object) -> None:
+        self._server.update(_object(data.get("server")))
+        _merge(self._clients, data.get("clients"))
+        _merge(self._proxies, data.get("proxies"))
+        removed = data.get("removed")
+        for key in removed if isinstance(removed, list) else ():
+            if isinstance(key, str):
+                self._clients.pop(key, None)
+                self._proxies.pop(key, None)
+        if "connections" in data:
+            self._connections = _object(data["connections"]) or None
+
+    # ---- what is shown -------------------------------------------------------------------------------------
+
+    def id_of(self, looks: Looks) -> str:
+        """Return the id of the proxy that is selected; empty if there is none."""
+        ids = [key for key, _ in self._sorted(looks.sort)]
+        return ids[looks.selected] if looks.selected < len(ids) else ""
+
+    def view(self, looks: Looks, count: int | None = None) -> View:
+        """Return what is to be shown, with `count` rows from the first that is looked at; None: all of them.
+
+        Also the selection, which is on a row that is there.
+        """
+        if looks.proxy:
+            rows: list[Any] = self._connection_rows()
+            kept, hint = rows, f"Esc back  s sort: {looks.connection_sort}  q quit"
+        else:
+            kept = [row for _, row in self._sorted(looks.sort)]
+            hint = f"Enter connections  s sort: {looks.sort}  q quit"
+        selected = min(looks.selected, max(0, len(kept) - 1))
+        first = min(looks.first, selected)
+        return View(
+            title=f"gnar server {text(self._server, 'version')}".rstrip(),
+            hint=hint,
+            facts=tuple(self._facts(looks)),
+            rows=tuple(kept[first:] if count is None else kept[first : first + count]),
+            rows_title="USER" if looks.proxy else "",
+            partner_title="CLIENT",
+            first=first,
+            count=len(kept),
+            selected=selected if kept else None,
+            events=tuple(self._events),
+        )
+
+    def _facts(self, looks: Looks) -> list[Fact]:
+        server, facts = self._server, [Fact("Server", self._url)]
+        if self.error:
+            facts.append(
+                Fact("", f"not connected since {lasted(time.time() - self._heard_s)}: {self.error}", YELLOW)
+            )
+        elif server:
+            facts.append(
+                Fact("Up since", lasted(number(server, "now") - number(server, "started_at")), GREEN)
+            )
+        if looks.proxy:
+            return facts + self._facts_of_proxy(looks.proxy)
+        users, users_total = integer(server, "users"), integer(server, "users_total")
+        facts += [
+            Fact("Clients", str(integer(server, "clients"))),
+            Fact("Proxies", str(integer(server, "proxies"))),
+            Fact("Users", f"{users} now, {users_total} in all"),
+            Fact("Up", f"{rate(number(server, 'rate_up'))}/s, {size(number(server, 'bytes_up'))} in all"),
+            Fact(
+                "Down", f"{rate(number(server, 'rate_down'))}/s, {size(number(server, 'bytes_down'))} in all"
+            ),
+        ]
+        if dropped := integer(server, "udp_dropped"):
+            facts.append(Fact("Dropped", str(dropped), YELLOW))
+        lag_s = number(server, "loop_lag_s")
+        facts.append(Fact("Lag", f"{lag_s * 1000:.0f} ms", YELLOW if lag_s > _LAGGING_S else PLAIN))
+        return facts
+
+    def _facts_of_proxy(self, key: str) -> list[Fact]:
+        row = self._row(self._proxies.get(key, {}))
+        found = self._connections or {}
+        shown, total = len(_list(found, "connections")), integer(found, "total")
+        facts = [
+            Fact("Proxy", row.name),
+            Fact("", row.where, PLAIN if row.is_open else YELLOW),
+            Fact("Client", row.partner),
+            Fact("Up", f"{rate(row.rate_up)}/s, {size(row.up)} in all"),
+            Fact("Down", f"{rate(row.rate_down)}/s, {size(row.down)} in all"),
+        ]
+        if shown < total:
+            facts.append(Fact("", f"the first {shown} of {total} connections", YELLOW))
+        return facts
+
+    def _sorted(self, sort: str) -> list[tuple[str, ProxyRow]]:
+        """Return the proxies with their ids; those that have gone are at the end."""
+        rows = [(key, self._row(proxy)) for key, proxy in self._proxies.items()]
+        gone = {key for key, proxy in self._proxies.items() if text(proxy, "state") == "gone"}
+        return sorted(rows, key=lambda each: (each[0] in gone, SORTS[sort](each[1]), each[1].name))
+
+    def _row(self, proxy: Object) -> ProxyRow:
+        state, link, port = text(proxy, "state"), text(proxy, "link"), integer(proxy, "port")
+        client = self._clients.get(text(proxy, "client"), {})
+        is_tcp = text(proxy, "kind") != "udp"
+        row = ProxyRow(
+            name=text(proxy, "name"),
+            kind="tcp" if is_tcp else "udp",
+            where=link or f"port {port}",
+            url=link if "://" in link else f"http://{link}" if link and is_tcp else "",
+            is_open=state == "open",
+            partner=text(client, "address"),
+            partner_answers=True if text(client, "state") == "connected" else None,
+            users=integer(proxy, "users"),
+            users_total=integer(proxy, "users_total"),
+            up=integer(proxy, "bytes_up"),
+            down=integer(proxy, "bytes_down"),
+            rate_up=number(proxy, "rate_up"),
+            rate_down=number(proxy, "rate_down"),
+            dropped=integer(proxy, "dropped"),
+        )
+        if state == "gone":
+            ago = lasted(time.time() - number(proxy, "gone_at"))
+            return replace(row, where=f"gone for {ago}", url="")
+        return row if row.is_open else replace(row, where=f"{row.where} {state}".strip(), url="")
+
+    def _connection_rows(self) -> list[ConnectionRow]:
+        now = number(self._server, "now") or time.time()
+        return [
+            ConnectionRow(
+                user=text(each, "user"),
+                age_s=now - number(each, "since"),
+                idle_s=number(each, "idle_s"),
+                up=integer(each, "bytes_up"),
+                down=integer(each, "bytes_down"),
+                rate_up=number(each, "rate_up"),
+                rate_down=number(each, "rate_down"),
+            )
+            for each in _list(self._connections or {}, "connections")
+        ]
+
+
+# ---- values that may be anything ---------------------------------------------------------------------------
+
+
+def text(value: Object, key: str) -> str:
+    """Return the text of a key; empty if there is none."""
+    found = value.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def number(value: Object, key: str) -> float:
+    """Return the number of a key; 0 if there is none that can be shown."""
+    found = value.get(key)
+    if not isinstance(found, int | float) or not abs(found) < _MOST:
+        return 0.0
+    return float(found)
+
+
+def integer(value: Object, key: str) -> int:
+    """Return the whole number of a key; 0 if there is none."""
+    return int(number(value, key))
+
+
+def _object(value: object) -> Object:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Object, key: str) -> list[Object]:
+    found = value.get(key)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _merge(known: dict[str, Object], changed: object) -> None:
+    """Take objects that have changed, each with its id; what only the panel draws is left out."""
+    for each in changed if isinstance(changed, list) else ():
+        key = each.get("id") if isinstance(each, dict) else None
+        if isinstance(key, str) and (key in known or len(known) < MAX_OBJECTS):
+            known.setdefault(key, {}).update(
+                {name: each[name] for name in each if name not in ("chart", "point")}
+            )
+
+
+def _told(data: Object) -> str:
+    """Return an event as a line: its name and its fields."""
+    fields = [
+        f"{key}={value}"
+        for key, value in data.items()
+        if key not in ("event", "at") and value not in ("", None)
+    ]
+    return " ".join([text(data, "event"), *fields])

@@ -1,0 +1,1 @@
+"""`gnar top`, in front of a stand-in for the admin port."""
