@@ -126,6 +126,10 @@ class Access:
         text = f"{role.value}.{secrets.token_urlsafe(16)}.{ends}"
         return _cookie(request, f"{text}.{self._sign(role, text)}", SESSION_S)
 
+    def is_logged_in(self, request: Request) -> bool:
+        """Tell whether a browser asks that has logged in, and can log out."""
+        return self._session_of(request) is not None
+
     def log_out(self, request: Request) -> tuple[str, str]:
         """End the session of a browser, and return the header field that has it forget the session."""
         session = self._session_of(request)

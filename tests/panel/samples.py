@@ -14,7 +14,7 @@ def household() -> World:
     world = World()
     home = world.client("192.0.2.17:51820", age_s=302_000)
     office = world.client("192.0.2.88:40112", age_s=28_000)
-    pi = world.client("198.51.100.23:33710", "0.8.2", age_s=5_200, multiplexed=False)
+    pi = world.client("198.51.100.23:33710", "gnar-py/0.8.2", age_s=5_200, multiplexed=False)
     gone: Item = {"state": "gone", "gone_at": world.started_at + 295_000}
     laptop = world.client("203.0.113.9:60233", age_s=90_000, reason="connection reset", **gone)
     web = "https://{}.gnar.example".format
@@ -47,11 +47,11 @@ def visitors(world: World, proxy: Item) -> None:
 def happenings(world: World) -> None:
     """Add the last events of the household."""
     office, pi, laptop = "192.0.2.88:40112", "198.51.100.23:33710", "203.0.113.9:60233"
-    world.happened("client-came", 28_000, client=office, version="0.9.0", multiplexed=True)
+    world.happened("client-came", 28_000, client=office, version="gnar-py/0.9.0", multiplexed=True)
     world.happened("proxy-opened", 27_999, name="git", kind="tcp", port=9418, peer=office)
     world.happened("client-gone", 7_100, client=laptop, reason="connection reset")
-    world.happened("login-refused", 6_200, peer="203.0.113.77:51004", reason="wrong token", hung_up=False)
-    world.happened("client-came", 5_200, client=pi, version="0.8.2", multiplexed=False)
+    world.happened("login-refused", 6_200, peer="203.0.113.77:51004", reason="wrong token", cause="token")
+    world.happened("client-came", 5_200, client=pi, version="gnar-py/0.8.2", multiplexed=False)
     world.happened("proxy-opened", 5_199, name="camera", kind="tcp", port=8554, peer=pi)
     world.happened("datagrams-dropped", 1_900, proxy="wireguard", count=127)
     refused = "port 22 is not allowed"

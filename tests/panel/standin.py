@@ -42,7 +42,9 @@ class World:
         self.password = ""
         self.cadence_s = 0.1  # the real server sends every second
 
-    def client(self, address: str, version: str = "0.9.0", *, age_s: float = 5000, **fields: Any) -> Item:
+    def client(
+        self, address: str, version: str = "gnar-py/0.9.0", *, age_s: float = 5000, **fields: Any
+    ) -> Item:
         """Add a client."""
         item: Item = {"id": f"c{len(self.clients) + 1}", "address": address, "version": version}
         item |= {"multiplexed": True, "state": "connected", "since": time.time() - age_s}
@@ -116,10 +118,10 @@ class World:
         """Return the connections that a query asks for."""
         of_proxy = [each for each in list(self.connections.values()) if each["proxy"] == query["proxy"]]
         found = [each for each in of_proxy if query.get("filter", "") in each["user"]]
-        key = {"age": "since", "user": "user", "idle": "idle_s", "up": "rate_up", "down": "rate_down"}
         sort = query.get("sort", "age")
+        key = {"age": "since", "idle": "idle_s", "up": "bytes_up", "down": "bytes_down"}.get(sort, sort)
         is_falling = (query.get("order") == "desc") != (sort == "age")  # who came last is the youngest
-        found.sort(key=lambda each: each[key[sort]], reverse=is_falling)
+        found.sort(key=lambda each: each[key], reverse=is_falling)
         start = int(query.get("offset", 0))
         shown = found[start : start + int(query.get("limit", 100))]
         return {"connections": shown, "matched": len(found), "total": len(of_proxy)}

@@ -60,9 +60,9 @@ def test_what_happens_appears_by_itself(browser: Browser, show: Show) -> None:
     standin = show()
     browser.wait_text("#events-list", "wrong token")
     standin.world.happened("client-gone", client="192.0.2.88:40112", reason="timed out")
-    standin.world.happened("something-new", proxy="blog", at_most=7)
+    standin.world.happened("something-new", proxy="blog", at_most=7, after_s=75, none=[])
     browser.wait_text("#events-list li", "Client gone 192.0.2.88:40112 · timed out")
-    browser.wait_text("#events-list li:first-child", "something new blog · at most 7")
+    browser.wait_text("#events-list li:first-child", "something new blog · at most 7 · after 1 min 15 s")
     new = standin.world.proxy(standin.world.clients["c1"], "just-opened", 9005, down=5)
     browser.wait_text(ROWS, "just-opened")
     standin.world.end("proxies", new["id"])
@@ -124,7 +124,7 @@ def test_5000_connections_are_filtered_and_sorted_by_the_server(browser: Browser
     browser.wait_text("#connections .pager", "1 to 100 of 5,000")
     assert browser.run(f"return {USERS}.length") == 100
     assert browser.run(f"return {USERS}[0]") == "198.51.100.0:1024"  # the youngest
-    browser.click("#connections th.down button")
+    browser.click("#connections th.rate_down button")
     browser.wait(f"{USERS}[0] === '198.51.100.249:6023'")  # the fastest
     browser.click("#connections .pager button:last-child")
     browser.wait_text("#connections .pager", "101 to 200 of 5,000")

@@ -90,7 +90,7 @@ def test_a_proxy_that_was_just_opened_appears_and_its_figures_grow_during_a_down
     assert browser.text("#proxies .nothing").startswith("No proxy yet.")
     with Service(pour) as service:
         _, port = panel.client(service, "download")
-        browser.wait_text(ROW, f":{port}")
+        browser.wait_text(ROW, f"port {port}")
         assert browser.text(f"{ROW} td.down .first") == "0 B/s"
         with dial(port) as user:
             threading.Thread(target=drink, args=(user,), daemon=True).start()
@@ -103,7 +103,7 @@ def test_a_proxy_that_was_just_opened_appears_and_its_figures_grow_during_a_down
             panel.open_proxy("download")
             address = "{}:{}".format(*user.getsockname())
             browser.wait_text("#connections td.user", address)
-            browser.wait_text("#connections td.down .first", "kB/s")
+            browser.wait_text("#connections td.rate_down", "kB/s")
             assert "active" in browser.text("#connections td.idle")
             user.shutdown(socket.SHUT_RDWR)
 

@@ -76,7 +76,12 @@ class API:
 
     def _server(self, request: Request) -> Response:
         self._view.registry.look()
-        return Response.json({**self._view.server(), **_role(request)})
+        return Response.json({**self._view.server(), **self._role(request)})
+
+    def _role(self, request: Request) -> dict[str, Any]:
+        """Return what the page needs to know of who looks at it."""
+        is_admin = request.context["role"] is Role.ADMIN
+        return {"may_change": is_admin, "logged_in": self._access.is_logged_in(request)}
 
     def _clients(self, _request: Request) -> Response:
         self._view.registry.look()
@@ -119,7 +124,7 @@ class API:
         self._view.registry.look()
         wanted = self._wanted(request) if request.query.get("proxy") else None
         only = _one_of(request.query, "only", ["", "connections"]) == "connections"
-        role = _role(request)
+        role = self._role(request)
         return EventStream(lambda send: self._live.run(send, role, wanted, connections_only=only))
 
     # ---- what may be ended ---------------------------------------------------------------------------------
@@ -179,10 +184,6 @@ def _description(_request: Request) -> Response:
     described = json.loads((files(PACKAGE) / "openapi.json").read_bytes())
     described["info"]["version"] = __version__
     return Response.json(described)
-
-
-def _role(request: Request) -> dict[str, Any]:
-    return {"may_change": request.context["role"] is Role.ADMIN}
 
 
 def _one_of(query: Any, name: str, words: list[str]) -> str:

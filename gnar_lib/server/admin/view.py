@@ -25,6 +25,8 @@ SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "up": lambda row: row["bytes_up"],
     "down": lambda row: row["bytes_down"],
     "rate": lambda row: row["rate_up"] + row["rate_down"],
+    "rate_up": lambda row: row["rate_up"],
+    "rate_down": lambda row: row["rate_down"],
     "idle": lambda row: row["idle_s"],
 }
 

@@ -71,7 +71,7 @@ function addressCell(cell) {
   cell.append(make("span", { class: "title" }, address, state), version);
   return (client) => {
     setText(address, client.address);
-    setText(version, `gnar ${client.version}${client.multiplexed ? ", multiplexed" : ""}`);
+    setText(version, `${client.version}${client.multiplexed ? ", multiplexed" : ""}`);
     renewState(client);
   };
 }

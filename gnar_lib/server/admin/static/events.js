@@ -1,7 +1,7 @@
 // The last events, in words.
 
 import { byId, Children, make, setAttribute, setText } from "./dom.js";
-import { count, moment, time } from "./format.js";
+import { age, count, moment, time } from "./format.js";
 
 const SHOWN = 10;
 
@@ -10,7 +10,6 @@ const KINDS = {
   "client-came": ["Client connected", "good"],
   "client-returned": ["Client came back", "good"],
   "client-gone": ["Client gone", "bad"],
-  "client-left": ["Client gone", "bad"],
   "login-refused": ["Login refused", "bad"],
   "proxy-opened": ["Proxy opened", "good"],
   "proxy-closed": ["Proxy closed", "plain"],
@@ -21,7 +20,7 @@ const KINDS = {
   reloaded: ["Configuration read again", "plain"],
   stopping: ["Stopping", "bad"],
 };
-const ITSELF = new Set(["event", "at", "id", "side", "hung_up", "broke_protocol", "multiplexed", "cause"]);
+const LEFT_OUT = new Set(["event", "at", "id", "side", "broke_protocol", "multiplexed", "cause", "ports"]);
 const NAMELESS = new Set(["client", "peer", "user", "name", "proxy", "kind", "reason", "where", "effect"]);
 
 export function makeEvents(model) {
@@ -34,7 +33,7 @@ export function makeEvents(model) {
   });
 
   function makeRow(event) {
-    const [title, gravity] = KINDS[event.event] ?? [String(event.event).replaceAll("-", " "), "plain"];
+    const [title, gravity] = KINDS[event.event] ?? [words(String(event.event)), "plain"];
     const at = make("time", { datetime: new Date(event.at * 1000).toISOString(), title: moment(event.at) }, "");
     const text = make("span", {}, make("b", {}, title), " ", details(event));
     const row = make("li", { "data-gravity": gravity }, at, text);
@@ -53,12 +52,15 @@ export function makeEvents(model) {
   return { show };
 }
 
+const words = (name) => name.replaceAll(/[-_]/g, " ");
+
 // The fields of an event, most of which need no name beside their value.
 function details(event) {
-  const fields = Object.entries(event).filter(([name, value]) => !ITSELF.has(name) && value !== "" && value != null);
-  const words = fields.map(([name, value]) => {
+  const fields = Object.entries(event).filter(([name, value]) => !LEFT_OUT.has(name) && value !== "" && value != null && value.length !== 0);
+  const parts = fields.map(([name, value]) => {
+    if (name.endsWith("_s")) return `${words(name.slice(0, -2))} ${age(value)}`;
     const text = Array.isArray(value) ? value.join(", ") : String(value);
-    return NAMELESS.has(name) ? text : `${name.replaceAll("_", " ")} ${text}`;
+    return NAMELESS.has(name) ? text : `${words(name)} ${text}`;
   });
-  return words.join(" · ");
+  return parts.join(" · ");
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { tell } from "./messages.js";
-import { action, badge, history, historyInFull, lines, traffic } from "./cells.js";
+import { action, badge, history, historyInFull, lines } from "./cells.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { age, bytes, count, rate } from "./format.js";
 import { LargeGraph } from "./graph.js";
@@ -84,7 +84,7 @@ export class OpenedProxy {
   #showFacts(proxy, client, now) {
     const facts = {
       kind: proxy.kind,
-      client: client ? `${client.address} (gnar ${client.version})` : "–",
+      client: client ? `${client.address} (${client.version})` : "–",
       since: history(proxy, now),
       users: `${count(proxy.users)} now, ${count(proxy.users_total)} in all`,
       down: `${rate(proxy.rate_down)}, ${bytes(proxy.bytes_down)} in all`,
@@ -121,8 +121,10 @@ export class OpenedProxy {
         ...{ key: "age", title: "Age", value: (user) => -user.since },
         build: lines((user) => age(this.#model.now - user.since)),
       },
-      { key: "down", title: "Down", descending: true, value: (user) => user.rate_down, build: traffic("down") },
-      { key: "up", title: "Up", descending: true, value: (user) => user.rate_up, build: traffic("up") },
+      figure("rate_down", "Down", rate),
+      figure("down", "Down in all", bytes, "bytes_down"),
+      figure("rate_up", "Up", rate),
+      figure("up", "Up in all", bytes, "bytes_up"),
       {
         ...{ key: "idle", title: "Idle", explanation: "Since when no byte has moved", descending: true },
         ...{ value: (user) => user.idle_s, build: lines(({ idle_s: idle }) => (idle < 2 ? "active" : age(idle))) },
@@ -133,6 +135,12 @@ export class OpenedProxy {
       },
     ];
   }
+}
+
+/** A column of one figure; `key` is what the server calls the order. */
+function figure(key, title, format, field = key) {
+  const value = (user) => user[field];
+  return { key, title, value, descending: true, build: lines((user) => format(value(user))) };
 }
 
 async function endConnection(user) {
