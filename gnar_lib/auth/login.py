@@ -191,5 +191,6 @@ class ServerLogin:
             session=session.id,
             heartbeat=self._heartbeat,
             max_proxies=max_proxies,
+            time=int(self._clock()),
         )
         return session, message

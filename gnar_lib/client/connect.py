@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 
 from gnar_lib.auth import ClientLogin, Session
@@ -53,6 +54,7 @@ class ControlConn:
         self.conn: Conn = sock_conn  # carries messages; a stream of `mux` once that is there
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
         self.max_proxies = 0  # how many proxies the server takes of this client; 0: it has not said
+        self.server_ahead_s: float | None = None  # of its clock, to half a second; None: it has not said
         self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
         self._sock_conn = sock_conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
@@ -169,6 +171,8 @@ class ControlConn:
         """Take the Welcome; raises `AuthError` if it refuses us, or if the server does not prove itself."""
         self.session = self._login.accept(message)
         self.max_proxies = message.max_proxies
+        if message.time:
+            self.server_ahead_s = message.time + 0.5 - time.time()  # whose seconds are whole
         if self._multiplexes and FEATURE_MUX not in self.session.features:
             raise UnsupportedError(_NO_MUX)
 

@@ -93,7 +93,8 @@ class ProxyReq(Message):
 class ProxyResp(Message):
     """The server's answer to a ProxyReq; `retry` says that the same request may succeed later.
 
-    A failure with a `remote_port` is no answer: the server has closed the proxy there, for good.
+    A failure with a `remote_port` is no answer: the server has closed the proxy there, for good. By `own`,
+    the server says that the port is that of a client from the same address, with the same token.
     """
 
     TYPE = PacketType.PROXY_RESP
@@ -103,6 +104,7 @@ class ProxyResp(Message):
     retry: bool = False
     remote_port: int = 0
     proxy_name: str = ""
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class Welcome(Message):
     """Gnar's own server ends the login: with its proof and the session's id, or with an `error`.
 
     To a client that has asked for a pace of heartbeats, `heartbeat` says the seconds that now hold.
-    `max_proxies` is how many proxies the client may have.
+    `max_proxies` is how many proxies the client may have, `time` is the server's, in Unix seconds.
     """
 
     TYPE = PacketType.WELCOME
@@ -171,6 +173,7 @@ class Welcome(Message):
     error: str = ""
     heartbeat: int = 0
     max_proxies: int = 0
+    time: int = 0
 
 
 # ---- from and to frames ------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class Control:
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended = False
+        self._owner = (peer.credential, self.host)  # whose the ports of this client are
 
     def __str__(self) -> str:
         return format_address(self.address)
@@ -178,10 +179,13 @@ class Control:
             ingress = self._open_ingress(request)
         except GnarError as exc:
             emit(ProxyRefused, Side.SERVER, name, kind, self.address, str(exc))
-            self._answer(name, STATUS_FAILED, error=str(exc), retry=not isinstance(exc, ProxyRefusedError))
+            retry = not isinstance(exc, ProxyRefusedError)
+            own = self._shared.ports.owner(kind, request.remote_port) == self._owner
+            answer = ProxyResp("", STATUS_FAILED, str(exc), retry, proxy_name=name, own=own)
+            self._answer(answer)
             return
         emit(ProxyOpened, Side.SERVER, name, kind, ingress.port, self.address)
-        self._answer(name, STATUS_SUCCESS, remote_port=ingress.port)
+        self._answer(ProxyResp("", STATUS_SUCCESS, remote_port=ingress.port, proxy_name=name))
         if kind == "tcp":
             self.upstream.expect_users()
         ingress.start()
@@ -213,7 +217,7 @@ class Control:
         if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
             ingress.close()
             raise ConnClosed("the control connection has ended")
-        shared.ports.hold(kind, ingress.port)
+        shared.ports.hold(kind, ingress.port, self._owner)
         self._ingresses[kind, ingress.port] = ingress
         return ingress
 
@@ -221,14 +225,9 @@ class Control:
         """Return how long the client keeps idle UDP sessions; None if it is Go's, which does not say."""
         return None if self.session is None else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
 
-    def _answer(
-        self, name: str, status: str, *, error: str = "", retry: bool = False, remote_port: int = 0
-    ) -> None:
-        """Answer a request for the proxy of that name; the fields are those of `ProxyResp`."""
-        if self.session is None:  # the Go program knows no more fields than these
-            self.post(ProxyResp("", status))
-        else:
-            self.post(ProxyResp("", status, error, retry, remote_port, name))
+    def _answer(self, answer: ProxyResp) -> None:
+        """Answer a request, without what the Go program does not know to a client of that program."""
+        self.post(answer if self.session is not None else ProxyResp("", answer.status))
 
     def holds(self, port: int) -> bool:
         """Tell whether a proxy of this client has this port, of TCP or of UDP."""
@@ -328,7 +327,7 @@ class Control:
         ingress.proxy.places.limits = limits_of(request)
         if isinstance(ingress, UdpIngress):
             ingress.set_session(self._session_s(request))
-        self._answer(request.proxy_name, STATUS_SUCCESS, remote_port=ingress.port)
+        self._answer(ProxyResp("", STATUS_SUCCESS, remote_port=ingress.port, proxy_name=request.proxy_name))
         if ingress.proxy.kind == "tcp":
             self.upstream.expect_users()
         ingress.go_on(self.upstream)
@@ -399,7 +398,8 @@ class Control:
         self._close(ingress, CloseReason.ENDED)
         for live in [*ingress.proxy.meter.connections]:
             live.end(BY_ADMINISTRATOR)
-        self._answer(ingress.proxy.name, STATUS_FAILED, error=BY_ADMINISTRATOR, remote_port=ingress.port)
+        port, name = ingress.port, ingress.proxy.name
+        self._answer(ProxyResp("", STATUS_FAILED, BY_ADMINISTRATOR, remote_port=port, proxy_name=name))
 
     def dismiss(self) -> None:
         """End the client with all its users, and tell it not to come back by itself."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gnar_lib.errors import UsageError
@@ -64,7 +65,7 @@ class GivenPorts:
         found = self._udp.get(port)
         return None if found is None else DatagramSocket(with_buffers(_duplicate(found.sock)))
 
-    def tend(self, held: set[tuple[str, int]]) -> None:
+    def tend(self, held: Collection[tuple[str, int]]) -> None:
         """Once a second: turn users away from a port that is not `held`, and has not been for a while."""
         now_s = time.monotonic()
         for number, port in self._tcp.items():

@@ -29,7 +29,7 @@ class Ports:
         self.given = GivenPorts()  # which a service manager has opened
         self._bind = bind
         self._udp_bind = udp_bind or bind
-        self._held: set[tuple[str, int]] = set()  # kind and port of each that is in use
+        self._held: dict[tuple[str, int], object] = {}  # who has each that is in use, by kind and port
 
     def __len__(self) -> int:
         return len(self._held)
@@ -63,15 +63,19 @@ class Ports:
 
     def tend(self) -> None:
         """Turn users away from given ports that have no client; to be called once a second."""
-        self.given.tend(self._held)
+        self.given.tend(self._held.keys())
 
-    def hold(self, kind: str, port: int) -> None:
-        """Note that a port is in use, until `release`."""
-        self._held.add((kind, port))
+    def hold(self, kind: str, port: int, owner: object = None) -> None:
+        """Note that a port is in use, until `release`; `owner` may say whose it is."""
+        self._held[kind, port] = owner
+
+    def owner(self, kind: str, port: int) -> object:
+        """Return whose a port is; None if nobody has it, or nobody knows."""
+        return self._held.get((kind, port))
 
     def release(self, kind: str, port: int) -> None:
         """Note that a port is free."""
-        self._held.discard((kind, port))
+        self._held.pop((kind, port), None)
 
     def _open(self, kind: str, open_port: Callable[[int], Opened], port: int, allowed: PortRanges) -> Opened:
         """Return what `open_port` makes of `port`, or of an allowed port if `port` is 0.

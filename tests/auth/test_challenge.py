@@ -115,6 +115,12 @@ def test_signature_is_worth_nothing_in_another_session_or_for_another_conn_id() 
     assert one.sign(auth.waiting_id(1)) != one.sign(auth.waiting_id(11))
 
 
+def test_a_welcome_tells_the_time_of_the_server() -> None:
+    server = ServerLogin(NONE, "any", ClientLogin(NONE, "hmac").message(), clock=lambda: NOW + 0.9)
+    _, welcome = server.welcome()
+    assert welcome.time == NOW
+
+
 def test_session_is_not_given_to_a_go_client() -> None:
     with pytest.raises(ProtocolError, match="did not ask for one"):
         ServerLogin(TOKEN, "any", go_login()).welcome()

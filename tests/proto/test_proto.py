@@ -105,6 +105,10 @@ CASES: list[tuple[Message, bytes]] = [
         b'\x04\x00\x4e{"domain":"","status":"failed","error":"taken","retry":true,"proxy_name":"\xc3\xa9"}',
     ),
     (
+        ProxyResp(domain="", status="failed", error="taken", retry=True, proxy_name="b", own=True),
+        b'\x04\x00\x58{"domain":"","status":"failed","error":"taken","retry":true,"proxy_name":"b","own":true}',
+    ),
+    (
         ProxyCancel(proxy_name="demo", remote_port=19001),
         b'\x05\x00\x29{"proxy_name":"demo","remote_port":19001}',
     ),
@@ -124,6 +128,7 @@ CASES: list[tuple[Message, bytes]] = [
     (Challenge(nonce="ab"), b'\x10\x00\x0e{"nonce":"ab"}'),
     (Proof(proof="cd"), b'\x11\x00\x0e{"proof":"cd"}'),
     (Welcome(session="ef", features=("wait",)), b'\x12\x00\x24{"features":["wait"],"session":"ef"}'),
+    (Welcome(session="ef", time=1795333499), b'\x12\x00\x22{"session":"ef","time":1795333499}'),
     (Welcome(error="wrong token"), b'\x12\x00\x17{"error":"wrong token"}'),
 ]
 IDS = [f"{type(message).__name__}-{number}" for number, (message, _) in enumerate(CASES)]

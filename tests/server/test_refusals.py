@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gnar_lib.errors import ConnError
 from gnar_lib.proto import ProxyReq, Welcome, send
-from tests.helpers.servers import answer_of, serving
+from tests.helpers.servers import LOOPBACK, answer_of, serving
 
 if TYPE_CHECKING:
     from gnar_lib.net import Conn
@@ -45,6 +48,20 @@ def test_more_proxies_than_a_client_may_have_are_refused() -> None:
         assert answer_of(ours.conn).status == "success"
         assert_refused(ours.conn, request("third"), "one client may have 2 proxies")
         ours.conn.close()
+
+
+@pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
+def test_a_client_is_told_whether_a_port_that_is_taken_is_its_own(multiplex: bool) -> None:
+    with serving() as running, socket.create_server((LOOPBACK, 0)) as listener:
+        foreign = int(listener.getsockname()[1])
+        ours, port = running.log_in("ours", multiplex=multiplex)
+        again, _ = running.log_in("again", multiplex=multiplex)
+        for taken, own in ((port, True), (foreign, False)):
+            send(again.conn, ProxyReq(taken, "x", "", "tcp"))
+            answer = answer_of(again.conn)
+            assert (answer.error, answer.retry, answer.own) == (f"port {taken} is taken", True, own)
+        ours.close()
+        again.close()
 
 
 def test_a_message_that_no_client_sends_ends_that_client_alone() -> None:
