@@ -48,9 +48,15 @@ def _server(arguments: dict[str, Any]) -> int:
         if "port" in flags:
             raise UsageError("the port is given twice, as <port> and as --port")
         flags["port"] = _read(port, arguments["<port>"], "port")
-    has_file = bool(file_of(flags, os.environ))
+    file = file_of(flags, os.environ)
     replaces = bool(flags.pop("replace", False))
-    return run_server(lambda: _logged(load_server(flags, os.environ)), has_file=has_file, replaces=replaces)
+    if flags.pop("check", False):
+        from gnar_lib.server.check import run_check
+
+        if replaces:
+            raise UsageError("--check and --replace do not go together")
+        return run_check(_as_logged(load_server(flags, os.environ)), file)
+    return run_server(lambda: _logged(load_server(flags, os.environ)), has_file=bool(file), replaces=replaces)
 
 
 def _client(arguments: dict[str, Any]) -> int:
@@ -66,8 +72,12 @@ def _client(arguments: dict[str, Any]) -> int:
         _read(address(DEFAULT_PORT), words[0], "server-addr")  # an error names it as it was given
         flags["server-addr"] = words.pop(0)
     flags["mappings"] = words
-    has_file = bool(file_of(flags, os.environ))
-    return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=has_file)
+    file = file_of(flags, os.environ)
+    if flags.pop("check", False):
+        from gnar_lib.client.check import run_check
+
+        return run_check(_as_logged(load_client(flags, os.environ)), file)
+    return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=bool(file))
 
 
 def _is_mapping(word: str) -> bool:
@@ -114,9 +124,15 @@ def _log_events() -> None:
     eventlog.start()
 
 
-def _logged(config: AnyConfig) -> AnyConfig:
+def _as_logged(config: AnyConfig) -> AnyConfig:
     """Have the log be as a configuration says, which a reload may have changed; return the configuration."""
     logger.change(config.log_format, config.log_level)
+    return config
+
+
+def _logged(config: AnyConfig) -> AnyConfig:
+    """Do the same, and log events from now on."""
+    _as_logged(config)
     _log_events()
     return config
 

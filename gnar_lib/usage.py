@@ -65,6 +65,7 @@ Options:
       --log-format FORMAT    json|text (default text)
       --log-level LEVEL      debug|info|warning|error (default info)
       --replace              take over from the server that runs, refusing no user
+      --check                say what is right and wrong with settings and machine, and end
   -c, --config FILE          read settings from a TOML file; flags win
   -h, --help                 show this
 
@@ -124,6 +125,7 @@ Options:
       --admin-read-token-file FILE  read it from a file, which holds nothing else
       --log-format FORMAT  json|text (default text)
       --log-level LEVEL    debug|info|warning|error (default info)
+      --check              say what is right and wrong with settings, server and services, end
   -c, --config FILE        read settings and [[proxys]] from a TOML file; flags win
   -h, --help               show this
 

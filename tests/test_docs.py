@@ -52,7 +52,7 @@ def test_options_of_the_commands_and_of_the_page_about_them_are_the_same() -> No
 
 def test_every_setting_of_a_proxy_and_of_both_ends_has_its_row() -> None:
     rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
-    assert rows - {"config", "replace"} == {*keys.SERVER, *keys.CLIENT, *keys.PROXY}
+    assert rows - {"config", "replace", "check"} == {*keys.SERVER, *keys.CLIENT, *keys.PROXY}
 
 
 def test_packet_types_and_their_fields_are_in_the_protocol() -> None:
@@ -134,6 +134,8 @@ def test_commands_shown_are_understood(argv: list[str], monkeypatch: pytest.Monk
         monkeypatch.setenv("GNAR_ADMIN_PASSWORD", "a password of the test")
     monkeypatch.setattr(server_serve, "run_server", only_load)
     monkeypatch.setattr(client_serve, "run_client", only_load)
+    monkeypatch.setattr("gnar_lib.server.check.run_check", lambda *_: 0)
+    monkeypatch.setattr("gnar_lib.client.check.run_check", lambda *_: 0)
     monkeypatch.setattr("gnar_lib.relay.run_relay", lambda *_: 0)
     monkeypatch.setattr("gnar_lib.demo.run_demo", lambda _: 0)
     monkeypatch.setattr("gnar_lib.top.run.run_top", lambda *_, **__: 0)

@@ -20,7 +20,7 @@ MAX_ENTRY_LINES = 19
 # Rank by rank, and within a rank row by row; a room imports only from what stands before it.
 RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
-    ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
+    ("memory", "config", "net", "checklist", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
     ("auth", "proxy", "metrics", "terminal", "hooks", "admin"),
     ("health", "relay", "client", "server", "top"),

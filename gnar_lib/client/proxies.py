@@ -95,7 +95,7 @@ class ClientProxy:
             conn = self._target.dial()
         except DialError as exc:
             again, self.answers = self.answers is False, False
-            reason = f"{exc}; {_what_to_try(exc, self.config.local_host)}"
+            reason = f"{exc}; {what_to_try(exc, self.config.local_host)}"
             emit(ServiceUnreachable, self.name, self.kind, reason, again)
             raise
         was_unreachable, self.answers = self.answers is False, True
@@ -115,7 +115,7 @@ class ClientProxy:
             self.udp.close()
 
 
-def _what_to_try(error: DialError, local_host: str) -> str:
+def what_to_try(error: DialError, local_host: str) -> str:
     """Return what a person may do about a local service that does not answer."""
     match error:
         case RefusedError() if local_host:

@@ -322,15 +322,15 @@ def exchange_both_ways(port: int, data: bytes) -> str:
 class Forwarder:
     """A TCP path between client and server that a test can break in ways that a network does."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, target: int, host: str = LOOPBACK) -> None:
+        self._target = (target, host)
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._broken: set[socket.socket] = set()  # connections to the server that must stay open
         self._service = Service(self._forward)
         self.port = self._service.port
 
     def _forward(self, near: socket.socket) -> None:
-        with dial(self._target) as far:
+        with dial(*self._target) as far:
             far.settimeout(None)
             near.settimeout(None)
             self._pairs.append((near, far))

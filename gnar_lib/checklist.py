@@ -1,0 +1,119 @@
+"""Shows what a check has found: a line for each fact, as soon as it is known. Checks only what all do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from enum import Enum
+
+from gnar_lib import logger
+from gnar_lib.net import descriptors
+from gnar_lib.net.descriptors import USER_COSTS
+
+MOST_LINES = 20  # about things of one kind; the others are counted
+MAX_TEXT = 1000  # characters of one line: a peer can send texts of 64 KiB
+FEW_DESCRIPTORS = 1024
+WHAT_WIDTH = 11  # of the longest word for what was checked
+
+
+class Verdict(Enum):
+    """How it stands with one thing."""
+
+    OK = "ok"
+    WARN = "warn"  # works, and may not be what is meant
+    WRONG = "wrong"
+    SKIP = "skip"  # nobody can tell, for the reason in the line
+
+
+_COLOURS = {Verdict.OK: "32", Verdict.WARN: "33", Verdict.WRONG: "31", Verdict.SKIP: "2"}
+
+
+class Checklist:
+    """Writes the lines to standard output: text, or JSON objects with `verdict`, `check` and `text`."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._counts: Counter[Verdict] = Counter()
+        self._left_out: dict[str, Counter[Verdict]] = {}  # of what there are many
+        self._told: Counter[str] = Counter()
+        self._as_json = as_json
+        self._in_colour = logger.takes_escapes(sys.stdout) and not os.environ.get("NO_COLOR")
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that has checked: 1 if anything is wrong."""
+        return 1 if self._counts[Verdict.WRONG] else 0
+
+    def ok(self, what: str, text: str) -> None:
+        """Tell that something is right."""
+        self.tell(Verdict.OK, what, text)
+
+    def warn(self, what: str, text: str) -> None:
+        """Tell of something that works, and may not be what is meant."""
+        self.tell(Verdict.WARN, what, text)
+
+    def wrong(self, what: str, text: str) -> None:
+        """Tell what is wrong, and what to do about it."""
+        self.tell(Verdict.WRONG, what, text)
+
+    def skip(self, what: str, text: str) -> None:
+        """Tell what was not checked, and why."""
+        self.tell(Verdict.SKIP, what, text)
+
+    def tell(self, verdict: Verdict, what: str, text: str) -> None:
+        """Write one line at once."""
+        self._counts[verdict] += 1
+        text = logger.printable(text[:MAX_TEXT])
+        if self._as_json:
+            fields = {"verdict": verdict.value, "check": what, "text": text}
+            logger.show(json.dumps(fields, ensure_ascii=False) + "\n")
+            return
+        word = f"{verdict.value:<5}"
+        if self._in_colour:
+            word = f"\033[{_COLOURS[verdict]}m{word}\033[0m"
+        logger.show(f"{word}  {what:<{WHAT_WIDTH}}  {text}\n")
+
+    def tell_one_of_many(self, verdict: Verdict, what: str, text: str) -> None:
+        """Write one line, or only count it when there have been many about `what`; see `tell_rest`."""
+        self._told[what] += 1
+        if self._told[what] <= MOST_LINES:
+            self.tell(verdict, what, text)
+        else:
+            self._left_out.setdefault(what, Counter())[verdict] += 1
+
+    def tell_rest(self, what: str) -> None:
+        """Write one line about those that were only counted."""
+        left_out = self._left_out.pop(what, None)
+        if left_out:
+            worst = next(each for each in (Verdict.WRONG, Verdict.WARN, *Verdict) if left_out[each])
+            parts = [f"{left_out[each]} {each.value}" for each in Verdict if left_out[each]]
+            self.tell(worst, what, f"further ones: {', '.join(parts)}")
+
+
+def tell_descriptors(checklist: Checklist) -> None:
+    """Tell how many users the descriptors of this process suffice for."""
+    limit = descriptors.limit
+    users = max(limit - descriptors.reserve, 0) // USER_COSTS
+    text = f"at most {limit} open files and sockets: about {users} users at the same time"
+    if limit < FEW_DESCRIPTORS:
+        checklist.warn("descriptors", f"{text}; raise the limit (ulimit -n)")
+    else:
+        checklist.ok("descriptors", text)
+
+
+class Budget:
+    """The time that a whole check may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until_s = time.monotonic() + seconds
+
+    def of(self, most_s: float) -> float:
+        """Return how many seconds a part of the check may take: `most_s`, or what is left."""
+        return round(max(min(most_s, self._until_s - time.monotonic()), 0.0), 1)
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time for people, such as 0.42 ms or 1.2 s."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.1f} s"

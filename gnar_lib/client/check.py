@@ -1,0 +1,293 @@
+"""`gnar client --check`: tries everything that a start needs, and says what is right and what is wrong."""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from gnar_lib import health, logger
+from gnar_lib.auth.login import MD5, MD5_WINDOW_S
+from gnar_lib.checklist import Budget, Checklist, Verdict, milliseconds, tell_descriptors
+from gnar_lib.client.check_ports import LOGIN_S, PortCheck
+from gnar_lib.client.connect import ControlConn
+from gnar_lib.client.proxies import what_to_try
+from gnar_lib.client.trial import Port, Trial
+from gnar_lib.config import ClientConfig, ProxyConfig
+from gnar_lib.errors import (
+    AuthError,
+    ConnError,
+    DialError,
+    GnarError,
+    ProtocolError,
+    RefusedError,
+    UnsupportedError,
+)
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import Crew, Sockaddr, deadline, dial, format_address, resolve
+from gnar_lib.net.target import DatagramTarget, Target
+
+TOTAL_S = 18.0  # for everything
+NAME_S = REACH_S = 5.0  # for each of these
+PROBE_S = SERVICE_S = 3.0
+CONNECTS = 5  # of which the median counts
+MOST_ADDRESSES = 4  # of the server's name
+SERVICES_AT_ONCE = 64
+SAME_CLOCK_S = 2.0
+MAX_CLOCK_S = 60.0  # by which logs of both ends can still be compared
+
+
+class ClientCheck:
+    """One check, in which what depends on something that is wrong is left out, and all else is tried."""
+
+    def __init__(self, config: ClientConfig, source: str, checklist: Checklist) -> None:
+        self._config = config
+        self._source = source  # the path of the configuration file, or empty
+        self._list = checklist
+        self._budget = Budget(TOTAL_S)
+        self._ports = PortCheck(config, checklist, self._budget)
+        self._crew = Crew("check")  # greenlets that try addresses, and who answers there
+
+    def run(self) -> None:
+        """Check everything."""
+        self._tell_settings()
+        tell_descriptors(self._list)
+        services = self._begin_services()
+        addresses = self._look_up()
+        reached = self._connect(addresses) if addresses else None
+        if reached is not None:
+            self._measure_connects(*reached)
+            self._try_server()
+        else:
+            self._list.skip("server", "not reached, so token, ports and throughput are not checked")
+        if not services.wait_empty(self._budget.of(SERVICE_S)):
+            self._list.wrong("service", "not all local services have answered in time")
+        services.kill()
+        self._list.tell_rest("service")
+
+    # ---- this machine --------------------------------------------------------------------------------------
+
+    def _tell_settings(self) -> None:
+        config, count = self._config, len(self._config.proxies)
+        where = f"{self._source}, variables and flags" if self._source else "variables and flags"
+        how = ", multiplexed" if config.multiplex else ""
+        ports = f"{count} port{'' if count == 1 else 's'}"
+        self._list.ok("settings", f"read from {where}: {ports} at {config.server}{how}")
+
+    def _begin_services(self) -> Crew:
+        """Begin to connect to each local service, many side by side; return the crew that does so."""
+        waiting, crew = iter(self._config.proxies), Crew("check of services")
+
+        def try_some() -> None:
+            for proxy in waiting:
+                self._try_service(proxy)
+
+        for _ in range(SERVICES_AT_ONCE):
+            crew.spawn(try_some)
+        return crew
+
+    def _try_service(self, proxy: ProxyConfig) -> None:
+        where, began_s = proxy.local_service, time.monotonic()
+        try:
+            with deadline(self._budget.of(SERVICE_S), "connecting"):
+                if proxy.proxy_type == "udp":
+                    DatagramTarget(proxy.local_host, proxy.local_port).look_up()
+                else:
+                    Target(proxy.local_host, proxy.local_port).dial().close()
+        except ConnError as exc:
+            advice = what_to_try(exc, proxy.local_host) if isinstance(exc, DialError) else "is it running?"
+            self._ports.tell_of(Verdict.WRONG, "service", proxy, f"{exc}; {advice}")
+            return
+        if proxy.proxy_type == "udp":
+            self._ports.tell_of(
+                Verdict.SKIP, "service", proxy, f"{where} is UDP, so nobody can tell whether it answers"
+            )
+        else:
+            took = milliseconds(time.monotonic() - began_s)
+            self._ports.tell_of(Verdict.OK, "service", proxy, f"{where} answers in {took}")
+
+    # ---- the way to the server -----------------------------------------------------------------------------
+
+    def _look_up(self) -> list[tuple[int, Sockaddr]]:
+        """Return the addresses of the server; an empty list, after a line that says so, if there are none."""
+        server = self._config.server
+        try:
+            with deadline(self._budget.of(NAME_S), "looking the name up"):
+                found = resolve(server.host, server.port)[:MOST_ADDRESSES]
+        except ConnError as exc:
+            self._list.wrong("name", f"{exc}; is the name right, and does DNS work here?")
+            return []
+        hosts = [str(address[0]) for _, address in found]
+        if hosts == [server.host]:
+            self._list.ok("name", f"{server.host} is an address, which needs no look-up")
+        else:
+            self._list.ok("name", f"{server.host} is {', '.join(hosts)}")
+        return found
+
+    def _connect(self, addresses: list[tuple[int, Sockaddr]]) -> tuple[int, Sockaddr] | None:
+        """Try each address of the server; return the first that answers, or None, after a line."""
+        said: dict[int, str] = {}
+        good: list[int] = []
+        refused: list[bool] = []
+
+        def try_one(index: int) -> None:
+            family, address = addresses[index]
+            began_s = time.monotonic()
+            try:
+                dial(family, address, self._budget.of(REACH_S)).close()
+            except DialError as exc:
+                refused.append(isinstance(exc, RefusedError))
+                said[index] = str(exc)
+            else:
+                good.append(index)
+                said[index] = f"{format_address(address)} in {milliseconds(time.monotonic() - began_s)}"
+
+        for index in range(len(addresses)):
+            self._crew.spawn(try_one, index)
+        self._crew.wait_empty()
+        text = "; ".join(said[index] for index in sorted(said, key=lambda index: (index not in good, index)))
+        if good:
+            self._list.ok("reach", f"connected to {text}")
+            return addresses[min(good)]
+        if any(refused):
+            advice = "is the server running, and is this its control port?"
+        else:
+            advice = "does a firewall stand in between? The server's control port has to be open"
+        self._list.wrong("reach", f"{text}; {advice}")
+        return None
+
+    def _measure_connects(self, family: int, address: Sockaddr) -> None:
+        times_s = []
+        for _ in range(CONNECTS):
+            began_s = time.monotonic()
+            with suppress(DialError):
+                dial(family, address, self._budget.of(1.0)).close()
+                times_s.append(time.monotonic() - began_s)
+        if len(times_s) < CONNECTS:
+            self._list.warn("round trip", f"{CONNECTS - len(times_s)} of {CONNECTS} further attempts failed")
+        else:
+            took = milliseconds(statistics.median(times_s))
+            self._list.ok("round trip", f"{took} to the server (the median of {CONNECTS})")
+
+    # ---- the login -----------------------------------------------------------------------------------------
+
+    def _try_server(self) -> None:
+        """Log in; with whoever lets this client in, try the ports."""
+        if self._try_login(self._config):
+            return
+        if self._config.multiplex:  # the rest can be checked without
+            self._try_login(replace(self._config, multiplex=False))
+
+    def _try_login(self, config: ClientConfig) -> bool:
+        """Log in with these settings and try the ports; False if the server does not multiplex."""
+        trial = Trial(config)
+        ports = [trial.port(each) for each in config.proxies]
+        try:
+            control = self._log_in(trial, ports)
+            if control is not None:
+                self._tell_login(control)
+                self._ports.run(trial, control, ports)
+        except UnsupportedError as exc:
+            self._list.wrong("multiplex", str(exc))
+            return False
+        finally:
+            trial.close()
+        return True
+
+    def _log_in(self, trial: Trial, ports: list[Port]) -> ControlConn | None:
+        """Log in and ask for the ports; None, after a line, if that fails. Raises `UnsupportedError`."""
+        control = None
+        try:
+            with deadline(self._budget.of(LOGIN_S), "the login"):
+                control = ControlConn.dial(trial.config, secrets.token_hex(16))
+                trial.begin(control, ports)
+        except UnsupportedError:
+            raise
+        except GnarError as exc:
+            self._tell_refused(exc, control)
+            return None
+        return control
+
+    def _tell_login(self, control: ControlConn) -> None:
+        config, list_ = self._config, self._list
+        list_.ok("gnar", f"a {'Go' if control.is_go else 'gnar'} server answers")
+        if not config.token:
+            list_.ok("token", "none is set, and the server asks for none")
+        elif control.is_go or config.auth == MD5:
+            list_.ok("token", "the server takes it, by md5")
+        else:
+            list_.ok("token", "the server takes it, and has proven that it knows it, too")
+        if control.mux is not None:
+            list_.ok("multiplex", "the server takes one connection for everything")
+        self._tell_clock(control)
+
+    def _tell_clock(self, control: ControlConn) -> None:
+        ahead_s = control.server_ahead_s
+        if ahead_s is None:
+            window = f"it takes md5 logins within {MD5_WINDOW_S // 60} minutes of its own"
+            self._list.skip("clock", f"the server does not tell its time; {window}")
+        elif abs(ahead_s) <= SAME_CLOCK_S:
+            self._list.ok("clock", "as the server's")
+        else:
+            text = f"the server's is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this one"
+            if abs(ahead_s) <= MAX_CLOCK_S:
+                self._list.ok("clock", text)
+            else:
+                self._list.warn("clock", f"{text}: set both by NTP, so that their logs fit")
+
+    def _tell_refused(self, error: GnarError, control: ControlConn | None) -> None:
+        """Say why the login has failed, and who it is that answers."""
+        if isinstance(error, AuthError):
+            self._list.ok("gnar", "a gnar server answers")
+            advice = "; is GNAR_TOKEN that of the server, and is it yours?" if self._config.token else ""
+            self._list.wrong("token", f"{error}{advice}")
+        elif isinstance(error, ProtocolError):
+            self._list.wrong("gnar", f"{error}; are address and port those of a gnar server?")
+        elif control is None:
+            self._list.wrong("gnar", str(error))
+        else:
+            self._list.wrong("gnar", f"{self._who_answers()}: {error}; {control.hint}")
+        self._list.skip("ports", "not checked without a login; neither is the throughput")
+
+    def _who_answers(self) -> str:
+        """Find out what it is that has not let this client in, and has not said why."""
+        found: list[str] = []
+
+        def ask_for_health() -> None:
+            health.check(self._config.server, self._budget.of(PROBE_S))
+            found.append("a gnar server answers, but not to the login (its log says why)")
+
+        def ask_for_a_page() -> None:
+            with deadline(self._budget.of(PROBE_S), "the answer"):
+                conn = Target(self._config.server.host, self._config.server.port).dial()
+                try:
+                    conn.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+                    if conn.recv(5) == b"HTTP/":
+                        found.append("this is a web server, not a gnar server")
+                finally:
+                    conn.close()
+
+        for ask in (ask_for_health, ask_for_a_page):
+            self._crew.spawn(ask)
+        self._crew.wait_empty()
+        return found[0] if found else "no gnar server lets this client in"
+
+
+def run_check(config: ClientConfig, source: str) -> int:
+    """Check a client with settings that were read from the file `source`, if any; return the exit status.
+
+    That is 1 if anything is wrong, or if the check was interrupted.
+    """
+    checklist = Checklist(as_json=config.log_format == "json")
+    check = ClientCheck(config, source, checklist)
+    stopper = Stopper()
+    try:
+        stopper.call_until_stopped(check.run)
+    finally:
+        stopper.close()
+    if stopper.stopping:
+        logger.complain("interrupted: not everything was checked")
+        return 1
+    return checklist.status
