@@ -26,6 +26,7 @@ BURSTS = (
     "data_conns",
     "_refused",
     "_failures",
+    "_drops",
     "_strays",
     "_turned_away",
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KILL_S = 1.0  # how long commands may take to be killed
 LAST_S = 2.0  # for what is still to be delivered when the process stops, or a hook is removed
 
-_log = logger.get("hooks", limited=False)  # its lines are about settings
+_log = logger.get("hooks")
 
 
 class Hooks:

@@ -122,5 +122,5 @@ def test_words_that_a_value_is_one_of_are_those_that_the_setting_takes(command: 
 @pytest.mark.parametrize("command", ["server", "client"])
 def test_every_option_of_server_and_client_has_a_variable(command: str) -> None:
     (options,) = [each.options for each in cmd._program().commands if each.name == command]
-    names = {option.names[-1] for option in options} - {"--help", "--replace"}
+    names = {option.names[-1] for option in options} - {"--help", "--replace", "--check"}
     assert {*variables()[command].values()} == names
