@@ -67,11 +67,8 @@ def _environment(message: Message) -> dict[str, str]:
 def _output() -> Iterator[int]:
     """Open a file for the output of a command; with DEBUG=1, its beginning is logged in the end."""
     if not _log.isEnabledFor(logging.DEBUG):
-        file = os.open(os.devnull, os.O_WRONLY)
-        try:
-            yield file
-        finally:
-            os.close(file)
+        with open(os.devnull, "wb") as nowhere:
+            yield nowhere.fileno()
         return
     with tempfile.TemporaryFile() as kept:  # not a pipe, which somebody would have to read all the time
         yield kept.fileno()

@@ -9,18 +9,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import gevent.event
 import gevent.os
+from gevent import monkey
 from gevent.hub import get_hub
 
 # Each program has a process group of its own, the default action for every signal, and no descriptor of this
 # process but 0, 1 and 2: Python opens all others so that programs do not inherit them, and `keep_files` is
 # for what this process has inherited itself.
 if sys.platform != "win32":
+    # The original functions: the `close` of gevent waits for the loop to turn, which can take long, and its
+    # `posix_spawnp` watches the process as well.
+    _close_file: Callable[[int], None] = monkey.get_original("os", "close")
+    _posix_spawnp: Callable[..., int] = monkey.get_original("os", "posix_spawnp")
     _SIGNALS = [each for each in signal.Signals if each not in {signal.SIGKILL, signal.SIGSTOP}]
 
     def keep_files() -> None:
@@ -45,10 +50,10 @@ if sys.platform != "win32":
                 gevent.os.make_nonblocking(self._stdin)
                 self._pid = _spawn(words, env, (stdin, output, output))
             except BaseException:
-                os.close(self._stdin)
+                _close_file(self._stdin)
                 raise
             finally:
-                os.close(stdin)
+                _close_file(stdin)
             self._watcher: Any = get_hub().loop.child(self._pid)  # before the loop reaps the process
             self._watcher.start(self._on_end)
 
@@ -80,14 +85,14 @@ if sys.platform != "win32":
 
         def _close(self) -> None:
             if self._stdin >= 0:
-                os.close(self._stdin)
+                _close_file(self._stdin)
                 self._stdin = -1
 
     def _spawn(words: Sequence[str], env: Mapping[str, str], streams: tuple[int, int, int]) -> int:
         """Start a program with these standard streams, and return its process id; raises `OSError`."""
         get_hub().loop.install_sigchld()
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(streams)]
-        return os.posix_spawnp(
+        return _posix_spawnp(
             words[0], [*words], env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_SIGNALS
         )
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import gevent
+import gevent.os
 import pytest
 
 from gnar_lib import events
@@ -91,6 +92,14 @@ def test_command_that_reads_nothing_of_a_long_event_is_waited_for() -> None:
     assert run_shell("exec 0<&-; sleep 0.1", message=long) == Outcome()
     assert run_shell("sleep 60", message=long, timeout_s=0.2).reason.endswith("0.2 s, and was killed")
     assert run_shell(f"test $(wc -c) = {len(long.json()) + 1}", message=long) == Outcome()
+
+
+def test_command_that_reads_all_is_not_held_up_while_the_loop_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As in a patched process: gevent's own `close` waits for the loop to turn, which it may not do for long.
+    monkeypatch.setattr(os, "close", gevent.os.close)
+    assert run("cat", timeout_s=3.0) == Outcome()
 
 
 def test_event_of_any_length_fits_into_the_environment() -> None:
