@@ -1,4 +1,4 @@
-"""Shows what a check has found: a line for each fact, as soon as it is known. Checks only what all do."""
+"""Shows what a check has found: a line for each fact, as soon as it is known. Checks what all checks share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from enum import Enum
 
 from gnar_lib import logger
-from gnar_lib.net import descriptors
+from gnar_lib.config import Address, AdminConfig
+from gnar_lib.config.model import LOOPBACK
+from gnar_lib.errors import ConnError, PortTakenError
+from gnar_lib.net import deadline, descriptors, listen
 from gnar_lib.net.descriptors import USER_COSTS
+from gnar_lib.net.target import Target
 
 MOST_LINES = 20  # about things of one kind; the others are counted
 MAX_TEXT = 1000  # characters of one line: a peer can send texts of 64 KiB
 FEW_DESCRIPTORS = 1024
+MAX_ANSWER_BYTES = 4096  # of whoever has the admin port
 WHAT_WIDTH = 11  # of the longest word for what was checked
 
 
@@ -101,6 +107,41 @@ def tell_descriptors(checklist: Checklist) -> None:
         checklist.warn("descriptors", f"{text}; raise the limit (ulimit -n)")
     else:
         checklist.ok("descriptors", text)
+
+
+def try_admin(checklist: Checklist, admin: AdminConfig, timeout_s: float) -> None:
+    """Tell whether the admin port can be listened on, if there is to be one, or who has it already."""
+    if not admin.port:
+        return
+    where = Address(admin.bind or "every address", admin.port)
+    try:
+        with deadline(timeout_s, "looking the address up"):
+            listen(admin.bind, admin.port).close()
+    except PortTakenError:
+        if _is_gnar(Address(admin.bind or LOOPBACK, admin.port), timeout_s):
+            checklist.warn("admin", f"a gnar answers at {where} already: yours, if it is running")
+        else:
+            checklist.wrong("admin", f"{where} is taken by another program; choose another admin-port")
+    except ConnError as exc:
+        checklist.wrong("admin", f"{exc}; see admin-bind and admin-port")
+    else:
+        who = "with a password" if admin.password else "for whoever is on this machine"
+        checklist.ok("admin", f"{where} is free, {who}")
+
+
+def _is_gnar(where: Address, timeout_s: float) -> bool:
+    """Tell whether an admin port of gnar answers at an address."""
+    request = f"GET /healthz HTTP/1.1\r\nHost: {where}\r\nConnection: close\r\n\r\n"
+    answer = b""
+    with suppress(ConnError), deadline(timeout_s, "the answer"):
+        conn = Target(where.host, where.port).dial()
+        try:
+            conn.sendall(request.encode())
+            while len(answer) < MAX_ANSWER_BYTES and (data := conn.recv(MAX_ANSWER_BYTES)):
+                answer += data
+        finally:
+            conn.close()
+    return answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nok\n")
 
 
 class Budget:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from gnar_lib import health, logger
 from gnar_lib.auth.login import MD5, MD5_WINDOW_S
-from gnar_lib.checklist import Budget, Checklist, Verdict, milliseconds, tell_descriptors
+from gnar_lib.checklist import Budget, Checklist, Verdict, milliseconds, tell_descriptors, try_admin
 from gnar_lib.client.check_ports import LOGIN_S, PortCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.proxies import what_to_try
@@ -54,6 +54,7 @@ class ClientCheck:
         """Check everything."""
         self._tell_settings()
         tell_descriptors(self._list)
+        try_admin(self._list, self._config.admin, self._budget.of(PROBE_S))
         services = self._begin_services()
         addresses = self._look_up()
         reached = self._connect(addresses) if addresses else None

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import gnar_lib
 from gnar_lib import health, logger, memory
-from gnar_lib.checklist import Budget, Checklist, tell_descriptors
-from gnar_lib.config import Address, ServerConfig
+from gnar_lib.checklist import Budget, Checklist, tell_descriptors, try_admin
+from gnar_lib.config import ServerConfig
 from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ConnError, GnarError, PortTakenError
 from gnar_lib.lifecycle import Stopper
@@ -52,7 +52,8 @@ class ServerCheck:
             self._try_control_port(host)
             self._try_ports(host)
         self._try_udp()
-        self._try_admin()
+        try_admin(self._list, self._config.admin, self._budget.of(HEALTH_S))
+        self._tell_state_dir()
         self._tell_limits()
         self._tell_clock()
         self._tell_files()
@@ -160,26 +161,6 @@ class ServerCheck:
         if size < BUFFER_BYTES and sys.platform == "linux":
             text += f"; for longer bursts: sysctl net.core.rmem_max={BUFFER_BYTES}, and wmem_max"
         self._list.ok("udp", text)
-
-    def _try_admin(self) -> None:
-        admin = self._config.admin
-        if not admin.port:
-            return
-        where = Address(admin.bind or "every address", admin.port)
-        try:
-            with deadline(self._budget.of(NAME_S), "looking the address up"):
-                listen(admin.bind, admin.port).close()
-        except PortTakenError:
-            if self._is_running:
-                self._list.warn("admin", f"{where} is taken: by the server that runs, most likely")
-            else:
-                self._list.wrong("admin", f"{where} is taken by another program; choose another admin-port")
-        except ConnError as exc:
-            self._list.wrong("admin", f"{exc}; see admin-bind and admin-port")
-        else:
-            who = "with a password" if admin.password else "for whoever is on this machine"
-            self._list.ok("admin", f"{where} is free, {who}")
-        self._tell_state_dir()
 
     def _tell_state_dir(self) -> None:
         if not self._config.state_dir:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gnar_lib import auth, cmd
-from gnar_lib.checklist import Checklist
+from gnar_lib.checklist import Checklist, try_admin
 from gnar_lib.client import check as client_check
-from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
+from gnar_lib.config import Address, AdminConfig, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.proto import Login, ProxyReq, ProxyResp, to_frame
 from gnar_lib.server import check as server_check
 from tests.helpers.harness import (
     LOOPBACK,
     TOKEN,
+    WAIT_S,
     Forwarder,
     Gnar,
     Service,
@@ -179,7 +180,6 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(checks
         nobody = checks.client(free_port(), "1:0")
         no_name = checks.run("client", "a..b", "1:0", "--check")
         no_gnar = checks.client(web.port, "1:0")
-        usage = checks.run("client", "--check", "nonsense:")
         advice = "is GNAR_TOKEN that of the server, and is it yours?"
         assert found(wrong_token, 1)["token"] == [
             f"wrong the server refused the login: wrong token; {advice}"
@@ -199,7 +199,6 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(checks
         assert fits(
             "wrong no gnar server at .*: this is HTTP; are address and port .*", found(no_gnar, 1)["gnar"]
         )
-        assert (usage.wait_exit(), usage.out, usage.log.count("\n")) == (2, "", 1)
 
 
 def test_who_answers_in_place_of_a_gnar_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +286,6 @@ def test_a_server_says_what_a_start_would_meet(checks: Checks, tmp_path: Path) -
         taken = checks.run("server", "--check", "-p", first, "--bind", LOOPBACK, "--allow-ports", first)
         other = checks.run("server", "--check", "-p", free_port(), "--bind", "192.0.2.1")
         second = checks.run("server", "--check", "-p", running_at, "--bind", LOOPBACK, "--log-format", "json")
-        both = checks.run("server", "--check", "--replace")
         said = found(good, 0)
         assert said["settings"] == [f"ok read from {file}, variables and flags"]
         assert said["token"] == ["ok set; logins by hmac, and md5 of Go clients"]
@@ -311,7 +309,6 @@ def test_a_server_says_what_a_start_would_meet(checks: Checks, tmp_path: Path) -
     (line,) = [line for line in lines if line["check"] == "port"]
     assert line["verdict"] == "warn"
     assert line["text"].startswith(f"a gnar server answers at {running_at} already")
-    assert (both.wait_exit(), both.log) == (2, "gnar: --check and --replace do not go together\n")
 
 
 @pytest.mark.parametrize(
@@ -338,6 +335,35 @@ def test_a_program_that_others_could_change_is_told_of(tmp_path: Path) -> None:
     assert server_check._others_may_write(tmp_path)
     tmp_path.chmod(0o1777)
     assert not server_check._others_may_write(tmp_path)
+
+
+def test_a_wrong_command_line_is_not_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["client", "--check", "nonsense:"], "server-addr: 'nonsense:': expected an address"),
+        (["client", "--check"], "nothing to forward"),
+        (["server", "--check", "--replace"], "--check and --replace do not go together"),
+    ):
+        assert cmd.main(words) == 2
+        found = capsys.readouterr()
+        assert found.out == ""
+        assert found.err.startswith(f"gnar: {said}")
+        assert found.err.count("\n") == 1
+
+
+def test_who_has_the_admin_port_is_told(checks: Checks, capsys: pytest.CaptureFixture[str]) -> None:
+    admin_port = free_port()
+    checks.server("-a", admin_port)
+    wait_until(lambda: is_open(admin_port), "the admin port is open")
+    with socket.create_server((LOOPBACK, 0)) as other:
+        for port, verdict, said in (
+            (admin_port, "warn ", "a gnar answers at"),
+            (other.getsockname()[1], "wrong", "is taken by another program"),
+            (0, "", ""),
+        ):
+            try_admin(Checklist(), AdminConfig(port=port), 0.5 if verdict == "wrong" else WAIT_S)
+            shown = capsys.readouterr().out
+            assert shown.startswith(verdict)
+            assert said in shown
 
 
 def test_a_check_is_for_command_lines_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
