@@ -1,4 +1,4 @@
-"""Shows what a check has found: a line for each fact, as soon as it is known. Checks what all checks share."""
+"""Shows what a check has found: a line for each fact, as soon as it is known. Checks what all checks do."""
 
 from __future__ import annotations
 
