@@ -73,7 +73,9 @@ class State:
             self._heard_s = time.time()
             self._take_state(data)
         elif name == "happened":
-            self._events.append(Entry(number(data, "at"), logging.INFO, _told(data)))
+            entry = Entry(number(data, "at"), logging.INFO, _told(data))
+            if entry not in self._events:  # each stream begins with those of the last time
+                self._events.append(entry)
 
     def _take_state(self, data: Object) -> None:
         self._server.update(_object(data.get("server")))
