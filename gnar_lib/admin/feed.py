@@ -18,7 +18,7 @@ import gevent
 import gevent.event
 
 from gnar_lib import events
-from gnar_lib.eventdata import BY_NAME, name_of, to_fields
+from gnar_lib.eventdata import name_of, to_fields
 from gnar_lib.events import Event
 from gnar_lib.http import Send
 
@@ -45,7 +45,12 @@ class Happened:
     @property
     def name(self) -> str:
         """The name of its type."""
-        return name_of(type(self._event))
+        return name_of(self.type)
+
+    @property
+    def type(self) -> type[Event]:
+        """The type of the event."""
+        return type(self._event)
 
     @property
     def text(self) -> str:
@@ -62,7 +67,9 @@ class Feed:
     def __init__(self) -> None:
         self._kept: deque[Happened] = deque(maxlen=KEPT)  # noteworthy ones
         self._users: deque[Happened] = deque(maxlen=KEPT_OF_USERS)
-        self._number = 0  # of the last event
+        # Of the last event. Numbers of this process are above those of the process before it, so that a
+        # reader who comes back after a restart gets all events of this process.
+        self._number = time.time_ns() // 1000
         self._readers_of_users = 0
         self._news: gevent.event.Event = gevent.event.Event()
         self._subscribed: list[tuple[type[Event], Callable[[Any], None]]] = []
@@ -103,11 +110,12 @@ class Feed:
 
     def send_all(self, send: Send, wanted: frozenset[type[Event]], number: int) -> None:
         """Send the events of the `wanted` types, behind that of this number, until the reader has gone."""
+        number = min(number, self._number)
         with self._reading_of_users(not wanted.isdisjoint(OF_USERS)):
             while True:
                 fresh = [*_behind(self._kept, number), *_behind(self._users, number)]
                 for each in sorted(fresh, key=lambda happened: happened.number):
-                    if BY_NAME[each.name] in wanted:
+                    if each.type in wanted:
                         send(each.name, each.text, str(each.number))
                 number = self._number if not fresh else max(each.number for each in fresh)
                 self._news.clear()

@@ -76,6 +76,7 @@ class Sampler:
 
     def __init__(self, total: Meter, read: Callable[[], Iterable[Meter]]) -> None:
         self.samples = 0  # how many there have been
+        self.points = 0  # how many the charts have got so far
         self.until = time.time()  # when the last point of the charts ends, in Unix seconds
         self._total = total
         self._read = read
@@ -119,6 +120,7 @@ class Sampler:
         self.samples += 1
         if self.samples % STEPS_OF_POINT == 0:
             seconds, self._point_s, self.until = max(now_s - self._point_s, 1e-3), now_s, time.time()
+            self.points += 1
             for course in self._courses.values():
                 course.add_point(seconds)
 

@@ -403,7 +403,7 @@ class Control:
 
     def dismiss(self) -> None:
         """End the client with all its users, and tell it not to come back by itself."""
-        self._dismissed_s = time.monotonic()
+        self._dismissed_s = min(self._dismissed_s, time.monotonic())  # asking again gives it no more time
         self.post(Heartbeat(ended=BY_ADMINISTRATOR))
         for ingress in self.held:
             self.end_proxy(ingress)

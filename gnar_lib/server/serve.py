@@ -112,7 +112,10 @@ class Server:
             control.end()
 
     def reload(self, config: ServerConfig) -> None:
-        """Take new settings over, for logins and proxies to come; proxies that are open stay as they are."""
+        """Take new settings over, for logins and proxies to come; proxies that are open stay as they are.
+
+        Raises `ConfigError`, and changes nothing, if they cannot be.
+        """
         before = self.shared.config
         admin = after_reload(before.admin, config.admin)
         _apply(config)
@@ -211,6 +214,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
 
     def reload() -> None:
         config = load()
+        after_reload(server.shared.config.admin, config.admin)  # raises an error before anything has changed
         hooks.use(config.hooks)
         server.reload(config)
 

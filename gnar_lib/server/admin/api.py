@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
 from gnar_lib import __version__
-from gnar_lib.admin.access import Access, Role
+from gnar_lib.admin.access import Access, Role, pass_of
 from gnar_lib.admin.feed import NOTEWORTHY, Feed
 from gnar_lib.eventdata import BY_NAME
 from gnar_lib.events import Event
-from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, StaticFiles
+from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, Send, StaticFiles
 from gnar_lib.http.message import Handler
 from gnar_lib.server.admin.live import Live
 from gnar_lib.server.admin.registry import ProxyEntry
@@ -23,6 +25,10 @@ MAX_LIVE = 32  # streams of the panel: each costs the server a bit of time each 
 MAX_TEXT = 200  # characters of a filter
 _DIGITS = re.compile("[0-9]{1,18}")
 PACKAGE, FOLDER = "gnar_lib.server.admin", "static"
+
+
+class _NotAllowedError(Exception):
+    """Ends an event stream: the password has changed, or the session is over."""
 
 
 class API:
@@ -76,12 +82,7 @@ class API:
 
     def _server(self, request: Request) -> Response:
         self._view.registry.look()
-        return Response.json({**self._view.server(), **self._role(request)})
-
-    def _role(self, request: Request) -> dict[str, Any]:
-        """Return what the page needs to know of who looks at it."""
-        is_admin = request.context["role"] is Role.ADMIN
-        return {"may_change": is_admin, "logged_in": self._access.is_logged_in(request)}
+        return Response.json({**self._view.server(), **_role(request)})
 
     def _clients(self, _request: Request) -> Response:
         self._view.registry.look()
@@ -101,9 +102,12 @@ class API:
         proxy = query.get("proxy", "")
         if proxy and proxy not in self._view.registry.proxies:
             raise HTTPError(404, "there is no such proxy")
+        text = query.get("filter", "")
+        if len(text) > MAX_TEXT:
+            raise HTTPError(400, f"filter is longer than {MAX_TEXT} characters")
         return Wanted(
             proxy,
-            query.get("filter", "")[:MAX_TEXT],
+            text,
             _one_of(query, "sort", [*SORTS]),
             _one_of(query, "order", ["asc", "desc"]) == "desc",
             _number(query, "limit", 100, MAX_ROWS),
@@ -116,16 +120,32 @@ class API:
         wanted = _types(request.query.get("only", ""))
         last = request.headers.get("last-event-id", "")
         number = int(last) if _DIGITS.fullmatch(last) else self._feed.number
-        return EventStream(lambda send: self._feed.send_all(send, wanted, number))
+        return self._stream_of(request, lambda send: self._feed.send_all(send, wanted, number))
 
     def _stream(self, request: Request) -> EventStream:
         if self._live.readers >= MAX_LIVE:
             raise HTTPError(503, "too many pages are open", [("Retry-After", "5")])
         self._view.registry.look()
-        wanted = self._wanted(request) if request.query.get("proxy") else None
-        only = _one_of(request.query, "only", ["", "connections"]) == "connections"
-        role = self._role(request)
-        return EventStream(lambda send: self._live.run(send, role, wanted, connections_only=only))
+        wanted, role = self._wanted(request), _role(request)
+        if _one_of(request.query, "only", ["", "connections"]):
+            return self._stream_of(request, lambda send: self._live.send_connections(send, role, wanted))
+        shown = wanted if wanted.proxy else None
+        return self._stream_of(request, lambda send: self._live.send_all(send, role, shown))
+
+    def _stream_of(self, request: Request, run: Callable[[Send], None]) -> EventStream:
+        """Return a stream that ends once whoever asks may not ask any more."""
+        given = pass_of(request)
+
+        def run_while_allowed(send: Send) -> None:
+            def send_if_allowed(event_name: str, data_text: str, event_id: str = "") -> None:
+                if not self._access.still_allows(given):
+                    raise _NotAllowedError
+                send(event_name, data_text, event_id)
+
+            with suppress(_NotAllowedError):
+                run(send_if_allowed)
+
+        return EventStream(run_while_allowed)
 
     # ---- what may be ended ---------------------------------------------------------------------------------
 
@@ -184,6 +204,12 @@ def _description(_request: Request) -> Response:
     described = json.loads((files(PACKAGE) / "openapi.json").read_bytes())
     described["info"]["version"] = __version__
     return Response.json(described)
+
+
+def _role(request: Request) -> dict[str, Any]:
+    """Return what the page needs to know of who looks at it."""
+    given = pass_of(request)
+    return {"may_change": given.role is Role.ADMIN, "logged_in": given.session is not None}
 
 
 def _one_of(query: Any, name: str, words: list[str]) -> str:

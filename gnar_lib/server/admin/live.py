@@ -6,6 +6,8 @@ The first state holds everything; each later one what has changed since.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -37,22 +39,26 @@ class Live:
             self._proxies = {proxy["id"]: proxy for proxy in self.view.proxies(with_charts=False)}
         return self._clients, self._proxies
 
-    def run(self, send: Send, role: JSON, wanted: Wanted | None, *, connections_only: bool) -> None:
-        """Send until the reader has gone; `wanted` connections are in each state."""
+    def send_all(self, send: Send, role: JSON, wanted: Wanted | None) -> None:
+        """Send everything until the reader has gone; with `wanted` connections in each state."""
+        with self._reading():
+            _Reader(self, send, role, wanted).run()
+
+    def send_connections(self, send: Send, role: JSON, wanted: Wanted) -> None:
+        """Send some connections, and the figures of the server, until the reader has gone."""
+        with self._reading():
+            while True:
+                connections = self.view.connections(wanted)
+                send("state", _json({"server": {**self.view.server(), **role}, "connections": connections}))
+                gevent.sleep(LOOK_S)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         self.readers += 1
         try:
-            if connections_only:
-                self._send_connections(send, role, wanted or Wanted())
-            else:
-                _Reader(self, send, role, wanted).run()
+            yield
         finally:
             self.readers -= 1
-
-    def _send_connections(self, send: Send, role: JSON, wanted: Wanted) -> None:
-        while True:
-            connections = self.view.connections(wanted)
-            send("state", _json({"server": {**self.view.server(), **role}, "connections": connections}))
-            gevent.sleep(LOOK_S)
 
 
 class _Reader:
@@ -65,7 +71,7 @@ class _Reader:
         self._wanted = wanted
         self._clients: dict[str, JSON] = {}
         self._proxies: dict[str, JSON] = {}
-        self._points_until = live.view.sampler.until  # when the last point ends that the reader has
+        self._points = live.view.sampler.points  # how many there were when the reader got the last one
         self._number = 0  # of the last event that was sent
 
     def run(self) -> None:
@@ -94,19 +100,20 @@ class _Reader:
         self._send("state", _json(state))
 
     def _with_charts(self, changed: list[JSON], proxies: dict[str, JSON]) -> list[JSON]:
-        """Return proxies with what is new of their charts: the chart, or the point that has come since."""
+        """Return proxies with what is new of their charts.
+
+        That is the whole chart of a new proxy, and of all after a pause; else the point that has come since.
+        """
         view = self._live.view
         entries = view.registry.proxies
-        has_point = view.sampler.until != self._points_until
-        self._points_until = view.sampler.until
+        new_points, self._points = view.sampler.points - self._points, view.sampler.points
         shown = {proxy["id"]: proxy for proxy in changed}
-        for key in [*shown, *(proxies if has_point else ())]:
+        for key in [*shown, *(proxies if new_points else ())]:
             if key not in entries:
                 continue
-            if key not in self._proxies:
-                chart = view.chart(entries[key])
-                shown[key] = {**proxies[key], "chart": chart}
-            elif has_point and (point := view.point(entries[key])) is not None:
+            if key not in self._proxies or new_points > 1:
+                shown[key] = {**proxies[key], "chart": view.chart(entries[key])}
+            elif new_points and (point := view.point(entries[key])) is not None:
                 shown[key] = {**proxies[key], "point": point}
         return [*shown.values()]
 

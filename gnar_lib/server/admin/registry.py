@@ -6,6 +6,7 @@ Looks at the server when asked to, and hears of ends by events. Changes nothing.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,6 +21,8 @@ from gnar_lib.server.ingress.kept import Ingress
 
 GONE_S = 86_400.0  # for which what is gone is listed
 MAX_GONE = 1000  # clients, and proxies, that are gone; those that went first are forgotten first
+JUST_S = 5.0  # before a client goes, in which it may leave its proxies, or lose them to an administrator
+MAX_LOST = 100  # proxies that a client has lost just now
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +36,8 @@ class ClientEntry:
     since: float
     address: str
     control: Control | None  # None: the client is gone
-    proxies: list[ProxyEntry] = field(default_factory=list)
+    proxies: list[ProxyEntry] = field(default_factory=list)  # once it is gone: that it had when it went
+    lost: deque[tuple[float, ProxyEntry]] = field(default_factory=lambda: deque(maxlen=MAX_LOST))  # and when
     gone_at: float | None = None
     reason: str = ""  # why the client is gone
 
@@ -63,7 +67,7 @@ class Registry:
         self.proxies: dict[str, ProxyEntry] = {}
         self._ingress = ingress
         self._clock = clock
-        self._by_address: dict[str, ClientEntry] = {}  # those that are there
+        self._by_address: dict[str, ClientEntry] = {}  # those whose `ClientGone` is still to come
         # What is gone, and will be forgotten when the same comes back.
         self._gone_clients: dict[str, ClientEntry] = {}
         self._gone_proxies: dict[tuple[str, str, int], ProxyEntry] = {}
@@ -121,17 +125,22 @@ class Registry:
             client = self.clients.get(f"c{control.number}")
             if client is None or client.control is not control:
                 continue
-            client.proxies = []
             asked_for = len(control.ingresses)
-            for number, ingress in enumerate(control.held):
-                entry = self._entry_of(ingress, now)
-                entry.client = client
-                client.proxies.append(entry)
+            client.proxies = self._proxies_of(client, control, now)
+            for number, entry in enumerate(client.proxies):
                 yield entry, number >= asked_for
         for kept in self._ingress.kept.all:
             entry = self._entry_of(kept.ingress, now)
-            entry.client = None
+            if entry.client is not None:
+                entry.client.lost.append((now, entry))
+                entry.client = None
             yield entry, True
+
+    def _proxies_of(self, client: ClientEntry, control: Control, now: float) -> list[ProxyEntry]:
+        found = [self._entry_of(ingress, now) for ingress in control.held]
+        for entry in found:
+            entry.client = client
+        return found
 
     def _entry_of(self, ingress: Ingress, now: float) -> ProxyEntry:
         proxy = ingress.proxy
@@ -158,17 +167,26 @@ class Registry:
             if control is None:
                 return
             entry = self._look_at_client(control, now)
+        del self._by_address[entry.address]
+        if entry.control is None:  # a look has found so, which does not tell why
+            entry.reason = event.reason
+            return
+        if entry.control.held:
+            entry.proxies = self._proxies_of(entry, entry.control, now)
         self._end_client(entry, now, event.reason)
 
     def _end_client(self, entry: ClientEntry, now: float, reason: str) -> None:
-        self._by_address.pop(entry.address, None)
         entry.control, entry.gone_at, entry.reason = None, now, reason
+        entry.proxies += [proxy for at, proxy in entry.lost if now - at < JUST_S]
+        entry.lost.clear()
         self.clients[entry.id] = self.clients.pop(entry.id)  # behind those that went before
         if entry.client_id:
             self._gone_clients[entry.client_id] = entry
 
     def _end_proxy(self, entry: ProxyEntry, now: float) -> None:
         entry.ingress, entry.gone_at, entry.is_waiting = None, now, False
+        if entry.client is not None and entry.client.control is not None:
+            entry.client.lost.append((now, entry))
         entry.reason = self._reasons.get((entry.kind, entry.port), "")
         self.proxies[entry.id] = self.proxies.pop(entry.id)
         self._gone_proxies[entry.name, entry.kind, entry.port] = entry
@@ -179,6 +197,8 @@ class Registry:
             del self.clients[client.id]
             if self._gone_clients.get(client.client_id) is client:
                 del self._gone_clients[client.client_id]
+            if self._by_address.get(client.address) is client:
+                del self._by_address[client.address]
         for proxy in _too_many([each for each in self.proxies.values() if each.ingress is None], now):
             del self.proxies[proxy.id]
             key = proxy.name, proxy.kind, proxy.port

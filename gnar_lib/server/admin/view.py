@@ -12,24 +12,14 @@ from gnar_lib.errors import GnarError
 from gnar_lib.net import format_address
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.pio.meter import LiveConnection, Meter
-from gnar_lib.pio.rates import STEP_S, STEPS_OF_POINT, Sampler
+from gnar_lib.pio.rates import STEP_S, STEPS_OF_POINT, Movement, Sampler
 from gnar_lib.server.admin.registry import ClientEntry, ProxyEntry, Registry
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.ingress.kept import Ingress
 from gnar_lib.server.shared import Shared
 
 MAX_ROWS = 1000  # connections in one answer
-SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "age": lambda row: -row["since"],
-    "user": lambda row: row["user"],
-    "up": lambda row: row["bytes_up"],
-    "down": lambda row: row["bytes_down"],
-    "rate": lambda row: row["rate_up"] + row["rate_down"],
-    "rate_up": lambda row: row["rate_up"],
-    "rate_down": lambda row: row["rate_down"],
-    "idle": lambda row: row["idle_s"],
-}
-
+SORTS = ("age", "user", "up", "down", "rate", "rate_up", "rate_down", "idle")
 JSON = dict[str, Any]
 
 
@@ -165,35 +155,59 @@ class View:
                 yield entry.id, connection
 
     def connections(self, wanted: Wanted) -> JSON:
-        """Return some of the live connections."""
-        shown = [self._connection(*each) for each in self._connections(wanted.proxy)]
-        matching = [row for row in shown if wanted.text in row["user"]] if wanted.text else shown
-        matching.sort(key=SORTS[wanted.sort], reverse=wanted.is_descending)
+        """Return some of the live connections. Only what is asked for is made into values: there are many."""
+        found = [*self._connections(wanted.proxy)]
+        text = wanted.text
+        matching = [each for each in found if text in format_address(each[1].user)] if text else [*found]
+        matching.sort(key=self._order_of(wanted.sort), reverse=wanted.is_descending)
         page = matching[wanted.offset : wanted.offset + wanted.limit]
-        return {"connections": page, "matched": len(matching), "total": len(shown)}
+        shown = [self._connection(*each) for each in page]
+        return {"connections": shown, "matched": len(matching), "total": len(found)}
+
+    def _order_of(self, sort: str) -> Callable[[tuple[str, LiveConnection]], tuple[Any, int]]:
+        """Return by what connections are sorted; the older ones first where that is equal.
+
+        So no connection is on two pages, or on none.
+        """
+        movement = self.sampler.movement
+        keys: dict[str, Callable[[LiveConnection], Any]] = {
+            "age": lambda each: -each.began_s,
+            "user": lambda each: format_address(each.user),
+            "up": lambda each: each.up.bytes,
+            "down": lambda each: each.down.bytes,
+            "rate": lambda each: movement(each).rate_up + movement(each).rate_down,
+            "rate_up": lambda each: movement(each).rate_up,
+            "rate_down": lambda each: movement(each).rate_down,
+            "idle": lambda each: self._idle_s(each, movement(each)),
+        }
+        key = keys[sort]
+        return lambda each: (key(each[1]), each[1].number)
 
     def _connection(self, proxy_id: str, connection: LiveConnection) -> JSON:
-        movement, now_s = self.sampler.movement(connection), time.monotonic()
-        up, down = connection.up.bytes, connection.down.bytes
-        has_moved = up != movement.up or down != movement.down
+        movement = self.sampler.movement(connection)
         return {
             "id": f"u{connection.number}",
             "proxy": proxy_id,
             "user": format_address(connection.user),
             "since": round(self._started_at + connection.began_s - self._began_s, 3),
-            "bytes_up": up,
-            "bytes_down": down,
+            "bytes_up": connection.up.bytes,
+            "bytes_down": connection.down.bytes,
             "rate_up": round(movement.rate_up),
             "rate_down": round(movement.rate_down),
-            "idle_s": 0 if has_moved else round(now_s - movement.moved_s, 1),
+            "idle_s": self._idle_s(connection, movement),
         }
+
+    @staticmethod
+    def _idle_s(connection: LiveConnection, movement: Movement) -> float:
+        """Return for how long nothing has moved, as far as samples tell."""
+        if connection.up.bytes != movement.up or connection.down.bytes != movement.down:
+            return 0.0
+        return round(time.monotonic() - movement.moved_s, 1)
 
     def find_connection(self, connection_id: str) -> LiveConnection | None:
         """Return the live connection of that id; None if there is none (any more)."""
-        for _, connection in self._connections(""):
-            if f"u{connection.number}" == connection_id:
-                return connection
-        return None
+        found = (each for _, each in self._connections("") if f"u{each.number}" == connection_id)
+        return next(found, None)
 
 
 def client(entry: ClientEntry) -> JSON:

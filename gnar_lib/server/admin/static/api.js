@@ -1,6 +1,26 @@
 // Calls of gnar's API. Knows addresses, statuses and what they mean in words; no page.
 
 const TIMEOUT_MS = 10_000;
+const KEY_NAME = "gnar-page-key";
+const KEY_BYTES = 16;
+
+/**
+ * What this page sends with each request, beside the cookie of its login. Browsers send cookies to every port of a
+ * host, also to those of other people's services; what a page stores is given to pages of the same port alone.
+ */
+export const pageKey = storedKey();
+
+function storedKey() {
+  const fresh = [...crypto.getRandomValues(new Uint8Array(KEY_BYTES))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  try {
+    const stored = localStorage.getItem(KEY_NAME);
+    if (stored) return stored;
+    localStorage.setItem(KEY_NAME, fresh);
+  } catch {
+    // Nothing may be stored here: the login is good until the page is closed.
+  }
+  return fresh;
+}
 
 /** Why a call did not work, in words for a person; `status` is 0 when the server was not reached. */
 export class Refused extends Error {
@@ -15,7 +35,7 @@ async function call(method, path, body) {
   try {
     answer = await fetch(`api/v1/${path}`, {
       method,
-      headers: body ? { "Content-Type": "application/json" } : {},
+      headers: { "X-Gnar-Page": pageKey, ...(body && { "Content-Type": "application/json" }) },
       body: body && JSON.stringify(body),
       cache: "no-store",
       redirect: "error",

@@ -1,6 +1,6 @@
 // One stream of the server's events (EventSource), which comes back by itself. Knows no page.
 
-import { Refused, server } from "./api.js";
+import { Refused, pageKey, server } from "./api.js";
 
 const FIRST_RETRY_S = 1;
 const MAX_RETRY_S = 15;
@@ -46,7 +46,7 @@ export class Stream {
     this.#end();
     this.#isFirst = true;
     this.#on.status("connecting");
-    this.#source = new EventSource(`api/v1/live${this.#path}`);
+    this.#source = new EventSource(`api/v1/live${this.#path}${this.#path ? "&" : "?"}page=${pageKey}`);
     this.#source.onerror = () => this.#lost();
     this.#source.addEventListener("state", (event) => this.#receive(event));
     this.#source.addEventListener("happened", (event) => this.#on.happened?.(JSON.parse(event.data), event.data));
