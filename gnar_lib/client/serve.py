@@ -271,7 +271,7 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
 
         def reload() -> None:
             config = load()
-            after_reload(client.shared.config.admin, config.admin)  # raises an error before anything has changed
+            after_reload(client.shared.config.admin, config.admin)  # raises an error before a change
             hooks.use(config.hooks)
             client.reload(config)
 

@@ -214,7 +214,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
 
     def reload() -> None:
         config = load()
-        after_reload(server.shared.config.admin, config.admin)  # raises an error before anything has changed
+        after_reload(server.shared.config.admin, config.admin)  # raises an error before a change
         hooks.use(config.hooks)
         server.reload(config)
 
