@@ -8,6 +8,8 @@ import os
 import sys
 from typing import ClassVar
 
+from gevent import monkey
+
 from gnar_lib import logger
 from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net import SocketConn, descriptors, give_way
@@ -26,6 +28,8 @@ if sys.platform != "linux":
 _FLAGS: int = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if hasattr(os, "splice") else 0
 # How gVisor, old kernels and filters for system calls refuse; a conn that broke has other errors.
 _REFUSALS = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP}
+
+_close = monkey.get_original("os", "close")  # the patched one of gevent closes in the loop's next turn
 
 _log = logger.get("proxy")
 _spare: list[Pipe] = []
@@ -72,8 +76,8 @@ class Pipe:
 
     def discard(self) -> None:
         """Close both ends."""
-        os.close(self.reader)
-        os.close(self.writer)
+        _close(self.reader)
+        _close(self.writer)
         descriptors.taken -= 2
 
 
