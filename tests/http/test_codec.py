@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from gnar_lib.errors import ConnClosed, GnarError, ProtocolError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, ServerCodec
 from gnar_lib.http.head import HeadBuffer, check_request
-from gnar_lib.net import SocketConn, deadline
+from gnar_lib.net import Crew, SocketConn, deadline
 from tests.helpers.conns import tcp_pair
 from tests.helpers.web import WAIT_S
-from tests.peers.mux import clean
+from tests.peers.mux import clean, session_pair
 
 if TYPE_CHECKING:
     from gnar_lib.http import RequestHead
+    from gnar_lib.net import Conn
 
 LIMITS = Limits()
 PIECE = bytes(range(256)) * 1000
@@ -67,16 +68,27 @@ def body_of(codec: ServerCodec | ClientCodec) -> bytes:
     return b"".join(iter(codec.receive_body, b""))
 
 
+def serve_and_close(serve: Serve, conn: SocketConn) -> None:
+    try:
+        serve(ServerCodec(conn, LIMITS))
+    finally:
+        conn.close()
+
+
 @contextmanager
-def joined(serve: Serve) -> Iterator[ClientCodec]:
-    """Yield a client whose server runs in a greenlet."""
-    with clean(2 * WAIT_S), deadline(WAIT_S, "an exchange"):
-        near, far = tcp_pair()
-        serving = gevent.spawn(serve, ServerCodec(far, LIMITS))
+def joined(serve: Serve, over: str) -> Iterator[ClientCodec]:
+    """Yield a client whose server runs in a greenlet, over a socket or over a stream of a session."""
+    with clean(2 * WAIT_S), deadline(WAIT_S, "an exchange"), session_pair() as (ours, theirs):
+        crew = Crew("http")
+        if over == "stream":
+            theirs.serve(crew, lambda stream: serve(ServerCodec(stream, LIMITS)))
+            near: Conn = ours.open()
+        else:
+            near, far = tcp_pair()
+            crew.spawn(serve_and_close, serve, far)
         yield ClientCodec(near, LIMITS)
-        serving.get()
         near.close()
-        far.close()
+        crew.wait_empty()
 
 
 # ---- both roles --------------------------------------------------------------------------------------------
@@ -85,7 +97,8 @@ def joined(serve: Serve) -> Iterator[ClientCodec]:
 @pytest.mark.parametrize(
     "framing", [("Content-Length", str(20 * len(PIECE))), ("Transfer-Encoding", "chunked")]
 )
-def test_bodies_pass_in_pieces_both_ways(framing: tuple[str, str]) -> None:
+@pytest.mark.parametrize("over", ["socket", "stream"])
+def test_bodies_pass_in_pieces_both_ways(framing: tuple[str, str], over: str) -> None:
     heads: list[RequestHead] = []
 
     def serve(codec: ServerCodec) -> None:
@@ -103,7 +116,7 @@ def test_bodies_pass_in_pieces_both_ways(framing: tuple[str, str]) -> None:
             codec.send_body(PIECE)
         codec.end_body()
 
-    with joined(serve) as codec:
+    with joined(serve, over) as codec:
         for number in range(3):
             codec.send_head("PUT", f"/{number}", [("Host", "a"), framing])
             sender = gevent.spawn(send, codec)

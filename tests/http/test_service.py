@@ -110,3 +110,102 @@ def test_a_guard_comes_before_everything_else() -> None:
     assert got.headers["WWW-Authenticate"] == "Bearer"
     assert got.headers["Connection"] == "close"  # since the body is unread
     assert allowed.status == 404
+
+
+def test_what_a_guard_finds_out_reaches_the_handler() -> None:
+    def guard(request: Request) -> None:
+        request.context["who"] = request.headers["x-who"]
+
+    routes = Routes()
+    routes.add("POST", "/", lambda request: Response(200, request.context["who"].encode() + request.body))
+    with serving(routes, guard=guard) as served:
+        ask = b"POST / HTTP/1.1\r\nHost: a\r\nX-Who: %b\r\nContent-Length: 1\r\n\r\n!"
+        got = responses(served.ask(ask % b"me" + ask % b"you", end=True))
+    assert [each.body for each in got] == [b"me!", b"you!"]
+
+
+def test_a_defect_in_a_guard_lets_nobody_in() -> None:
+    def guard(request: Request) -> None:
+        raise KeyError(request.path)
+
+    logger.setup(io.StringIO())
+    with serving(guard=guard) as served:
+        (got,) = responses(served.ask(b"GET / HTTP/1.1\r\n" + CLOSE))
+    assert got.status == 500
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Response(200, b"x", headers=[("X", "a\r\nSet-Cookie: forged=1")]),
+        Response(200, b"x", headers=[("X", "\u2028")]),
+        Response(99, b"x"),
+        Response(100, b"x"),
+    ],
+    ids=["line break", "not Latin", "status", "informational"],
+)
+def test_an_answer_that_cannot_be_sent_is_a_defect(broken: Response) -> None:
+    routes, log = echo_routes(), io.StringIO()
+    routes.add("GET", "/broken", lambda _request: broken)
+    logger.setup(log)
+    with serving(routes) as served:
+        data = served.ask(b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert [got.status for got in responses(data)] == [500]
+    assert b"forged" not in data
+    assert "a defect in an answer" in log.getvalue()
+
+
+def test_an_answer_replaces_what_is_always_added() -> None:
+    routes = Routes()
+    routes.add("GET", "/", lambda _request: Response(200, headers=[("cache-control", "max-age=1")]))
+    with serving(routes, headers=[("Cache-Control", "no-store"), ("X-A", "1")]) as served:
+        (got,) = responses(served.ask(b"GET / HTTP/1.1\r\n" + CLOSE))
+    assert got.headers.get_all("Cache-Control") == ["max-age=1"]
+    assert got.headers["X-A"] == "1"
+    assert got.headers["Content-Length"] == "0"
+    assert "Content-Type" not in got.headers
+
+
+def test_a_path_without_parameters_goes_first() -> None:
+    routes = Routes()
+    routes.add("GET", "/{a}/{b}", lambda _request, a, b: Response(200, f"{a} {b}".encode()))
+    routes.add("GET", "/x/{b}", lambda _request, b: Response(200, f"x with {b}".encode()))
+    routes.add("GET", "/x/y", lambda _request: Response(200, b"x y itself"))
+    routes.add("DELETE", "/x/y", lambda _request: Response(204))
+    with serving(routes) as served:
+        paths = (b"/x/y", b"/x/z", b"/w/y", b"/x/", b"/x", b"//")
+        got = responses(
+            served.ask(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % at for at in paths), end=True)
+        )
+        (deleted,) = responses(served.ask(b"DELETE /x/y HTTP/1.1\r\n" + CLOSE))
+    assert [each.body for each in got[:3]] == [b"x y itself", b"x with z", b"w y"]
+    assert [each.status for each in got[3:]] == [404, 404, 404]
+    assert (deleted.status, deleted.body) == (204, b"")
+    assert "Content-Length" not in deleted.headers
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("application/json", b'{"port": 9000}', 200),
+        ("Application/JSON; charset=utf-8", b'{"port": 9000}', 200),
+        ("application/json", b'{"port": ', 400),
+        ("application/json", b"[" * 60_000, 400),
+        ("application/json", b'"\xff"', 400),
+        ("application/json", b"", 400),
+        ("application/x-www-form-urlencoded", b'{"port": 9000}', 415),
+        ("text/plain", b'{"port": 9000}', 415),
+        ("", b'{"port": 9000}', 415),
+    ],
+)
+def test_json_of_a_request_is_what_is_said_to_be_json(content_type: str, body: bytes, status: int) -> None:
+    routes = Routes()
+    routes.add("POST", "/", lambda request: Response.json(request.json()))
+    head = (
+        f"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with serving(routes) as served:
+        (got,) = responses(served.ask(head.encode() + body, end=True))
+    assert got.status == status
+    if status == 200:
+        assert got.body == b'{"port":9000}'
