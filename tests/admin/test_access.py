@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,6 @@ from gnar_lib.admin import access as access_module
 from gnar_lib.admin.access import MAX_OVER, SESSION_S, Access, Role, client_of, pass_of
 from gnar_lib.admin.attempts import MAX_NETWORKS, MAX_WRONG, PERIOD_S, Attempts
 from gnar_lib.config import AdminConfig, Secret
-from gnar_lib.config import model as model_module
 from gnar_lib.http import HTTPError, Request
 from tests.helpers.clock import Clock
 
@@ -92,15 +93,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_without_a_secret_whoever_is_on_this_machine_may_do_everything() -> None:
     door = Door(OPEN)
-    for host in (
-        "localhost:8911",
-        "127.0.0.1:8911",
-        "127.0.0.1",
-        "[::1]:8911",
-        "[::1]",
-        "LOCALHOST",
-        "a.localhost",
-    ):
+    for host in ("localhost:8911", "127.0.0.1", "127.0.0.9:1", "[::1]:8911", "LOCALHOST", "a.localhost"):
         assert door.role(asked(host=host)) is Role.ADMIN
         assert door.role(asked(method="DELETE", host=host)) is Role.ADMIN
 
@@ -160,17 +153,22 @@ def test_paths_that_say_nothing_are_open_and_no_others(door: Door) -> None:
 
 
 def test_secrets_are_compared_in_constant_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[tuple[object, object]] = []
-    monkeypatch.setattr(model_module.hmac, "compare_digest", lambda *pair: bool(compared.append(pair)))
+    compared: list[object] = []
+
+    def compare(_ours: object, theirs: object) -> bool:
+        compared.append(theirs)
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     assert door.status(asked(authorization=bearer("guess"))) == 401
-    assert compared == [(PASSWORD.encode(), b"guess"), (READ_TOKEN.encode(), b"guess")]
-    compared.clear()
+    assert compared == [b"guess", b"guess"]  # with both, though the first might fit
     assert door.status(asked(cookie="gnar-admin-8911=admin.x.99999999999.abcd")) == 401
-    assert [pair[1] for pair in compared] == ["abcd"]
+    assert "abcd" in compared
 
 
+@pytest.mark.usefixtures("tried")
 def test_no_secret_is_logged_or_told(
-    door: Door, tried: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("gnar"), "propagate", True)
     door = Door()
@@ -241,8 +239,7 @@ def test_a_cookie_is_good_for_its_page_alone(door: Door) -> None:
     assert door.status(asked(cookie=cookie, x_gnar_page="a key")) == 200
     for key in ("", "another key"):
         assert door.status(asked(cookie=cookie, x_gnar_page=key)) == 401
-    stream = asked(cookie=cookie)
-    assert door.status(Request("GET", stream.path, {"page": "a key"}, stream.headers, PEER)) == 200
+    assert door.status(replace(asked(cookie=cookie), query={"page": "a key"})) == 200  # an event stream
     assert door.status(asked(cookie=door.log_in(), x_gnar_page="a key")) == 401
 
 
@@ -280,7 +277,12 @@ def test_forged_and_mangled_cookies_open_nothing(door: Door) -> None:
 def test_forged_cookies_cost_next_to_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     slow = hashlib.pbkdf2_hmac
-    monkeypatch.setattr(hashlib, "pbkdf2_hmac", lambda *args: [made.append(args), slow(*args)][1])
+
+    def make(*args: Any) -> bytes:
+        made.append(args)
+        return slow(*args)
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", make)
     for number in range(100):
         for role in ("admin", "reader", "root"):
             assert door.status(asked(cookie=f"gnar-admin-8911={role}.{number}.9999999999.00")) == 401
@@ -427,7 +429,6 @@ def test_the_proxy_of_fly_io_tells_who_asks(monkeypatch: pytest.MonkeyPatch) -> 
             "notlocalhost",
             "127.1",
             "2130706433",
-            "localhost.",
         ),
     ],
 )
