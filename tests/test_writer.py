@@ -171,6 +171,28 @@ def test_a_stream_that_another_program_has_made_non_blocking_loses_nothing(pipe:
     assert read_lines(reader, 1000) == lines
 
 
+def test_flush_waits_until_everything_is_written_but_not_for_ever(pipe: tuple[TextIO, int]) -> None:
+    stream, reader = pipe
+    to_pipe = Writer(stream)
+    assert to_pipe.flush(0.0)  # nothing was put
+    to_pipe.put("a line\n")
+    assert to_pipe.flush(WAIT_S)
+    assert os.read(reader, 100) == b"a line\n"
+    to_pipe.close(WAIT_S)
+    clogged = Clogged()
+    stuck = Writer(io.TextIOWrapper(io.BufferedWriter(clogged)))
+    stuck.put("first\n")
+    wait_until(lambda: clogged.is_asked, "the first write")
+    behind = [stuck.is_behind]  # what is being written does not wait for its turn
+    stuck.put("second\n")
+    assert [*behind, stuck.is_behind] == [False, True]
+    assert not stuck.flush(0.01)
+    clogged.go_on()
+    assert stuck.flush(WAIT_S)
+    assert b"".join(clogged.taken) == b"first\nsecond\n"
+    stuck.close(WAIT_S)
+
+
 def test_a_reader_who_has_gone_is_no_error() -> None:
     reader, end = os.pipe()
     os.close(reader)

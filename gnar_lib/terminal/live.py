@@ -79,6 +79,7 @@ class LiveView:
             ("SIGWINCH", self._on_resize),
             ("SIGTSTP", self._on_suspend),
             ("SIGCONT", self._on_continue),
+            ("SIGQUIT", self._on_quit),
         ):
             self._signals[name] = get_hub().loop.signal(getattr(signal, name))
             self._signals[name].start(handle)
@@ -145,6 +146,11 @@ class LiveView:
     def _on_continue(self) -> None:
         self._is_disturbed = True
         self._wake.set()
+
+    def _on_quit(self) -> None:
+        """Give the terminal back before the signal ends the process, as it does by default."""
+        self.close()
+        signal.raise_signal(getattr(signal, "SIGQUIT"))  # noqa: B009  (Windows lacks it)
 
     def _on_keyboard(self) -> None:
         """Scroll. A terminal that has gone, or is another job's, is not read from until it is taken again."""

@@ -20,6 +20,8 @@ MAX_EVENTS = 200
 MAX_OBJECTS = 100_000  # clients or proxies; a server has fewer
 _LAGGING_S = 0.1  # from here on the server's loop is slow enough to be marked
 
+_UNTOLD = ("event", "at", "side", "id")  # fields of events
+MAX_WORDS = 10  # of a field that is a list
 _MOST = 1e18  # a number that is larger is no count and no time
 
 Object = dict[str, Any]
@@ -254,10 +256,12 @@ def _merge(known: dict[str, Object], changed: object) -> None:
 
 
 def _told(data: Object) -> str:
-    """Return an event as a line: its name and its fields."""
-    fields = [
-        f"{key}={value}"
-        for key, value in data.items()
-        if key not in ("event", "at") and value not in ("", None)
-    ]
+    """Return an event as a line: its name, and those of its fields that say something to a person."""
+    fields = [f"{key}={_word(value)}" for key, value in data.items() if value and key not in _UNTOLD]
     return " ".join([text(data, "event"), *fields])
+
+
+def _word(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value[:MAX_WORDS]))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

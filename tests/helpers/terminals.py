@@ -143,6 +143,10 @@ class Terminal:
         """Whether the terminal shows what is typed, as it does for a shell."""
         return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
 
+    def is_given_back(self) -> bool:
+        """Tell whether the terminal is as a program without a live view leaves it."""
+        return self.has_cursor and self.echoes and not self.is_other
+
     def wait_shown(self, *texts: str, timeout_s: float = WAIT_S) -> str:
         """Wait until all texts are on the screen, and return the whole screen."""
         wait_until(lambda: all(text in self.text for text in texts), f"{texts} on the terminal", timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,13 @@ def pour(conn: socket.socket) -> None:
         conn.sendall(BLOCK)
 
 
+@pytest.fixture(scope="module")
+def server_port(gnar_pyz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Return the port of a server that the tests share."""
+    with Tunnels(gnar_pyz, tmp_path_factory.mktemp("server"), ()) as tunnels:
+        yield tunnels.server()[1]
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     with Service(echo) as made:
@@ -55,8 +62,7 @@ def client(
         yield terminal, port
 
 
-def test_link_and_figures_are_shown_and_move(plain_tunnels: Tunnels, gnar_pyz: Path) -> None:
-    _, server_port = plain_tunnels.server()
+def test_link_and_figures_are_shown_and_move(server_port: int, gnar_pyz: Path) -> None:
     with Service(pour) as service, client(gnar_pyz, server_port, service) as (terminal, port):
         text = terminal.wait_shown("connected for", f"{LOOPBACK}:{port}", f"{LOOPBACK}:{service.port}")
         assert re.search(r"Round trip \d+\.\d ms", text)
@@ -73,9 +79,8 @@ def test_link_and_figures_are_shown_and_move(plain_tunnels: Tunnels, gnar_pyz: P
 
 
 def test_log_lines_are_in_the_view_and_on_the_terminal_afterwards(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
+    server_port: int, gnar_pyz: Path, service: Service
 ) -> None:
-    _, server_port = plain_tunnels.server()
     with client(gnar_pyz, server_port, service) as (terminal, port):
         terminal.wait_shown("connected for")
         before = terminal.raw
@@ -93,9 +98,8 @@ def test_log_lines_are_in_the_view_and_on_the_terminal_afterwards(
 
 
 def test_interrupt_gives_the_terminal_back_as_it_was(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
+    server_port: int, gnar_pyz: Path, service: Service
 ) -> None:
-    _, server_port = plain_tunnels.server()
     with client(gnar_pyz, server_port, service) as (terminal, _):
         wait_until(lambda: terminal.is_other, "the live view")
         terminal.wait_shown("connected for")
@@ -110,22 +114,21 @@ def test_interrupt_gives_the_terminal_back_as_it_was(
         assert "connected for" not in terminal.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_that_stop_the_client_give_the_terminal_back(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service, number: signal.Signals
+def test_signals_that_end_the_client_give_the_terminal_back(
+    server_port: int, gnar_pyz: Path, service: Service
 ) -> None:
-    _, server_port = plain_tunnels.server()
-    with client(gnar_pyz, server_port, service) as (terminal, _):
-        terminal.wait_shown("connected for")
-        terminal.process.send_signal(number)
-        assert terminal.wait_exit() == 0
-        wait_until(lambda: not terminal.is_other and terminal.echoes, "the usual buffer")
+    with ExitStack() as stack:
+        ends = {signal.SIGTERM: 0, signal.SIGHUP: 0, signal.SIGQUIT: -signal.SIGQUIT}
+        terminals = [stack.enter_context(client(gnar_pyz, server_port, service))[0] for _ in ends]
+        for terminal, number in zip(terminals, ends, strict=True):
+            terminal.wait_shown("connected for")
+            terminal.process.send_signal(number)
+        for terminal, status in zip(terminals, ends.values(), strict=True):
+            assert terminal.wait_exit() == status
+            wait_until(terminal.is_given_back, "the usual buffer")
 
 
-def test_narrow_windows_show_what_matters_most(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
-) -> None:
-    _, server_port = plain_tunnels.server()
+def test_narrow_windows_show_what_matters_most(server_port: int, gnar_pyz: Path, service: Service) -> None:
     with client(gnar_pyz, server_port, service) as (terminal, port):
         terminal.wait_shown("connected for", "DOWN/s")
         terminal.resize(40, 10)
@@ -138,9 +141,8 @@ def test_narrow_windows_show_what_matters_most(
 
 
 def test_suspended_client_gives_the_terminal_to_the_shell_and_comes_back(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
+    server_port: int, gnar_pyz: Path, service: Service
 ) -> None:
-    _, server_port = plain_tunnels.server()
     port = free_port()
     with Terminal("sh", "-i", env={**ENV, "PS1": "ready> ", "ENV": ""}) as terminal:
         terminal.wait_shown("ready>")
@@ -167,8 +169,7 @@ def test_suspended_client_gives_the_terminal_to_the_shell_and_comes_back(
         terminal.wait_shown("status=0")
 
 
-def test_stopped_terminal_stops_no_user(plain_tunnels: Tunnels, gnar_pyz: Path, service: Service) -> None:
-    _, server_port = plain_tunnels.server()
+def test_stopped_terminal_stops_no_user(server_port: int, gnar_pyz: Path, service: Service) -> None:
     with client(gnar_pyz, server_port, service) as (terminal, port):
         terminal.wait_shown("connected for")
         terminal.type(CTRL_S)
@@ -179,7 +180,7 @@ def test_stopped_terminal_stops_no_user(plain_tunnels: Tunnels, gnar_pyz: Path, 
         terminal.type(CTRL_S)
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.wait_exit() == 0
-        wait_until(lambda: not terminal.is_other and terminal.echoes, "the usual buffer")
+        wait_until(terminal.is_given_back, "the usual buffer")
 
 
 def test_lost_server_is_seen_and_the_client_comes_back(
@@ -194,10 +195,7 @@ def test_lost_server_is_seen_and_the_client_comes_back(
         terminal.wait_shown("connected for", f"{LOOPBACK}:{port}")
 
 
-def test_more_proxies_than_lines_can_be_scrolled(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
-) -> None:
-    _, server_port = plain_tunnels.server()
+def test_more_proxies_than_lines_can_be_scrolled(server_port: int, gnar_pyz: Path, service: Service) -> None:
     mappings = [f"{service.port}:0"] * 40
     with client(gnar_pyz, server_port, service, *mappings) as (terminal, _):
         terminal.wait_shown("of 41", f"tcp-{service.port}-2 ")
@@ -207,10 +205,7 @@ def test_more_proxies_than_lines_can_be_scrolled(
         terminal.wait_shown(" 1-", f"tcp-{service.port}-2 ")
 
 
-def test_refused_token_is_an_error_without_a_view(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
-) -> None:
-    _, server_port = plain_tunnels.server()
+def test_refused_token_is_an_error_without_a_view(server_port: int, gnar_pyz: Path, service: Service) -> None:
     argv = [str(gnar_pyz), "client", f"{LOOPBACK}:{server_port}", f"{service.port}"]
     with Terminal(*argv, env={"GNAR_TOKEN": "wrong"}) as terminal:
         assert terminal.wait_exit() == 1
@@ -218,37 +213,33 @@ def test_refused_token_is_an_error_without_a_view(
         assert not terminal.is_other
 
 
-@pytest.mark.parametrize("how", ["--plain", "GNAR_PLAIN=1", "TERM=dumb"])
-def test_plain_client_writes_lines_to_a_terminal(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service, how: str
+def test_client_without_a_terminal_to_draw_on_writes_lines(
+    server_port: int, gnar_pyz: Path, service: Service
 ) -> None:
-    _, server_port = plain_tunnels.server()
-    name, _, value = how.partition("=")
-    env = {**ENV, name: value} if value else ENV
-    args = [] if value else [how]
-    argv = [str(gnar_pyz), "client", f"{LOOPBACK}:{server_port}", f"{service.port}", *args]
-    with Terminal(*argv, env=env, term=env.get("TERM", "xterm")) as terminal:
-        terminal.wait_shown(" client connected to ", f"  ->  {LOOPBACK}:{service.port}")
-        terminal.type(CTRL_C)
-        assert terminal.wait_exit() == 0
-        terminal.wait_shown("stopping")
-        assert ENTERS not in terminal.raw
+    words = [str(gnar_pyz), "client", f"{LOOPBACK}:{server_port}", f"{service.port}"]
+    redirected = ["sh", "-c", f"exec {' '.join(words)} 2>&1 >/dev/null"]
+    with ExitStack() as stack:
+        terminals = [
+            stack.enter_context(Terminal(*argv, env={**ENV, **env}, term=term))
+            for argv, env, term in (
+                ([*words, "--plain"], {}, "xterm"),
+                (words, {"GNAR_PLAIN": "1"}, "xterm"),
+                (words, {}, "dumb"),
+                (redirected, {}, "xterm"),
+            )
+        ]
+        for terminal in terminals:
+            terminal.wait_shown(" client connected to ", " open at ")
+        for terminal in terminals[:-1]:
+            terminal.wait_shown(f"  ->  {LOOPBACK}:{service.port}")
+        for terminal in terminals:
+            terminal.type(CTRL_C)
+            assert terminal.wait_exit() == 0
+            terminal.wait_shown("stopping")
+            assert ENTERS not in terminal.raw
 
 
-def test_client_whose_output_is_no_terminal_writes_lines(
-    plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
-) -> None:
-    _, server_port = plain_tunnels.server()
-    command = f"exec {gnar_pyz} client {LOOPBACK}:{server_port} {service.port} 2>&1 >/dev/null"
-    with Terminal("sh", "-c", command, env=ENV) as terminal:
-        terminal.wait_shown("open at")
-        terminal.type(CTRL_C)
-        assert terminal.wait_exit() == 0
-        assert ENTERS not in terminal.raw
-
-
-def test_a_debugger_sees_every_line(plain_tunnels: Tunnels, gnar_pyz: Path, service: Service) -> None:
-    _, server_port = plain_tunnels.server()
+def test_a_debugger_sees_every_line(server_port: int, gnar_pyz: Path, service: Service) -> None:
     port = free_port()
     argv = [str(gnar_pyz), "client", f"{LOOPBACK}:{server_port}", f"{service.port}:{port}"]
     with Terminal(*argv, env={**ENV, "DEBUG": "1"}) as terminal:

@@ -55,4 +55,4 @@ def test_users_and_their_connections_are_seen(plain_tunnels: Tunnels, gnar_pyz: 
         terminal.wait_for(lambda text: "not connected" not in text and "Clients 0" in text, "the server")
         terminal.type(CTRL_C)
         assert terminal.wait_exit() == 0
-        wait_until(lambda: not terminal.is_other and terminal.echoes, "the usual buffer")
+        wait_until(terminal.is_given_back, "the usual buffer")

@@ -101,11 +101,18 @@ def test_connections_of_a_proxy_are_shown_with_what_is_missing() -> None:
 
 def test_events_are_told_with_their_fields() -> None:
     state = state_of()
-    event = {"event": "client-gone", "at": 5.0, "client": "192.0.2.7:1", "reason": "", "id": "x"}
+    event: dict[str, Any] = {
+        "event": "client-gone",
+        "at": 5.0,
+        "client": "192.0.2.7:1",
+        "reason": "",
+        "id": "x",
+    }
+    event |= {"broke_protocol": False, "proxies": ["web", "api"], "lasted_s": 12.3456}
     for _ in range(2):  # another stream tells of it again
         state.take("happened", event)
     (entry,) = state.view(Looks()).events
-    assert (entry.at, entry.text) == (5.0, "client-gone client=192.0.2.7:1 id=x")
+    assert (entry.at, entry.text) == (5.0, "client-gone client=192.0.2.7:1 proxies=web,api lasted_s=12.3")
 
 
 def test_the_selection_is_on_a_row_that_is_there() -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_figures_move_and_events_come(gnar_pyz: Path) -> None:
             terminal.wait_for(lambda text: "web" not in text, "one proxy less")
             terminal.type("q")
             assert terminal.wait_exit() == 0
-            wait_until(lambda: not terminal.is_other and terminal.echoes, "the usual buffer")
+            wait_until(terminal.is_given_back, "the usual buffer")
             assert terminal.raw.count(ENTERS) == terminal.raw.count(LEAVES) == 1
 
 
@@ -136,13 +137,16 @@ def test_a_password_that_is_changed_ends_it(gnar_pyz: Path) -> None:
         terminal.wait_shown("wants a password")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_it_and_give_the_terminal_back(gnar_pyz: Path, number: signal.Signals) -> None:
-    with StandIn() as server, Terminal(str(gnar_pyz), "top", server.url) as terminal:
-        terminal.wait_shown("> api")
-        terminal.process.send_signal(number)
-        assert terminal.wait_exit() == 0
-        wait_until(lambda: not terminal.is_other and terminal.echoes, "the usual buffer")
+def test_signals_end_it_and_give_the_terminal_back(gnar_pyz: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
+    with StandIn() as server, ExitStack() as stack:
+        terminals = [stack.enter_context(Terminal(str(gnar_pyz), "top", server.url)) for _ in numbers]
+        for terminal, number in zip(terminals, numbers, strict=True):
+            terminal.wait_shown("> api")
+            terminal.process.send_signal(number)
+        for terminal in terminals:
+            assert terminal.wait_exit() == 0
+            wait_until(terminal.is_given_back, "the usual buffer")
 
 
 def test_it_can_be_suspended_and_resized(gnar_pyz: Path) -> None:
