@@ -56,7 +56,7 @@ class Writer:
             self._write(self._encode(text))
             return
         data = self._encode(text)
-        waiting = self._put_bytes - self._taken_bytes
+        waiting = self.waiting_bytes
         if waiting and waiting + len(data) > MAX_WAITING_BYTES:
             self._lost += 1
             return
@@ -64,9 +64,9 @@ class Writer:
         self._queue.put((data, self._lost))
 
     @property
-    def is_behind(self) -> bool:
-        """Whether text waits that the thread has not begun to write."""
-        return self._put_bytes > self._taken_bytes
+    def waiting_bytes(self) -> int:
+        """How many bytes of text wait, of which the thread has not begun to write any."""
+        return self._put_bytes - self._taken_bytes
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is written, but no longer than `timeout_s`; tell whether it is."""

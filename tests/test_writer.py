@@ -183,9 +183,9 @@ def test_flush_waits_until_everything_is_written_but_not_for_ever(pipe: tuple[Te
     stuck = Writer(io.TextIOWrapper(io.BufferedWriter(clogged)))
     stuck.put("first\n")
     wait_until(lambda: clogged.is_asked, "the first write")
-    behind = [stuck.is_behind]  # what is being written does not wait for its turn
+    waiting = [stuck.waiting_bytes]  # what is being written does not wait for its turn
     stuck.put("second\n")
-    assert [*behind, stuck.is_behind] == [False, True]
+    assert [*waiting, stuck.waiting_bytes] == [0, len("second\n")]
     assert not stuck.flush(0.01)
     clogged.go_on()
     assert stuck.flush(WAIT_S)

@@ -233,6 +233,11 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     logger.announce("\n".join([*lines, "", ""]))
 
 
+def _wants_view(config: ClientConfig) -> bool:
+    """Tell whether a person wants to look at a live view; JSON is for programs."""
+    return not config.plain and config.log_format == "text"
+
+
 @contextmanager
 def _live_view(client: Client, *, is_wanted: bool) -> Iterator[None]:
     """Show a live view during the block, where there is a terminal for it."""
@@ -280,7 +285,7 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         hooks.use(config.hooks)
         client.open_admin()
         client.start()
-        with _live_view(client, is_wanted=not config.plain and not stopper.is_watched_over):
+        with _live_view(client, is_wanted=_wants_view(config) and not stopper.is_watched_over):
             stopper.wait(client.answered)
         if not client.failed:
             emit(Stopping, Side.CLIENT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from gnar_lib.terminal.view import View, draw, rows_room
 
 PERIOD_S = 1.0  # between two pictures
 LEAST_PERIOD_S = 0.1  # the same, when keys are pressed all the time
+MOST_OF_TIME = 0.1  # the part of the process's time that drawing may take then, with thousands of proxies
 START_S = 0.5  # what is over by then, such as a token that is refused, needs no view
 MAX_EVENTS = 200  # log lines that a view can show
 
@@ -85,9 +87,11 @@ class LiveView:
             self._signals[name].start(handle)
         try:
             while not self._is_closed:
+                began_s = time.monotonic()
                 self._show()
-                gevent.sleep(LEAST_PERIOD_S)
-                self._wake.wait(PERIOD_S - LEAST_PERIOD_S)
+                pause_s = max(LEAST_PERIOD_S, (time.monotonic() - began_s) / MOST_OF_TIME)
+                gevent.sleep(pause_s)
+                self._wake.wait(max(0.0, PERIOD_S - pause_s))
                 self._wake.clear()
                 if self._is_suspending and not self._is_closed:
                     self._suspend()

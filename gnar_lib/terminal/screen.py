@@ -17,6 +17,7 @@ from gnar_lib.writer import Writer, writer_to
 MIN_COLUMNS, MIN_LINES = 1, 1
 USUAL_SIZE = (80, 24)  # where the terminal does not say
 READ_BYTES = 1024
+MAX_WAITING_BYTES = 4096  # for a slow reader, before another picture is painted
 LEAVE_S = 0.2  # how long the reader of a terminal is waited for as the screen is left, twice
 
 # Control sequences of xterm, which other terminals took over: the other buffer (1049), the cursor (25), what
@@ -96,7 +97,7 @@ class Screen:
 
     def paint(self, lines: Sequence[str]) -> bool:
         """Write the lines that differ from those on the screen; return False if the reader is behind."""
-        if not self.is_entered or self._writer.is_behind:
+        if not self.is_entered or self._writer.waiting_bytes > MAX_WAITING_BYTES:
             return False
         before = self._painted
         parts = ["\033[H\033[2J"] if before is None else []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
@@ -74,6 +73,10 @@ class Api:
     def _connection(self) -> http.client.HTTPConnection:
         if not self._is_encrypted:
             return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        try:
+            import ssl
+        except ImportError as exc:  # some Pythons lack it
+            raise ConnError("this Python cannot speak https: its module ssl is missing") from exc
         trusted = ssl.create_default_context()
         return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=trusted)
 
@@ -120,8 +123,7 @@ class Api:
 
     def fail(self, error: Exception) -> NoReturn:
         """Raise what an error of the standard library means: `ConnError`, `AuthError` or `ProtocolError`."""
-        if isinstance(error, ssl.SSLCertVerificationError):
-            why = error.verify_message
+        if why := getattr(error, "verify_message", ""):  # of `SSLCertVerificationError`
             raise AuthError(f"the certificate of {self.url} is not to be trusted: {why}") from error
         if isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
             raise ConnError(f"{self.url} hung up") from error

@@ -225,11 +225,12 @@ def test_client_without_a_terminal_to_draw_on_writes_lines(
                 ([*words, "--plain"], {}, "xterm"),
                 (words, {"GNAR_PLAIN": "1"}, "xterm"),
                 (words, {}, "dumb"),
+                ([*words, "--log-format", "json"], {}, "xterm"),
                 (redirected, {}, "xterm"),
             )
         ]
         for terminal in terminals:
-            terminal.wait_shown(" client connected to ", " open at ")
+            terminal.wait_shown("connected to ", "open at ")
         for terminal in terminals[:-1]:
             terminal.wait_shown(f"  ->  {LOOPBACK}:{service.port}")
         for terminal in terminals:
