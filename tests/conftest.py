@@ -24,6 +24,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
+STARTING = frozenset({"gnar_pyz", "browser"})  # the fixtures of tests that start programs
 LEFT_OUT = pytest.StashKey[int]()  # slow tests
 
 configuration.set_hypothesis_home_dir(BUILD / "cache" / "hypothesis")
@@ -128,7 +129,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("waits"):
             waiting.append(item)
         else:
-            (starting if "gnar_pyz" in getattr(item, "fixturenames", ()) else short).append(item)
+            (short if STARTING.isdisjoint(getattr(item, "fixturenames", ())) else starting).append(item)
     gap = len(starting) // max(len(waiting), 1)
     items[:] = []
     for number, item in enumerate(waiting):

@@ -43,4 +43,4 @@ def show(browser: Browser) -> Iterator[Show]:
             return standin
 
         yield open_page
-        browser.run("window.stop()")
+        browser.leave()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -40,7 +41,7 @@ class World:
         self.events: list[Item] = []
         self.may_change = True
         self.password = ""
-        self.cadence_s = 0.1  # the real server sends every second
+        self.cadence_s = 0.2  # the real server sends every second
 
     def client(
         self, address: str, version: str = "gnar-py/0.9.0", *, age_s: float = 5000, **fields: Any
@@ -259,6 +260,11 @@ class StandIn(ThreadingHTTPServer):
         """Serve a connection, which ends at the latest with the stand-in."""
         self._conns.append(request)
         super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore that a browser hangs up; show everything else."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     def __exit__(self, *_: object) -> None:
         self.stopping.set()

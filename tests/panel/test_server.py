@@ -69,7 +69,7 @@ def panel(tunnels: Tunnels, browser: Browser) -> Iterator[Panel]:
     browser.open(panel.url)
     browser.wait_text("#status", "Live")
     yield panel
-    browser.open("about:blank")
+    browser.leave()
 
 
 def drink(conn: socket.socket) -> None:
@@ -169,7 +169,7 @@ def locked(tunnels: Tunnels, browser: Browser) -> Iterator[Panel]:
     browser.open(panel.url)
     browser.wait("document.activeElement.id === 'password'")
     yield panel
-    browser.open("about:blank")
+    browser.leave()
 
 
 def test_a_wrong_password_does_not_get_in_and_the_right_one_does(locked: Panel) -> None:
