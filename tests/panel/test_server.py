@@ -31,6 +31,8 @@ from tests.panel.browser import Browser
 PASSWORD = "an open sesame"
 CROWD = 5000  # connections
 ROW = "#proxies tbody tr"
+KEY = "{ 'X-Gnar-Page': localStorage['gnar-page-key'] }"
+STATUS = f"return fetch('api/v1/proxies', {{ headers: {KEY} }}).then(({{ status }}) => status)"
 ONE_CONNECTION = "document.querySelectorAll('#connections tbody tr').length === 1"
 
 
@@ -177,16 +179,17 @@ def test_a_wrong_password_does_not_get_in_and_the_right_one_does(locked: Panel) 
     browser.type("#password", "a shut sesame\n")
     browser.wait_text("#login-problem", "That password is wrong.")
     assert browser.cookies() == []
-    assert browser.run("return fetch('api/v1/proxies').then(answer => answer.status)") == 401
+    assert browser.run(STATUS) == 401
     browser.type("#password", f"{PASSWORD}\n")
     browser.wait_text("#status", "Live")
     [cookie] = browser.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     assert browser.run("return document.cookie") == ""
-    assert browser.run("return fetch('api/v1/proxies').then(answer => answer.status)") == 200
+    assert browser.run(STATUS) == 200
+    assert browser.run("return fetch('api/v1/proxies').then(({ status }) => status)") == 401  # a cookie alone
     browser.click("#logout")
     browser.wait_text("#login", "Log in")
-    assert browser.run("return fetch('api/v1/proxies').then(answer => answer.status)") == 401
+    assert browser.run(STATUS) == 401
 
 
 class Foreign(BaseHTTPRequestHandler):
