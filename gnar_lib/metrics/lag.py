@@ -29,7 +29,7 @@ class LoopLag:
     def start(self) -> None:
         """Measure from now on; a second call has no effect."""
         if self._timer is None:
-            self._timer = get_hub().loop.timer(EVERY_S)
+            self._timer = get_hub().loop.timer(EVERY_S, EVERY_S)
             self._wait()
 
     def close(self) -> None:
@@ -41,7 +41,8 @@ class LoopLag:
 
     def _wait(self) -> None:
         self._due_s = time.monotonic() + EVERY_S
-        self._timer.start(self._measure, update=True)  # else the time of this turn would count as waited
+        # Not `start`, which would go on with what was left of the time: nothing, so that the loop would spin.
+        self._timer.again(self._measure, update=True)  # else the time of this turn would count as waited
 
     def _measure(self) -> None:
         self.last_s = max(0.0, time.monotonic() - self._due_s)

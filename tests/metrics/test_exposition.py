@@ -219,6 +219,18 @@ def test_a_loop_that_is_held_up_is_late(monkeypatch: pytest.MonkeyPatch) -> None
         measured.close()
 
 
+def test_the_lag_is_measured_once_in_a_while_and_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "EVERY_S", 0.05)
+    measured = LoopLag()
+    measured.start()
+    try:
+        began_s = time.monotonic()
+        wait_until(lambda: len(measured._recent) >= 4, "four measurements")
+        assert time.monotonic() - began_s > 0.15
+    finally:
+        measured.close()
+
+
 def test_many_proxies_hold_nobody_up() -> None:
     told, turns = Told(Side.SERVER), []
     for number in range(500):
