@@ -97,3 +97,11 @@ class ProxyRefusedError(GnarError):
 
 class MuxError(ConnError):
     """A multiplexed session has ended or can open no further stream; the text is the reason."""
+
+
+class StorageError(GnarError):
+    """What this process keeps in a file cannot be read or written."""
+
+
+class DamagedError(StorageError):
+    """The file has to be made anew."""

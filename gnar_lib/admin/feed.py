@@ -34,12 +34,13 @@ PAUSE_S = 0.1  # between two looks: many events are sent together
 class Happened:
     """An event that has happened, and its text once somebody wants it."""
 
-    __slots__ = ("_event", "_text", "at", "number")
+    __slots__ = ("_event", "_text", "at", "number", "type")
 
     def __init__(self, event: Event, number: int) -> None:
         self.at = time.time()
         self.number = number
-        self._event = event
+        self.type = type(event)
+        self._event: Event | None = event  # None: the text is there
         self._text = ""
 
     @property
@@ -47,18 +48,28 @@ class Happened:
         """The name of its type."""
         return name_of(self.type)
 
-    @property
-    def type(self) -> type[Event]:
-        """The type of the event."""
-        return type(self._event)
+    @classmethod
+    def before(cls, number: int, at: float, text: str) -> Happened:
+        """Return an event of an earlier process, as its `text` has it. Raises `ValueError`."""
+        event = json.loads(text)
+        if not isinstance(event, dict) or event.get("event") not in BY_NAME:
+            raise ValueError("no event that this version knows")
+        made = cls.__new__(cls)
+        made.number, made.at, made.type, made._event = number, at, BY_NAME[event["event"]], None
+        made._text = _json(event)
+        return made
 
     @property
     def text(self) -> str:
         """The event in JSON."""
-        if not self._text:
-            shown = {"event": self.name, "at": round(self.at, 3), **to_fields(self._event)}
-            self._text = json.dumps(shown, separators=(",", ":"), ensure_ascii=False)
+        if self._event is not None:
+            self._text = _json({"event": self.name, "at": round(self.at, 3), **to_fields(self._event)})
+            self._event = None
         return self._text
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 class Feed:
@@ -81,6 +92,17 @@ class Feed:
     def close(self) -> None:
         """Take in no more events."""
         self._unsubscribe(NOTEWORTHY)
+
+    def restore(self, happened: list[Happened]) -> None:
+        """Take in noteworthy events of an earlier process, in their order."""
+        present = [*self._kept]
+        first = present[0].number if present else self._number + 1
+        shift = max(happened[-1].number + 1 - first, 0) if happened else 0  # the clock was ahead then
+        self._number += shift
+        for each in present:
+            each.number += shift
+        self._kept.clear()
+        self._kept.extend([*happened, *present])
 
     def _subscribe(self, types: Iterable[type[Event]], kept: deque[Happened]) -> None:
         for event_type in types:

@@ -101,6 +101,21 @@ class Registry:
         self._reasons.clear()
         self._forget(now)
 
+    def restore(self, clients: list[ClientEntry], proxies: list[ProxyEntry]) -> None:
+        """Take in what was gone before this process, those that went first being first.
+
+        What has come back meanwhile, or has gone again, is left out.
+        """
+        ids = {each.client_id for each in self.clients.values()} - {""}
+        gone = {each.id: each for each in clients if each.client_id not in ids}
+        self._gone_clients.update({each.client_id: each for each in gone.values() if each.client_id})
+        self.clients = {**gone, **self.clients}
+        keys = {_key_of(each) for each in self.proxies.values()}
+        closed = {each.id: each for each in proxies if _key_of(each) not in keys}
+        self._gone_proxies.update({_key_of(each): each for each in closed.values()})
+        self.proxies = {**closed, **self.proxies}
+        self._forget(self._clock())
+
     # ---- what is there -------------------------------------------------------------------------------------
 
     def _look_at_client(self, control: Control, now: float) -> ClientEntry:
@@ -189,7 +204,7 @@ class Registry:
             entry.client.lost.append((now, entry))
         entry.reason = self._reasons.get((entry.kind, entry.port), "")
         self.proxies[entry.id] = self.proxies.pop(entry.id)
-        self._gone_proxies[entry.name, entry.kind, entry.port] = entry
+        self._gone_proxies[_key_of(entry)] = entry
 
     def _forget(self, now: float) -> None:
         """Forget what has been gone for too long, and the first of what is too much."""
@@ -201,9 +216,13 @@ class Registry:
                 del self._by_address[client.address]
         for proxy in _too_many([each for each in self.proxies.values() if each.ingress is None], now):
             del self.proxies[proxy.id]
-            key = proxy.name, proxy.kind, proxy.port
-            if self._gone_proxies.get(key) is proxy:
-                del self._gone_proxies[key]
+            if self._gone_proxies.get(_key_of(proxy)) is proxy:
+                del self._gone_proxies[_key_of(proxy)]
+
+
+def _key_of(entry: ProxyEntry) -> tuple[str, str, int]:
+    """Return by what a proxy is known to be the same when it comes back."""
+    return entry.name, entry.kind, entry.port
 
 
 Entry = TypeVar("Entry", ClientEntry, ProxyEntry)

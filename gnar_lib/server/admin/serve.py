@@ -10,6 +10,7 @@ from gnar_lib.events import Side
 from gnar_lib.metrics import Metrics, OpenProxy, State
 from gnar_lib.net import Crew
 from gnar_lib.server.admin.api import API
+from gnar_lib.server.admin.history import History
 from gnar_lib.server.admin.view import View
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.shared import Shared
@@ -26,7 +27,9 @@ class Admin:
         self._feed = Feed()
         self._port = AdminPort(lambda: shared.config.admin, metrics, self._is_ready)
         self._crew = Crew("admin")
+        self._history = History(shared.config.state_dir, self._view.registry, self._feed)
         API(self._view, self._feed, self._port.access).add_to(self._port.routes)
+        self._port.routes.add("GET", "/api/v1/proxies/{id}/history", self._history.show)
 
     def start(self, wait_s: float = 0.0) -> int:
         """Listen, and return the port; try one that is taken again for `wait_s`. Raises `ListenError`."""
@@ -34,10 +37,12 @@ class Admin:
         self._view.registry.start()
         self._feed.start()
         self._crew.spawn(self._view.sampler.run)
+        self._history.start(self._crew.spawn)
         return port
 
     def close(self) -> None:
-        """End everything at once."""
+        """End everything at once, but for the disk, which has a moment."""
+        self._history.close()  # first: once the port is free, another process opens the file
         self._port.close()
         self._crew.kill()
         self._feed.close()
