@@ -18,7 +18,7 @@ import gevent
 import gevent.event
 
 from gnar_lib import events
-from gnar_lib.eventdata import name_of, to_fields
+from gnar_lib.eventdata import BY_NAME, name_of, to_fields
 from gnar_lib.events import Event
 from gnar_lib.http import Send
 
