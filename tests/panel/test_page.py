@@ -219,6 +219,7 @@ def test_news_take_neither_focus_nor_selection_nor_scroll(browser: Browser, show
     standin.world.happened("stopping", reason="now")
     standin.world.proxy(standin.world.clients["c1"], "aaa", 9005, down=5)
     browser.wait_text(ROWS, "aaa")
+    assert names(browser)[-1] == "aaa"  # rows that a person works in keep their places
     assert browser.run(f"return {FOCUS}") == "nas"
     assert browser.run("return scrollY") == at
     browser.run(
@@ -315,6 +316,8 @@ def test_a_lost_server_is_told_and_the_page_goes_on_when_it_is_back(browser: Bro
         browser.click("#retry")
         browser.wait_text("#status", "Live")
         browser.wait_text(ROWS, "opened-meanwhile")
+        # The new stream has told all events again, but there are no more than before.
+        assert not browser.run("return document.querySelector('#events-more').checkVisibility()")
         browser.wait("document.querySelector('#announcement').textContent.endsWith('is back.')")
 
 
