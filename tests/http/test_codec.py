@@ -207,6 +207,7 @@ def outcome(*pieces: bytes, limits: Limits = LIMITS) -> list[object]:
     return found
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), cuts_anywhere)
 def test_any_bytes_are_refused_the_same_in_whatever_pieces(data: bytes, cuts: list[int]) -> None:
     assert outcome(*pieces_of(data, cuts)) == outcome(data)
@@ -221,7 +222,7 @@ PARTS = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=14), cuts_anywhere)
 def test_parts_of_requests_mean_the_same_in_whatever_pieces(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
@@ -229,6 +230,7 @@ def test_parts_of_requests_mean_the_same_in_whatever_pieces(parts: list[bytes], 
     assert outcome(*pieces_of(data, cuts), limits=limits) == outcome(data, limits=limits)
 
 
+@settings(deadline=None)
 @given(
     tokens,
     targets.map(lambda target: "/" + target),

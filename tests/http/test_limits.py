@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import gevent
@@ -11,7 +12,7 @@ import pytest
 from gevent.event import Event
 
 from gnar_lib.errors import ConnError
-from gnar_lib.http import Limits, Request, Response
+from gnar_lib.http import Limits, Request, Response, codec
 from gnar_lib.http.service import MAX_REFUSING
 from gnar_lib.net import SocketConn, deadline
 from tests.helpers.loop import turn, wait_until
@@ -20,7 +21,6 @@ from tests.helpers.web import LOOPBACK, WAIT_S, Served, echo_routes, received, r
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUICK = Limits(idle_s=0.15, head_s=0.15, body_s=0.15, send_s=0.15, linger_s=0.15)
 PATIENT = Limits(linger_s=WAIT_S)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ASK_ONCE = b"GET / HTTP/1.0\r\n\r\n"
@@ -54,7 +54,7 @@ def ended(conn: SocketConn) -> bytes:
 
 @pytest.mark.parametrize("before", [b"", GET], ids=["at the beginning", "between requests"])
 def test_an_idle_peer_is_closed_without_a_word(before: bytes) -> None:
-    with serving(limits=QUICK) as served:
+    with serving(limits=Limits(idle_s=0.2)) as served:
         conn = served.dial()
         conn.sendall(before)
         assert [got.status for got in responses(ended(conn))] == [200] * bool(before)
@@ -66,7 +66,7 @@ def test_an_idle_peer_is_closed_without_a_word(before: bytes) -> None:
     ids=["request line", "field", "body"],
 )
 def test_a_slow_request_is_given_up_however_busy_its_peer_is(start: bytes) -> None:
-    with serving(limits=QUICK) as served:
+    with serving(limits=Limits(head_s=0.1, body_s=0.1)) as served:
         conn = served.dial()
         conn.sendall(start)
         sender = gevent.spawn(trickle, conn)
@@ -89,7 +89,7 @@ def trickle(conn: SocketConn) -> None:
 def test_a_peer_that_does_not_take_its_answer_is_cut_off(conns: list[SocketConn]) -> None:
     routes = echo_routes()
     routes.add("GET", "/big", lambda _request: Response(200, bytes(30_000_000)))
-    with serving(routes, limits=QUICK) as served:
+    with serving(routes, limits=Limits(send_s=0.2)) as served:
         conns.append(served.dial())
         conns[0].sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
         wait_until(lambda: len(served.crew) == 1, "the request has come")
@@ -97,20 +97,22 @@ def test_a_peer_that_does_not_take_its_answer_is_cut_off(conns: list[SocketConn]
         wait_until(lambda: not len(served.crew), "the peer is given up")
 
 
-def test_a_slow_reader_gets_a_long_answer_piece_by_piece() -> None:
+def test_a_slow_reader_has_the_time_for_each_piece_of_a_long_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    @contextmanager
+    def noted(seconds: float, what: str) -> Iterator[None]:
+        waits.append(seconds)
+        with deadline(seconds, what):
+            yield
+
+    monkeypatch.setattr(codec, "deadline", noted)
     routes = echo_routes()
-    routes.add("GET", "/big", lambda _request: Response(200, bytes(5_000_000)))
-    with serving(routes, limits=Limits(send_s=0.5)) as served:
-        conn = served.dial()
-        conn.sendall(b"GET /big HTTP/1.0\r\n\r\n")
-        data = bytearray()
-        with deadline(WAIT_S, "the answer"):
-            while piece := conn.recv(100_000):
-                data += piece
-                gevent.sleep(0.02)  # as a slow network: a second in all
-        conn.close()
-        (got,) = responses(bytes(data))
-    assert len(got.body) == 5_000_000
+    routes.add("GET", "/big", lambda _request: Response(200, bytes(10 * codec.PIECE_BYTES)))
+    with serving(routes, limits=Limits(send_s=7)) as served:
+        (got,) = responses(served.ask(b"GET /big HTTP/1.0\r\n\r\n"))
+    assert len(got.body) == 10 * codec.PIECE_BYTES
+    assert waits == [7] * 11  # one more since the head comes before
 
 
 # ---- the last answer arrives -------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def flood(conn: SocketConn) -> None:
 
 
 def test_a_peer_that_does_not_close_is_waited_for_a_moment() -> None:
-    with serving(limits=QUICK) as served:
+    with serving(limits=Limits(linger_s=0.1)) as served:
         conn = served.dial()
         conn.sendall(ASK_ONCE)
         assert len(responses(received(conn))) == 1

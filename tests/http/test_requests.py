@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gnar_lib.http import Limits
-from tests.helpers.web import Got, responses, serving
+from gnar_lib.http import Limits, Service
+from tests.helpers.web import Got, Served, echo_routes, responses, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +171,14 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """Return a service with low limits for all tests, each of which uses connections of its own."""
+    served = Served(Service(echo_routes(), limits=LIMITS))
+    yield served
+    served.close()
+
+
 def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
@@ -196,33 +204,30 @@ def final(raw: bytes, request: bytes) -> list[Got]:
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_a_request_is_answered_and_so_is_what_follows(name: str) -> None:
+def test_a_request_is_answered_and_so_is_what_follows(name: str, served: Served) -> None:
     data, expected = TAKEN[name]
-    with serving(limits=LIMITS) as served:
-        for pieces in in_pieces(data + LAST):
-            got = final(served.ask(b"", pieces), data)
-            assert [each.status for each in got] == [*expected, 200], pieces
-            assert got[-1].headers["Connection"] == "close"
+    for pieces in in_pieces(data + LAST):
+        got = final(served.ask(b"", pieces), data)
+        assert [each.status for each in got] == [*expected, 200], pieces
+        assert got[-1].headers["Connection"] == "close"
 
 
 @pytest.mark.parametrize("name", TAKEN_LAST)
-def test_a_request_is_answered_and_nothing_behind_it(name: str) -> None:
+def test_a_request_is_answered_and_nothing_behind_it(name: str, served: Served) -> None:
     data = TAKEN_LAST[name]
-    with serving(limits=LIMITS) as served:
-        for pieces in in_pieces(data + LAST):
-            got = final(served.ask(b"", pieces), data)
-            assert [each.status for each in got] == [200], pieces
-            assert got[0].body in {b"home", b"abc"}
+    for pieces in in_pieces(data + LAST):
+        got = final(served.ask(b"", pieces), data)
+        assert [each.status for each in got] == [200], pieces
+        assert got[0].body in {b"home", b"abc"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_request_is_refused_and_ends_the_connection(name: str) -> None:
+def test_what_is_no_request_is_refused_and_ends_the_connection(name: str, served: Served) -> None:
     data, expected = REFUSED[name]
-    with serving(limits=LIMITS) as served:
-        for pieces in in_pieces(data + LAST):
-            got = final(served.ask(b"", pieces), data)
-            assert [each.status for each in got] == [expected], pieces
-            assert got[0].headers["Connection"] == "close"
+    for pieces in in_pieces(data + LAST):
+        got = final(served.ask(b"", pieces), data)
+        assert [each.status for each in got] == [expected], pieces
+        assert got[0].headers["Connection"] == "close"
 
 
 @pytest.mark.parametrize(

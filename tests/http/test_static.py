@@ -80,9 +80,8 @@ def test_a_file_that_the_reader_has_is_not_sent_again(package: str) -> None:
     assert other.headers["ETag"] != tag
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
+ELSEWHERE = (
+    *(
         "none.txt",
         "",
         "below",
@@ -90,16 +89,14 @@ def test_a_file_that_the_reader_has_is_not_sent_again(package: str) -> None:
         "below%2Fa.txt",
         "../__init__.py",
         "..%2F__init__.py",
-        "%2e%2e%2f__init__.py",
-        "..%5C__init__.py",
-        "%2Fetc%2Fpasswd",
-        "a.html/",
-        "A.HTML",
         ".",
         "..",
-    ],
+    ),
+    *("%2e%2e%2f__init__.py", "..%5C__init__.py", "%2Fetc%2Fpasswd", "a.html/", "A.HTML", ".", ".."),
 )
-def test_nothing_else_is_served(package: str, target: str) -> None:
+
+
+def test_nothing_else_is_served(package: str) -> None:
     with serving(routes_of(package)) as served:
-        (got,) = responses(served.ask(ask(target), end=True))
-    assert got.status == 404
+        got = responses(served.ask(b"".join(map(ask, ELSEWHERE)), end=True))
+    assert [each.status for each in got] == [404] * len(ELSEWHERE)

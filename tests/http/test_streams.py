@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnar_lib.errors import ConnError
@@ -92,6 +92,7 @@ def test_each_line_of_the_data_is_a_line_of_data(data: str, lines: list[str]) ->
     assert encode_event("", data) == "\n".join([*lines, "", ""]).encode()
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(alphabet=st.characters(exclude_characters="\r\n\0", codec="utf-8"), min_size=1))
 def test_a_reader_gets_the_data_that_was_sent(data: str, event_id: str) -> None:
     fields = [line.split(": ", 1) for line in encode_event("n", data, event_id).decode().split("\n")[:-2]]
