@@ -87,11 +87,12 @@ class Registry:
         """Take in what has changed."""
         now = self._clock()
         seen: set[str] = set()
-        for control in self._ingress.clients:
+        controls = sorted(self._ingress.clients, key=lambda control: control.number)  # in the order they came
+        for control in controls:
             if control.is_there:
                 client = self._look_at_client(control, now)
                 seen.add(client.id)
-        for entry, is_waiting in self._look_at_proxies(now):
+        for entry, is_waiting in self._look_at_proxies(controls, now):
             entry.is_waiting = is_waiting
             seen.add(entry.id)
         for each in [each for each in self.proxies.values() if each.ingress and each.id not in seen]:
@@ -134,9 +135,9 @@ class Registry:
         self._by_address[address] = entry
         return entry
 
-    def _look_at_proxies(self, now: float) -> Iterator[tuple[ProxyEntry, bool]]:
+    def _look_at_proxies(self, controls: list[Control], now: float) -> Iterator[tuple[ProxyEntry, bool]]:
         """Yield each proxy, and whether it waits for its client."""
-        for control in self._ingress.clients:
+        for control in controls:
             client = self.clients.get(f"c{control.number}")
             if client is None or client.control is not control:
                 continue
