@@ -49,7 +49,7 @@ class Told:
 
 def told_of(block: str) -> Told | None:
     """Return the event that some lines make; None for a comment."""
-    lines = [line.partition(": ") for line in block.splitlines() if not line.startswith(":")]
+    lines = [line.partition(": ") for line in block.split("\n") if line and not line.startswith(":")]
     fields = {name: value for name, _, value in lines}
     return Told(fields["event"], json.loads(fields["data"]), fields.get("id", "")) if fields else None
 
@@ -101,7 +101,7 @@ class Asker:
 def _events_of(answer: HTTPResponse) -> Iterator[Told]:
     block = ""
     while line := answer.readline().decode():
-        if line.strip():
+        if line != "\n":
             block += line
         else:
             told, block = told_of(block), ""
