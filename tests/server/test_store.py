@@ -239,13 +239,13 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path, kind: str) -> None:
 
 def test_a_process_that_is_killed_leaves_whole_batches(store: Store, tmp_path: Path) -> None:
     last = 0
-    for round_number in range(3):
+    log = Path(f"{store.path}-wal")
+    for _ in range(3):
         command = [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path / "state")]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"open\n"
-            log = Path(f"{store.path}-wal")
-            wait_until(lambda log=log: log.exists() and log.stat().st_size > 500_000, "batches are written")
+            wait_until(lambda: log.exists() and log.stat().st_size > 500_000, "batches are written")
             writer.send_signal(signal.SIGKILL)
         found = store.open(NOW)
         assert not found.set_aside

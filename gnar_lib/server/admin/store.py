@@ -148,7 +148,7 @@ class Store:
         return file
 
     def _is_new(self, file: sqlite3.Connection) -> bool:
-        """Tell whether nothing is in the file yet; raise `DamagedError`, or `StorageError` if it is not ours."""
+        """Tell whether the file is new; raise `DamagedError`, or `StorageError` for one that is not ours."""
         is_new = not _number(file, "SELECT count(*) FROM sqlite_master")
         if is_new:
             file.execute(f"PRAGMA page_size = {PAGE_BYTES}")
