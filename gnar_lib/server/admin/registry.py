@@ -183,6 +183,7 @@ class Registry:
             if control is None:
                 return
             entry = self._look_at_client(control, now)
+            entry.since = now - event.lasted_s
         del self._by_address[entry.address]
         if entry.control is None:  # a look has found so, which does not tell why
             entry.reason = event.reason
