@@ -113,9 +113,7 @@ def _fields(lines: list[bytes], limits: Limits) -> dict[bytes, list[bytes]]:
         raise HTTPError(431, f"there are more than {limits.fields} header fields")
     fields: dict[bytes, list[bytes]] = {}
     for line in lines:
-        if line[:1] in (b" ", b"\t"):
-            raise HTTPError(400, "a header field goes on in the next line")
-        found = _FIELD.fullmatch(line)
+        found = _FIELD.fullmatch(line)  # also refuses a line that continues the one before (obs-fold)
         if found is None:
             raise HTTPError(400, "a header field is malformed")
         fields.setdefault(found[1].lower(), []).append(found[2].rstrip(b" \t"))

@@ -241,6 +241,11 @@ def test_a_request_that_ends_too_early_is_refused(data: bytes) -> None:
     assert [each.status for each in responses(raw)] == [400]
 
 
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\nHost: a\n\n", b"\x16\x03\x01", b"\n", b"G" * 10_000])
+def test_what_cannot_become_a_request_is_refused_before_its_end(data: bytes, served: Served) -> None:
+    assert responses(served.ask(data))[0].status in {400, 414}  # and not 408
+
+
 def test_a_peer_that_asks_nothing_gets_nothing() -> None:
     with serving() as served:
         assert served.ask(b"", end=True) == b""
