@@ -9,13 +9,14 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
-from gnar_lib import __version__
-from gnar_lib.admin.access import Access, Role, pass_of
+from gnar_lib import __version__, logger
+from gnar_lib.admin.access import Access, Role, client_of, pass_of
 from gnar_lib.admin.feed import NOTEWORTHY, Feed
 from gnar_lib.eventdata import BY_NAME
 from gnar_lib.events import Event
 from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, Send, StaticFiles
 from gnar_lib.http.message import Handler
+from gnar_lib.net import format_address, host_of
 from gnar_lib.server.admin.live import Live
 from gnar_lib.server.admin.registry import ProxyEntry
 from gnar_lib.server.admin.view import MAX_ROWS, SORTS, View, Wanted
@@ -24,6 +25,7 @@ from gnar_lib.server.control import BY_ADMINISTRATOR
 MAX_LIVE = 32  # streams of the panel: each costs the server a bit of time each second
 MAX_TEXT = 200  # characters of a filter
 _DIGITS = re.compile("[0-9]{1,18}")
+_log = logger.get("admin")
 PACKAGE, FOLDER = "gnar_lib.server.admin", "static"
 
 
@@ -149,35 +151,38 @@ class API:
 
     # ---- what may be ended ---------------------------------------------------------------------------------
 
-    def _end_connection(self, _request: Request, id: str) -> Response:  # noqa: A002  (the name in the path)
+    def _end_connection(self, request: Request, id: str) -> Response:  # noqa: A002  (the name in the path)
         connection = self._view.find_connection(id)
         if connection is None:
             raise HTTPError(404, "there is no such connection, or no longer")
+        _note_end(request, f"the connection of {format_address(connection.user)}")
         connection.end(BY_ADMINISTRATOR)
         return Response(204)
 
-    def _end_proxy(self, _request: Request, id: str) -> Response:  # noqa: A002
+    def _end_proxy(self, request: Request, id: str) -> Response:  # noqa: A002
         self._view.registry.look()
         entry = self._view.registry.proxies.get(id)
         if entry is None or entry.ingress is None:
             raise HTTPError(404, "there is no such proxy, or no longer")
-        self._end(entry)
+        self._end(request, entry)
         return Response(204)
 
-    def _end(self, entry: ProxyEntry) -> None:
+    def _end(self, request: Request, entry: ProxyEntry) -> None:
         if entry.ingress is None:
             return
+        _note_end(request, f"proxy {entry.name!r} on port {entry.port}")
         if entry.client is not None and entry.client.control is not None:
             entry.client.control.end_proxy(entry.ingress)
         else:
             self._view.drop_kept(entry.ingress)
         self._view.registry.look()
 
-    def _end_client(self, _request: Request, id: str) -> Response:  # noqa: A002
+    def _end_client(self, request: Request, id: str) -> Response:  # noqa: A002
         self._view.registry.look()
         entry = self._view.registry.clients.get(id)
         if entry is None or entry.control is None:
             raise HTTPError(404, "there is no such client, or no longer")
+        _note_end(request, f"client {entry.address}")
         entry.control.dismiss()
         return Response(204)
 
@@ -195,7 +200,7 @@ class API:
         if not there:
             raise HTTPError(404, f"no proxy has port {port}")
         for entry in there:
-            self._end(entry)
+            self._end(request, entry)
         return Response(200, b"Close tunnel success")
 
 
@@ -210,6 +215,10 @@ def _role(request: Request) -> dict[str, Any]:
     """Return what the page needs to know of who looks at it."""
     given = pass_of(request)
     return {"may_change": given.role is Role.ADMIN, "logged_in": given.session is not None}
+
+
+def _note_end(request: Request, what: str) -> None:
+    _log.info("%s is ended, as asked for from %s", what, host_of(client_of(request)) or "this machine")
 
 
 def _one_of(query: Any, name: str, words: list[str]) -> str:
