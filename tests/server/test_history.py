@@ -326,8 +326,9 @@ def test_a_disk_that_fails_is_told_once_and_nothing_is_lost(
 def test_a_file_that_turns_out_to_be_damaged_is_made_anew_with_all_that_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serving() as running, keeping(running, tmp_path):
+    with serving() as running, keeping(running, tmp_path) as kept:
         ours, _ = running.log_in("shop")
+        kept.registry.look()
         ours.conn.close()
     fails: list[bool] = []
     error = DamagedError("history.sqlite3: database disk image is malformed")
