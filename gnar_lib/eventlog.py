@@ -52,11 +52,11 @@ def _log_of(kind: str, name: str) -> logger.Logger:
 
 
 def _login_refused(event: events.LoginRefused) -> None:
-    peer = format_address(event.peer)
-    if event.cause is events.Refusal.HUNG_UP:
-        _server.debug("refused %s: %s", peer, event.reason)
-    else:
-        _server.warning("refused %s: %s", peer, event.reason)
+    _server.warning("refused %s: %s", format_address(event.peer), event.reason)
+
+
+def _login_given_up(event: events.LoginGivenUp) -> None:
+    _server.debug("no login by %s: %s", format_address(event.peer), event.reason)
 
 
 def _client_came(event: events.ClientCame) -> None:
@@ -211,6 +211,7 @@ _Told = dict[Any, tuple[int, Callable[[Any], None]]]
 
 _TOLD: _Told = {
     events.LoginRefused: (logging.WARNING, _login_refused),
+    events.LoginGivenUp: (logging.DEBUG, _login_given_up),
     events.ClientCame: (logging.INFO, _client_came),
     events.ClientReturned: (logging.INFO, _client_returned),
     events.ClientGone: (logging.INFO, _client_gone),

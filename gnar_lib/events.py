@@ -56,16 +56,23 @@ class Refusal(Enum):
     FULL = "full"  # there are as many clients as there may be
     SESSION = "session"  # there is a control connection, or nothing that proves that one may be used
     PROTOCOL = "protocol"  # what the peer has sent is no login
-    HUNG_UP = "hung-up"  # the peer has left, or took too long, without being refused
 
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused(Event):
-    """A connection to the control port did not log in."""
+    """A connection to the control port was refused at its login."""
 
     peer: Address
     reason: str
     cause: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class LoginGivenUp(Event):
+    """A connection to the control port has ended, or took too long, before it had logged in."""
+
+    peer: Address
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

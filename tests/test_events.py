@@ -116,8 +116,8 @@ EXAMPLES: list[tuple[events.Event, str]] = [
         "WARNING server refused 192.0.2.1:4000: wrong token",
     ),
     (
-        events.LoginRefused(USER, "it left", events.Refusal.HUNG_UP),
-        "DEBUG server refused 192.0.2.1:4000: it left",
+        events.LoginGivenUp(USER, "it left"),
+        "DEBUG server no login by 192.0.2.1:4000: it left",
     ),
     (
         events.ClientCame(CLIENT, "gnar-py/1", multiplexed=True),

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import gevent
@@ -25,9 +24,11 @@ from gnar_lib.http import Send
 OF_USERS = frozenset(
     {events.UserCame, events.UserConnected, events.UserAnswered, events.UserLeft, events.UdpUserCame}
 )
-NOTEWORTHY = tuple(event_type for event_type in events.ALL if event_type not in OF_USERS)
+UNNOTED = OF_USERS | {events.LoginGivenUp}  # too many to be kept, and not made while nobody reads them
+NOTEWORTHY = tuple(event_type for event_type in events.ALL if event_type not in UNNOTED)
 KEPT = 100  # noteworthy events for those who come later
-KEPT_OF_USERS = 2000  # for readers who are slow
+KEPT_OF_TYPE = 20  # of them, so that what happens often leaves room for what is rare
+RECENT = 5000  # events for readers who are there: a client that goes may close thousands of proxies
 PAUSE_S = 0.1  # between two looks: many events are sent together
 
 
@@ -76,18 +77,19 @@ class Feed:
     """The events from `start` to `close`."""
 
     def __init__(self) -> None:
-        self._kept: deque[Happened] = deque(maxlen=KEPT)  # noteworthy ones
-        self._users: deque[Happened] = deque(maxlen=KEPT_OF_USERS)
+        self._kept = {each: deque[Happened](maxlen=KEPT_OF_TYPE) for each in NOTEWORTHY}
+        self._recent: deque[Happened] = deque(maxlen=RECENT)  # noteworthy ones
+        self._unnoted: deque[Happened] = deque(maxlen=RECENT)
         # Of the last event. Numbers of this process are above those of the process before it, so that a
         # reader who comes back after a restart gets all events of this process.
         self._number = time.time_ns() // 1000
-        self._readers_of_users = 0
+        self._readers_of_unnoted = 0
         self._news: gevent.event.Event = gevent.event.Event()
         self._subscribed: list[tuple[type[Event], Callable[[Any], None]]] = []
 
     def start(self) -> None:
         """Take in noteworthy events from now on."""
-        self._subscribe(NOTEWORTHY, self._kept)
+        self._subscribe(NOTEWORTHY, self._take_in)
 
     def close(self) -> None:
         """Take in no more events."""
@@ -95,18 +97,22 @@ class Feed:
 
     def restore(self, happened: list[Happened]) -> None:
         """Take in noteworthy events of an earlier process, in their order."""
-        present = [*self._kept]
+        kept = [each for of_type in self._kept.values() for each in of_type]
+        present = sorted({id(each): each for each in [*kept, *self._recent]}.values(), key=_number_of)
         first = present[0].number if present else self._number + 1
         shift = max(happened[-1].number + 1 - first, 0) if happened else 0  # the clock was ahead then
         self._number += shift
         for each in present:
             each.number += shift
-        self._kept.clear()
-        self._kept.extend([*happened, *present])
+        self._recent = deque([*happened, *self._recent], RECENT)
+        for of_type in self._kept.values():
+            of_type.clear()
+        for each in [*happened, *present]:
+            if each.type in self._kept:
+                self._kept[each.type].append(each)
 
-    def _subscribe(self, types: Iterable[type[Event]], kept: deque[Happened]) -> None:
+    def _subscribe(self, types: Iterable[type[Event]], listener: Callable[[Any], None]) -> None:
         for event_type in types:
-            listener = partial(self._take_in, kept)
             self._subscribed.append((event_type, listener))
             events.subscribe(event_type, listener)
 
@@ -116,27 +122,40 @@ class Feed:
             events.unsubscribe(event_type, listener)
         self._subscribed = [each for each in self._subscribed if each[0] not in gone]
 
-    def _take_in(self, kept: deque[Happened], event: Event) -> None:
+    def _take_in(self, event: Event) -> None:
+        happened = self._next(event)
+        self._recent.append(happened)
+        self._kept[type(event)].append(happened)
+
+    def _take_in_unnoted(self, event: Event) -> None:
+        self._unnoted.append(self._next(event))
+
+    def _next(self, event: Event) -> Happened:
         self._number += 1
-        kept.append(Happened(event, self._number))
         self._news.set()
+        return Happened(event, self._number)
 
     @property
     def number(self) -> int:
         """The number of the last event."""
         return self._number
 
+    def last(self) -> list[Happened]:
+        """Return the last noteworthy events, those of each type that are the last of it."""
+        kept = sorted((each for of_type in self._kept.values() for each in of_type), key=_number_of)
+        return kept[-KEPT:]
+
     def since(self, number: int) -> list[Happened]:
-        """Return the noteworthy events behind that of this number."""
-        return _behind(self._kept, number)
+        """Return the noteworthy events behind that of this number, as far as they are recent."""
+        return _behind(self._recent, number)
 
     def send_all(self, send: Send, wanted: frozenset[type[Event]], number: int) -> None:
         """Send the events of the `wanted` types, behind that of this number, until the reader has gone."""
         number = min(number, self._number)
-        with self._reading_of_users(not wanted.isdisjoint(OF_USERS)):
+        with self._reading_unnoted(not wanted.isdisjoint(UNNOTED)):
             while True:
-                fresh = [*_behind(self._kept, number), *_behind(self._users, number)]
-                for each in sorted(fresh, key=lambda happened: happened.number):
+                fresh = [*_behind(self._recent, number), *_behind(self._unnoted, number)]
+                for each in sorted(fresh, key=_number_of):
                     if each.type in wanted:
                         send(each.name, each.text, str(each.number))
                 number = self._number if not fresh else max(each.number for each in fresh)
@@ -146,18 +165,22 @@ class Feed:
                 gevent.sleep(PAUSE_S)
 
     @contextmanager
-    def _reading_of_users(self, reads: bool) -> Iterator[None]:
-        """Take in events of users during the block, if somebody `reads` them."""
-        self._readers_of_users += reads
-        if reads and self._readers_of_users == 1:
-            self._subscribe(OF_USERS, self._users)
+    def _reading_unnoted(self, reads: bool) -> Iterator[None]:
+        """Take in events that are not noteworthy during the block, if somebody `reads` them."""
+        self._readers_of_unnoted += reads
+        if reads and self._readers_of_unnoted == 1:
+            self._subscribe(UNNOTED, self._take_in_unnoted)
         try:
             yield
         finally:
-            self._readers_of_users -= reads
-            if reads and not self._readers_of_users:
-                self._unsubscribe(OF_USERS)
-                self._users.clear()
+            self._readers_of_unnoted -= reads
+            if reads and not self._readers_of_unnoted:
+                self._unsubscribe(UNNOTED)
+                self._unnoted.clear()
+
+
+def _number_of(happened: Happened) -> int:
+    return happened.number
 
 
 def _behind(kept: deque[Happened], number: int) -> list[Happened]:

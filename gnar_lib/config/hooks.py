@@ -27,6 +27,7 @@ MOST_HEADERS = 32
 # Events of one end; all others are of both.
 _OF_SERVER = {
     "login-refused",
+    "login-given-up",
     "client-came",
     "client-returned",
     "client-gone",

@@ -12,6 +12,7 @@ from gnar_lib.events import Side, subscribe, unsubscribe
 
 # Seconds: from a service on the same host to one that makes people wait. The last bucket has no bound.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+HUNG_UP = "hung-up"  # the reason of a login that was not refused, but given up
 
 
 class Distribution:
@@ -34,7 +35,7 @@ class Tally:
     def __init__(self, side: Side) -> None:
         self.exchanges = Distribution()  # seconds from when a user came to the first byte from the service
         self.logins = 0
-        self.logins_refused = Counter({cause.value: 0 for cause in events.Refusal})
+        self.logins_refused = Counter({cause.value: 0 for cause in events.Refusal} | {HUNG_UP: 0})
         self.users_refused = Counter({"tcp": 0, "udp": 0})  # by kind
         self.connects = 0  # of a client to its server
         self.connects_failed = 0
@@ -49,6 +50,7 @@ class Tally:
             self._listeners |= {
                 events.ClientCame: self._on_login,
                 events.LoginRefused: self._on_login_refused,
+                events.LoginGivenUp: self._on_login_given_up,
                 events.UserRefused: self._on_user_refused,
             }
         if side is Side.CLIENT:
@@ -75,6 +77,9 @@ class Tally:
 
     def _on_login(self, _: events.ClientCame) -> None:
         self.logins += 1
+
+    def _on_login_given_up(self, _: events.LoginGivenUp) -> None:
+        self.logins_refused[HUNG_UP] += 1
 
     def _on_login_refused(self, event: events.LoginRefused) -> None:
         self.logins_refused[event.cause.value] += 1

@@ -30,6 +30,7 @@ from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
 from gnar_lib.server.ingress.kept import Ingress, KeptPorts, limits_of, new_ingress
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
+from gnar_lib.server.lost import Lost
 from gnar_lib.server.upstream import Upstream
 from gnar_lib.yamux import Session as Mux
 
@@ -79,7 +80,7 @@ class Control:
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
-        self._left: list[tuple[str, int]] = []  # names and ports of proxies that wait for its next start
+        self._lost = Lost()
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended = False
@@ -113,10 +114,10 @@ class Control:
             if self._dismissed_s < math.inf:
                 reason = BY_ADMINISTRATOR
             if not self._is_replaced:  # else the client has come back on another connection
-                had = [*self._left, *((each.proxy.name, each.port) for each in self.held)]
+                had = [*self._lost.just_now(), *((each.proxy.name, each.port) for each in self.held)]
                 names, ports = tuple(zip(*had, strict=True)) or ((), ())
-                lasted_s = time.monotonic() - self._began_s
-                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, lasted_s, ports)
+                age_s = time.monotonic() - self._began_s
+                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, age_s, ports)
             self.end()
 
     @property
@@ -254,6 +255,7 @@ class Control:
         ingress.close()
         if kind == "tcp" and not any(each == "tcp" for each, _ in self._ingresses):
             self.upstream.expect_no_users()
+        self._lost.add(ingress.proxy.name, port)
         emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
 
     @property
@@ -285,6 +287,8 @@ class Control:
         """
         self.number = older.number
         self._inherited.update(older.hand_over())
+        if older._dismissed_s < math.inf:  # the client has not heard of that
+            self.dismiss()
 
     def hand_over(self) -> dict[tuple[str, int], Ingress]:
         """Give all proxies away, by kind and port, and end the control connection.
@@ -357,7 +361,7 @@ class Control:
         _log.info("client %s leaves, and may come back; open ports: %d", self, len(self._ingresses))
         for key in [*self._ingresses]:
             if (ingress := self._ingresses.pop(key, None)) is not None:  # else `end` has closed it meanwhile
-                self._left.append((ingress.proxy.name, ingress.port))
+                self._lost.add(ingress.proxy.name, ingress.port)
                 self._kept.keep(ingress, self.peer.credential)
                 pace.take(MESSAGE_S)
         self.upstream.expect_no_users()

@@ -166,8 +166,6 @@ def cause_of(error: GnarError) -> Refusal:
             return Refusal.RATE
         case AuthError():
             return Refusal.TOKEN
-        case ConnError():
-            return Refusal.HUNG_UP
         case _:
             return Refusal.PROTOCOL
 

@@ -491,3 +491,8 @@ def test_an_origin_without_a_host_is_refused() -> None:
         "POST", "/admin/tunnel/close", {}, fields, PEER, "1.0", segments=("admin", "tunnel", "close")
     )
     assert Door().status(request) == 403
+
+
+@pytest.mark.parametrize("value", ["\xe9", "=", "a===", "\x00", "YQ", "//79"])
+def test_basic_that_is_no_base64_is_a_wrong_password(door: Door, value: str) -> None:
+    assert door.status(asked(authorization=f"Basic {value}")) == 401

@@ -11,7 +11,7 @@ from gnar_lib.auth import ClientLogin
 from gnar_lib.events import ClientGone, ProxyClosed
 from gnar_lib.net import SocketConn
 from gnar_lib.net.dialling import dial
-from gnar_lib.proto import Exchange, Heartbeat, ProxyReq, ProxyResp, recv, send
+from gnar_lib.proto import Exchange, Heartbeat, ProxyCancel, ProxyReq, ProxyResp, recv, send
 from gnar_lib.proto.msg import STATUS_FAILED
 from gnar_lib.server import control as control_module
 from gnar_lib.server.control import BY_ADMINISTRATOR
@@ -93,3 +93,34 @@ def test_client_that_is_being_ended_gets_no_further_proxy() -> None:
         answer = answer_of(ours.conn)
         assert (answer.status, answer.retry, answer.proxy_name) == (STATUS_FAILED, False, "another")
         ours.conn.close()
+
+
+@pytest.mark.parametrize("how", ["cancels", "is ended"])
+def test_client_that_goes_is_said_to_have_had_what_it_has_just_lost(
+    said: list[events.Event], how: str
+) -> None:
+    with serving() as running:
+        ours, port = running.log_in("blog")
+        (client,) = running.server.control_ingress.clients
+        if how == "cancels":
+            send(ours.conn, ProxyCancel("blog", port))
+        else:
+            client.dismiss()
+        wait_until(lambda: not client.held, "the proxy is closed")
+        ours.conn.close()
+        wait_until(lambda: isinstance(said[-1], ClientGone), "the client is gone")
+    gone = said[-1]
+    assert isinstance(gone, ClientGone)
+    assert (gone.proxies, gone.ports) == (("blog",), (port,))
+
+
+def test_client_that_was_ended_and_dials_again_before_it_has_heard_gets_nothing() -> None:
+    with serving() as running:
+        ours, port = running.log_in("blog")
+        (client,) = running.server.control_ingress.clients
+        client.dismiss()
+        again, opened = running.log_in("blog", port)  # the id of a client is its name there
+        assert not opened
+        assert len(running.server.shared.ports) == 0
+        ours.conn.close()
+        again.conn.close()

@@ -116,7 +116,7 @@ def test_what_was_there_is_gone_after_a_restart_until_it_comes_back(tmp_path: Pa
         assert (blog.meter.totals().up, blog.meter.totals().users_total) == (1234, 5)
         client = blog.client
         assert client is not None
-        assert client.proxies == [blog]
+        assert [each.id for each in client.had] == [blog.id]
         assert (client.client_id, client.control, client.reason) == ("blog", None, STOPPED)
         ours, _ = running.log_in("blog", port)
         assert [(proxy.name, proxy.gone_at is None) for proxy in kept.proxies] == [

@@ -11,7 +11,7 @@ import pytest
 
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin
-from gnar_lib.events import ClientGone, LoginRefused, Refusal
+from gnar_lib.events import ClientGone, LoginGivenUp, LoginRefused, Refusal
 from gnar_lib.net import SocketConn, rounds
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
@@ -30,6 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
     monkeypatch.setattr(events, "_listeners", {})
     got: list[events.Event] = []
     events.subscribe(LoginRefused, got.append)
+    events.subscribe(LoginGivenUp, got.append)
     events.subscribe(ClientGone, got.append)
     return got
 
@@ -76,8 +77,7 @@ def test_peer_that_leaves_behind_its_login_is_not_said_to_be_refused(said: list[
         conn.shutdown(socket.SHUT_WR)
         assert is_closed_by_peer(conn)
     (left,) = said
-    assert isinstance(left, LoginRefused)
-    assert left.cause is Refusal.HUNG_UP
+    assert isinstance(left, LoginGivenUp)
 
 
 def test_data_connection_that_is_to_wait_for_a_client_who_has_left_is_closed() -> None:

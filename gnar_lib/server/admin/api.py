@@ -42,13 +42,14 @@ class API:
         self._access = access
         self._live = Live(view, feed)
         self._files = StaticFiles(PACKAGE, FOLDER)
+        self._description = _make_description()
 
     def add_to(self, routes: Routes) -> None:
         """Add all routes."""
         handlers: dict[str, Handler] = {
             "/": self._page,
             "/static/{name}": self._files.serve,
-            "/api/openapi.json": _description,
+            "/api/openapi.json": lambda _: self._description,
             "/api/v1/server": self._server,
             "/api/v1/clients": self._clients,
             "/api/v1/proxies": self._proxies,
@@ -204,7 +205,7 @@ class API:
         return Response(200, b"Close tunnel success")
 
 
-def _description(_request: Request) -> Response:
+def _make_description() -> Response:
     """Return the description of this API, in OpenAPI 3.1."""
     described = json.loads((files(PACKAGE) / "openapi.json").read_bytes())
     described["info"]["version"] = __version__

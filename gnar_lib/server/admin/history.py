@@ -23,7 +23,7 @@ from gnar_lib.net import deadline
 from gnar_lib.net.switching import give_way
 from gnar_lib.pio.meter import Meter, Totals
 from gnar_lib.server.admin.minutes import Minutes, chart_of, course_of
-from gnar_lib.server.admin.registry import ClientEntry, ProxyEntry, Registry
+from gnar_lib.server.admin.registry import MAX_HAD, ClientEntry, Had, ProxyEntry, Registry
 from gnar_lib.server.admin.rows import Batch, ClientRow, EventRow, Found, ProxyRow
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ READ_S = 5.0  # for the disk to answer a reader
 CLOSE_S = 1.0  # for the last batch
 AT_ONCE = 100  # proxies in one turn of the loop
 MAX_ROWS = 1000  # clients, and proxies, in one batch; the others are in the next
-MAX_NAMES = 100  # proxies of a client that is gone
 MAX_EVENT_CHARS = 8192  # longer ones are not kept
 
 _log = logger.get("history")
@@ -192,7 +191,7 @@ class History:
             int(entry.is_multiplexed),
             entry.since,
             entry.address,
-            json.dumps([(self._key(each.id), each.name) for each in entry.proxies[:MAX_NAMES]]),
+            json.dumps([(self._key(each.id), each.name) for each in (entry.proxies or entry.had)[:MAX_HAD]]),
             entry.gone_at,
             entry.reason,
         )
@@ -218,7 +217,7 @@ class History:
     def _restore(self, found: Found) -> None:
         """Have the registry and the feed list what earlier processes have left."""
         proxies = {row.key: _proxy_entry(row) for row in found.proxies}
-        clients = {row.key: _client_entry(row, proxies) for row in found.clients}
+        clients = {row.key: _client_entry(row) for row in found.clients}
         for row in found.proxies:
             proxies[row.key].client = clients.get(row.client)
             self._minutes.skip(proxies[row.key])
@@ -317,14 +316,12 @@ def _proxy_entry(row: ProxyRow) -> ProxyEntry:
     return entry
 
 
-def _client_entry(row: ClientRow, proxies: dict[str, ProxyEntry]) -> ClientEntry:
+def _client_entry(row: ClientRow) -> ClientEntry:
     entry = ClientEntry(
         row.key, row.client_id, row.version, bool(row.is_multiplexed), row.since, row.address, None
     )
     entry.gone_at, entry.reason = row.gone_at, row.reason
-    for key, name in _names(row.proxies):
-        stub = ProxyEntry(key, name, "", 0, Meter(), row.since, None)  # of one that has come back elsewhere
-        entry.proxies.append(proxies.get(key, stub))
+    entry.had = [Had(key, name) for key, name in _names(row.proxies)[:MAX_HAD]]
     return entry
 
 

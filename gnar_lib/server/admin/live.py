@@ -72,16 +72,18 @@ class _Reader:
         self._clients: dict[str, JSON] = {}
         self._proxies: dict[str, JSON] = {}
         self._points = live.view.sampler.points  # how many there were when the reader got the last one
-        self._number = 0  # of the last event that was sent
+        self._number = live.feed.number  # of the last event that was sent
 
     def run(self) -> None:
         self._send_state(is_first=True)
+        fresh = self._live.feed.last()
         while True:
-            for happened in self._live.feed.since(self._number):
+            for happened in fresh:
                 self._send("happened", happened.text)
-                self._number = happened.number
+            self._number = fresh[-1].number if fresh else self._number
             gevent.sleep(LOOK_S)
             self._send_state(is_first=False)
+            fresh = self._live.feed.since(self._number)
 
     def _send_state(self, *, is_first: bool) -> None:
         view = self._live.view

@@ -22,7 +22,15 @@ from gnar_lib.server.ingress.kept import Ingress
 GONE_S = 86_400.0  # for which what is gone is listed
 MAX_GONE = 1000  # clients, and proxies, that are gone; those that went first are forgotten first
 JUST_S = 5.0  # before a client goes, in which it may leave its proxies, or lose them to an administrator
-MAX_LOST = 100  # proxies that a client has lost just now
+MAX_HAD = 100  # proxies of a client that is gone, by name, and of those that it has lost just now
+
+
+@dataclass(frozen=True, slots=True)
+class Had:
+    """A proxy that a client had which is gone; the proxy itself is listed elsewhere, or forgotten."""
+
+    id: str
+    name: str
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +44,9 @@ class ClientEntry:
     since: float
     address: str
     control: Control | None  # None: the client is gone
-    proxies: list[ProxyEntry] = field(default_factory=list)  # once it is gone: that it had when it went
-    lost: deque[tuple[float, ProxyEntry]] = field(default_factory=lambda: deque(maxlen=MAX_LOST))  # and when
+    proxies: list[ProxyEntry] = field(default_factory=list)  # none once the client is gone
+    had: list[Had] = field(default_factory=list)  # the proxies that it had when it went
+    lost: deque[tuple[float, Had]] = field(default_factory=lambda: deque(maxlen=MAX_HAD))  # and when
     gone_at: float | None = None
     reason: str = ""  # why the client is gone
 
@@ -148,7 +157,7 @@ class Registry:
         for kept in self._ingress.kept.all:
             entry = self._entry_of(kept.ingress, now)
             if entry.client is not None:
-                entry.client.lost.append((now, entry))
+                entry.client.lost.append((now, _had(entry)))
                 entry.client = None
             yield entry, True
 
@@ -194,7 +203,9 @@ class Registry:
 
     def _end_client(self, entry: ClientEntry, now: float, reason: str) -> None:
         entry.control, entry.gone_at, entry.reason = None, now, reason
-        entry.proxies += [proxy for at, proxy in entry.lost if now - at < JUST_S]
+        had = [*map(_had, entry.proxies), *(proxy for at, proxy in entry.lost if now - at < JUST_S)]
+        entry.had = had[:MAX_HAD]
+        entry.proxies = []
         entry.lost.clear()
         self.clients[entry.id] = self.clients.pop(entry.id)  # behind those that went before
         if entry.client_id:
@@ -203,7 +214,7 @@ class Registry:
     def _end_proxy(self, entry: ProxyEntry, now: float) -> None:
         entry.ingress, entry.gone_at, entry.is_waiting = None, now, False
         if entry.client is not None and entry.client.control is not None:
-            entry.client.lost.append((now, entry))
+            entry.client.lost.append((now, _had(entry)))
         entry.reason = self._reasons.get((entry.kind, entry.port), "")
         self.proxies[entry.id] = self.proxies.pop(entry.id)
         self._gone_proxies[_key_of(entry)] = entry
@@ -222,8 +233,12 @@ class Registry:
                 del self._gone_proxies[_key_of(proxy)]
 
 
+def _had(entry: ProxyEntry) -> Had:
+    return Had(entry.id, entry.name)
+
+
 def _key_of(entry: ProxyEntry) -> tuple[str, str, int]:
-    """Return by what a proxy is known to be the same when it comes back."""
+    """Return what a proxy has in common with the one that comes back in its place."""
     return entry.name, entry.kind, entry.port
 
 

@@ -221,6 +221,6 @@ def client(entry: ClientEntry) -> JSON:
         "since": round(entry.since, 3),
         "gone_at": entry.gone_at and round(entry.gone_at, 3),
         "reason": entry.reason,
-        "proxies": [proxy.id for proxy in entry.proxies],
-        "names": [proxy.name for proxy in entry.proxies],
+        "proxies": [proxy.id for proxy in entry.proxies or entry.had],
+        "names": [proxy.name for proxy in entry.proxies or entry.had],
     }

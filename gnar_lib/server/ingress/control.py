@@ -7,7 +7,7 @@ import socket
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
-from gnar_lib.events import ClientCame, ClientReturned, LoginRefused, Refusal, emit
+from gnar_lib.events import ClientCame, ClientReturned, LoginGivenUp, LoginRefused, Refusal, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
@@ -93,7 +93,11 @@ class ControlIngress:
         self.in_progress.add(conn)
         try:
             purpose = logins.log_in(conn, self._shared.config, lambda: self.in_progress.may_try(conn))
-        except (AuthError, ConnError, ProtocolError) as exc:
+        except ConnError as exc:
+            conn.close()
+            emit(LoginGivenUp, conn.getpeername(), str(exc))
+            return
+        except (AuthError, ProtocolError) as exc:
             conn.close()
             emit(LoginRefused, conn.getpeername(), str(exc), logins.cause_of(exc))
             return
@@ -137,7 +141,11 @@ class ControlIngress:
         """
         try:
             purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
-        except (ConnError, ProtocolError) as exc:
+        except ConnError as exc:
+            stream.abort()
+            emit(LoginGivenUp, stream.getpeername(), str(exc))
+            return
+        except ProtocolError as exc:
             stream.abort()
             emit(LoginRefused, stream.getpeername(), str(exc), logins.cause_of(exc))
             return

@@ -112,7 +112,7 @@ def test_a_client_that_went_stays_listed_with_when_why_and_what_it_had(watch: Wa
     assert reason == "the peer closed the connection"
     (client,) = watch.registry.clients.values()
     assert client.gone_at == 1060.0
-    assert [each.name for each in client.proxies] == ["blog", "new"]
+    assert [each.name for each in client.had] == ["blog", "new"]
     assert watch.proxies() == [("blog", "gone", "the client left"), ("new", "gone", "the client left")]
 
 
@@ -122,7 +122,7 @@ def test_a_client_that_came_and_went_between_two_looks_is_listed(watch: Watch) -
     watch.wait_clients(0)
     assert [each[1] for each in watch.clients()] == [False]
     (client,) = watch.registry.clients.values()
-    assert [each.name for each in client.proxies] == ["blog"]
+    assert [each.name for each in client.had] == ["blog"]
 
 
 def test_a_client_that_is_there_again_is_listed_once(watch: Watch) -> None:
@@ -179,7 +179,7 @@ def test_a_proxy_that_was_cancelled_is_gone_and_not_what_its_client_had_in_the_e
     watch.wait_clients(0)
     watch.clients()
     (client,) = watch.registry.clients.values()
-    assert [each.name for each in client.proxies] == ["nas"]
+    assert [each.name for each in client.had] == ["nas"]
 
 
 def test_ports_that_wait_for_their_client_are_shown_and_were_those_of_the_client(watch: Watch) -> None:
@@ -194,7 +194,7 @@ def test_ports_that_wait_for_their_client_are_shown_and_were_those_of_the_client
     watch.wait_clients(0)
     watch.clients()
     (client,) = watch.registry.clients.values()
-    assert client.proxies == [proxy]
+    assert [each.id for each in client.had] == [proxy.id]
     again, _ = watch.log_in("blog", port)
     assert watch.proxies() == [("blog", "open", "")]
     assert [*watch.registry.proxies.values()] == [proxy]
@@ -212,7 +212,7 @@ def test_what_an_administrator_ends_says_so(watch: Watch, monkeypatch: pytest.Mo
     watch.wait_clients(0)
     wait_until(lambda: watch.clients()[0][1:] == (False, BY_ADMINISTRATOR), "the reason is known")
     (client,) = watch.registry.clients.values()
-    assert [each.name for each in client.proxies] == ["blog"]
+    assert [each.name for each in client.had] == ["blog"]
     control.close()
 
 
