@@ -174,6 +174,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_told_as_that(store: Store) -
         store.write(batch(proxies=rows))
     assert store.open(NOW).set_aside
     store.write(batch(proxies=rows))
+    assert not store.open(NOW).set_aside
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ class Store:
         self.path = os.path.join(folder, FILE_NAME)
         self._folder = folder
         self._file: sqlite3.Connection | None = None
+        self._is_damaged = False  # as `write` has found
         self._forgot_at = 0.0  # when minutes that are too old were last deleted
 
     def open(self, now: float) -> Found:
@@ -69,9 +70,10 @@ class Store:
         What was there when the last process ended is gone since then. Raises `StorageError`.
         """
         self.close()
-        set_aside = ""
         with _translated(self.path):
             os.makedirs(self._folder, 0o700, exist_ok=True)
+            set_aside = self._set_aside() if self._is_damaged else ""
+            self._is_damaged = False
             try:
                 self._file = self._connect()
             except DamagedError:
@@ -87,8 +89,15 @@ class Store:
         """Add a batch to the file, all of it or nothing; raises `DamagedError` or another `StorageError`."""
         if self._file is None:
             raise StorageError(f"{self.path}: not open")
+        try:
+            self._write(self._file, batch)
+        except DamagedError:
+            self._is_damaged = True
+            raise
+
+    def _write(self, file: sqlite3.Connection, batch: Batch) -> None:
         is_time = abs(batch.now - self._forgot_at) > FORGET_EVERY_S
-        with _translated(self.path), _transaction(self._file) as file:
+        with _translated(self.path), _transaction(file):
             _insert(file, "clients", ClientRow, batch.clients)
             _insert(file, "proxies", ProxyRow, batch.proxies)
             file.executemany("DELETE FROM clients WHERE key = ?", [(key,) for key in batch.gone_clients])
@@ -235,11 +244,11 @@ def _add_minutes(file: sqlite3.Connection, rows: list[MinuteRow]) -> None:
 
 
 @contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+def _transaction(file: sqlite3.Connection) -> Iterator[None]:
     """Commit what the block does, or undo it after an error."""
     file.execute("BEGIN IMMEDIATE")
     try:
-        yield file
+        yield
         file.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite has undone it itself, or the disk takes nothing
