@@ -172,7 +172,8 @@ class Store:
 
     def _set_aside(self) -> str:
         """Move a damaged file away, in the place of one that was moved before, and return the new path."""
-        os.replace(self.path, self.path + SET_ASIDE)
+        with suppress(FileNotFoundError):
+            os.replace(self.path, self.path + SET_ASIDE)
         for log in ("-wal", "-journal", "-shm"):
             with suppress(FileNotFoundError):
                 os.unlink(self.path + log)
