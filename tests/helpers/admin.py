@@ -120,7 +120,7 @@ class Watched:
     admin: Admin
     port: int
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answer:
         """Ask with these header fields, in whose names "_" is a hyphen."""
         conn = self._send(method, path, body, headers, "1.1")
         try:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from tests.helpers.admin import Asker
 from tests.helpers.crowd import Crowd
 from tests.helpers.harness import (
     LOOPBACK,
@@ -197,9 +199,11 @@ class Foreign(BaseHTTPRequestHandler):
     """A page of somebody else, on another port of the same host: to cookies that is the same site."""
 
     html = ""
+    cookies: ClassVar[list[str]] = []  # that it was sent
 
     def do_GET(self) -> None:
         """Send the page."""
+        Foreign.cookies.extend(self.headers.get_all("Cookie", []))
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
@@ -247,6 +251,11 @@ def test_a_foreign_page_ends_nothing_and_shows_nothing(locked: Panel, foreign: s
             ])"""
         assert browser.run(tries) == ["refused"] * 3
         browser.complaints()  # of the frame and of what a foreign page must not fetch
+        assert browser.run("return localStorage.length") == 0
+        assert browser.run("return document.cookie") == ""
+        # To cookies all ports of a host are one, so the foreign server has got the cookie: it opens nothing.
+        asker = Asker(locked.admin_port)
+        assert {asker("GET", "/api/v1/server", Cookie=each).status for each in set(Foreign.cookies)} == {401}
         browser.open(locked.url)
         browser.wait_text(ROW, "echo")
         assert ask(port, b"open as before") == b"open as before"
