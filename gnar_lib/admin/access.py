@@ -3,40 +3,38 @@
 Without a password and a token, whoever is on this machine may do everything: the port is on loopback then,
 and only a page whose address is this machine's may ask.
 
-A cookie is proof of a login, made with the password, so that it is good after a restart as well. A browser
-sends a cookie to every port of a host, and other ports of this host belong to clients and their services. So
-the panel keeps a key of its own, which browsers give to no other port, and sends it with each request: a
-cookie is good only together with the key with which the browser has logged in.
+A cookie is proof of a login (`sessions`). A browser sends a cookie to every port of a host, and other ports
+of this host belong to clients and their services. So the panel keeps a key of its own, which browsers give to
+no other port, and sends it with each request: a cookie is good only together with the key with which the
+browser has logged in.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import ipaddress
 import math
 import os
-import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from gnar_lib import logger
 from gnar_lib.admin.attempts import Attempts
+from gnar_lib.admin.sessions import SESSION_S, Role, Session, Sessions
 from gnar_lib.config import AdminConfig
 from gnar_lib.config.model import NO_SECRET, Secret
 from gnar_lib.http import HTTPError, Request
-from gnar_lib.net import Sockaddr, host_of
+from gnar_lib.net import Sockaddr, host_of, network_of
 
 COOKIE = "gnar-admin"  # the port follows: servers on one host, or behind one SSH, have a login each
 PAGE_KEY = "x-gnar-page"  # the field with the key of a page
 PAGE_PARAMETER = "page"  # the same in a query, for event streams: a browser adds no fields to those
-MAX_COOKIES = 4  # of that name: another port of the host can set one, too
-SESSION_S = 7 * 86_400  # for which a login is good
-KEY_ROUNDS = 50_000  # so that whoever has stolen a cookie cannot try many passwords
-MAX_OVER = 1000  # sessions that are remembered as over
+MAX_COOKIES = 64  # of that name: another port of the host can set some, too
+MAX_WRONG_WIDE = 100  # wrong passwords in a minute from all addresses of a wide network
+LATELY_S = 900.0  # for which a program that has given the read token is not held up by others' mistakes
+MAX_READERS = 1000  # networks with such programs
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/v1/login", "/api/openapi.json"})
 OPEN_FOLDER = "static"
 LOGOUT_PATH = "/api/v1/logout"
@@ -45,39 +43,29 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _log = logger.get("admin")
 
 
-class Role(Enum):
-    """What somebody may do who asks."""
-
-    ADMIN = "admin"  # see and change everything
-    READER = "reader"  # see everything
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """The login of a browser."""
-
-    text: str  # that is signed
-    ends: int  # in Unix seconds
-
-
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What somebody may do who asks, and what that rests on."""
 
     role: Role
     secret: Secret = NO_SECRET  # that was given, or with which the session began; empty if none is needed
-    session: _Session | None = None  # of a browser
+    session: Session | None = None  # of a browser
 
 
 class Access:
     """Decides about requests by the settings that `read` returns, which a reload may change."""
 
-    def __init__(self, read: Callable[[], AdminConfig], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        read: Callable[[], AdminConfig],
+        mixed_in: Callable[[], Secret] = lambda: NO_SECRET,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._read = read
-        self._clock = clock
         self._attempts = Attempts()
-        self._keys: dict[Role, tuple[Secret, bytes]] = {}  # of cookies, and what each is made of
-        self._over: dict[str, int] = {}  # sessions that were logged out, and when they would have ended
+        self._wide_attempts = Attempts(MAX_WRONG_WIDE)  # of many networks that may belong to one owner
+        self._lately: OrderedDict[str, float] = OrderedDict()  # whence the read token has come, and when
+        self._sessions = Sessions(self._secrets, mixed_in, clock)
 
     def check(self, request: Request) -> None:
         """Raise `HTTPError` unless a request may be served; `pass_of` then tells what whoever asks may do."""
@@ -91,8 +79,8 @@ class Access:
 
     def still_allows(self, given: Pass) -> bool:
         """Tell whether what was allowed once still is: the password is the same, the session not over."""
-        if given.session is not None and not self._is_good(given.session):
-            return False
+        if given.session is not None:
+            return self._sessions.is_good(given.session)
         if not given.secret:
             return not self._read().needs_secret
         return (given.role, given.secret) in self._secrets()
@@ -106,12 +94,13 @@ class Access:
             raise HTTPError(
                 403, "this port answers to the addresses of this machine alone, such as localhost"
             )
-        if request.method in READING:
-            return
-        origin = request.headers.get("origin")
-        if origin is not None and (not host or origin.partition("://")[2].lower() != host.lower()):
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        if site not in ("same-origin", "none") and request.path != "/":  # a link to the panel is all right
             raise HTTPError(403, "a page from elsewhere may not ask for this")
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        origin = request.headers.get("origin")
+        if request.method in READING or origin is None:
+            return
+        if not host or origin.partition("://")[2].lower() != host.lower():
             raise HTTPError(403, "a page from elsewhere may not ask for this")
 
     # ---- who asks ------------------------------------------------------------------------------------------
@@ -119,13 +108,22 @@ class Access:
     def _pass_of(self, request: Request) -> Pass:
         if not self._read().needs_secret:
             return Pass(Role.ADMIN)
-        by_cookie = self._by_cookie(request)
-        if by_cookie is not None:
-            return by_cookie
+        session = self._session_of(request)
+        if session is not None:
+            return Pass(session.role, session.secret, session)
         given = _credentials_of(request)
         if given is None:
             raise _unauthorized("a password or a token is needed")
-        return self._try(given, client_of(request))
+        return self._try(given, request)
+
+    def _session_of(self, request: Request) -> Session | None:
+        """Return the session that a browser proves. A made-up one counts as a wrong password."""
+        values, page_key = _cookies_of(request), _page_key_of(request)
+        must_wait = self._wait_s(request) > 0
+        session = self._sessions.find(values, page_key, only_known=must_wait)
+        if session is None and values and page_key and not must_wait:
+            self._count(request)
+        return session
 
     def _secrets(self) -> list[tuple[Role, Secret]]:
         config = self._read()
@@ -135,18 +133,43 @@ class Access:
             if secret
         ]
 
-    def _try(self, given: str, client: Sockaddr) -> Pass:
+    def _try(self, given: str, request: Request) -> Pass:
         """Return what whoever knows this secret may do. Raises `HTTPError` 401, or 429 after many tries."""
-        if wait_s := math.ceil(self._attempts.wait_s(client)):
+        text = Secret(given.encode(errors="replace").decode())  # JSON can hold what is no text
+        wait_s = math.ceil(self._wait_s(request))
+        if wait_s and not self._is_reader_of_late(text, request):
             detail = f"too many wrong passwords from there; try again in {wait_s} s"
             raise HTTPError(429, detail, [("Retry-After", str(wait_s))])
-        text = Secret(given.encode(errors="replace").decode())  # JSON can hold what is no text
         found = [Pass(role, secret) for role, secret in self._secrets() if secret == text]
-        if found:
-            return found[0]
-        self._attempts.count(client)
-        _log.warning("a wrong password from %s", host_of(client) or "this machine")
-        raise _unauthorized("the password or the token is wrong")
+        if not found:
+            self._count(request)
+            _log.warning("a wrong password from %s", host_of(client_of(request)) or "this machine")
+            raise _unauthorized("the password or the token is wrong")
+        if found[0].role is Role.READER:
+            self._note_reader(request)
+        return found[0]
+
+    def _wait_s(self, request: Request) -> float:
+        return max(
+            self._attempts.wait_s(client_of(request)), self._wide_attempts.wait_s(_wide_network_of(request))
+        )
+
+    def _count(self, request: Request) -> None:
+        self._attempts.count(client_of(request))
+        self._wide_attempts.count(_wide_network_of(request))
+
+    def _is_reader_of_late(self, given: Secret, request: Request) -> bool:
+        """Tell whether this is the read token, and has come from there lately: a program that goes on."""
+        at_s = self._lately.get(network_of(client_of(request)))
+        is_late = at_s is not None and time.monotonic() - at_s < LATELY_S
+        return is_late and (Role.READER, given) in self._secrets()
+
+    def _note_reader(self, request: Request) -> None:
+        network = network_of(client_of(request))
+        self._lately[network] = time.monotonic()
+        self._lately.move_to_end(network)
+        if len(self._lately) > MAX_READERS:
+            self._lately.popitem(last=False)
 
     # ---- logins of browsers --------------------------------------------------------------------------------
 
@@ -154,46 +177,27 @@ class Access:
         """Return the header field that logs a browser in. Raises `HTTPError` 401 or 429."""
         if not self._read().needs_secret:
             return _cookie(request, "", 0)  # nothing is needed
-        role = self._try(given, client_of(request)).role
-        ends = int(self._clock()) + SESSION_S
-        text = f"{role.value}.{secrets.token_urlsafe(16)}.{ends}"
-        return _cookie(request, f"{text}.{self._sign(role, text, _page_key_of(request))}", SESSION_S)
+        role = self._try(given, request).role
+        return _cookie(request, self._sessions.begin(role, _page_key_of(request)), SESSION_S)
 
     def log_out(self, request: Request) -> tuple[str, str]:
         """End the session of a browser, and return the header field that has it forget the session."""
-        by_cookie = self._by_cookie(request)
-        if by_cookie is not None and by_cookie.session is not None:
-            now = self._clock()
-            self._over = {text: ends for text, ends in self._over.items() if ends > now}
-            while len(self._over) >= MAX_OVER:
-                del self._over[next(iter(self._over))]
-            self._over[by_cookie.session.text] = by_cookie.session.ends
+        session = self._sessions.find(_cookies_of(request), _page_key_of(request))
+        if session is not None:
+            self._sessions.end(session)
         return _cookie(request, "", 0)
 
-    def _by_cookie(self, request: Request) -> Pass | None:
-        """Return what a browser may do that proves a session; None if it proves none."""
-        page_key = _page_key_of(request)
-        for value in _cookies_of(request):
-            text, _, signature = value.rpartition(".")
-            word, _, rest = text.partition(".")
-            for role, secret in self._secrets():
-                if role.value != word or not hmac.compare_digest(self._sign(role, text, page_key), signature):
-                    continue
-                session = _Session(text, int(rest.rpartition(".")[2]))
-                return Pass(role, secret, session) if self._is_good(session) else None
-        return None
 
-    def _is_good(self, session: _Session) -> bool:
-        return session.ends > self._clock() and session.text not in self._over
+def _wide_network_of(request: Request) -> Sockaddr:
+    """Return what many addresses have in common that may belong to one owner.
 
-    def _sign(self, role: Role, text: str, page_key: str) -> str:
-        """Return what only this process, or another one with the same settings, can make of `text`."""
-        secret = next(secret for each, secret in self._secrets() if each is role)
-        made_of, key = self._keys.get(role, (NO_SECRET, b""))
-        if made_of != secret:
-            key = hashlib.pbkdf2_hmac("sha256", secret.reveal().encode(), b"gnar cookie", KEY_ROUNDS)
-            self._keys[role] = secret, key
-        return hmac.digest(key, f"{text} {page_key}".encode(), "sha256").hex()
+    That is a network of 24 bits of IPv4, or of 48 of IPv6, all of this machine, and whoever sends for others.
+    """
+    address = ipaddress.ip_address(host_of(request.peer).strip("[]").partition("%")[0] or "::1")
+    if address.is_loopback:
+        return ("127.0.0.1", 0)
+    wide = ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False)  # noqa: PLR2004
+    return (str(wide.network_address), 0)
 
 
 def pass_of(request: Request) -> Pass:

@@ -14,16 +14,17 @@ MAX_NETWORKS = 4096  # that are remembered; whoever has been wrong longest ago i
 
 
 class Attempts:
-    """The wrong passwords of the last minute, by the network from which they came."""
+    """The wrong passwords of the last minute, by the network from which they came; `most` are taken."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MAX_WRONG, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()  # when; the network that was last is last
         self._clock = clock
 
     def count(self, client: Sockaddr) -> None:
         """Note a wrong password."""
         network = network_of(client)
-        times = self._wrong.setdefault(network, deque(maxlen=MAX_WRONG))
+        times = self._wrong.setdefault(network, deque(maxlen=self._most))
         times.append(self._clock())
         self._wrong.move_to_end(network)
         if len(self._wrong) > MAX_NETWORKS:
@@ -32,9 +33,9 @@ class Attempts:
     def wait_s(self, client: Sockaddr) -> float:
         """Return for how many seconds no password is taken from there; 0 if one is taken now.
 
-        That is a minute from the tenth wrong one on, if these have come within a minute.
+        That is a minute from the last wrong one that is taken on, if these have come within a minute.
         """
         times = self._wrong.get(network_of(client))
-        if times is None or len(times) < MAX_WRONG or times[-1] - times[0] > PERIOD_S:
+        if times is None or len(times) < self._most or times[-1] - times[0] > PERIOD_S:
             return 0.0
         return max(times[-1] + PERIOD_S - self._clock(), 0.0)

@@ -51,6 +51,7 @@ class ClientLogin:
         heartbeat: int = DEFAULT_HEARTBEAT_S,
     ) -> None:
         self.token = token
+        self.is_check = False  # the client only tries whether everything works
         self.client_id = client_id  # by which the server knows a client that comes back
         self.heartbeat = heartbeat  # the seconds between two Heartbeats for which the client asks
         self.proves = bool(token) and kind == HMAC  # without a token there is nothing to prove
@@ -70,6 +71,7 @@ class ClientLogin:
             nonce=self._nonce,
             client_id=self.client_id,
             heartbeat=self.heartbeat,
+            check=self.is_check,
         )
 
     def go_message(self) -> Login:

@@ -202,7 +202,7 @@ class ClientCheck:
         control = None
         try:
             with deadline(self._budget.of(LOGIN_S), "the login"):
-                control = ControlConn.dial(trial.config, secrets.token_hex(16))
+                control = ControlConn.dial(trial.config, secrets.token_hex(16), is_check=True)
                 trial.begin(control, ports)
         except UnsupportedError:
             raise

@@ -131,7 +131,7 @@ class PortCheck:
             port = other.port(proxy)
             try:
                 with deadline(self._budget.of(LOGIN_S), "the login"):
-                    other.begin(ControlConn.dial(trial.config, secrets.token_hex(16)), [port])
+                    other.begin(ControlConn.dial(trial.config, secrets.token_hex(16), is_check=True), [port])
                 is_measured |= self._try_go_port(other, port, measures=not is_measured)
             except GnarError as exc:
                 self.tell_of(Verdict.WRONG, "port", proxy, str(exc))

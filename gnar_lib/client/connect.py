@@ -50,7 +50,9 @@ class ControlConn:
     Data connections go to the very address that the control connection has reached.
     """
 
-    def __init__(self, config: ClientConfig, client_id: str, sock_conn: SocketConn) -> None:
+    def __init__(
+        self, config: ClientConfig, client_id: str, sock_conn: SocketConn, *, is_check: bool = False
+    ) -> None:
         self.conn: Conn = sock_conn  # carries messages; a stream of `mux` once that is there
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
         self.max_proxies = 0  # how many proxies the server takes of this client; 0: it has not said
@@ -58,16 +60,22 @@ class ControlConn:
         self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
         self._sock_conn = sock_conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
+        self._login.is_check = is_check
         self._multiplexes = config.multiplex
         self._waiting_number = 0  # of the last data connection that was opened to wait
 
     @classmethod
-    def dial(cls, config: ClientConfig, client_id: str, server: Target | None = None) -> ControlConn:
-        """Connect to the server; raises `DialError`. `server` knows which address has worked before."""
+    def dial(
+        cls, config: ClientConfig, client_id: str, server: Target | None = None, *, is_check: bool = False
+    ) -> ControlConn:
+        """Connect to the server; raises `DialError`. `server` knows which address has worked before.
+
+        `is_check`: the server is not to tell of this client, which only tries whether everything works.
+        """
         conn = (server or Target(config.server.host, config.server.port)).dial()
         set_keepalive(conn.sock)
         conn.set_user_timeout(dead_after_s())  # the server reads its control connections all the time
-        return cls(config, client_id, conn)
+        return cls(config, client_id, conn, is_check=is_check)
 
     @property
     def is_go(self) -> bool:

@@ -37,6 +37,7 @@ class Login(Message):
     connection, and a `client_id`, by which a client that comes back takes its proxies over. On a data
     connection they name the `session` instead; a data connection that is to wait for a user is the session's
     `waiting`-th, signed by `proof`. By `heartbeat`, a client asks for so many seconds between two Heartbeats.
+    By `check`, it says that it only tries whether everything works, and is gone in a moment.
     """
 
     TYPE = PacketType.LOGIN
@@ -52,6 +53,7 @@ class Login(Message):
     waiting: int = 0
     proof: str = ""
     heartbeat: int = 0
+    check: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ import gevent
 from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
-from gnar_lib.errors import ConnClosed, ConnError, GnarError, ListenError, ProtocolError, ProxyRefusedError
-from gnar_lib.events import ClientGone, CloseReason, ProxyClosed, ProxyOpened, ProxyRefused, Side, emit
-from gnar_lib.net import Conn, DatagramSocket, EventedConn, Listener, format_address, host_of
+from gnar_lib.errors import ConnClosed, ConnError, GnarError, ProtocolError, ProxyRefusedError
+from gnar_lib.events import CloseReason
+from gnar_lib.net import Conn, EventedConn, format_address, host_of
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.rounds import Rounds
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
@@ -30,11 +30,11 @@ from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
 from gnar_lib.server.ingress.kept import Ingress, KeptPorts, limits_of, new_ingress
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
-from gnar_lib.server.lost import Lost
+from gnar_lib.server.opening import KINDS, open_port
+from gnar_lib.server.teller import Teller
 from gnar_lib.server.upstream import Upstream
 from gnar_lib.yamux import Session as Mux
 
-KINDS = ("tcp", "udp")
 TICK_S = 1.0  # between two looks at the client and at what it has
 HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
 DISMISS_S = 2.0  # for a client to take note that it has been ended, before it is hung up on
@@ -80,9 +80,10 @@ class Control:
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
-        self._lost = Lost()
+        self.tell = Teller(peer, self.address)
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
+        self._is_ended_by_hand = False  # an administrator has ended the client, or its last proxy
         self._is_ended = False
         self._owner = (peer.credential, self.host)  # whose the ports of this client are
 
@@ -111,13 +112,9 @@ class Control:
         except ProtocolError as exc:
             reason, broke_protocol = str(exc), True
         finally:
-            if self._dismissed_s < math.inf:
-                reason = BY_ADMINISTRATOR
             if not self._is_replaced:  # else the client has come back on another connection
-                had = [*self._lost.just_now(), *((each.proxy.name, each.port) for each in self.held)]
-                names, ports = tuple(zip(*had, strict=True)) or ((), ())
-                age_s = time.monotonic() - self._began_s
-                emit(ClientGone, self.address, reason, broke_protocol, self.client_id, names, age_s, ports)
+                reason = BY_ADMINISTRATOR if self._is_ended_by_hand else reason
+                self.tell.gone(reason, self.held, broke_protocol=broke_protocol)
             self.end()
 
     @property
@@ -179,13 +176,13 @@ class Control:
         try:
             ingress = self._open_ingress(request)
         except GnarError as exc:
-            emit(ProxyRefused, Side.SERVER, name, kind, self.address, str(exc))
+            self.tell.refused(name, kind, str(exc))
             retry = not isinstance(exc, ProxyRefusedError)
             own = self._shared.ports.owner(kind, request.remote_port) == self._owner
             answer = ProxyResp("", STATUS_FAILED, str(exc), retry, proxy_name=name, own=own)
             self._answer(answer)
             return
-        emit(ProxyOpened, Side.SERVER, name, kind, ingress.port, self.address)
+        self.tell.opened(ingress)
         self._answer(ProxyResp("", STATUS_SUCCESS, remote_port=ingress.port, proxy_name=name))
         if kind == "tcp":
             self.upstream.expect_users()
@@ -196,23 +193,10 @@ class Control:
 
         `_close` closes the ingress.
         """
-        shared, rights = self._shared, self.rights
-        kind, port = request.proxy_type, request.remote_port
-        if shared.stopping:
-            raise ListenError("the server is stopping")
+        shared, rights, kind = self._shared, self.rights, request.proxy_type
         if self._dismissed_s < math.inf:
             raise ProxyRefusedError(f"this client was {BY_ADMINISTRATOR}")
-        if kind not in KINDS:
-            raise ProxyRefusedError(f"proxy type {kind!r} is not supported by this server")
-        if request.subdomain:
-            raise ProxyRefusedError("this server has no domain: leave the subdomain out")
-        if len(self._ingresses) >= rights.proxies:
-            raise ProxyRefusedError(f"one client may have {rights.proxies} proxies")
-        opened: Listener | DatagramSocket
-        if kind == "udp":
-            opened = shared.ports.bind_udp(port, rights.ports)
-        else:
-            opened = shared.ports.listen(port, rights.ports)
+        opened = open_port(shared, rights, request, len(self._ingresses))
         request = replace(request, udp_timeout=int(self._session_s(request) or 0))
         ingress = new_ingress(shared, opened, self.upstream, rights, request)
         if self._is_ended:  # during the look-up of the address to bind to: nobody would call `_close`
@@ -255,8 +239,12 @@ class Control:
         ingress.close()
         if kind == "tcp" and not any(each == "tcp" for each, _ in self._ingresses):
             self.upstream.expect_no_users()
-        self._lost.add(ingress.proxy.name, port)
-        emit(ProxyClosed, Side.SERVER, ingress.proxy.name, kind, port, self.address, reason)
+        self.tell.closed(ingress, reason)
+
+    @property
+    def is_check(self) -> bool:
+        """Whether the client only tries whether everything works: nobody is told of it."""
+        return self.peer.login.check
 
     @property
     def is_there(self) -> bool:
@@ -287,8 +275,6 @@ class Control:
         """
         self.number = older.number
         self._inherited.update(older.hand_over())
-        if older._dismissed_s < math.inf:  # the client has not heard of that
-            self.dismiss()
 
     def hand_over(self) -> dict[tuple[str, int], Ingress]:
         """Give all proxies away, by kind and port, and end the control connection.
@@ -361,7 +347,7 @@ class Control:
         _log.info("client %s leaves, and may come back; open ports: %d", self, len(self._ingresses))
         for key in [*self._ingresses]:
             if (ingress := self._ingresses.pop(key, None)) is not None:  # else `end` has closed it meanwhile
-                self._lost.add(ingress.proxy.name, ingress.port)
+                self.tell.left(ingress)
                 self._kept.keep(ingress, self.peer.credential)
                 pace.take(MESSAGE_S)
         self.upstream.expect_no_users()
@@ -374,7 +360,7 @@ class Control:
         ingress = self._kept.take(request, self.peer.credential, self.client_id, self.rights.ports)
         if ingress is None:
             return False
-        emit(ProxyOpened, Side.SERVER, ingress.proxy.name, ingress.proxy.kind, ingress.port, self.address)
+        self.tell.opened(ingress)
         self._adopt(ingress, request)
         return True
 
@@ -397,20 +383,34 @@ class Control:
 
     def end_proxy(self, ingress: Ingress) -> None:
         """Close one of `held` for good, with its users, and tell the client."""
+        self._end_proxy(ingress)
+        port, name = ingress.port, ingress.proxy.name
+        self._answer(ProxyResp("", STATUS_FAILED, BY_ADMINISTRATOR, remote_port=port, proxy_name=name))
+
+    def _end_proxy(self, ingress: Ingress) -> None:
         self._ingresses[ingress.proxy.kind, ingress.port] = ingress
         self._inherited.pop((ingress.proxy.kind, ingress.port), None)
         self._close(ingress, CloseReason.ENDED)
         for live in [*ingress.proxy.meter.connections]:
             live.end(BY_ADMINISTRATOR)
-        port, name = ingress.port, ingress.proxy.name
-        self._answer(ProxyResp("", STATUS_FAILED, BY_ADMINISTRATOR, remote_port=port, proxy_name=name))
+        self._is_ended_by_hand = not self.held
 
     def dismiss(self) -> None:
-        """End the client with all its users, and tell it not to come back by itself."""
+        """End the client with all its users, and tell it not to come back by itself.
+
+        If the client does not hear that, since its connection breaks, it is told when it has come back.
+        """
+        self._shared.dismissed.add(self.client_id)
         self._dismissed_s = min(self._dismissed_s, time.monotonic())  # asking again gives it no more time
+        self._is_ended_by_hand = True
         self.post(Heartbeat(ended=BY_ADMINISTRATOR))
+        if self.session is None:
+            self.post(ProxyResp("", STATUS_FAILED))  # a Go client knows no other word for that
         for ingress in self.held:
-            self.end_proxy(ingress)
+            key = ingress.proxy.kind, ingress.port
+            if ingress in (self._ingresses.get(key), self._inherited.get(key)):  # else it is closed by now
+                self._end_proxy(ingress)
+                pace.take(MESSAGE_S)
 
     # ---- data connections that wait ------------------------------------------------------------------------
 

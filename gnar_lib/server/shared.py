@@ -6,6 +6,7 @@ from gnar_lib.config import ServerConfig
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server.connmap import ConnMap
+from gnar_lib.server.dismissed import Dismissed
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.ports import Ports
 
@@ -19,6 +20,7 @@ class Shared:
         self.ports = Ports(config.bind, config.udp_bind)
         self.conn_map = ConnMap()
         self.places = Places("this server", UserLimits(config.max_users, config.max_users_per_address))
+        self.dismissed = Dismissed()  # clients that an administrator has ended
         self.meter = Meter()  # of all proxies together; the meter of each proxy lists its live connections
         self.crew = Crew("server")  # logins, control connections, data connections of UDP
         self.users = Crew("user")  # one greenlet for each user of TCP

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from gnar_lib.admin import access as access_module
-from gnar_lib.admin.access import MAX_OVER, SESSION_S, Access, Role, client_of, pass_of
+from gnar_lib.admin.access import Access, client_of, pass_of
 from gnar_lib.admin.attempts import MAX_NETWORKS, MAX_WRONG, PERIOD_S, Attempts
+from gnar_lib.admin.sessions import MAX_REMEMBERED, SESSION_S, Role
 from gnar_lib.config import AdminConfig, Secret
 from gnar_lib.http import HTTPError, Request
 from tests.helpers.clock import Clock
@@ -60,7 +61,7 @@ class Door:
 
     def restarted(self) -> Access:
         """Return the `Access` of another process with the same settings."""
-        return Access(lambda: self.config, self.clock)
+        return Access(lambda: self.config, lambda: Secret("the clients' token"), self.clock)
 
     def status(self, request: Request) -> int:
         return status_of(lambda: self.access.check(request))
@@ -84,7 +85,7 @@ def door() -> Door:
 def tried(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock by which wrong passwords are counted."""
     clock = Clock()
-    monkeypatch.setattr(access_module, "Attempts", lambda: Attempts(clock))
+    monkeypatch.setattr(access_module, "Attempts", lambda most=MAX_WRONG: Attempts(most, clock))
     return clock
 
 
@@ -228,9 +229,9 @@ def test_a_session_that_was_logged_out_is_over_and_others_are_not(door: Door) ->
     assert door.status(asked(cookie=cookie)) == 401
     assert door.status(asked(cookie=other)) == 200
     door.access.log_out(asked())  # nobody
-    for _ in range(MAX_OVER + 1):
+    for _ in range(MAX_REMEMBERED + 1):
         door.access.log_out(asked(cookie=door.log_in()))
-    assert len(door.access._over) == MAX_OVER
+    assert len(door.access._sessions._over) == MAX_REMEMBERED
 
 
 def test_a_cookie_is_good_for_its_page_alone(door: Door) -> None:
@@ -365,7 +366,7 @@ def test_ten_wrong_passwords_in_more_than_a_minute_close_nothing(tried: Clock) -
     ],
 )
 def test_tries_are_counted_by_network(first: str, second: str, are_one: bool) -> None:
-    attempts = Attempts(Clock())
+    attempts = Attempts(clock=Clock())
     for _ in range(MAX_WRONG):
         attempts.count((first, 1, 0, 0))
     assert attempts.wait_s((first, 2, 0, 0)) == PERIOD_S
@@ -373,7 +374,7 @@ def test_tries_are_counted_by_network(first: str, second: str, are_one: bool) ->
 
 
 def test_networks_that_are_remembered_are_limited() -> None:
-    attempts = Attempts(Clock())
+    attempts = Attempts(clock=Clock())
     for number in range(MAX_NETWORKS + 10):
         attempts.count((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1))
     assert len(attempts._wrong) == MAX_NETWORKS
@@ -496,3 +497,97 @@ def test_an_origin_without_a_host_is_refused() -> None:
 @pytest.mark.parametrize("value", ["\xe9", "=", "a===", "\x00", "YQ", "//79"])
 def test_basic_that_is_no_base64_is_a_wrong_password(door: Door, value: str) -> None:
     assert door.status(asked(authorization=f"Basic {value}")) == 401
+
+
+# ---- what a stranger might make up -------------------------------------------------------------------------
+
+KEY = "a key of a page"
+
+
+def browser(cookie: str, **fields: str) -> Request:
+    return asked(cookie=cookie, x_gnar_page=KEY, **fields)
+
+
+def test_made_up_cookies_are_wrong_passwords(tried: Clock) -> None:
+    door = Door()
+    name = door.log_in(x_gnar_page=KEY).partition("=")[0]
+    for number in range(MAX_WRONG):
+        assert door.status(browser(f"{name}=admin.x.{number}99999999999.0")) == 401
+    assert door.status(asked(authorization=bearer(PASSWORD))) == 429
+    tried.now_s += PERIOD_S
+    assert door.status(asked(authorization=bearer(PASSWORD))) == 200
+
+
+def test_cookie_that_was_never_seen_opens_nothing_while_passwords_are_refused(tried: Clock) -> None:
+    door = Door()
+    known = door.log_in(x_gnar_page=KEY)
+    fresh = Door()  # the same settings, in another process: the cookie is good, and not known here
+    unknown = fresh.log_in(x_gnar_page=KEY)
+    for _ in range(MAX_WRONG):
+        door.status(asked(authorization=bearer("guess")))
+    assert door.status(browser(known)) == 200
+    assert door.status(browser(unknown)) == 401
+    tried.now_s += PERIOD_S
+    assert door.status(browser(unknown)) == 200
+
+
+def test_cookie_cannot_be_made_up_by_who_knows_the_password_alone() -> None:
+    ours = Door()
+    other = Access(lambda: LOCKED, lambda: Secret("another token"), ours.clock)
+    _, value = other.log_in(asked("/api/v1/login", "POST", x_gnar_page=KEY), PASSWORD)
+    assert ours.status(browser(value.partition(";")[0])) == 401
+
+
+def test_without_a_token_of_clients_logins_end_with_the_process() -> None:
+    first, second = Access(lambda: LOCKED), Access(lambda: LOCKED)
+    _, value = first.log_in(asked("/api/v1/login", "POST", x_gnar_page=KEY), PASSWORD)
+    cookie = asked(cookie=value.partition(";")[0], x_gnar_page=KEY)
+    assert status_of(lambda: first.check(cookie)) == 200
+    assert status_of(lambda: second.check(cookie)) == 401
+
+
+def test_program_with_the_read_token_goes_on_beside_somebody_who_guesses(tried: Clock) -> None:
+    del tried
+    door, scraper = Door(), asked("/metrics", authorization=bearer(READ_TOKEN))
+    assert door.status(scraper) == 200
+    for _ in range(MAX_WRONG):
+        door.status(asked(authorization=bearer("guess")))
+    assert door.status(scraper) == 200
+    assert door.status(asked("/metrics", authorization=bearer(READ_TOKEN), peer=("192.0.2.8", 1))) == 200
+    assert door.status(asked(authorization=bearer(PASSWORD))) == 429
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [
+        [f"127.0.0.{number}" for number in range(1, 200)],
+        [f"2001:db8:1:{number:x}::1" for number in range(200)],
+        [f"192.0.2.{number}" for number in range(200)],
+    ],
+    ids=["this machine", "one owner of many networks", "one provider"],
+)
+def test_guesses_from_many_addresses_of_one_owner_are_too_many(tried: Clock, peers: list[str]) -> None:
+    del tried
+    door = Door()
+    guess = bearer("guess")
+    statuses = [door.status(asked(authorization=guess, peer=(peer, 1))) for peer in peers]
+    assert statuses[:100] == [401] * 100
+    assert set(statuses[100:]) == {429}
+
+
+def test_guesses_with_made_up_addresses_are_too_many(tried: Clock) -> None:
+    del tried
+    door = Door()
+    told = [{"x_forwarded_for": f"198.51.{number}.1"} for number in range(200)]
+    statuses = [door.status(asked(authorization=bearer("guess"), peer=NEAR, **each)) for each in told]
+    assert statuses[:100] == [401] * 100
+    assert set(statuses[100:]) == {429}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(("path", "status"), [("/api/v1/server", 403), ("/healthz", 403), ("/", 200)])
+def test_page_from_elsewhere_may_link_to_the_panel_and_ask_for_nothing(
+    site: str, path: str, status: int
+) -> None:
+    door = Door(OPEN)
+    assert door.status(asked(path, host="localhost:8911", sec_fetch_site=site)) == status

@@ -10,8 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from gnar_lib import __version__, logger
-from gnar_lib.admin.access import Access, Role, client_of, pass_of
+from gnar_lib.admin.access import Access, client_of, pass_of
 from gnar_lib.admin.feed import NOTEWORTHY, Feed
+from gnar_lib.admin.sessions import Role
 from gnar_lib.eventdata import BY_NAME
 from gnar_lib.events import Event
 from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, Send, StaticFiles
@@ -172,10 +173,9 @@ class API:
         if entry.ingress is None:
             return
         _note_end(request, f"proxy {entry.name!r} on port {entry.port}")
-        if entry.client is not None and entry.client.control is not None:
+        is_dropped = self._view.drop_kept(entry.ingress)
+        if not is_dropped and entry.client is not None and entry.client.control is not None:
             entry.client.control.end_proxy(entry.ingress)
-        else:
-            self._view.drop_kept(entry.ingress)
         self._view.registry.look()
 
     def _end_client(self, request: Request, id: str) -> Response:  # noqa: A002

@@ -22,6 +22,8 @@ from gnar_lib.server.ingress.kept import Ingress
 GONE_S = 86_400.0  # for which what is gone is listed
 MAX_GONE = 1000  # clients, and proxies, that are gone; those that went first are forgotten first
 JUST_S = 5.0  # before a client goes, in which it may leave its proxies, or lose them to an administrator
+SHORT_S = 60.0  # what was there for a shorter time is forgotten first
+MAX_NAME = 200  # characters of it that are kept of a proxy that is gone
 MAX_HAD = 100  # proxies of a client that is gone, by name, and of those that it has lost just now
 
 
@@ -62,7 +64,7 @@ class ProxyEntry:
     meter: Meter
     since: float
     ingress: Ingress | None  # None: the proxy is gone
-    client: ClientEntry | None = None  # None: the client is away, and the port is kept
+    client: ClientEntry | None = None  # whose it is, or was; None: nobody knows
     is_waiting: bool = False  # the client is away, or has come back and not asked for the proxy yet
     gone_at: float | None = None
     reason: str = ""  # why the proxy is gone
@@ -96,7 +98,8 @@ class Registry:
         """Take in what has changed."""
         now = self._clock()
         seen: set[str] = set()
-        controls = sorted(self._ingress.clients, key=lambda control: control.number)  # in the order they came
+        clients = [control for control in self._ingress.clients if not control.is_check]
+        controls = sorted(clients, key=lambda control: control.number)  # in the order they came
         for control in controls:
             if control.is_there:
                 client = self._look_at_client(control, now)
@@ -156,9 +159,8 @@ class Registry:
                 yield entry, number >= asked_for
         for kept in self._ingress.kept.all:
             entry = self._entry_of(kept.ingress, now)
-            if entry.client is not None:
+            if entry.client is not None and not entry.is_waiting:
                 entry.client.lost.append((now, _had(entry)))
-                entry.client = None
             yield entry, True
 
     def _proxies_of(self, client: ClientEntry, control: Control, now: float) -> list[ProxyEntry]:
@@ -234,7 +236,7 @@ class Registry:
 
 
 def _had(entry: ProxyEntry) -> Had:
-    return Had(entry.id, entry.name)
+    return Had(entry.id, entry.name[:MAX_NAME])
 
 
 def _key_of(entry: ProxyEntry) -> tuple[str, str, int]:
@@ -246,9 +248,11 @@ Entry = TypeVar("Entry", ClientEntry, ProxyEntry)
 
 
 def _too_many(gone: list[Entry], now: float) -> list[Entry]:
-    """Return those that are to be forgotten, of what is gone; what went first is first."""
-    return [
-        entry
-        for number, entry in enumerate(gone)
-        if number < len(gone) - MAX_GONE or now - (entry.gone_at or now) > GONE_S
-    ]
+    """Return those that are to be forgotten, of what is gone; what went first is first.
+
+    So many clients that come and go do not have those forgotten that were there for long.
+    """
+    late = [entry for entry in gone if now - (entry.gone_at or now) > GONE_S]
+    left = [entry for entry in gone if now - (entry.gone_at or now) <= GONE_S]
+    left.sort(key=lambda entry: (entry.gone_at or now) - entry.since >= SHORT_S)  # stable: the oldest first
+    return late + left[: max(len(left) - MAX_GONE, 0)]

@@ -25,7 +25,9 @@ class Admin:
         metrics = Metrics(Side.SERVER, self._state)
         self._view = View(shared, ingress, lambda: metrics.lag.longest_s)
         self._feed = Feed()
-        self._port = AdminPort(lambda: shared.config.admin, metrics, self._is_ready)
+        self._port = AdminPort(
+            lambda: shared.config.admin, metrics, self._is_ready, lambda: shared.config.token
+        )
         self._crew = Crew("admin")
         self._history = History(shared.config.state_dir, self._view.registry, self._feed)
         API(self._view, self._feed, self._port.access).add_to(self._port.routes)
@@ -64,7 +66,7 @@ class Admin:
         )
 
     def _open_proxies(self) -> Iterator[OpenProxy]:
-        held = [ingress for control in self._ingress.clients for ingress in control.held]
+        held = [each for control in self._ingress.clients if not control.is_check for each in control.held]
         for ingress in [*held, *(kept.ingress for kept in self._ingress.kept.all)]:
             proxy = ingress.proxy
             yield OpenProxy(proxy.name, proxy.kind, proxy.meter)

@@ -83,9 +83,9 @@ class View:
         except (GnarError, OSError):  # the server does not listen yet, or no longer
             return self._shared.config.port
 
-    def drop_kept(self, ingress: Ingress) -> None:
-        """Close a port that is kept for a client which is away, if it still is."""
-        self._ingress.kept.drop(ingress)
+    def drop_kept(self, ingress: Ingress) -> bool:
+        """Close a port that is kept for a client which is away; returns whether it was."""
+        return self._ingress.kept.drop(ingress)
 
     # ---- clients and proxies -------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import socket
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
-from gnar_lib.events import ClientCame, ClientReturned, LoginGivenUp, LoginRefused, Refusal, emit
+from gnar_lib.events import LoginGivenUp, LoginRefused, Refusal, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
@@ -179,7 +179,9 @@ class ControlIngress:
             self._of_session[peer.session.id] = control
         if control.client_id:
             self._take_over_from_older(control)
-        emit(ClientCame, control.address, peer.version, mux is not None, control.client_id)
+        control.tell.came(multiplexed=mux is not None)
+        if self._shared.dismissed.has(control.client_id):
+            control.dismiss()
         if self.is_left:  # the connection was accepted before
             control.send_away()
         control.run(purpose.request)
@@ -191,7 +193,7 @@ class ControlIngress:
         """
         theirs = [each for each in self.clients - {control} if each.client_id == control.client_id]
         for older in [each for each in theirs if logins.are_one_owner(each.peer, control.peer)]:
-            emit(ClientReturned, control.address, older.address, control.client_id)
+            control.tell.returned(older.address)
             control.take_over(older)
 
     def _why_not(self, peer: Peer, mux: Mux | None) -> tuple[str, Refusal] | None:

@@ -135,13 +135,15 @@ class KeptPorts:
             self._close(kept, CloseReason.CLIENT_LEFT)
             pace.take(MESSAGE_S)
 
-    def drop(self, ingress: Ingress) -> None:
-        """Close a port for good, if it is one of these."""
+    def drop(self, ingress: Ingress) -> bool:
+        """Close a port for good; returns whether it was one of these."""
         key = ingress.proxy.kind, ingress.port
         kept = self._kept.get(key)
-        if kept is not None and kept.ingress is ingress:
-            del self._kept[key]
-            self._close(kept, CloseReason.ENDED)
+        if kept is None or kept.ingress is not ingress:
+            return False
+        del self._kept[key]
+        self._close(kept, CloseReason.ENDED)
+        return True
 
     def close(self) -> None:
         """Close them all: the server stops, or another process has them."""

@@ -181,6 +181,25 @@ def test_a_server_that_stops_is_not_ready_and_is_watched_to_its_end(multiplexed_
     assert not is_open(admin.port)
 
 
+def test_a_server_starts_beside_one_that_stops_and_has_the_admin_port_once_that_is_free(
+    plain_tunnels: Tunnels,
+) -> None:
+    old, port, admin = watched_server(plain_tunnels, "--grace", "60")
+    with Service(echo) as service:
+        _, blog = plain_tunnels.client(port, "-l", str(service.port), "-r", "0")
+        with dial(blog) as user:
+            assert served(user)
+            old.signal(signal.SIGTERM)
+            old.wait_log("stopping")
+            wait_until(lambda: not is_open(port), "the control port is free")
+            new, _ = plain_tunnels.server("-a", str(admin.port), port=port)
+            new.wait_log("is that of a process which stops: waiting for it")
+            assert served(user)
+    assert old.wait_exit() == 0
+    new.wait_log(f"admin listening on port {admin.port}")
+    assert admin("GET", "/readyz").status == 200
+
+
 def test_a_server_that_is_replaced_leaves_its_admin_port_to_the_next(multiplexed_tunnels: Tunnels) -> None:
     old, port, admin = watched_server(multiplexed_tunnels)
     with Service(echo) as service:

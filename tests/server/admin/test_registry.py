@@ -189,7 +189,7 @@ def test_ports_that_wait_for_their_client_are_shown_and_were_those_of_the_client
     wait_until(lambda: len(watch.running.server.control_ingress.kept), "the port waits")
     assert watch.proxies() == [("blog", "waiting", "")]
     (proxy,) = watch.registry.proxies.values()
-    assert proxy.client is None
+    assert proxy.client is not None
     control.close()
     watch.wait_clients(0)
     watch.clients()
