@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import io
 import time
+from contextlib import ExitStack, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ MAX_BODY_BYTES = 65536  # that are read of an answer, so that the receiver can e
 MAX_WAIT_S = 600.0  # that a receiver can ask for
 MAX_REASON = 200  # characters of an answer's first line
 PORTS = {"http": 80, "https": 443}
+_ERRORS = (GnarError, OSError, ValueError, http.client.HTTPException)  # of a try
 _AGAIN = (408, 429)  # of the answers 4xx, those after which another try can end better
 
 _log = logger.get("hooks")
@@ -44,46 +46,53 @@ class Poster:
         self._host = url.hostname or ""
         self._context = context if url.scheme == "https" else None
         self._host_header = url.netloc
-        self._target = Target(self._host, url.port or PORTS[url.scheme])
+        self._port = url.port or PORTS[url.scheme]
+        self._target = Target(self._host, self._port)
         self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
 
     def deliver(self, message: Message) -> Outcome:
         """Post a message once."""
+        until_s = time.monotonic() + self._config.timeout_s
         try:
-            with deadline(self._config.timeout_s, "the answer"):
-                return self._post(message)
+            with ExitStack() as stack:
+                with deadline(self._config.timeout_s, "the answer"):
+                    conn = self._target.dial()
+                    stack.callback(conn.close)
+                    response = self._ask(conn, message)
+                return self._take(response, until_s)
         except GnarError as exc:
             return Outcome(str(exc), may_retry=True)
-        except (OSError, ValueError, http.client.HTTPException) as exc:  # of TLS, or an answer that is none
+        except _ERRORS as exc:  # of TLS, or an answer that is none
             reason = str(exc) or type(exc).__name__
             return Outcome(f"no answer of HTTP: {reason[:MAX_REASON]}", may_retry=True)
 
-    def _post(self, message: Message) -> Outcome:
-        conn = self._target.dial()
-        try:
-            stream: Conn | TlsConn = conn
-            if self._context is not None:
-                from gnar_lib.hooks.tls import TlsConn
+    def _ask(self, conn: Conn, message: Message) -> http.client.HTTPResponse:
+        """Send the request, and return the answer, of which the head has come."""
+        stream: Conn | TlsConn = conn
+        if self._context is not None:
+            from gnar_lib.hooks.tls import TlsConn
 
-                stream = TlsConn(conn, self._context, self._host)
-            return self._ask(_Socket(stream), message)
-        finally:
-            conn.close()
-
-    def _ask(self, sock: _Socket, message: Message) -> Outcome:
-        """Send the request and read the answer."""
+            stream = TlsConn(conn, self._context, self._host)
         content_type, body = message.body(self._config)
-        connection = http.client.HTTPConnection(self._host)
-        connection.sock = sock
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = _Socket(stream)
         connection.putrequest("POST", self._path, skip_host=True, skip_accept_encoding=True)
         for name, value in self._headers(message, content_type, body).items():
             connection.putheader(name, value.encode())
         connection.endheaders(body)
-        response = connection.getresponse()
-        said = response.read(MAX_BODY_BYTES)
+        return connection.getresponse()
+
+    def _take(self, response: http.client.HTTPResponse, until_s: float) -> Outcome:
+        """Read the body, so that the receiver can end well, and return what the answer means.
+
+        The head alone decides: a body that does not end well is no reason to post again what was taken.
+        """
+        body = b""
+        with suppress(*_ERRORS), deadline(max(until_s - time.monotonic(), 0.0), "the answer"):
+            body = response.read(MAX_BODY_BYTES)
         outcome = _outcome(response)
         if not outcome:
-            _log.debug("%s answered %d: %r", self._config.label, response.status, said[:MAX_REASON])
+            _log.debug("%s answered %d: %r", self._config.label, response.status, body[:MAX_REASON])
         return outcome
 
     def _headers(self, message: Message, content_type: str, body: bytes) -> dict[str, str]:

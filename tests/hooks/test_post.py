@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -156,6 +157,45 @@ def test_endless_body_does_not_matter() -> None:
 
     with serve(flood) as service:
         assert post(at(service)) == Outcome()
+
+
+def reset(conn: socket.socket) -> None:
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b"Content-Length: 9\r\n\r\nhell", None),
+        (b"Content-Length: 9\r\n\r\nhell", reset),
+        (b"Content-Length: 9\r\n\r\nhell", "hang"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", None),
+        (b"Transfer-Encoding: chunked\r\n\r\nno number\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 70_000, None),
+    ],
+    ids=["cut", "reset", "hangs", "cut-chunk", "odd-chunk", "endless-chunk"],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_status_decides_however_the_body_ends(status: int, body: bytes, end: object) -> None:
+    posted = threading.Event()
+
+    def answer(conn: socket.socket) -> None:
+        conn.sendall(b"HTTP/1.1 %d x\r\n%s" % (status, body))
+        if end == "hang":
+            posted.wait()
+        elif callable(end):
+            end(conn)
+
+    with serve(answer) as service:
+        outcome = post(at(service), timeout_s=0.5)
+        posted.set()
+    assert outcome == (Outcome() if status == 200 else Outcome("the answer was 400 x"))
+
+
+def test_host_of_a_url_may_be_an_ipv6_address_whose_last_part_is_no_port() -> None:
+    with Receiver() as receiver:
+        assert post(f"http://[::ffff:{LOOPBACK}]:{receiver.port}/") == Outcome()
+        assert receiver.posted[0].headers["host"] == f"[::ffff:{LOOPBACK}]:{receiver.port}"
 
 
 def test_no_answer_whatever_it_is_ends_more_than_its_try() -> None:
