@@ -1,4 +1,4 @@
-"""Events as data for programs: the name of a type of events, and the fields of an event."""
+"""Events as data for programs: the fields of an event."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from gnar_lib.events import BY_NAME, Event, name_of
+from gnar_lib.events import Event
 from gnar_lib.net.address import format_address
-
-__all__ = ["BY_NAME", "name_of", "to_fields"]
 
 
 def to_fields(event: Event) -> dict[str, Any]:

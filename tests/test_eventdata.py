@@ -20,12 +20,12 @@ from tests.test_events import EXAMPLES
     ],
 )
 def test_name_of_an_event_is_in_small_letters(event_type: type[events.Event], name: str) -> None:
-    assert eventdata.name_of(event_type) == name
-    assert eventdata.BY_NAME[name] is event_type
+    assert events.name_of(event_type) == name
+    assert events.BY_NAME[name] is event_type
 
 
 def test_every_event_has_a_name_of_its_own() -> None:
-    assert set(eventdata.BY_NAME.values()) == set(events.ALL)
+    assert set(events.BY_NAME.values()) == set(events.ALL)
 
 
 def test_fields_are_text_and_numbers() -> None:

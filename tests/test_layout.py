@@ -131,6 +131,23 @@ def test_module_opens_with_its_job_and_fits_in_ones_head(path: Path) -> None:
     assert len(source.splitlines()) <= MAX_MODULE_LINES
 
 
+def passed_on(source: str) -> set[str]:
+    """Return the names that a module offers as its own, and imports from gnar_lib."""
+    offered: set[str] = set()
+    imported: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gnar_lib"):
+            imported |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign) and "__all__" in map(ast.unparse, node.targets):
+            offered = set(ast.literal_eval(node.value))
+    return offered & imported
+
+
+def test_a_name_is_imported_from_where_it_is_defined_or_from_its_package() -> None:
+    found = {str(path): passed_on(path.read_text()) for path in MODULES if path.name != "__init__.py"}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     imports = {}
     for path in MODULES:

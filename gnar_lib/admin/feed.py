@@ -17,8 +17,8 @@ import gevent
 import gevent.event
 
 from gnar_lib import events
-from gnar_lib.eventdata import BY_NAME, name_of, to_fields
-from gnar_lib.events import Event
+from gnar_lib.eventdata import to_fields
+from gnar_lib.events import BY_NAME, Event, name_of
 from gnar_lib.http import Send
 
 OF_USERS = frozenset(

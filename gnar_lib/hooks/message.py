@@ -11,8 +11,8 @@ from typing import Any
 from gnar_lib import logger
 from gnar_lib.config import HookConfig, Secret
 from gnar_lib.config.hooks import COMMON_FIELDS, PLACEHOLDER
-from gnar_lib.eventdata import name_of, to_fields
-from gnar_lib.events import Event
+from gnar_lib.eventdata import to_fields
+from gnar_lib.events import Event, name_of
 
 MAX_TEXT = 1000  # characters of one text: peers choose names and reasons
 MAX_ITEMS = 100  # of one list

@@ -13,8 +13,7 @@ from gnar_lib import __version__, logger
 from gnar_lib.admin.access import Access, client_of, pass_of
 from gnar_lib.admin.feed import NOTEWORTHY, Feed
 from gnar_lib.admin.sessions import Role
-from gnar_lib.eventdata import BY_NAME
-from gnar_lib.events import Event
+from gnar_lib.events import BY_NAME, Event
 from gnar_lib.http import EventStream, HTTPError, Request, Response, Routes, Send, StaticFiles
 from gnar_lib.http.message import Handler
 from gnar_lib.net import format_address, host_of
