@@ -25,6 +25,10 @@ if sys.platform == "win32":
         """Return True: there is no job control."""
         return True
 
+    def has_gone(_file: int) -> bool:
+        """Return True: nothing is read but at the end."""
+        return True
+
     def stop_this_process() -> None:
         """Do nothing: there is no job control."""
 
@@ -65,6 +69,17 @@ else:
             return os.tcgetpgrp(file) == os.getpgrp()
         except OSError:  # it is no terminal of this session, so nobody's job
             return False
+
+    def has_gone(file: int) -> bool:
+        """Tell whether a terminal has hung up: it answers nothing then.
+
+        Asks for no POLLHUP, since gevent replaces `select.poll`, and macOS polls no terminals.
+        """
+        try:
+            termios.tcgetattr(file)
+        except termios.error:
+            return True
+        return False
 
     def stop_this_process() -> None:
         """Stop this process as ^Z does, until SIGCONT; SIGTSTP must have its default effect.

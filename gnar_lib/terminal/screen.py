@@ -112,9 +112,12 @@ class Screen:
         return True
 
     def read(self) -> bytes | None:
-        """Return what was typed, without waiting; None if the terminal has gone."""
+        """Return what was typed, without waiting; None if the terminal has gone.
+
+        Nothing at all is returned where there was something to read: another process has read or flushed it.
+        """
         try:
-            return os.read(self.keyboard, READ_BYTES) or None
+            return os.read(self.keyboard, READ_BYTES) or (None if modes.has_gone(self.keyboard) else b"")
         except BlockingIOError:
             return b""
         except OSError:

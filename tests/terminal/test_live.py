@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
+import termios
 import time
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,22 @@ def test_defect_in_a_view_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatc
         live_view.close()
         close_all()
     os.close(master)
+
+
+def test_key_that_is_flushed_before_it_is_read_is_no_end_of_the_terminal() -> None:
+    master, slave = pty.openpty()
+    with open(slave, encoding="utf-8") as keyboard, open(os.devnull, "w", encoding="utf-8") as output:
+        screen = Screen(keyboard, output)
+        modes.keys_at_once(slave)
+        os.write(master, b"q")
+        assert select.select([slave], [], [], WAIT_S)[0]
+        termios.tcflush(slave, termios.TCIFLUSH)
+        assert screen.read() == b""
+        os.write(master, b"q")
+        assert select.select([slave], [], [], WAIT_S)[0]
+        assert screen.read() == b"q"
+        os.close(master)
+        assert screen.read() is None
 
 
 def test_nobody_waits_for_a_terminal_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
