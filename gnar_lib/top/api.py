@@ -23,7 +23,13 @@ TIMEOUT_S = 10.0  # of each wait: the live stream says something every second
 MAX_BYTES = 32 << 20  # of an answer, or of an event: a server with thousands of proxies takes a few MiB
 BASE = "/api/v1"
 
+# What a server answers that has too much to do, and a proxy in front of one that does not answer.
+_BUSY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _HOW = "GNAR_ADMIN_READ_TOKEN or GNAR_ADMIN_PASSWORD"
+
+
+class BusyError(ConnError):
+    """The server, or a proxy in front of it, asks to be asked later."""
 
 
 class Api:
@@ -36,7 +42,8 @@ class Api:
         parts = _split(url)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._is_encrypted = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port
+        default = http.client.HTTPS_PORT if self._is_encrypted else http.client.HTTP_PORT
+        self._host, self._port = parts.hostname or "", parts.port or default
         self._path = parts.path.rstrip("/") + BASE
         self._secret = secret
         if not secret.reveal().isprintable():
@@ -105,6 +112,8 @@ class Api:
             raise AuthError(f"{self.url} wants a password: set {_HOW}")
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise AuthError(f"{self.url} does not take the password or token that was given: see {_HOW}")
+        if status in _BUSY:
+            raise BusyError(f"{self.url} is busy (status {status}): try again")
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise AuthError(f"{self.url} has had too many wrong passwords from here: wait for a minute")
         raise ProtocolError(self.stranger(f"it answers with status {status}"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gnar_lib.errors import AuthError, ConnError, GnarError, ProtocolError
-from gnar_lib.top.api import Api, Stream
+from gnar_lib.top.api import Api, BusyError, Stream
 from gnar_lib.top.state import State
 
 FIRST_PAUSE_S = 0.5
@@ -18,7 +18,7 @@ class Feed:
     """Keeps a `State` up to date from `start` on, and calls `notify` in the thread whenever it has changed.
 
     The state is read under `lock`. `failure` is an error after which there is nothing to wait for: the server
-    was never reached, or takes the password no longer.
+    was never reached, or takes the password no longer. One that is busy is waited for.
     """
 
     def __init__(self, api: Api, notify: Callable[[], None]) -> None:
@@ -64,7 +64,7 @@ class Feed:
     def _note(self, error: GnarError) -> None:
         with self.lock:
             self.state.error = str(error)
-            if isinstance(error, AuthError) or not self._was_heard:
+            if isinstance(error, AuthError) or not (self._was_heard or isinstance(error, BusyError)):
                 self.failure = error
 
     def _follow(self) -> None:

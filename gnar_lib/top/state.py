@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gnar_lib.logger import Entry
-from gnar_lib.terminal.text import GREEN, PLAIN, YELLOW, lasted, rate, size
+from gnar_lib.terminal.text import CUT, GREEN, PLAIN, YELLOW, lasted, rate, size
 from gnar_lib.terminal.view import ConnectionRow, Fact, ProxyRow, View
 
 MAX_EVENTS = 200
@@ -22,7 +22,8 @@ _LAGGING_S = 0.1  # from here on the server's loop is slow enough to be marked
 
 _UNTOLD = ("event", "at", "side", "id")  # fields of events
 MAX_WORDS = 10  # of a field that is a list
-_MOST = 1e18  # a number that is larger is no count and no time
+_MOST = 1e18  # a number that is larger is no count
+LATEST = 32_000_000_000.0  # the year 2984: Windows shows no time after 3000, nor one before 1970
 
 Object = dict[str, Any]
 
@@ -75,7 +76,7 @@ class State:
             self._heard_s = time.time()
             self._take_state(data)
         elif name == "happened":
-            entry = Entry(number(data, "at"), logging.INFO, _told(data))
+            entry = Entry(moment(data, "at"), logging.INFO, _told(data))
             if entry not in self._events:  # each stream begins with those of the last time
                 self._events.append(entry)
 
@@ -132,7 +133,7 @@ class State:
             )
         elif server:
             facts.append(
-                Fact("Up since", lasted(number(server, "now") - number(server, "started_at")), GREEN)
+                Fact("Up since", lasted(moment(server, "now") - moment(server, "started_at")), GREEN)
             )
         if looks.proxy:
             return facts + self._facts_of_proxy(looks.proxy)
@@ -194,16 +195,16 @@ class State:
             dropped=integer(proxy, "dropped"),
         )
         if state == "gone":
-            ago = lasted(time.time() - number(proxy, "gone_at"))
+            ago = lasted(time.time() - moment(proxy, "gone_at"))
             return replace(row, where=f"gone for {ago}", url="")
         return row if row.is_open else replace(row, where=f"{row.where} {state}".strip(), url="")
 
     def _connection_rows(self) -> list[ConnectionRow]:
-        now = number(self._server, "now") or time.time()
+        now = moment(self._server, "now") or time.time()
         return [
             ConnectionRow(
                 user=text(each, "user"),
-                age_s=now - number(each, "since"),
+                age_s=now - moment(each, "since"),
                 idle_s=number(each, "idle_s"),
                 up=integer(each, "bytes_up"),
                 down=integer(each, "bytes_down"),
@@ -236,6 +237,12 @@ def integer(value: Object, key: str) -> int:
     return int(number(value, key))
 
 
+def moment(value: Object, key: str) -> float:
+    """Return the time of a key, in Unix seconds; 0 if there is none that every system can show."""
+    found = number(value, key)
+    return found if 0 <= found <= LATEST else 0.0
+
+
 def _object(value: object) -> Object:
     return value if isinstance(value, dict) else {}
 
@@ -263,5 +270,7 @@ def _told(data: Object) -> str:
 
 def _word(value: object) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value[:MAX_WORDS]))
+        return ",".join(_word(each) if not isinstance(each, list) else CUT for each in value[:MAX_WORDS])
+    if isinstance(value, dict):  # no event has one, nor a list in a list, which may be too deep to be shown
+        return CUT
     return f"{value:.3g}" if isinstance(value, float) else str(value)

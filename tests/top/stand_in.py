@@ -106,6 +106,7 @@ class StandIn:
         self.clients = [client_object()]
         self.proxies = [proxy_object(), proxy_object(id="p6", name="api", port=9001, link="", users=0)]
         self.connections = [connection_object(), connection_object(id="u78", user="198.51.100.3:1")]
+        self.busy = 0  # so many requests are answered by a server that is busy
         self.queries: list[dict[str, str]] = []  # of all live streams
         self.more: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()  # further events of the stream
         self.port = port
@@ -156,7 +157,10 @@ class StandIn:
         parts = urlsplit(request.path)
         path = parts.path.removeprefix("/api/v1")
         given = request.headers.get("Authorization", "").encode("latin-1").decode()
-        if self.secret and given != f"Bearer {self.secret}":
+        if self.busy:
+            self.busy -= 1
+            self._send(request, 503, "application/problem+json", {"title": "Busy", "status": 503})
+        elif self.secret and given != f"Bearer {self.secret}":
             self._send(request, 401, "application/problem+json", {"title": "Unauthorized", "status": 401})
         elif path == "/live":
             self._stream(request, {key: value[0] for key, value in parse_qs(parts.query).items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import queue
 import socket
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, ConnError, ProtocolError, UsageError
 from gnar_lib.top import api as api_module
 from gnar_lib.top.api import Api
-from tests.helpers.harness import LOOPBACK, Service, free_port, greet, read_all
+from gnar_lib.top.feed import Feed
+from tests.helpers.harness import LOOPBACK, WAIT_S, Service, free_port, greet, read_all, wait_until
 from tests.top.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -87,6 +90,21 @@ def test_server_that_is_not_there_is_said() -> None:
         Api("http://a..b:1", NO_SECRET).get("/server")
 
 
+@pytest.mark.parametrize("host", ["[2001:db8::1]", "[2001:db8::a]"])
+def test_url_of_an_ipv6_address_needs_no_port(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refuse(address: object, *_: object) -> None:
+        asked.append(address)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    for scheme, port in (("http", 80), ("https", 443)):
+        with pytest.raises(ConnError, match="Connection refused"):
+            Api(f"{scheme}://{host}", NO_SECRET).stream("/live")
+        assert asked.pop() == (host.strip("[]"), port)
+
+
 def test_missing_and_wrong_passwords_are_told_apart() -> None:
     with StandIn("s3cret") as server:
         with pytest.raises(AuthError, match="wants a password: set GNAR_ADMIN_READ_TOKEN or"):
@@ -118,6 +136,9 @@ def answer_with(text: bytes) -> Callable[[socket.socket], None]:
         (answer_with(b"HTTP/1.1 404 Not Found\r\n\r\n"), ProtocolError, "it answers with status 404"),
         (answer_with(b"HTTP/1.1 302 Found\r\nLocation: x\r\n\r\n"), ProtocolError, "with status 302"),
         (answer_with(b"HTTP/1.1 429 Slow\r\n\r\n"), AuthError, "too many wrong passwords from here"),
+        (answer_with(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"), ConnError, r"is busy \(status 502\): try again"),
+        (answer_with(b"HTTP/1.1 503 Busy\r\n\r\n"), ConnError, r"is busy \(status 503\)"),
+        (answer_with(b"HTTP/1.1 504 Late\r\n\r\n"), ConnError, r"is busy \(status 504\)"),
         (
             answer_with(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n"),
             ProtocolError,
@@ -157,6 +178,22 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(ConnError, match=r"^no answer from .* within 0\.1 s$"),
     ):
         Api(f"http://{LOOPBACK}:{service.port}", NO_SECRET).get("/server")
+
+
+def test_server_that_is_busy_is_asked_again_also_at_first() -> None:
+    news = queue.Queue[str]()
+    with StandIn() as server:
+        server.busy = 2
+        feed = Feed(Api(server.url, NO_SECRET), lambda: news.put(feed.state.error))
+        feed.start()
+        errors = [news.get(timeout=WAIT_S) for _ in range(3)]
+        assert feed.failure is None
+        assert [bool(error) for error in errors] == [True, True, False]
+        assert "is busy (status 503)" in errors[0]
+        server.secret = "another"  # which ends the feed
+        server.stop()
+        server.start()
+        wait_until(lambda: feed.failure, "the end of the feed")
 
 
 def read_all_of(conn: socket.socket) -> None:

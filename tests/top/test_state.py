@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import pytest
 
 from gnar_lib.terminal.view import ConnectionRow, ProxyRow, draw, text_of
-from gnar_lib.top.state import CONNECTION_SORTS, SORTS, Looks, State
+from gnar_lib.top.state import CONNECTION_SORTS, LATEST, SORTS, Looks, State
 from tests.top.stand_in import client_object, connection_object, proxy_object, server_object
 
 URL = "http://127.0.0.1:8911"
@@ -143,6 +145,10 @@ ODD: list[Any] = [
     [{"id": 7}],
     [{"id": "p5", "name": 7, "users": "x"}],
     1e300,
+    1e17,
+    -1e17,
+    -1,
+    float("nan"),
 ]
 
 
@@ -157,6 +163,20 @@ def test_whatever_a_server_sends_can_be_drawn(key: str, odd: Any) -> None:
     for proxy in ("", "p5", "p6", "unknown"):
         for sort in CONNECTION_SORTS:
             assert draw(state.view(Looks(proxy=proxy, connection_sort=sort), 10), 80, 24)
+
+
+def test_times_that_no_system_can_show_are_no_times() -> None:
+    state = state_of(proxies=[proxy_object(state="gone", gone_at=-1e17)])
+    for at in (LATEST, LATEST * 1.1, -1e17, 1e17, -1):
+        state.take("happened", {"event": f"{at}", "at": at})
+    assert [entry.at for entry in state.view(Looks()).events] == [LATEST, 0, 0, 0, 0]
+    assert f"gone for {int(time.time()) // 86400} d" in text_of(state.view(Looks()))
+
+
+def test_event_with_a_value_of_any_depth_is_told() -> None:
+    state, value = state_of(), json.loads("[" * 900 + "]" * 900)
+    state.take("happened", {"event": "odd", "at": 1.0, "list": [value], "object": {"x": value}})
+    assert state.view(Looks()).events[0].text == "odd list=… object=…"
 
 
 def test_text_of_a_server_moves_no_cursor() -> None:
