@@ -9,7 +9,9 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from ipaddress import IPv6Address
 from typing import Any
+from urllib.parse import urlsplit
 
 from gnar_lib import events
 from gnar_lib.config import values
@@ -48,7 +50,9 @@ COMMON_FIELDS = ("event", "at", "delivery", "host", "side")  # of every event
 _FORMATS = ("json", "text", "slack")
 _ONLY_OF_URL = ("secret", "secret-file", "headers", "format", "text", "retry-for")
 _NOT_YOURS = re.compile(r"host|content-length|transfer-encoding|connection|x-gnar-.*", re.IGNORECASE)
-_URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE)
+_URL = re.compile(
+    r"https?://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE | re.ASCII
+)
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -169,11 +173,23 @@ def _proxies(value: object) -> tuple[str, ...]:
 
 def _url(value: object) -> Secret:
     """Read the URL to post to, which may hold a secret, and is in no error for that."""
-    found = _URL.fullmatch(value) if isinstance(value, str) else None
-    if found is None or (found[2] and not 1 <= int(found[2][1:]) <= MAX_PORT):
+    if not isinstance(value, str) or not _URL.fullmatch(value) or not _has_good_place(value):
         reason = "; a password goes into headers" if "@" in str(value).partition("?")[0] else ""
         raise ConfigError(f"expected a URL such as https://example.com/hook{reason}")
-    return Secret(found[0])
+    return Secret(value)
+
+
+def _has_good_place(url: str) -> bool:
+    """Tell whether a URL names a port, if any, and a host that there can be."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if ":" in host:
+            IPv6Address(host)  # of which older Pythons let `urlsplit` take anything
+        host.encode("idna")  # as a look-up does; refuses labels that are empty or too long
+        return parts.port is None or 1 <= parts.port <= MAX_PORT
+    except ValueError:
+        return False
 
 
 def _command(value: object) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def is_loopback(bind: str) -> bool:
 
 def path(value: object) -> str:
     """Read the path of a file."""
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise _wrong(value, "the path of a file")
     return value
 
