@@ -19,7 +19,7 @@ from gnar_lib.client.backoff import LAST_S, Backoff
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
-from gnar_lib.client.shared import Shared
+from gnar_lib.client.shared import MAX_UNANSWERED, Shared
 from gnar_lib.errors import (
     AuthError,
     ConnClosed,
@@ -41,8 +41,6 @@ from gnar_lib.events import (
 from gnar_lib.net import Crew, Sockaddr
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
-
-MAX_UNANSWERED = 256  # requests on their way: more would only queue, and fill memory at both ends
 
 
 @dataclass(frozen=True, slots=True)

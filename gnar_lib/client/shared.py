@@ -8,6 +8,8 @@ from gnar_lib.net import Crew
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 
+MAX_UNANSWERED = 256  # requests on their way: more would only queue, and fill memory at both ends
+
 
 class Shared:
     """The settings, counts and greenlets that the parts of one client have in common."""

@@ -20,17 +20,16 @@ from gevent.event import Event
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy
-from gnar_lib.client.shared import Shared
+from gnar_lib.client.shared import MAX_UNANSWERED, Shared
 from gnar_lib.config import ClientConfig, ProxyConfig, Rate
 from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ConnClosed, DeadlineError, ProtocolError, UnreachableError
-from gnar_lib.net import Conn, Crew, Datagram, bind_udp, deadline, give_way, listen, resolve
+from gnar_lib.net import Conn, Crew, Datagram, bind_udp, deadline, give_way, listen, recv_exactly, resolve
 from gnar_lib.net.datagram_conn import connect_udp
 from gnar_lib.net.target import Target
 from gnar_lib.proto import Exchange, ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
 
-MAX_UNANSWERED = 256  # requests on their way
 HELLO_S = 3.0  # for a user of the trial to say who that is
 UDP_TRIES, UDP_TRY_S = 5, 0.3  # since datagrams get lost
 LOOK_EVERY_S = 0.01
@@ -67,7 +66,7 @@ class _Service:
     def _serve(self, conn: Conn) -> None:
         try:
             with deadline(HELLO_S, "the beginning"):
-                said = _recv_exactly(conn, SECRET_BYTES + 1)
+                said = recv_exactly(conn, SECRET_BYTES + 1)
             if not hmac.compare_digest(said[:SECRET_BYTES], self.secret):
                 raise ProtocolError("a user from elsewhere")
             wish = said[SECRET_BYTES:]
@@ -96,17 +95,6 @@ def _pour(conn: Conn) -> None:
     while True:
         conn.sendall(BLOCK)
         give_way()
-
-
-def _recv_exactly(conn: Conn, size: int) -> bytes:
-    """Return so many bytes; raises `ConnClosed` if the conn ends before."""
-    data = b""
-    while len(data) < size:
-        more = conn.recv(size - len(data))
-        if not more:
-            raise ConnClosed("the connection ended")
-        data += more
-    return data
 
 
 @dataclass(eq=False, slots=True)
@@ -258,7 +246,7 @@ class Trial:
                 for _ in range(ECHOES):
                     began_s = time.monotonic()
                     conn.sendall(b"x")
-                    _recv_exactly(conn, 1)
+                    recv_exactly(conn, 1)
                     times_s.append(time.monotonic() - began_s)
                 return statistics.median(times_s)
             finally:

@@ -1,7 +1,7 @@
 """Where sockets are touched: conns, dialling, listening, datagrams, deadlines, crews; knows no message."""
 
 from gnar_lib.net.address import Sockaddr, format_address, host_of, network_of, resolve, unix_family
-from gnar_lib.net.conn import SocketConn
+from gnar_lib.net.conn import SocketConn, recv_exactly
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
 from gnar_lib.net.datagram_conn import DatagramConn
@@ -37,6 +37,7 @@ __all__ = [
     "listen",
     "listen_unix",
     "network_of",
+    "recv_exactly",
     "resolve",
     "set_keepalive",
     "unix_family",

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from gevent import monkey
 
 from gnar_lib import logger
-from gnar_lib.errors import WriteError
+from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.net.address import Sockaddr, format_address
-from gnar_lib.net.contract import Counter
+from gnar_lib.net.contract import Conn, Counter
 from gnar_lib.net.lingering import is_owed, linger
 from gnar_lib.net.options import dead_after_s, set_user_timeout, try_option
 from gnar_lib.net.progress import has_hung_up, tcp_progress, unacknowledged
@@ -265,3 +265,14 @@ class SocketConn(WaitingSocket):
             return unacknowledged(self.sock)
         except OSError as exc:
             raise self._failed(exc) from exc
+
+
+def recv_exactly(conn: Conn, size: int) -> bytes:
+    """Return `size` bytes of a conn; raises `ConnClosed` if the conn ends before that."""
+    data = b""
+    while len(data) < size:
+        more = conn.recv(size - len(data))
+        if not more:
+            raise ConnClosed("the connection ended")
+        data += more
+    return data

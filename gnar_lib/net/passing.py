@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
-from gnar_lib.net.conn import SocketConn, socket_class
+from gnar_lib.errors import ConnError, ProtocolError
+from gnar_lib.net.conn import SocketConn, recv_exactly, socket_class
 
 MAX_SOCKETS = 128  # that go with one message; Linux takes 253
 MAX_MESSAGE_BYTES = 4 << 20  # names of 1,024 characters for each socket, as JSON in ASCII
@@ -53,11 +53,11 @@ def recv_with_sockets(conn: SocketConn) -> tuple[bytes, list[socket.socket]]:
     try:
         if is_cut:
             raise ConnError("this process may not have so many descriptors; raise the limit (ulimit -n)")
-        header += _recv_exactly(conn, _LENGTH.size - len(header))
+        header += recv_exactly(conn, _LENGTH.size - len(header))
         (length,) = _LENGTH.unpack(header)
         if length > MAX_MESSAGE_BYTES:
             raise ProtocolError(f"a message of {length} bytes")
-        return _recv_exactly(conn, length), sockets
+        return recv_exactly(conn, length), sockets
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -91,16 +91,6 @@ def _sockets_of(numbers: Iterable[int]) -> list[socket.socket]:
             with suppress(OSError):
                 os.close(number)
     return sockets
-
-
-def _recv_exactly(conn: SocketConn, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = conn.recv(size - len(data))
-        if not part:
-            raise ConnClosed("the other process has hung up")
-        data += part
-    return data
 
 
 def is_of_this_user(conn: SocketConn) -> bool:
