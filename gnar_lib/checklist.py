@@ -1,4 +1,4 @@
-"""Shows what a check has found: a line for each fact, as soon as it is known. Checks what all checks do."""
+"""Runs a check, and shows a line for each fact as soon as it is known. Checks what both ends have to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
+from shutil import which
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from gnar_lib import logger
-from gnar_lib.config import Address, AdminConfig
+from gnar_lib.config import Address, AdminConfig, HookConfig, LogConfig
 from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ConnError, PortTakenError
-from gnar_lib.net import deadline, descriptors, listen
+from gnar_lib.lifecycle import Stopper
+from gnar_lib.net import Crew, deadline, descriptors, listen, resolve
 from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.net.target import Target
 
@@ -155,6 +160,87 @@ class Budget:
         return round(max(min(most_s, self._until_s - time.monotonic()), 0.0), 1)
 
 
-def milliseconds(seconds: float) -> str:
-    """Return a time for people, such as 0.42 ms or 1.2 s."""
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
+# ---- hooks -------------------------------------------------------------------------------------------------
+
+
+def try_hooks(checklist: Checklist, hooks: Sequence[HookConfig], timeout_s: float) -> None:
+    """Tell whether hosts of hooks have addresses, and their programs are there; nothing is posted or run."""
+    hosts = {hook: urlsplit(hook.url.reveal()).hostname or "" for hook in hooks if not hook.command}
+    reasons = _look_up(set(hosts.values()), timeout_s)
+    for hook in hooks:
+        reason = reasons[hosts[hook]] or _missing_tls(hook) if hook in hosts else _missing_program(hook)
+        if reason:
+            checklist.tell_one_of_many(Verdict.WRONG, "hook", f"{hook.label}: {reason}")
+        else:
+            good = "has an address; nothing is posted" if hook in hosts else "is there; it is not run"
+            checklist.tell_one_of_many(Verdict.OK, "hook", f"{hook.label} {good}")
+    checklist.tell_rest("hook")
+
+
+def _look_up(hosts: Iterable[str], timeout_s: float) -> dict[str, str]:
+    """Return what is wrong with each host; an empty text for one that has an address."""
+    reasons = dict.fromkeys(hosts, f"looking the name up took longer than {timeout_s:g} s")
+
+    def look_up(host: str) -> None:
+        try:
+            resolve(host, 0)
+        except ConnError as exc:
+            reasons[host] = str(exc)
+        else:
+            reasons[host] = ""
+
+    crew = Crew("check of hooks")
+    try:
+        for host in reasons:
+            crew.spawn(look_up, host)
+        crew.wait_empty(timeout_s)
+    finally:
+        crew.kill()
+    return dict(reasons)
+
+
+def _missing_tls(hook: HookConfig) -> str:
+    """Return what is wrong if this Python lacks the TLS that a URL needs; else an empty text."""
+    if hook.url.reveal().lower().startswith("https:"):
+        try:
+            import ssl  # noqa: F401
+        except ImportError:
+            return "this Python has no TLS, which an https URL needs"
+    return ""
+
+
+def _missing_program(hook: HookConfig) -> str:
+    """Return what is wrong if the program of a command cannot be run; else an empty text."""
+    if which(hook.command[0]) is None:
+        return f"there is no program {hook.command[0]} that this user may run"
+    return ""
+
+
+# ---- a whole check -----------------------------------------------------------------------------------------
+
+
+class Check(Protocol):
+    """Tries everything that a start with some settings needs."""
+
+    def run(self) -> None:
+        """Check everything."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=LogConfig)
+
+
+def run_check(make: Callable[[AnyConfig, str, Checklist], Check], config: AnyConfig, source: str) -> int:
+    """Check settings that were read from the file `source`, if any, and return the exit status.
+
+    That is 1 if anything is wrong, or if the check was interrupted.
+    """
+    checklist = Checklist(as_json=config.log_format == "json")
+    stopper = Stopper()
+    try:
+        stopper.call_until_stopped(make(config, source, checklist).run)
+    finally:
+        stopper.close()
+    if stopper.stopping:
+        logger.complain("interrupted: not everything was checked")
+        return 1
+    return checklist.status

@@ -51,11 +51,12 @@ def _server(arguments: dict[str, Any]) -> int:
     file = file_of(flags, os.environ)
     replaces = bool(flags.pop("replace", False))
     if flags.pop("check", False):
-        from gnar_lib.server.check import run_check
+        from gnar_lib.checklist import run_check
+        from gnar_lib.server.check import ServerCheck
 
         if replaces:
             raise UsageError("--check and --replace do not go together")
-        return run_check(_as_logged(load_server(flags, os.environ)), file)
+        return run_check(ServerCheck, _as_logged(load_server(flags, os.environ)), file)
     return run_server(lambda: _logged(load_server(flags, os.environ)), has_file=bool(file), replaces=replaces)
 
 
@@ -74,9 +75,10 @@ def _client(arguments: dict[str, Any]) -> int:
     flags["mappings"] = words
     file = file_of(flags, os.environ)
     if flags.pop("check", False):
-        from gnar_lib.client.check import run_check
+        from gnar_lib.checklist import run_check
+        from gnar_lib.client.check import ClientCheck
 
-        return run_check(_as_logged(load_client(flags, os.environ)), file)
+        return run_check(ClientCheck, _as_logged(load_client(flags, os.environ)), file)
     return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=bool(file))
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gnar_lib.checklist import MAX_TEXT, MOST_LINES, Budget, Checklist, Verdict, milliseconds
+import gevent
+import gevent.event
+
+from gnar_lib.checklist import MAX_TEXT, MOST_LINES, Budget, Checklist, Verdict, try_hooks
+from gnar_lib.config import HookConfig, Secret
 
 if TYPE_CHECKING:
     import pytest
@@ -78,13 +84,52 @@ def test_text_of_a_peer_is_one_line_of_bounded_length(capsys: pytest.CaptureFixt
     assert len(said) < MAX_TEXT + 100
 
 
-def test_a_budget_is_never_exceeded_and_times_can_be_read() -> None:
+def test_a_budget_is_never_exceeded() -> None:
     assert Budget(10.0).of(3.0) == 3.0
     assert 1.0 < Budget(2.0).of(3.0) <= 2.0
     assert Budget(-1.0).of(3.0) == 0.0
-    assert [milliseconds(each) for each in (0.000123, 0.0123, 0.25, 1.26)] == [
-        "0.123 ms",
-        "12.3 ms",
-        "250 ms",
-        "1.3 s",
-    ]
+
+
+def hook(url: str = "", command: str = "") -> HookConfig:
+    return HookConfig(("stopping",), url=Secret(url), command=(command,) if command else ())
+
+
+def hook_lines(capsys: pytest.CaptureFixture[str], *hooks: HookConfig, timeout_s: float = 20.0) -> list[str]:
+    try_hooks(Checklist(), hooks, timeout_s)
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_hooks_whose_host_or_program_is_missing_are_wrong_and_nothing_is_posted_or_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    said = hook_lines(
+        capsys,
+        hook("http://[::1]:1/s3cret"),
+        hook("https://nosuchname.invalid/s3cret"),
+        hook(command=str(program)),
+        hook(command=sys.executable),
+    )
+    assert said[0] == "ok hook [::1]:1 has an address; nothing is posted"
+    assert said[1].startswith("wrong hook nosuchname.invalid: cannot resolve 'nosuchname.invalid': ")
+    assert said[2] == f"wrong hook program: there is no program {program} that this user may run"
+    assert said[3] == f"ok hook {Path(sys.executable).name} is there; it is not run"
+    assert hook_lines(capsys) == []
+
+
+def test_hook_of_https_is_wrong_where_python_has_no_tls(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ssl", None)
+    said = hook_lines(capsys, hook("HTTPS://[::1]/"), hook("http://[::1]/"))
+    assert [line.split()[0] for line in said] == ["wrong", "ok"]
+
+
+def test_hosts_of_hooks_are_looked_up_side_by_side_and_for_a_bounded_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnar_lib.checklist.resolve", lambda *_: gevent.event.Event().wait())
+    said = hook_lines(capsys, *[hook(f"http://host{number}/") for number in range(50)], timeout_s=0.1)
+    assert said[0] == "wrong hook host0: looking the name up took longer than 0.1 s"
+    assert said[-1] == "wrong hook further ones: 30 wrong"

@@ -20,9 +20,9 @@ MAX_ENTRY_LINES = 19
 # Rank by rank, and within a rank row by row; a room imports only from what stands before it.
 RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
-    ("memory", "config", "net", "checklist", "eventlog", "eventdata", "notify", "lifecycle"),
+    ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
-    ("auth", "proxy", "metrics", "terminal", "hooks", "admin"),
+    ("auth", "proxy", "metrics", "terminal", "hooks", "admin", "checklist"),
     ("health", "relay", "client", "server", "top"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),

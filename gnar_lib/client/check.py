@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from gnar_lib import health, logger
+from gnar_lib import health
 from gnar_lib.auth.login import MD5, MD5_WINDOW_S
-from gnar_lib.checklist import Budget, Checklist, Verdict, milliseconds, tell_descriptors, try_admin
+from gnar_lib.checklist import Budget, Checklist, Verdict, tell_descriptors, try_admin, try_hooks
 from gnar_lib.client.check_ports import LOGIN_S, PortCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.proxies import what_to_try
@@ -25,9 +25,9 @@ from gnar_lib.errors import (
     RefusedError,
     UnsupportedError,
 )
-from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Crew, Sockaddr, deadline, dial, format_address, resolve
 from gnar_lib.net.target import DatagramTarget, Target
+from gnar_lib.terminal.text import milliseconds
 
 TOTAL_S = 18.0  # for everything
 NAME_S = REACH_S = 5.0  # for each of these
@@ -55,6 +55,7 @@ class ClientCheck:
         self._tell_settings()
         tell_descriptors(self._list)
         try_admin(self._list, self._config.admin, self._budget.of(PROBE_S))
+        try_hooks(self._list, self._config.hooks, self._budget.of(PROBE_S))
         services = self._begin_services()
         addresses = self._look_up()
         reached = self._connect(addresses) if addresses else None
@@ -274,21 +275,3 @@ class ClientCheck:
             self._crew.spawn(ask)
         self._crew.wait_empty()
         return found[0] if found else "no gnar server lets this client in"
-
-
-def run_check(config: ClientConfig, source: str) -> int:
-    """Check a client with settings that were read from the file `source`, if any; return the exit status.
-
-    That is 1 if anything is wrong, or if the check was interrupted.
-    """
-    checklist = Checklist(as_json=config.log_format == "json")
-    check = ClientCheck(config, source, checklist)
-    stopper = Stopper()
-    try:
-        stopper.call_until_stopped(check.run)
-    finally:
-        stopper.close()
-    if stopper.stopping:
-        logger.complain("interrupted: not everything was checked")
-        return 1
-    return checklist.status

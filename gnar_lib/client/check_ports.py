@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 
-from gnar_lib.checklist import Budget, Checklist, Verdict, milliseconds
+from gnar_lib.checklist import Budget, Checklist, Verdict
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.trial import Port, Trial
 from gnar_lib.config import ClientConfig, ProxyConfig
 from gnar_lib.errors import ConnError, GnarError
 from gnar_lib.net import Crew, deadline
+from gnar_lib.terminal.text import milliseconds
 
 LOGIN_S = ANSWERS_S = 5.0  # for each of these
 USERS_S = 3.0

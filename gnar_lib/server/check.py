@@ -13,12 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 import gnar_lib
-from gnar_lib import health, logger, memory
-from gnar_lib.checklist import Budget, Checklist, tell_descriptors, try_admin
+from gnar_lib import health, memory
+from gnar_lib.checklist import Budget, Checklist, tell_descriptors, try_admin, try_hooks
 from gnar_lib.config import ServerConfig
 from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ConnError, GnarError, PortTakenError
-from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import bind_udp, deadline, format_address, give_way, listen, resolve
 from gnar_lib.net.datagram import BUFFER_BYTES
 
@@ -53,6 +52,7 @@ class ServerCheck:
             self._try_ports(host)
         self._try_udp()
         try_admin(self._list, self._config.admin, self._budget.of(HEALTH_S))
+        try_hooks(self._list, self._config.hooks, self._budget.of(NAME_S))
         self._tell_state_dir()
         self._tell_limits()
         self._tell_clock()
@@ -165,9 +165,15 @@ class ServerCheck:
     def _tell_state_dir(self) -> None:
         if not self._config.state_dir:
             return
-        folder = Path(self._config.state_dir).absolute()
-        there = next(each for each in (folder, *folder.parents) if each.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        folder = Path(self._config.state_dir)
+        try:
+            folder = folder.absolute()
+            there = _nearest(folder)
+            is_good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        except OSError as exc:  # such as a name that is too long, or a folder that may not be entered
+            self._list.wrong("state-dir", f"{folder}: {exc.strerror or exc}; choose another")
+            return
+        if is_good:
             self._list.ok("state-dir", f"{folder} can be written to")
         else:
             self._list.wrong("state-dir", f"this user cannot write to {there}: chown it, or choose another")
@@ -198,12 +204,25 @@ class ServerCheck:
         """Tell who else could change the program that runs."""
         if sys.platform == "win32":
             return
-        folder = Path(gnar_lib.__file__).resolve().parent
-        open_to = [each for each in (folder, *folder.parents) if _others_may_write(each)]
+        try:
+            folder = Path(gnar_lib.__file__).resolve().parent
+            open_to = [each for each in (folder, *folder.parents) if _others_may_write(each)]
+        except OSError as exc:  # such as a folder that was removed
+            self._list.skip("program", f"nobody can tell from where it runs: {exc.strerror or exc}")
+            return
         if open_to:
             self._list.warn("program", f"others may write to {open_to[0]}, from where gnar runs: chmod go-w")
         else:
             self._list.ok("program", f"runs from {folder.parent}, which no other user can change")
+
+
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or what is there of those around it; raises `OSError` if nobody can tell."""
+    for each in (folder, *folder.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            each.stat()
+            return each
+    return Path(folder.anchor)
 
 
 def _is_denied(error: ConnError) -> bool:
@@ -247,21 +266,3 @@ def _others_may_write(path: Path) -> bool:
     found = path.stat()
     is_sticky = bool(found.st_mode & 0o1000)  # only owners remove what is in it, as in /tmp
     return (bool(found.st_mode & 0o022) and not is_sticky) or found.st_uid not in (0, os.geteuid())
-
-
-def run_check(config: ServerConfig, source: str) -> int:
-    """Check a server with settings that were read from the file `source`, if any; return the exit status.
-
-    That is 1 if anything is wrong, or if the check was interrupted.
-    """
-    checklist = Checklist(as_json=config.log_format == "json")
-    check = ServerCheck(config, source, checklist)
-    stopper = Stopper()
-    try:
-        stopper.call_until_stopped(check.run)
-    finally:
-        stopper.close()
-    if stopper.stopping:
-        logger.complain("interrupted: not everything was checked")
-        return 1
-    return checklist.status

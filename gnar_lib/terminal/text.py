@@ -19,6 +19,7 @@ _NO_WIDTH = {"Mn", "Me", "Cf"}  # categories of characters that are drawn onto t
 _VARIATIONS = dict.fromkeys(range(0xFE00, 0xFE10))  # about whose effect on the width terminals disagree
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP, _SHOWN_WHOLE = 1024, 100  # from how many units on no decimal is shown
+_WHOLE_SECOND_MS = 999.5  # from here on, three digits would be those of a second
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
@@ -136,8 +137,8 @@ def lasted(seconds: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return a short time for people; a dash if nobody knows it."""
+    """Return a short time for people, such as `0.42 ms` or `1.2 s`; a dash if nobody knows it."""
     if seconds is None:
         return "-"
     ms = seconds * 1000
-    return f"{ms:.1f} ms" if ms < _SHOWN_WHOLE else f"{ms:.0f} ms"
+    return f"{ms:.3g} ms" if ms < _WHOLE_SECOND_MS else f"{seconds:.1f} s"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLOCK_OFF_S = 300
+HOOK = f'[[hooks]]\nevents = ["stopping"]\nurl = "http://{LOOPBACK}:1/"\n'
 
 
 class Checks:
@@ -167,7 +168,11 @@ def test_users_who_cannot_get_to_a_port_are_what_is_wrong(checks: Checks) -> Non
     )
 
 
-def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(checks: Checks) -> None:
+def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(
+    checks: Checks, tmp_path: Path
+) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text(HOOK)
     _, server_port = checks.server()
 
     def page(conn: socket.socket) -> None:
@@ -178,7 +183,7 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(checks
         wrong_token = checks.client(server_port, "1:0", token="wrong")
         no_token = checks.client(server_port, "1:0", token="")
         nobody = checks.client(free_port(), "1:0")
-        no_name = checks.run("client", "a..b", "1:0", "--check")
+        no_name = checks.run("client", "a..b", "1:0", "--check", "-c", file)
         no_gnar = checks.client(web.port, "1:0")
         advice = "is GNAR_TOKEN that of the server, and is it yours?"
         assert found(wrong_token, 1)["token"] == [
@@ -195,6 +200,7 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(checks
         )
         said = found(no_name, 1)
         assert fits("wrong cannot resolve 'a..b': .*", said["name"])
+        assert said["hook"] == [f"ok {LOOPBACK}:1 has an address; nothing is posted"]
         assert said["service"]
         assert fits(
             "wrong no gnar server at .*: this is HTTP; are address and port .*", found(no_gnar, 1)["gnar"]
@@ -280,7 +286,9 @@ def test_a_server_says_what_a_start_would_meet(checks: Checks, tmp_path: Path) -
     first, free = free_ports(3), free_port()
     _, running_at = checks.server()
     file = tmp_path / "server.toml"
-    file.write_text(f'bind = "{LOOPBACK}"\nport = {free}\nstate-dir = "state"\nadmin-port = {free_port()}\n')
+    file.write_text(
+        f'bind = "{LOOPBACK}"\nport = {free}\nstate-dir = "state"\nadmin-port = {free_port()}\n{HOOK}'
+    )
     with socket.create_server((LOOPBACK, first)):
         good = checks.run("server", "--check", "-c", file, "--allow-ports", f"{first}-{first + 2}")
         taken = checks.run("server", "--check", "-p", first, "--bind", LOOPBACK, "--allow-ports", first)
@@ -295,6 +303,7 @@ def test_a_server_says_what_a_start_would_meet(checks: Checks, tmp_path: Path) -
         assert fits(rf"ok datagrams at {LOOPBACK}, with buffers of \d+ KiB.*", said["udp"])
         assert fits(rf"ok {LOOPBACK}:\d+ is free, for whoever is on this machine", said["admin"])
         assert said["state-dir"] == [f"ok {tmp_path / 'state'} can be written to"]
+        assert said["hook"] == [f"ok {LOOPBACK}:1 has an address; nothing is posted"]
         assert {"descriptors", "memory", "clock", "program"} <= said.keys()
         said = found(taken, 1)
         assert said["port"] == [
@@ -327,6 +336,36 @@ def test_a_server_without_a_token_is_told_of_where_others_reach_it(
 ) -> None:
     server_check.ServerCheck(config, "", Checklist())._tell_token()
     assert capsys.readouterr().out == f"{expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "File name too long; choose another"),
+        ("loop", "Too many levels"),
+        ("file/x", "cannot write"),
+    ],
+)
+def test_a_state_dir_that_cannot_be_looked_at_is_one_line(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    config = ServerConfig(state_dir=str(tmp_path / name))
+    server_check.ServerCheck(config, "", Checklist())._tell_state_dir()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("wrong  state-dir")
+    assert said in line
+
+
+def test_a_program_whose_folder_was_removed_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gnar_lib.__file__", str(tmp_path / "gone" / "gnar_lib" / "__init__.py"))
+    server_check.ServerCheck(ServerConfig(), "", Checklist())._tell_files()
+    assert capsys.readouterr().out.startswith(
+        "skip   program      nobody can tell from where it runs: No such"
+    )
 
 
 def test_a_program_that_others_could_change_is_told_of(tmp_path: Path) -> None:

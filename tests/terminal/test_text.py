@@ -93,7 +93,16 @@ def test_times_are_short(seconds: float, shown: str) -> None:
 
 
 def test_short_times_are_in_milliseconds() -> None:
-    assert [text.milliseconds(each) for each in (None, 0.0123, 0.25)] == ["-", "12.3 ms", "250 ms"]
+    expected = {
+        None: "-",
+        0.000123: "0.123 ms",
+        0.0123: "12.3 ms",
+        0.25: "250 ms",
+        0.9994: "999 ms",
+        0.9996: "1.0 s",
+        1.26: "1.3 s",
+    }
+    assert {each: text.milliseconds(each) for each in expected} == expected
 
 
 def test_a_line_has_colours_and_links_or_none() -> None:

@@ -193,7 +193,7 @@ def test_server_that_is_busy_is_asked_again_also_at_first() -> None:
         server.secret = "another"  # which ends the feed
         server.stop()
         server.start()
-        wait_until(lambda: feed.failure, "the end of the feed")
+        wait_until(lambda: feed.failure is not None, "the end of the feed")
 
 
 def read_all_of(conn: socket.socket) -> None:
