@@ -302,6 +302,17 @@ def test_what_is_back_in_time_is_not_told_and_what_is_late_is(
     assert not patient.hook._absences._client_of
 
 
+def test_events_by_which_a_client_that_was_started_anew_is_known_are_told(start: Start) -> None:
+    running = start("client-gone", "client-came", "proxy-opened", delay_s=60.0)
+    gone(1, "nas")
+    emit(ClientCame, CLIENT, "gnar", False, "id2")
+    opened("nas", 9000)
+    turn()
+    assert running.receiver.told == ["client-came", "proxy-opened"]
+    assert running.hook._absences is not None
+    assert running.hook._absences.next_s is None
+
+
 def test_return_of_another_is_no_return(start: Start) -> None:
     running = start("client-gone", delay_s=0.3)
     gone(1, "nas")
