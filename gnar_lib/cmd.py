@@ -41,7 +41,6 @@ AnyConfig = TypeVar("AnyConfig", bound="LogConfig")
 def _server(arguments: dict[str, Any]) -> int:
     from gnar_lib.config import file_of, load_server
     from gnar_lib.config.values import port
-    from gnar_lib.server.serve import run_server
 
     flags = _flags(arguments)
     if arguments["<port>"] is not None:
@@ -57,11 +56,12 @@ def _server(arguments: dict[str, Any]) -> int:
         if replaces:
             raise UsageError("--check and --replace do not go together")
         return run_check(ServerCheck, _as_logged(load_server(flags, os.environ)), file)
+    from gnar_lib.server.serve import run_server
+
     return run_server(lambda: _logged(load_server(flags, os.environ)), has_file=bool(file), replaces=replaces)
 
 
 def _client(arguments: dict[str, Any]) -> int:
-    from gnar_lib.client.serve import run_client
     from gnar_lib.config import file_of, load_client
     from gnar_lib.config.model import DEFAULT_PORT
     from gnar_lib.config.values import address
@@ -79,6 +79,8 @@ def _client(arguments: dict[str, Any]) -> int:
         from gnar_lib.client.check import ClientCheck
 
         return run_check(ClientCheck, _as_logged(load_client(flags, os.environ)), file)
+    from gnar_lib.client.serve import run_client
+
     return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=bool(file))
 
 
