@@ -15,6 +15,7 @@ from gevent.hub import get_hub
 from hypothesis import configuration
 
 from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers, tunnels_of_test
+from tests.helpers.spinning import spinning_threads
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -152,6 +153,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"gnar worked under {', '.join(pythons)}")
     if count := terminalreporter.config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(f"{count} slow tests were left out; tests/run.sh --all runs them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_thread_that_spins() -> Iterator[None]:
+    """Fail at the end if a test has left a thread behind that keeps a core busy."""
+    yield
+    stacks = spinning_threads()
+    assert not stacks, f"a thread keeps a core busy:\n{stacks}"
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from bench import procs
-from tests.helpers.harness import free_port, free_ports
+from tests.helpers.harness import free_port, free_ports, wait_until
+from tests.helpers.spinning import spinning_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 TAKE = "import sys; from bench.procs import take_port; print(take_port(int(sys.argv[1])))"
@@ -50,3 +52,19 @@ def test_a_port_is_given_once_whichever_process_asks() -> None:
     for port in (ports[0], first + 2):
         assert not procs.take_port(port)
         assert run_python("-c", TAKE, port).stdout == "False\n"
+
+
+def test_thread_that_keeps_a_core_busy_is_found() -> None:
+    is_over = threading.Event()
+
+    def spin_in_this_test() -> None:
+        while not is_over.is_set():
+            pass
+
+    thread = threading.Thread(target=spin_in_this_test)
+    thread.start()
+    try:
+        wait_until(lambda: "spin_in_this_test" in spinning_threads(), "the thread")
+    finally:
+        is_over.set()
+        thread.join()

@@ -30,6 +30,7 @@ from tests.helpers.harness import (
     free_port,
     free_ports,
     is_open,
+    read_until,
     wait_until,
 )
 from tests.peers.go_server import GoServer
@@ -209,9 +210,7 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(
 
 def test_who_answers_in_place_of_a_gnar_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def patient_page(conn: socket.socket) -> None:
-        said = b""
-        while not said.endswith(b"\r\n\r\n"):
-            said += conn.recv(4096)
+        read_until(conn, b"\r\n\r\n")
         conn.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
     monkeypatch.setattr(client_check, "PROBE_S", 0.2)
@@ -289,7 +288,7 @@ def test_a_server_says_what_a_start_would_meet(checks: Checks, tmp_path: Path) -
     file.write_text(
         f'bind = "{LOOPBACK}"\nport = {free}\nstate-dir = "state"\nadmin-port = {free_port()}\n{HOOK}'
     )
-    with socket.create_server((LOOPBACK, first)):
+    with Service(lambda _: None, port=first):  # hangs up at once
         good = checks.run("server", "--check", "-c", file, "--allow-ports", f"{first}-{first + 2}")
         taken = checks.run("server", "--check", "-p", first, "--bind", LOOPBACK, "--allow-ports", first)
         other = checks.run("server", "--check", "-p", free_port(), "--bind", "192.0.2.1")

@@ -216,7 +216,7 @@ class Service:
             threading.Thread(target=self._run, args=(conn,), daemon=True).start()
 
     def _run(self, conn: socket.socket) -> None:
-        with conn, contextlib.suppress(OSError):
+        with conn, contextlib.suppress(OSError, EOFError):
             conn.settimeout(WAIT_S * 3)
             self._serve(conn)
 
@@ -255,6 +255,17 @@ def read_all(sock: socket.socket) -> bytes:
     while data := sock.recv(1 << 20):
         parts.append(data)
     return b"".join(parts)
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    """Read until what was read ends with these bytes; raises `EOFError` if the stream ends before."""
+    data = b""
+    while not data.endswith(end):
+        more = sock.recv(65536)
+        if not more:
+            raise EOFError
+        data += more
+    return data
 
 
 def ask(port: int, request: bytes = b"ping") -> bytes:

@@ -174,6 +174,7 @@ def test_receiver_that_was_down_gets_all_in_order_and_delays_nobody_else(
         server.wait_log(r"hook \[127.0.0.1:\d+\] works again")
 
 
+@pytest.mark.waits
 def test_receiver_that_hangs_holds_up_neither_users_nor_the_end(plain_tunnels: Tunnels, folder: Path) -> None:
     stuck = threading.Event()
     with Service(echo) as service, Receiver(before=stuck.wait) as hangs, Receiver() as other:
@@ -219,6 +220,7 @@ def test_server_that_is_replaced_leaves_the_telling_to_the_other(
         assert receiver.events == ["client-came", "client-came", "stopping"]
 
 
+@pytest.mark.waits
 def test_client_tells_that_it_has_lost_its_server_and_that_it_stops(
     plain_tunnels: Tunnels, folder: Path
 ) -> None:

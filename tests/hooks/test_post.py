@@ -23,7 +23,7 @@ from gnar_lib.hooks.message import Message
 from gnar_lib.hooks.outcome import Outcome
 from gnar_lib.hooks.post import MAX_WAIT_S, Poster
 from gnar_lib.hooks.tls import client_context
-from tests.helpers.harness import LOOPBACK, Service, free_port
+from tests.helpers.harness import LOOPBACK, Service, free_port, read_until
 from tests.helpers.receiver import Receiver
 
 MESSAGE = Message.of(Stopping(Side.SERVER), 1790000000.25, "an-id", "server", "vps")
@@ -38,9 +38,7 @@ def serve(answer: bytes | Callable[[socket.socket], None]) -> Service:
     """Start a service that reads a request, and sends these bytes, or does this."""
 
     def run(conn: socket.socket) -> None:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += conn.recv(65536)
+        read_until(conn, b"\r\n\r\n" + MESSAGE.json())
         if callable(answer):
             answer(conn)
         else:

@@ -62,6 +62,7 @@ def client(
         yield terminal, port
 
 
+@pytest.mark.waits
 def test_link_and_figures_are_shown_and_move(server_port: int, gnar_pyz: Path) -> None:
     with Service(pour) as service, client(gnar_pyz, server_port, service) as (terminal, port):
         text = terminal.wait_shown("connected for", f"{LOOPBACK}:{port}", f"{LOOPBACK}:{service.port}")
@@ -183,6 +184,7 @@ def test_stopped_terminal_stops_no_user(server_port: int, gnar_pyz: Path, servic
         wait_until(terminal.is_given_back, "the usual buffer")
 
 
+@pytest.mark.waits
 def test_lost_server_is_seen_and_the_client_comes_back(
     plain_tunnels: Tunnels, gnar_pyz: Path, service: Service
 ) -> None:

@@ -180,7 +180,8 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         Api(f"http://{LOOPBACK}:{service.port}", NO_SECRET).get("/server")
 
 
-def test_server_that_is_busy_is_asked_again_also_at_first() -> None:
+def test_server_that_is_busy_is_asked_again_also_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnar_lib.top.feed.FIRST_PAUSE_S", 0.01)
     news = queue.Queue[str]()
     with StandIn() as server:
         server.busy = 2

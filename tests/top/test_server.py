@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.harness import LOOPBACK, WAIT_S, Service, Tunnels, dial, echo, free_port, wait_until
 from tests.helpers.terminals import CTRL_C, Terminal
 
@@ -14,6 +16,7 @@ SECRET = "the read token"
 BLOCK = b"x" * 65536
 
 
+@pytest.mark.waits
 def test_users_and_their_connections_are_seen(plain_tunnels: Tunnels, gnar_pyz: Path, tmp_path: Path) -> None:
     admin_port = free_port()
     (tmp_path / "read.token").write_text(SECRET)
