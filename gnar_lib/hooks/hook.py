@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections import deque
 from typing import Any
 
 import gevent.event
@@ -18,8 +17,9 @@ from gnar_lib.events import Event
 from gnar_lib.hooks.absence import ABOUT_RETURNS, Absences
 from gnar_lib.hooks.message import Message
 from gnar_lib.hooks.outcome import Deliverer, Outcome
+from gnar_lib.hooks.queue import Pace, Queue
 
-MAX_QUEUED = 1000  # events of one hook that wait; what comes then is dropped
+COMMANDS_AT_ONCE, COMMAND_EVERY_S = 20, 1.0  # of one hook: strangers can make events without end
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 300.0  # between two tries; it doubles
 JITTER = 0.2  # of a pause, either way, so that the hooks of many processes do not come together
 
@@ -32,7 +32,8 @@ class Hook:
         self._deliverer = deliverer
         self._side, self._host = side, host
         self._log = logger.get(f"hook [{config.label}]")
-        self._queue: deque[tuple[Event, float]] = deque()  # events, and when they happened
+        self._queue = Queue()
+        self._pace = Pace(COMMANDS_AT_ONCE, COMMAND_EVERY_S) if config.command else None
         self._absences = Absences(config.delay_s) if config.delay_s else None
         self._woken: gevent.event.Event = gevent.event.Event()  # there may be something to do
         self._finished: gevent.event.Event = gevent.event.Event()  # `finish` was called
@@ -85,10 +86,8 @@ class Hook:
         return about is None or about in wanted
 
     def _put(self, event: Event, at: float) -> None:
-        if len(self._queue) >= MAX_QUEUED:
-            self._drops.warning(self._log, "an event is dropped: %d wait already", MAX_QUEUED)
-        else:
-            self._queue.append((event, at))
+        if waiting := self._queue.put(event, at):
+            self._drops.warning(self._log, "an event is dropped: %d wait already", waiting)
 
     # ---- in the hook's own greenlet ------------------------------------------------------------------------
 
@@ -114,10 +113,16 @@ class Hook:
             self._woken.clear()
             timeout_s = self._put_due()
             if self._queue:
-                return self._queue.popleft()
-            if self._finished.is_set():
+                pause_s = self._pace.wait_s() if self._pace is not None else 0.0
+                if not pause_s:
+                    break
+                timeout_s = pause_s if timeout_s is None else min(pause_s, timeout_s)
+            elif self._finished.is_set():
                 return None
             self._woken.wait(timeout_s)
+        if self._pace is not None:
+            self._pace.use()
+        return self._queue.take()
 
     def _put_due(self) -> float | None:
         """Queue what was held back and is still away; return how long to wait for more of that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from gnar_lib.events import (
     CloseReason,
     Connected,
     ConnectFailed,
+    LoginRefused,
     ProxyClosed,
     ProxyOpened,
+    Refusal,
     ServiceReached,
     ServiceUnreachable,
     Side,
@@ -31,12 +34,15 @@ from gnar_lib.events import (
     emit,
 )
 from gnar_lib.hooks import hook as hook_module
-from gnar_lib.hooks.hook import MAX_QUEUED, Hook
+from gnar_lib.hooks.hook import COMMANDS_AT_ONCE, Hook
 from gnar_lib.hooks.message import Message
 from gnar_lib.hooks.outcome import Outcome
+from gnar_lib.hooks.queue import FREQUENT, MAX_FREQUENT, MAX_QUEUED, Pace, Queue
 from gnar_lib.net import Crew
+from tests.helpers.docs import DOCS
 from tests.helpers.loop import turn, wait_until
 
+PAGE = DOCS["docs/hooks.md"].read_text()
 USER, CLIENT, SERVER = ("192.0.2.1", 4000), ("192.0.2.2", 50), ("192.0.2.3", 8910)
 DOWN = Outcome("it is down", may_retry=True)
 
@@ -74,6 +80,7 @@ class Running:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hook_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(hook_module, "COMMAND_EVERY_S", 1e-9)
     monkeypatch.setattr(events, "_listeners", {})
 
 
@@ -114,14 +121,14 @@ def opened(name: str, port: int) -> None:
 # ---- what is told ------------------------------------------------------------------------------------------
 
 
-def test_only_events_that_are_named_are_made_and_told_in_order(start: Start) -> None:
+def test_only_events_that_are_named_are_made_and_told_each_type_in_order(start: Start) -> None:
     running = start("user-came", "stopping")
     for _ in range(3):
         emit(UserCame, Side.SERVER, "blog", USER)
     emit(Stopping, Side.SERVER)
     gone()
     turn()
-    assert running.receiver.told == ["user-came"] * 3 + ["stopping"]
+    assert running.receiver.told == ["stopping"] + ["user-came"] * 3
     assert events._listeners.keys() == {UserCame, Stopping}
 
 
@@ -134,7 +141,7 @@ def test_hook_of_some_proxies_is_told_of_these_and_of_what_is_about_none(start: 
     gone(1)
     emit(Stopping, Side.SERVER)
     turn()
-    assert running.receiver.told == ["user-came", "client-gone", "proxy-opened", "stopping"]
+    assert running.receiver.told == ["client-gone", "proxy-opened", "stopping", "user-came"]
     assert "shop" not in str(running.receiver.messages)
 
 
@@ -145,6 +152,7 @@ def test_event_is_tried_again_with_its_id_before_the_next_one(start: Start) -> N
     running = start("user-came", "stopping")
     running.receiver.outcomes = [DOWN] * 3
     emit(UserCame, Side.SERVER, "blog", USER)
+    turn()
     emit(Stopping, Side.SERVER)
     wait_until(lambda: len(running.receiver.messages) == 5, "all tries")
     assert running.receiver.told == ["user-came"] * 4 + ["stopping"]
@@ -209,12 +217,83 @@ def test_flood_of_events_with_a_receiver_that_hangs_takes_bounded_memory_and_is_
     finally:
         tracemalloc.stop()
     assert held < 4 << 20
-    assert len(running.hook._queue) == MAX_QUEUED
-    assert lines() == [f"an event is dropped: {MAX_QUEUED} wait already"]
+    assert len(running.hook._queue) == MAX_FREQUENT
+    assert lines() == [f"an event is dropped: {MAX_FREQUENT} wait already"]
     running.receiver.open.set()
-    wait_until(lambda: len(running.receiver.messages) == MAX_QUEUED + 1, "those that were kept")
+    wait_until(lambda: len(running.receiver.messages) == MAX_FREQUENT + 1, "those that were kept")
     told = [message.fields["user"] for message in running.receiver.messages]
-    assert told == [f"192.0.2.1:{number}" for number in range(MAX_QUEUED + 1)]
+    assert told == [f"192.0.2.1:{number}" for number in range(MAX_FREQUENT + 1)]
+
+
+def test_flood_by_strangers_takes_no_place_of_what_clients_do_and_is_told_behind_it(start: Start) -> None:
+    running = start("login-refused", "user-came", "client-gone", "proxy-opened", "stopping")
+    running.receiver.open.clear()
+    for number in range(2 * MAX_QUEUED):
+        emit(LoginRefused, ("192.0.2.1", number), "the token is wrong", Refusal.TOKEN)
+        emit(UserCame, Side.SERVER, "blog", USER)
+        turn()
+    gone(1, "nas")
+    opened("nas", 9000)
+    emit(Stopping, Side.SERVER)
+    running.receiver.open.set()
+    wait_until(lambda: len(running.receiver.messages) == MAX_FREQUENT + 4, "those that were kept")
+    assert running.receiver.told[1:4] == ["client-gone", "proxy-opened", "stopping"]
+
+
+def test_events_that_only_clients_can_make_have_a_bound() -> None:
+    queue = Queue()
+    gone_client = ClientGone(CLIENT, "it hung up", False)
+    refused = [queue.put(gone_client, 1.0) for _ in range(MAX_QUEUED)]
+    assert refused == [0] * (MAX_QUEUED - MAX_FREQUENT) + [MAX_QUEUED - MAX_FREQUENT] * MAX_FREQUENT
+
+
+def test_types_that_leave_room_for_others_are_those_that_the_page_names() -> None:
+    (told,) = re.findall(r"Strangers and users can make .*?: (.*?)\. Those", PAGE, re.DOTALL)
+    assert sorted(re.findall(r"`([a-z-]+)`", told)) == sorted(map(events.name_of, FREQUENT))
+
+
+def test_flood_of_events_runs_few_commands_at_once_and_what_matters_is_next(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook_module, "COMMAND_EVERY_S", 3600.0)
+    running = start("login-refused", "client-gone")
+    for number in range(MAX_QUEUED):
+        emit(LoginRefused, ("192.0.2.1", number), "the token is wrong", Refusal.TOKEN)
+        turn()
+    assert running.receiver.told == ["login-refused"] * COMMANDS_AT_ONCE
+    gone(1, "nas")
+    turn()
+    assert len(running.receiver.told) == COMMANDS_AT_ONCE
+    assert running.hook._pace is not None
+    running.hook._pace._used -= 1  # an hour later
+    running.hook._woken.set()
+    wait_until(lambda: running.receiver.told[COMMANDS_AT_ONCE:] == ["client-gone"], "the next command")
+
+
+def test_hook_that_posts_has_no_pace() -> None:
+    assert Hook(HookConfig(("stopping",)), Recorder(), "server", "vps")._pace is None
+
+
+def test_pace_lets_a_burst_go_and_then_one_in_each_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace(3, 2.0)
+
+    def used_at_once() -> int:
+        count = 0
+        while not pace.wait_s():
+            pace.use()
+            count += 1
+        return count
+
+    assert used_at_once() == 3
+    assert pace.wait_s() == 2.0
+    now[0] += 1.5
+    assert pace.wait_s() == 0.5
+    now[0] += 0.5
+    assert used_at_once() == 1
+    now[0] += 1000
+    assert used_at_once() == 3
 
 
 # ---- the end -----------------------------------------------------------------------------------------------
