@@ -154,8 +154,10 @@ Options:
   --grace SECONDS       how long connections may finish when the relay stops (default 8)
   -a, --admin-port PORT  serve metrics on this port of loopback (default: off)
   --admin-bind ADDR     serve them on this address; beyond loopback a password is needed
-  --admin-password-file FILE  read it from a file; it can be in GNAR_ADMIN_PASSWORD as well
-  --admin-read-token-file FILE  read a token that opens the same from a file
+  --admin-password PASS  asked for there; better set as GNAR_ADMIN_PASSWORD
+  --admin-password-file FILE  read it from a file, which holds nothing else
+  --admin-read-token TOKEN  does the same; better set as GNAR_ADMIN_READ_TOKEN
+  --admin-read-token-file FILE  read it from a file, which holds nothing else
   --log-format FORMAT   json|text (default text)
   --log-level LEVEL     debug|info|warning|error (default info)
   -h, --help            show this
@@ -213,6 +215,8 @@ Keys: arrows select a proxy, Enter shows its connections, Esc goes back, s sorts
 Options:
       --once             print everything once, as text; so it does where there is no terminal
       --token-file FILE  read the password, or the read token, from a file
+      --log-format FORMAT  json|text (default text)
+      --log-level LEVEL  debug|info|warning|error (default info)
   -h, --help             show this
 
 A password is not for command lines: set GNAR_ADMIN_READ_TOKEN or GNAR_ADMIN_PASSWORD.

@@ -77,6 +77,8 @@ class ClientProxy:
             proxy_type=self.kind,
             max_users=self.config.max_users,
             max_users_per_address=self.config.max_users_per_address,
+            limit_up=self.config.speed_limit.up or 0,
+            limit_down=self.config.speed_limit.down or 0,
             udp_timeout=0 if timeout_s == DEFAULT_UDP_TIMEOUT_S else math.ceil(timeout_s),
         )
 

@@ -79,6 +79,7 @@ class ProxyReq(Message):
     from one address; 0 is no limit.
     After `udp_timeout` seconds without a datagram, the client ends a UDP session; 0 stands for the 60 seconds
     that gnar's own clients keep to otherwise.
+    The client itself limits the proxy to `limit_up` and `limit_down` bytes per second; 0 is no limit.
     """
 
     TYPE = PacketType.PROXY_REQ
@@ -89,6 +90,8 @@ class ProxyReq(Message):
     max_users: int = 0
     max_users_per_address: int = 0
     udp_timeout: int = 0
+    limit_up: int = 0
+    limit_down: int = 0
 
 
 @dataclass(frozen=True, slots=True)

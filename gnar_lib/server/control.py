@@ -27,7 +27,7 @@ from gnar_lib.proto.msg import STATUS_FAILED, STATUS_SUCCESS
 from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
-from gnar_lib.server.ingress.kept import Ingress, KeptPorts, limits_of, new_ingress
+from gnar_lib.server.ingress.kept import Ingress, KeptPorts, limits_of, new_ingress, own_limit_of
 from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.logins import Peer
 from gnar_lib.server.opening import KINDS, open_port
@@ -314,7 +314,7 @@ class Control:
     def _adopt(self, ingress: Ingress, request: ProxyReq) -> None:
         """Have an ingress serve the proxy that is asked for, and answer."""
         self._ingresses[ingress.proxy.kind, ingress.port] = ingress
-        ingress.proxy.places.limits = limits_of(request)
+        ingress.proxy.places.limits, ingress.proxy.own_limit = limits_of(request), own_limit_of(request)
         if isinstance(ingress, UdpIngress):
             ingress.set_session(self._session_s(request))
         self._answer(ProxyResp("", STATUS_SUCCESS, remote_port=ingress.port, proxy_name=request.proxy_name))

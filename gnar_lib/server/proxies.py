@@ -5,7 +5,7 @@ from __future__ import annotations
 from gnar_lib.auth import Rights
 from gnar_lib.events import Side, UserRefused, emit
 from gnar_lib.net import Conn
-from gnar_lib.pio.meter import Meter
+from gnar_lib.pio.meter import NO_LIMIT, Meter
 from gnar_lib.proxy.joiner import Joiner
 from gnar_lib.server.places import Places
 from gnar_lib.server.upstream import Upstream
@@ -23,6 +23,7 @@ class Proxy:
         self.name = name
         self.places = places
         self.meter = Meter(total, rights.speed)
+        self.own_limit = NO_LIMIT  # to which the client keeps by itself, besides that of the meter
         self._upstream = upstream
         self._joiner = Joiner(Side.SERVER, name, self.meter, rights.idle_timeout_s)
 

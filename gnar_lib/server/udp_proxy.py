@@ -13,7 +13,7 @@ from gnar_lib.auth import Rights
 from gnar_lib.errors import ConnError, ProtocolError
 from gnar_lib.events import DatagramsDropped, Side, UserRefused, emit
 from gnar_lib.net import Conn, Datagram, SocketConn
-from gnar_lib.pio.meter import Meter
+from gnar_lib.pio.meter import NO_LIMIT, Meter
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.udp import Carrier, admit
 from gnar_lib.server.places import Places
@@ -33,6 +33,7 @@ class UdpProxy:
         self.name = name
         self.places = places
         self.meter = Meter(total, rights.speed)
+        self.own_limit = NO_LIMIT  # to which the client keeps by itself, besides that of the meter
         self._users = UdpUsers(places, lambda user, reason: emit(UserRefused, name, self.kind, user, reason))
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")

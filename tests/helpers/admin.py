@@ -184,10 +184,10 @@ class Watched:
 
 
 @contextmanager
-def watched(password: str = "", read_token: str = "") -> Iterator[Watched]:
-    """Run a server with its admin port for the block."""
+def watched(password: str = "", read_token: str = "", **settings: Any) -> Iterator[Watched]:
+    """Run a server with its admin port, and with further settings, for the block."""
     secrets = [Secret(text) if text else NO_SECRET for text in (password, read_token)]
-    with serving(admin=AdminConfig(0, LOOPBACK, *secrets)) as running:
+    with serving(admin=AdminConfig(0, LOOPBACK, *secrets), **settings) as running:
         server = running.server
         admin = Admin(server.shared, server.control_ingress)
         port = admin.start()

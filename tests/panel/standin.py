@@ -49,7 +49,7 @@ class World:
         """Add a client."""
         item: Item = {"id": f"c{len(self.clients) + 1}", "address": address, "version": version}
         item |= {"multiplexed": True, "state": "connected", "since": time.time() - age_s}
-        item |= {"gone_at": None, "reason": "", "proxies": []}
+        item |= {"gone_at": None, "reason": "", "proxies": [], "names": []}
         self.clients[item["id"]] = item | fields
         return self.clients[item["id"]]
 
@@ -70,6 +70,7 @@ class World:
             item["chart"] |= {"down": [round(down * each) for each in waves]}
         self.proxies[item["id"]] = item | fields
         client["proxies"].append(item["id"])
+        client["names"].append(item["name"])
         return self.proxies[item["id"]]
 
     def connection(self, proxy: Item, user: str, **fields: Any) -> Item:

@@ -11,7 +11,7 @@ from gnar_lib import __version__
 from gnar_lib.errors import GnarError
 from gnar_lib.net import format_address
 from gnar_lib.net.descriptors import descriptors
-from gnar_lib.pio.meter import LiveConnection, Meter
+from gnar_lib.pio.meter import NO_LIMIT, LiveConnection, Meter
 from gnar_lib.pio.rates import STEP_S, STEPS_OF_POINT, Movement, Sampler
 from gnar_lib.server.admin.registry import ClientEntry, ProxyEntry, Registry
 from gnar_lib.server.ingress.control import ControlIngress
@@ -100,7 +100,7 @@ class View:
     def proxy(self, entry: ProxyEntry, *, with_chart: bool = True) -> JSON:
         """Return one proxy."""
         meter, course = entry.meter, self.sampler.course(entry.meter)
-        totals = meter.totals()
+        totals, own = meter.totals(), NO_LIMIT if entry.ingress is None else entry.ingress.proxy.own_limit
         shown: JSON = {
             "id": entry.id,
             "name": entry.name,
@@ -118,8 +118,8 @@ class View:
             "bytes_down": totals.down,
             "rate_up": round(course.rate_up),
             "rate_down": round(course.rate_down),
-            "limit_up": meter.limit.up,
-            "limit_down": meter.limit.down,
+            "limit_up": _smaller(meter.limit.up, own.up),
+            "limit_down": _smaller(meter.limit.down, own.down),
             "dropped": totals.dropped,
         }
         if with_chart:
@@ -208,6 +208,11 @@ class View:
         """Return the live connection of that id; None if there is none (any more)."""
         found = (each for _, each in self._connections("") if f"u{each.number}" == connection_id)
         return next(found, None)
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    """Return the limit that holds of two, each of which may be None."""
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def client(entry: ClientEntry) -> JSON:

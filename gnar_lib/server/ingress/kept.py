@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from gnar_lib.auth import Credential, Rights
-from gnar_lib.config import PortRanges
+from gnar_lib.config import PortRanges, Rate
 from gnar_lib.events import CloseReason, ProxyClosed, Side, emit
 from gnar_lib.net import DatagramSocket, Listener
 from gnar_lib.proto import ProxyReq
@@ -36,9 +36,17 @@ def new_ingress(
     name = request.proxy_name
     places = Places(f"proxy {name!r}", limits_of(request), shared.places)
     if isinstance(opened, Listener):
-        return TcpIngress(opened, Proxy(name, upstream, rights, shared.meter, places), shared.users)
-    proxy = UdpProxy(name, upstream, rights, shared.meter, places)
-    return UdpIngress(opened, proxy, shared.crew, request.udp_timeout or None)
+        proxy = Proxy(name, upstream, rights, shared.meter, places)
+        proxy.own_limit = own_limit_of(request)
+        return TcpIngress(opened, proxy, shared.users)
+    udp_proxy = UdpProxy(name, upstream, rights, shared.meter, places)
+    udp_proxy.own_limit = own_limit_of(request)
+    return UdpIngress(opened, udp_proxy, shared.crew, request.udp_timeout or None)
+
+
+def own_limit_of(request: ProxyReq) -> Rate:
+    """Return the speed limit that a client keeps to by itself."""
+    return Rate(max(request.limit_up, 0) or None, max(request.limit_down, 0) or None)
 
 
 def limits_of(request: ProxyReq) -> UserLimits:

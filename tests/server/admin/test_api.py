@@ -12,7 +12,7 @@ import pytest
 
 from gnar_lib.admin import port as port_module
 from gnar_lib.admin.attempts import MAX_WRONG
-from gnar_lib.config import AdminConfig, Secret
+from gnar_lib.config import AdminConfig, Rate, Secret
 from gnar_lib.errors import ConfigError, ListenError
 from gnar_lib.net import listen
 from gnar_lib.proto import Heartbeat, ProxyReq, ProxyResp, recv, send
@@ -259,3 +259,13 @@ def test_a_reload_cannot_take_the_password_away_while_others_can_reach_the_port(
             assert server.shared.config is before
         server.reload(replace(before, admin=AdminConfig(1, LOOPBACK, Secret("another"))))
         assert server.shared.config.admin == AdminConfig(8911, "", Secret("another"))  # the port stays
+
+
+def test_limit_that_is_shown_is_the_one_that_holds() -> None:
+    with watched(max_speed=Rate(up=1000, down=1000)) as panel:
+        control, _ = panel.running.log_in("first")
+        send(control.conn, ProxyReq(0, "slow", "", "tcp", limit_up=10, limit_down=5000))
+        answer_of(control.conn)
+        (shown,) = [each for each in panel.get("proxies")["proxies"] if each["name"] == "slow"]
+        assert (shown["limit_up"], shown["limit_down"]) == (10, 1000)
+        control.close()

@@ -13,7 +13,7 @@ export function makeClients(section, model) {
   const open = (client) =>
     client.proxies.map((id) => model.proxies.get(id)).filter((proxy) => proxy && proxy.state !== "gone");
   const sum = (client, key) => open(client).reduce((total, proxy) => total + proxy[key], 0);
-  const names = (client) => open(client).map((proxy) => proxy.name);
+  const names = (client) => (client.state === "gone" ? client.names : open(client).map((proxy) => proxy.name));
 
   async function disconnect(client) {
     const users = sum(client, "users");
@@ -29,8 +29,8 @@ export function makeClients(section, model) {
     { key: "address", title: "Client", value: (client) => client.address, build: addressCell },
     { key: "since", title: "Since", value: (client) => client.gone_at ?? client.since, descending: true, build: sinceCell(model) },
     {
-      ...{ key: "proxies", title: "Proxies", descending: true, value: (client) => open(client).length },
-      build: lines((client) => count(open(client).length), (client) => some(names(client))),
+      ...{ key: "proxies", title: "Proxies", descending: true, value: (client) => names(client).length },
+      build: lines((client) => count(names(client).length), (client) => some(names(client))),
     },
     {
       ...{ key: "users", title: "Users", descending: true, value: (client) => sum(client, "users") },
