@@ -18,14 +18,17 @@ import gevent.os
 from gevent import monkey
 from gevent.hub import get_hub
 
+LOOK_S = 0.02  # between two looks whether a program has ended
+
 # Each program has a process group of its own, the default action for every signal, and no descriptor of this
 # process but 0, 1 and 2: Python opens all others so that programs do not inherit them, and `keep_files` is
 # for what this process has inherited itself.
 if sys.platform != "win32":
     # The original functions: the `close` of gevent waits for the loop to turn, which can take long, and its
-    # `posix_spawnp` watches the process as well.
+    # other two have the loop wait for all children of this process, whoever has started them.
     _close_file: Callable[[int], None] = monkey.get_original("os", "close")
     _posix_spawnp: Callable[..., int] = monkey.get_original("os", "posix_spawnp")
+    _waitpid: Callable[[int, int], tuple[int, int]] = monkey.get_original("os", "waitpid")
     _SIGNALS = [each for each in signal.Signals if each not in {signal.SIGKILL, signal.SIGSTOP}]
 
     def keep_files() -> None:
@@ -54,14 +57,19 @@ if sys.platform != "win32":
                 raise
             finally:
                 _close_file(stdin)
-            self._watcher: Any = get_hub().loop.child(self._pid)  # before the loop reaps the process
-            self._watcher.start(self._on_end)
+            self._timer: Any = get_hub().loop.timer(LOOK_S, LOOK_S)
+            self._timer.start(self._look)
 
-        def _on_end(self) -> None:
-            """Note the exit status; called in the hub."""
-            self._status = os.waitstatus_to_exitcode(self._watcher.rstatus)
-            self._watcher.stop()
-            self._ended.set()
+        def _look(self) -> None:
+            """Note the exit status once there is one; called in the hub, also after `kill`."""
+            try:
+                pid, status = _waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else was told, as where SIGCHLD is ignored
+                pid, status = self._pid, 0
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+                self._timer.stop()
+                self._ended.set()
 
         def run(self, data: bytes) -> int:
             """Give the program its standard input, wait for its end and return its exit status.
@@ -90,7 +98,6 @@ if sys.platform != "win32":
 
     def _spawn(words: Sequence[str], env: Mapping[str, str], streams: tuple[int, int, int]) -> int:
         """Start a program with these standard streams, and return its process id; raises `OSError`."""
-        get_hub().loop.install_sigchld()
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(streams)]
         return _posix_spawnp(
             words[0], [*words], env, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_SIGNALS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -139,3 +140,12 @@ def test_starting_a_command_leaves_no_descriptor_and_no_zombie() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_other_children_of_this_process_are_left_to_whoever_has_started_them() -> None:
+    with subprocess.Popen(["sh", "-c", "exit 7"]) as other:
+        wait_until(
+            lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "it"
+        )
+        run_shell("true")
+        assert other.wait(10) == 7
