@@ -256,7 +256,10 @@ class Link:
         raise ProtocolError(f"a user for {exchange.proxy_name!r}, which is no proxy here")
 
     def _on_answer(self, connection: Connection, answer: ProxyResp) -> None:
-        """Take note that a proxy is open, or that it is not: for good, or to be asked for again."""
+        """Take note that a proxy is open, or that it is not: for good, or to be asked for again.
+
+        An answer to no request says nothing new, and is ignored.
+        """
         control = connection.control
         if control.is_go:
             self._on_answer_of_go(control, answer)
@@ -266,14 +269,11 @@ class Link:
             return
         self._release_retired()  # the server has given the proxies to this connection
         unanswered = self._unanswered.get(answer.proxy_name)
-        if unanswered:
-            proxy: ClientProxy | None = unanswered.popleft()
-            self._unanswered_count -= 1
-            self._ask(connection)
-        else:
-            proxy = self.proxies.get(answer.proxy_name)
-        if proxy is None:
+        if not unanswered:
             return
+        proxy = unanswered.popleft()
+        self._unanswered_count -= 1
+        self._ask(connection)
         is_opened = answer.status == STATUS_SUCCESS
         if self._is_ending or self.proxies.get(proxy.name) is not proxy:  # the proxy was cancelled meanwhile
             if is_opened and not proxy.remote_port:  # only now is it known what to cancel
@@ -292,7 +292,8 @@ class Link:
             return
         if answer.status != STATUS_SUCCESS:
             raise ConnError(_why_failed(proxy))
-        self._on_opened(proxy, answer, control)
+        if proxy.state is not ProxyState.OPEN:
+            self._on_opened(proxy, answer, control)
 
     def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, control: ControlConn) -> None:
         self._backoff.reset()

@@ -49,6 +49,15 @@ def test_first_proxy_is_opened_and_the_others_are_left_over(server: Server, said
     assert (event.name, event.port) == ("first", 9001)
 
 
+def test_answer_that_a_server_repeats_is_told_once(server: Server, said: list[events.Event]) -> None:
+    server.start(proxy("first", 9001))
+    conn = log_in(server)
+    send(conn, OPENED)
+    send(conn, FAILED)
+    assert failure(said) == "the server closed port 9001"
+    assert sum(isinstance(event, ProxyOpened) for event in said) == 1
+
+
 @pytest.mark.parametrize("was_open", [False, True], ids=["refused", "closed"])
 def test_refusal_without_a_reason_is_explained(
     was_open: bool,
