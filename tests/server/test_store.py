@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import stat
@@ -66,6 +67,74 @@ def test_folder_and_files_are_for_this_user_alone(store: Store, tmp_path: Path) 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == {FILE_NAME: 0o600, f"{FILE_NAME}-wal": 0o600}
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-journal", f"{FILE_NAME}-shm"])
+@pytest.mark.parametrize("is_there", [True, False], ids=["link", "dangling"])
+def test_link_in_the_place_of_a_file_is_not_followed(
+    store: Store, tmp_path: Path, name: str, is_there: bool
+) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "state"
+    folder.mkdir(0o700)
+    if is_there:
+        victim.touch(0o644)
+        victim.chmod(0o644)
+    (folder / name).symlink_to(victim)
+    with pytest.raises(StorageError, match=f"{name}: not a regular file$"):
+        store.open(NOW)
+    assert victim.exists() == is_there
+    if is_there:
+        assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (b"", 0o644)
+
+
+def test_link_in_the_place_of_a_damaged_file_is_replaced(store: Store, tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "state"
+    folder.mkdir(0o700)
+    (folder / f"{FILE_NAME}.damaged").symlink_to(victim)
+    (folder / FILE_NAME).write_bytes(b"this is no database\n" * 1000)
+    assert store.open(NOW).set_aside
+    assert not victim.exists()
+    assert not (folder / f"{FILE_NAME}.damaged").is_symlink()
+
+
+def test_device_and_pipe_are_no_file(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(0o700)
+    os.mkfifo(store.path)
+    with pytest.raises(StorageError, match="not a regular file"):
+        store.open(NOW)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
+def test_folder_that_others_can_write_to_is_refused(store: Store, tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(StorageError, match="others can write to the folder; chmod go-w"):
+        store.open(NOW)
+    assert not [*folder.iterdir()]
+    folder.chmod(0o755)
+    store.open(NOW)
+
+
+def test_folder_may_be_a_link_to_one_of_this_user(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = Store(str(tmp_path / "link"))
+    store.open(NOW)
+    store.close()
+    assert (tmp_path / "real" / FILE_NAME).exists()
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_another_user_owns_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    store.open(NOW)
+    store.close()
+    real, mine = os.geteuid(), [os.geteuid()] if what == "file" else []
+    monkeypatch.setattr(os, "geteuid", lambda: mine.pop() if mine else real + 1)
+    with pytest.raises(StorageError, match=f"another user owns the {what}$"):
+        store.open(NOW)
 
 
 @pytest.mark.parametrize(("is_last", "reason"), [(True, STOPPED), (False, KILLED)])

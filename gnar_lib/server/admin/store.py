@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from gnar_lib.errors import DamagedError, StorageError
+from gnar_lib.server.admin.private import check_private_file, make_private_file, make_private_folder
 from gnar_lib.server.admin.rows import MINUTE_S, Batch, ClientRow, EventRow, Found, MinuteRow, ProxyRow
 
 FILE_NAME = "history.sqlite3"
@@ -31,6 +32,7 @@ STOPPED = "the server stopped"
 KILLED = "the server crashed or was killed"
 
 _BUSY = 5  # SQLITE_BUSY
+_LOGS = ("-wal", "-journal", "-shm")  # behind the name of the file: what SQLite puts beside it
 
 _TABLES = """
     CREATE TABLE state (run INTEGER NOT NULL, seen_at REAL NOT NULL, stopped INTEGER NOT NULL);
@@ -71,7 +73,7 @@ class Store:
         """
         self.close()
         with _translated(self.path):
-            os.makedirs(self._folder, 0o700, exist_ok=True)
+            make_private_folder(self._folder)
             set_aside = self._set_aside() if self._is_damaged else ""
             self._is_damaged = False
             try:
@@ -132,8 +134,9 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         """Return the file, checked and locked; raises `DamagedError` or another `StorageError`."""
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o600))
-        os.chmod(self.path, 0o600)
+        for log in _LOGS:
+            check_private_file(self.path + log)
+        make_private_file(self.path)
         with _translated(self.path):
             file = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
@@ -174,7 +177,7 @@ class Store:
         """Move a damaged file away, in the place of one that was moved before, and return the new path."""
         with suppress(FileNotFoundError):
             os.replace(self.path, self.path + SET_ASIDE)
-        for log in ("-wal", "-journal", "-shm"):
+        for log in _LOGS:
             with suppress(FileNotFoundError):
                 os.unlink(self.path + log)
         return self.path + SET_ASIDE
