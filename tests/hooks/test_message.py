@@ -149,6 +149,31 @@ def test_peer_can_forge_no_line_of_a_text_and_no_mention_of_a_channel() -> None:
     assert message(event).variables()["GNAR_EVENT_NAME"] == "a\\n<!channel> \\u202e&"
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("@everyone @here", "@|everyone @|here"),
+        ("<@U123> <!here>", "&lt;@|U123&gt; &lt;!here&gt;"),
+        ("https://evil.example/x", "https:|/|/|evil.|example/|x"),
+        ("evil.example www.evil.example", "evil.|example www.|evil.|example"),
+        ("mailto:me", "mailto:|me"),
+        ("[click](x)", "[|click]|(|x)|"),
+        ("![](x)", "![|]|(|x)|"),
+        ("*a* _b_ ~c~ `d`", "*|a*| _|b_| ~|c~| `|d`|"),
+        (":skull: #town", ":|skull: #|town"),
+        ("nas 192.0.2.7:5123", "nas 192.0.2.7:5123"),
+        ("it hung up. bye.", "it hung up. bye."),
+    ],
+)
+def test_peer_can_make_no_mention_link_or_image_in_a_chat(name: str, shown: str) -> None:
+    event = events.ProxyClosed(Side.SERVER, name, "tcp", 9, "", CloseReason.CLIENT_LEFT)
+    config = HookConfig(("proxy-closed",), format="slack", text="@here *{event}*: {name}")
+    told = json.loads(message(event).body(config)[1])["text"].replace("\u200b", "|")
+    assert told == f"@here *proxy-closed*: {shown}"
+    config = HookConfig(("proxy-closed",), format="slack")
+    assert f"name {shown}, " in json.loads(message(event).body(config)[1])["text"].replace("\u200b", "|")
+
+
 def test_what_a_peer_says_is_shortened() -> None:
     event = events.ClientGone("", "x" * 100_000, broke_protocol=True, proxies=("y" * 100_000,) * 4000)
     found = message(event).fields
