@@ -37,6 +37,7 @@ MOST_ADDRESSES = 4  # of the server's name
 SERVICES_AT_ONCE = 64
 SAME_CLOCK_S = 2.0
 MAX_CLOCK_S = 60.0  # by which logs of both ends can still be compared
+MAX_SHOWN_CLOCK_S = 100 * 365 * 86_400.0  # no clock is so far off: one without a battery begins in 1970
 
 
 class ClientCheck:
@@ -232,6 +233,8 @@ class ClientCheck:
             self._list.skip("clock", f"the server does not tell its time; {window}")
         elif abs(ahead_s) <= SAME_CLOCK_S:
             self._list.ok("clock", "as the server's")
+        elif abs(ahead_s) > MAX_SHOWN_CLOCK_S:
+            self._list.warn("clock", "the time that the server tells makes no sense")
         else:
             text = f"the server's is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this one"
             if abs(ahead_s) <= MAX_CLOCK_S:

@@ -126,9 +126,7 @@ def test_folder_may_be_a_link_to_one_of_this_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_another_user_owns_is_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_what_another_user_owns_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     store.open(NOW)
     store.close()
     real, mine = os.geteuid(), [os.geteuid()] if what == "file" else []
