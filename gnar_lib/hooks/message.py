@@ -22,8 +22,8 @@ MAX_VARIABLE = 2000  # characters of a variable: Windows takes 32,767 of all tog
 
 # What has a meaning of its own in Slack's texts, such as <!channel>.
 _SLACK = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# What makes mentions, links, images and the like in texts of Slack, Mattermost and Discord. With a space of no
-# width behind it, people see the same text. Addresses such as 192.0.2.7:5123 stay as they are.
+# What makes mentions, links, images and the like in texts of Slack, Mattermost and Discord. With a space of
+# no width behind it, people see the same text. Addresses such as 192.0.2.7:5123 stay as they are.
 _FORMS = re.compile(r"[@#/*_~`|\[\]()]|[.:](?!\d|\s|$)")
 _NO_WIDTH = "\u200b"
 

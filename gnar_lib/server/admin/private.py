@@ -19,7 +19,7 @@ _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_N
 def make_private_folder(path: str) -> None:
     """Make a folder if there is none.
 
-    Raises `StorageError` for a folder in which another user can put files in the place of ours, and `OSError`.
+    Raises `StorageError` for a folder in which another user can put files in the place of ours; `OSError`.
     """
     os.makedirs(path, 0o700, exist_ok=True)
     if not _IS_POSIX:
@@ -44,7 +44,7 @@ def make_private_file(path: str) -> None:
 
 
 def check_private_file(path: str) -> None:
-    """Raise `StorageError` for a link, for a device and the like, and for a file of another user; `OSError`."""
+    """Raise `StorageError` for a link, for a device or the like, or a file of another user; `OSError`."""
     with suppress(FileNotFoundError):
         _check(path, os.lstat(path))
 
