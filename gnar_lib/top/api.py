@@ -8,8 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, NoReturn
 from urllib.parse import urlencode, urlsplit
@@ -20,7 +22,8 @@ from gnar_lib.errors import AuthError, ConnError, ProtocolError, UsageError
 DEFAULT_PORT = 8911
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0  # of each wait: the live stream says something every second
-MAX_BYTES = 32 << 20  # of an answer, or of an event: a server with thousands of proxies takes a few MiB
+ANSWER_S = 20.0  # of a whole answer, and of each event of a stream, however little comes at a time
+MAX_BYTES = 16 << 20  # of an answer, or of an event: a server with thousands of proxies takes a few MiB
 BASE = "/api/v1"
 
 # What a server answers that has too much to do, and a proxy in front of one that does not answer.
@@ -54,7 +57,7 @@ class Api:
         try:
             with closing(self._connection()) as conn:
                 conn.connect()
-                with closing(self._ask(conn, what)) as answer:
+                with self.limit(conn.sock), closing(self._ask(conn, what)) as answer:
                     data = answer.read(MAX_BYTES + 1)
                     if answer.length and len(data) <= MAX_BYTES:
                         raise ConnError(f"{self.url} hung up")
@@ -68,7 +71,9 @@ class Api:
         try:
             conn.connect()
             sock = conn.sock  # the answer takes it over
-            answer = self._ask(conn, f"{what}?{urlencode(query)}" if query else what, "text/event-stream")
+            asked = f"{what}?{urlencode(query)}" if query else what
+            with self.limit(sock):
+                answer = self._ask(conn, asked, "text/event-stream")
         except (OSError, http.client.HTTPException, ValueError) as exc:
             conn.close()
             self.fail(exc)
@@ -76,6 +81,21 @@ class Api:
             conn.close()
             raise
         return Stream(self, conn, answer, sock)
+
+    @contextmanager
+    def limit(self, sock: socket.socket) -> Iterator[Limit]:
+        """Raise `ConnError` in place of what the block raises, or at its end, if its time was over."""
+        limit = Limit(sock, ANSWER_S)
+        try:
+            yield limit
+        except Exception as exc:
+            if limit.is_over:
+                raise ConnError(f"no whole answer from {self.url} within {ANSWER_S:g} s") from exc
+            raise
+        finally:
+            limit.end()
+        if limit.is_over:
+            raise ConnError(f"no whole answer from {self.url} within {ANSWER_S:g} s")
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self._is_encrypted:
@@ -149,6 +169,34 @@ class Api:
         return f"{self.url} is not the admin port of a gnar server: {why}"
 
 
+class Limit:
+    """Shuts a socket down, by a thread of its own, when its time is over: the timeout is that of one wait."""
+
+    def __init__(self, sock: socket.socket, limit_s: float) -> None:
+        self.is_over = False
+        self._sock = sock
+        self._limit_s = limit_s
+        self._ended = threading.Event()
+        self.renew()
+        threading.Thread(target=self._run, name="limit", daemon=True).start()
+
+    def renew(self) -> None:
+        """Begin anew: something has come as a whole."""
+        self._until_s = time.monotonic() + self._limit_s
+
+    def end(self) -> None:
+        """Leave the socket alone from now on."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(self._until_s - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._until_s:
+                self.is_over = True
+                with suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                return
+
+
 class Stream:
     """Server-sent events, as they come (HTML standard, 9.2)."""
 
@@ -176,6 +224,13 @@ class Stream:
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the name and the object of each event; raises as `Api.get`, also at the end of the stream."""
+        with self._api.limit(self._sock) as limit:
+            for event in self._events():
+                limit.renew()
+                yield event
+                limit.renew()
+
+    def _events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         name, data = "", b""
         for line in self._lines():
             field, _, value = line.partition(b":")

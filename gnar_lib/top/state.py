@@ -17,7 +17,9 @@ from gnar_lib.terminal.text import CUT, GREEN, PLAIN, YELLOW, lasted, rate, size
 from gnar_lib.terminal.view import ConnectionRow, Fact, ProxyRow, View
 
 MAX_EVENTS = 200
-MAX_OBJECTS = 100_000  # clients or proxies; a server has fewer
+MAX_OBJECTS = 20_000  # clients, or proxies: further ones are not shown
+MAX_CONNECTIONS = 1000  # of a proxy; fewer are asked for
+MAX_TEXT = 1000  # characters of a text, and of the line of an event
 _LAGGING_S = 0.1  # from here on the server's loop is slow enough to be marked
 
 _UNTOLD = ("event", "at", "side", "id")  # fields of events
@@ -26,6 +28,13 @@ _MOST = 1e18  # a number that is larger is no count
 LATEST = 32_000_000_000.0  # the year 2984: Windows shows no time after 3000, nor one before 1970
 
 Object = dict[str, Any]
+
+# What is kept of what the server says, so that nothing else fills memory.
+_COUNTS = ("users", "users_total", "bytes_up", "bytes_down", "rate_up", "rate_down")
+_OF_SERVER = ("version", "now", "started_at", "clients", "proxies", "udp_dropped", "loop_lag_s", *_COUNTS)
+_OF_CLIENT = ("address", "state")
+_OF_PROXY = ("name", "kind", "port", "link", "client", "state", "gone_at", "dropped", *_COUNTS)
+_OF_CONNECTION = ("user", "since", "idle_s", "bytes_up", "bytes_down", "rate_up", "rate_down")
 
 # How proxies can be sorted: the largest first, but for names.
 SORTS: dict[str, Callable[[ProxyRow], Any]] = {
@@ -81,16 +90,19 @@ class State:
                 self._events.append(entry)
 
     def _take_state(self, data: Object) -> None:
-        self._server.update(_object(data.get("server")))
-        _merge(self._clients, data.get("clients"))
-        _merge(self._proxies, data.get("proxies"))
+        self._server.update(_kept(_object(data.get("server")), _OF_SERVER))
+        _merge(self._clients, data.get("clients"), _OF_CLIENT)
+        _merge(self._proxies, data.get("proxies"), _OF_PROXY)
         removed = data.get("removed")
         for key in removed if isinstance(removed, list) else ():
             if isinstance(key, str):
                 self._clients.pop(key, None)
                 self._proxies.pop(key, None)
         if "connections" in data:
-            self._connections = _object(data["connections"]) or None
+            found = _object(data["connections"])
+            rows = _list(found, "connections")[:MAX_CONNECTIONS]
+            kept = {"connections": [_kept(each, _OF_CONNECTION) for each in rows]}
+            self._connections = {**_kept(found, ("total",)), **kept} if found else None
 
     # ---- what is shown -------------------------------------------------------------------------------------
 
@@ -252,20 +264,31 @@ def _list(value: Object, key: str) -> list[Object]:
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def _merge(known: dict[str, Object], changed: object) -> None:
-    """Take objects that have changed, each with its id; what only the panel draws is left out."""
+def _kept(value: Object, names: tuple[str, ...]) -> Object:
+    """Return the fields of these names that are texts, shortened, or numbers."""
+    found = {name: value[name] for name in names if name in value}
+    return {
+        name: each[:MAX_TEXT] if isinstance(each, str) else each
+        for name, each in found.items()
+        if each is None or isinstance(each, str | int | float)
+    }
+
+
+def _merge(known: dict[str, Object], changed: object, names: tuple[str, ...]) -> None:
+    """Take objects that have changed, each with its id."""
     for each in changed if isinstance(changed, list) else ():
         key = each.get("id") if isinstance(each, dict) else None
-        if isinstance(key, str) and (key in known or len(known) < MAX_OBJECTS):
-            known.setdefault(key, {}).update(
-                {name: each[name] for name in each if name not in ("chart", "point")}
-            )
+        if not isinstance(key, str) or len(key) > MAX_TEXT:
+            continue
+        if key in known or len(known) < MAX_OBJECTS:
+            known.setdefault(key, {}).update(_kept(each, names))
 
 
 def _told(data: Object) -> str:
     """Return an event as a line: its name, and those of its fields that say something to a person."""
     fields = [f"{key}={_word(value)}" for key, value in data.items() if value and key not in _UNTOLD]
-    return " ".join([text(data, "event"), *fields])
+    line = " ".join([text(data, "event"), *fields])
+    return line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + CUT
 
 
 def _word(value: object) -> str:

@@ -7,6 +7,8 @@ import queue
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,6 +180,28 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(ConnError, match=r"^no answer from .* within 0\.1 s$"),
     ):
         Api(f"http://{LOOPBACK}:{service.port}", NO_SECRET).get("/server")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "head"])
+def test_server_that_trickles_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "ANSWER_S", 0.3)
+    ended = threading.Event()
+
+    def trickle(conn: socket.socket) -> None:
+        conn.recv(4096)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n" % kind.encode())
+        conn.sendall(b"A: " if kind == "head" else b"\r\n")
+        with suppress(OSError):
+            while not ended.wait(0.01):
+                conn.sendall(b" ")
+
+    with Service(trickle) as service:
+        api = Api(f"http://{LOOPBACK}:{service.port}", NO_SECRET)
+        try:
+            with pytest.raises(ConnError, match=r"^no whole answer from .* within 0\.3 s$"):
+                list(api.stream("/live")) if kind == "text/event-stream" else api.get("/server")
+        finally:
+            ended.set()
 
 
 def test_server_that_is_busy_is_asked_again_also_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gnar_lib.terminal.view import ConnectionRow, ProxyRow, draw, text_of
-from gnar_lib.top.state import CONNECTION_SORTS, LATEST, SORTS, Looks, State
+from gnar_lib.top.state import CONNECTION_SORTS, LATEST, MAX_CONNECTIONS, MAX_TEXT, SORTS, Looks, State
 from tests.top.stand_in import client_object, connection_object, proxy_object, server_object
 
 URL = "http://127.0.0.1:8911"
@@ -184,3 +184,23 @@ def test_text_of_a_server_moves_no_cursor() -> None:
     state.take("happened", {"event": "\033[2J", "at": 1.0})
     assert "\033[2J" not in "".join(draw(state.view(Looks()), 80, 24))
     assert "\033" not in text_of(state.view(Looks()))
+
+
+def test_what_a_server_sends_takes_bounded_memory() -> None:
+    state = State("x")
+    long = "x" * 100_000
+    for number in range(50):
+        more = {f"{number}-{key}": long for key in range(10)}
+        one = {"id": "p1", "name": long, "address": long, "link": [long], **more}
+        state.take(
+            "state", {"server": {"version": long, **more}, "clients": [one], "proxies": [one, {"id": long}]}
+        )
+        state.take("state", {"connections": {"connections": [{"user": long, **more}] * 2000, **more}})
+        state.take("happened", {"event": long, "at": number, **more})
+    assert len(state._server) == len(state._clients["p1"]) == len(state._proxies["p1"]) == 1
+    assert len(state._proxies) == 1
+    assert state._connections is not None
+    assert state._connections.keys() == {"connections"}
+    assert len(state._connections["connections"]) == MAX_CONNECTIONS
+    assert len(state._server["version"]) == len(state._connections["connections"][0]["user"]) == MAX_TEXT
+    assert max(len(entry.text) for entry in state._events) <= MAX_TEXT + 3
