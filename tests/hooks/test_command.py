@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gevent
 import gevent.os
@@ -17,6 +18,7 @@ import pytest
 from gnar_lib import events
 from gnar_lib.config import HookConfig
 from gnar_lib.events import Side, Stopping
+from gnar_lib.hooks import process
 from gnar_lib.hooks.command import MOST_AT_ONCE, Command
 from gnar_lib.hooks.message import Message
 from gnar_lib.hooks.outcome import Outcome
@@ -131,15 +133,25 @@ def test_command_is_killed_when_its_greenlet_ends(tmp_path: Path) -> None:
     assert time.monotonic() - began_s < 20
 
 
-def test_starting_a_command_leaves_no_descriptor_and_no_zombie() -> None:
+def test_starting_a_command_leaves_no_descriptor_and_no_zombie(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []  # other tests of this process may have left children of their own
+    spawn = process._spawn
+
+    def spawn_and_note(words: Any, env: Any, streams: Any) -> int:
+        started.append(spawn(words, env, streams))
+        return started[-1]
+
+    monkeypatch.setattr(process, "_spawn", spawn_and_note)
     run_shell("true")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         run_shell("exit 1")
         run("no-such-program-anywhere")
     assert len(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert len(started) == 21
+    for pid in started:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def test_other_children_of_this_process_are_left_to_whoever_has_started_them() -> None:
