@@ -20,6 +20,8 @@ from gnar_lib.net.descriptors import descriptors
 from gnar_lib.net.target import Target
 
 MAX_CONNS = 1200
+MAX_BODY_BYTES = 4096  # of a request: a password, or a port
+MIN_OF_NETWORK = 64  # connections that one network may have although that is more than a quarter of all
 RETRY_S = 0.1
 # Of a page that shows this port: nothing from elsewhere, nothing inline, in no frame.
 POLICY = (
@@ -85,7 +87,12 @@ class AdminPort:
             self.routes,
             guard=self.access.check,
             headers=HEADERS,
-            limits=Limits(connections=most, streams=max(most - most // 6, 1)),
+            limits=Limits(
+                connections=most,
+                connections_of_network=max(most // 4, min(most - most // 6, MIN_OF_NETWORK), 1),
+                streams=max(most - most // 6, 1),
+                body_bytes=MAX_BODY_BYTES,
+            ),
             log=_log,
         )
         self.routes.add("GET", "/healthz", lambda _: Response(200, b"ok\n"))

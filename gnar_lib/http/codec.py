@@ -1,8 +1,8 @@
 """Requests and responses over a conn, with bodies in pieces: h11 between bytes and meaning; knows no service.
 
 `ServerCodec` receives requests and sends responses, `ClientCodec` the other way round. Their methods wait.
-The caller sets deadlines for what is received. What is sent has a deadline here, piece by piece, so that a
-slow peer gets a long body, and a peer that takes nothing does not hold the sender.
+The caller sets deadlines for what is received. What is sent has a deadline here, by its length, so that a
+slow peer gets a long body, and a peer that takes next to nothing does not hold the sender.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.http.head import HeadBuffer, check_request, check_response
 from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import Fields, HTTPError, phrase
-from gnar_lib.net import Conn, deadline
+from gnar_lib.http.paced import Wire
+from gnar_lib.net import deadline
 
 HEAD_PIECE_BYTES = 16 * 1024  # received at once of a head; what follows it has to be kept
-PIECE_BYTES = 64 * 1024  # of what is received or sent at once
+PIECE_BYTES = 64 * 1024  # of a body, received at once
 # What a peer may send besides the bytes of a body, for chunk sizes, extensions and trailers: a chunk of a
 # single byte needs 5 more.
 SPARE_BYTES, SPARE_PER_BYTE = 16 * 1024, 8
@@ -62,7 +63,7 @@ def _encoded(fields: Fields) -> RawFields:
 class _Codec:
     """What both roles share: a body that is received, and one that is sent."""
 
-    def __init__(self, conn: Conn, limits: Limits, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
+    def __init__(self, conn: Wire, limits: Limits, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
         self._conn = conn
         self._limits = limits
         self._role = role
@@ -160,10 +161,9 @@ class _Codec:
 
     def send_encoded(self, data: bytes) -> None:
         """Send bytes that are encoded already; raises `DeadlineError` if the peer does not take them."""
-        view = memoryview(data)
-        for at in range(0, len(data), PIECE_BYTES):
-            with deadline(self._limits.send_s, f"{self._conn}: sending"):
-                self._conn.sendall(view[at : at + PIECE_BYTES])
+        seconds = self._limits.send_s + len(data) / self._limits.send_bytes_per_s
+        with deadline(seconds, f"{self._conn}: sending"):
+            self._conn.sendall(data)
 
     def start_next(self) -> bool:
         """Get ready for the next request, if the conn may be used for one; tells whether that is so."""
@@ -178,7 +178,7 @@ class _Codec:
 class ServerCodec(_Codec):
     """Receives requests and sends responses. What a peer does wrong is an `HTTPError` with its status."""
 
-    def __init__(self, conn: Conn, limits: Limits) -> None:
+    def __init__(self, conn: Wire, limits: Limits) -> None:
         super().__init__(conn, limits, h11.SERVER)
 
     def _start(self) -> None:
@@ -237,7 +237,7 @@ class ServerCodec(_Codec):
 class ClientCodec(_Codec):
     """Sends requests and receives responses. What a peer does wrong is a `ProtocolError`."""
 
-    def __init__(self, conn: Conn, limits: Limits) -> None:
+    def __init__(self, conn: Wire, limits: Limits) -> None:
         super().__init__(conn, limits, h11.CLIENT)
 
     def send_head(self, method: str, target: str, fields: Fields) -> None:

@@ -6,58 +6,94 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from greenlet import getcurrent, greenlet
+
+from gnar_lib.errors import ConnClosed
 from gnar_lib.http.limits import Limits
-from gnar_lib.net import Conn
+from gnar_lib.http.share import share
+from gnar_lib.net import Conn, network_of
+
+
+class _Network:
+    """The connections from one network."""
+
+    __slots__ = ("conns", "waiting")
+
+    def __init__(self) -> None:
+        self.conns: set[Conn] = set()
+        self.waiting: OrderedDict[Conn, greenlet] = OrderedDict()  # who has waited longest is first
 
 
 class Crowd:
-    """The connections of one service. Those that wait for their peers can be closed at any time."""
+    """The connections of one service. Those that wait for their peers can be closed at any time.
+
+    No network has more than its part of the places. When all are taken, room is made by the network that has
+    most of those who wait, so that whoever comes from elsewhere gets a place, and keeps it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.streams = 0  # connections on which an event stream runs
         self._limits = limits
-        self._conns: set[Conn] = set()
-        self._waiting: OrderedDict[Conn, None] = OrderedDict()  # who has waited longest is first
+        self._network_of: dict[Conn, str] = {}
+        self._networks: dict[str, _Network] = {}
 
     def __len__(self) -> int:
-        return len(self._conns)
+        return len(self._network_of)
 
     def enter(self, conn: Conn) -> bool:
-        """Take a conn in, in place of the one that has waited longest if there are too many.
+        """Take a conn in, if need be in place of one that has waited longest.
 
         Returns False if there is no place.
         """
-        if len(self._conns) >= self._limits.connections and not self._close_one():
+        key = network_of(conn.getpeername())
+        network = self._networks.get(key)
+        is_full = network is not None and len(network.conns) >= self._limits.connections_of_network
+        if is_full and not self._close_one(network):
             return False
-        self._conns.add(conn)
+        if len(self) >= self._limits.connections and not self._close_one(self._most_waiting()):
+            return False
+        self._network_of[conn] = key
+        self._networks.setdefault(key, _Network()).conns.add(conn)
         return True
 
     def leave(self, conn: Conn) -> None:
         """Forget a conn, if it is known."""
-        self._conns.discard(conn)
-        self._waiting.pop(conn, None)
+        key = self._network_of.pop(conn, None)
+        if key is None:
+            return
+        network = self._networks[key]
+        network.conns.discard(conn)
+        network.waiting.pop(conn, None)
+        if not network.conns:
+            del self._networks[key]
 
     @contextmanager
     def waiting(self, conn: Conn) -> Iterator[None]:
         """Say that during the block `conn` waits for its peer: it is closed if a new one needs its place."""
-        if conn in self._conns:
-            self._waiting[conn] = None
+        key = self._network_of.get(conn)
+        waiting = OrderedDict[Conn, greenlet]() if key is None else self._networks[key].waiting
+        waiting[conn] = getcurrent()
         try:
             yield
         finally:
-            self._waiting.pop(conn, None)
+            waiting.pop(conn, None)
 
     def close_waiting(self) -> None:
         """Close all conns that wait for their peers."""
-        while self._close_one():
+        while self._close_one(self._most_waiting()):
             pass
 
-    def _close_one(self) -> bool:
-        if not self._waiting:
+    def _most_waiting(self) -> _Network | None:
+        return max(self._networks.values(), key=lambda network: len(network.waiting), default=None)
+
+    def _close_one(self, network: _Network | None) -> bool:
+        """Close who has waited longest of a network; returns False if nobody waits."""
+        if network is None or not network.waiting:
             return False
-        conn, _ = self._waiting.popitem(last=False)
-        self._conns.discard(conn)
+        conn, waiting = next(iter(network.waiting.items()))
+        self.leave(conn)
         conn.close()
+        share.end_wait(waiting, ConnClosed(f"{conn}: closed for another one"))
         return True
 
     @contextmanager

@@ -17,11 +17,13 @@ class Limits:
     idle_s: float = 60.0  # until the first byte of a request
     head_s: float = 10.0  # from that byte until the head is whole
     body_s: float = 10.0  # for the body of a request
-    send_s: float = 10.0  # until a peer has taken each 64 KiB of what is sent
+    send_s: float = 10.0  # until a peer has taken an answer, or an event
+    send_bytes_per_s: int = 32 * 1024  # a long one has the time besides that it takes at this rate
     linger_s: float = 2.0  # until a peer that has got its last answer closes, too
     comment_s: float = 15.0  # between two signs of life of an event stream
 
     requests: int = 1000  # of one connection
     connections: int = 1200
+    connections_of_network: int = 1200  # an IPv4 address, or the first 64 bits of an IPv6 address
     streams: int = 1000  # event streams; the other connections stay free for requests
-    unsent_bytes: int = 64 * 1024  # of one event stream, in the kernel
+    unsent_bytes: int = 64 * 1024  # of one connection, in the kernel

@@ -15,15 +15,18 @@ from gnar_lib.http.codec import ServerCodec
 from gnar_lib.http.crowd import Crowd
 from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import Answer, EventStream, Fields, Handler, HTTPError, Request, Response
+from gnar_lib.http.paced import PacedConn
 from gnar_lib.http.request import make_request
 from gnar_lib.http.routes import Routes
+from gnar_lib.http.share import share
 from gnar_lib.http.streams import CONTENT_TYPE, run_stream
-from gnar_lib.net import EventedConn, deadline, give_way
+from gnar_lib.net import SocketConn, deadline
 
 Guard = Callable[[Request], None]
 """Raises `HTTPError` if a request may not be served; sees it before its body is received."""
 Call = Callable[[Request], Answer]
 
+LINGER_PIECE_BYTES = 64 * 1024
 MAX_LINGER_BYTES = 1 << 20  # that are read, and thrown away, behind the last request
 MAX_REFUSING = 64  # conns that get a 503 at the same time; further ones are just closed
 
@@ -59,14 +62,13 @@ class Service:
         self.crowd = Crowd(self.limits)
         self._refusing = 0
 
-    def serve(self, conn: EventedConn) -> None:
+    def serve(self, conn: SocketConn) -> None:
         """Serve one connection to its end, and close it; for `Listener.serve`."""
         try:
-            connection = _Connection(self, conn)
             if self.is_closing or not self.crowd.enter(conn):
-                self._refuse(connection)
+                self._refuse(conn)
             else:
-                connection.run()
+                _Connection(self, conn).run()
         except ConnError as exc:
             self.log.debug("%s", exc)
         finally:
@@ -78,12 +80,15 @@ class Service:
         self.is_closing = True
         self.crowd.close_waiting()
 
-    def _refuse(self, connection: _Connection) -> None:
+    def _refuse(self, conn: SocketConn) -> None:
         if self._refusing >= MAX_REFUSING:
             return
         self._refusing += 1
         try:
-            connection.refuse(HTTPError(503, "there are too many connections", [("Retry-After", "5")]))
+            PacedConn(conn).take_turn()
+            _Connection(self, conn).refuse(
+                HTTPError(503, "there are too many connections", [("Retry-After", "5")])
+            )
         finally:
             self._refusing -= 1
 
@@ -123,19 +128,23 @@ class Service:
 class _Connection:
     """One connection: requests one after the other, each with its answer."""
 
-    def __init__(self, service: Service, conn: EventedConn) -> None:
+    def __init__(self, service: Service, conn: SocketConn) -> None:
         self._service = service
         self._limits = service.limits
         self._conn = conn
-        self._codec = ServerCodec(conn, service.limits)
+        self._paced = PacedConn(conn)
+        self._codec = ServerCodec(self._paced, service.limits)
 
     def run(self) -> None:
         """Serve until either end has enough."""
+        self._conn.limit_unsent(self._limits.unsent_bytes)
+        with self._service.crowd.waiting(self._conn):
+            self._paced.take_turn()
         for left in reversed(range(self._limits.requests)):
             if not self._serve_one(is_last=not left):
                 return
             if self._codec.has_received:  # a pipeline, in which nothing has to wait
-                give_way()
+                self._paced.take_turn()
 
     def _serve_one(self, *, is_last: bool) -> bool:
         """Serve one request; returns whether another may follow."""
@@ -219,11 +228,12 @@ class _Connection:
             own.append(("Content-Type", response.content_type))
         if is_last or not self._codec.has_whole_body:  # what is unread would be taken for a request
             own.append(("Connection", "close"))
-        try:
-            self._codec.send_whole(response.status, self._service.fields(own), response.body)
-        except ValueError:
-            self._service.log.exception("a defect in an answer")
-            self._codec.send_whole(500, [("Connection", "close")], DEFECT.encode())
+        with self._service.crowd.waiting(self._conn):
+            try:
+                self._codec.send_whole(response.status, self._service.fields(own), response.body)
+            except ValueError:
+                self._service.log.exception("a defect in an answer")
+                self._codec.send_whole(500, [("Connection", "close")], DEFECT.encode())
 
     def _serve_stream(self, stream: EventStream, *, is_for_head: bool) -> None:
         """Send an event stream, which ends the connection."""
@@ -253,5 +263,6 @@ class _Connection:
         self._conn.shutdown(SHUT_WR)
         left_bytes, what = MAX_LINGER_BYTES, f"{self._conn}: closing"
         with self._service.crowd.waiting(self._conn), deadline(self._limits.linger_s, what):
-            while left_bytes > 0 and (data := self._conn.borrow()):
+            while left_bytes > 0 and (data := self._paced.recv(LINGER_PIECE_BYTES)):
                 left_bytes -= len(data)
+                share.give_way()

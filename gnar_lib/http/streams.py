@@ -20,6 +20,7 @@ from gnar_lib.errors import ConnClosed, ConnError, DeadlineError
 from gnar_lib.http.codec import ServerCodec
 from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import EventStream
+from gnar_lib.http.share import share
 from gnar_lib.net import EventedConn
 
 CONTENT_TYPE = "text/event-stream"
@@ -41,7 +42,6 @@ def encode_event(name: str, data: str, event_id: str = "") -> bytes:
 
 def run_stream(stream: EventStream, conn: EventedConn, codec: ServerCodec, limits: Limits) -> None:
     """Run an event stream whose head has been sent, to its end. Raises `ConnError` if the reader ends it."""
-    conn.limit_unsent(limits.unsent_bytes)
     reader = _Reader(conn, codec, limits)
     with reader.watched():
         stream.run(reader.send)
@@ -77,6 +77,7 @@ class _Reader:
 
     def send(self, event_name: str, data_text: str, event_id: str = "") -> None:
         """Send an event, and wait until the reader has taken most of it."""
+        share.give_way()
         data = self.owed + self._codec.encode_body(encode_event(event_name, data_text, event_id))
         self.owed = b""
         self._is_sending = True

@@ -89,7 +89,7 @@ def trickle(conn: SocketConn) -> None:
 def test_a_peer_that_does_not_take_its_answer_is_cut_off(conns: list[SocketConn]) -> None:
     routes = echo_routes()
     routes.add("GET", "/big", lambda _request: Response(200, bytes(30_000_000)))
-    with serving(routes, limits=Limits(send_s=0.2)) as served:
+    with serving(routes, limits=Limits(send_s=0.2, send_bytes_per_s=10**9)) as served:
         conns.append(served.dial())
         conns[0].sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
         wait_until(lambda: len(served.crew) == 1, "the request has come")
@@ -97,7 +97,7 @@ def test_a_peer_that_does_not_take_its_answer_is_cut_off(conns: list[SocketConn]
         wait_until(lambda: not len(served.crew), "the peer is given up")
 
 
-def test_a_slow_reader_has_the_time_for_each_piece_of_a_long_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_answer_has_time_by_its_length_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     @contextmanager
@@ -108,11 +108,12 @@ def test_a_slow_reader_has_the_time_for_each_piece_of_a_long_answer(monkeypatch:
 
     monkeypatch.setattr(codec, "deadline", noted)
     routes = echo_routes()
-    routes.add("GET", "/big", lambda _request: Response(200, bytes(10 * codec.PIECE_BYTES)))
-    with serving(routes, limits=Limits(send_s=7)) as served:
-        (got,) = responses(served.ask(b"GET /big HTTP/1.0\r\n\r\n"))
-    assert len(got.body) == 10 * codec.PIECE_BYTES
-    assert waits == [7] * 11  # one more since the head comes before
+    routes.add("GET", "/big", lambda _request: Response(200, bytes(100_000)))
+    with serving(routes, limits=Limits(send_s=7, send_bytes_per_s=1000)) as served:
+        data = served.ask(b"GET /big HTTP/1.0\r\n\r\n")
+        (got,) = responses(data)
+    assert len(got.body) == 100_000
+    assert waits == [7 + len(data) / 1000]
 
 
 # ---- the last answer arrives -------------------------------------------------------------------------------
@@ -220,10 +221,35 @@ def test_slow_heads_and_bodies_keep_nobody_out(conns: list[SocketConn]) -> None:
                 assert status_of(served) == 200
 
 
+def test_readers_who_take_nothing_keep_nobody_out(
+    conns: list[SocketConn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited: list[int] = []
+    monkeypatch.setattr(SocketConn, "limit_unsent", lambda _conn, limit_bytes: limited.append(limit_bytes))
+    begun: list[Request] = []
+
+    def show_much(request: Request) -> Response:
+        begun.append(request)
+        return Response(200, bytes(30_000_000))
+
+    routes = echo_routes()
+    routes.add("GET", "/big", show_much)
+    with serving(routes, limits=Limits(connections=2)) as served:
+        for number in range(1, 5):
+            conns.append(served.dial())
+            conns[-1].sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_until(lambda number=number: len(begun) == number, "the answer begins")  # type: ignore[misc]
+            assert len(served.service.crowd) <= 2
+        assert status_of(served) == 200
+    assert limited == [Limits().unsent_bytes] * 5
+
+
 def test_peers_are_told_when_nobody_can_go_for_them(conns: list[SocketConn]) -> None:
     go_on = Event()
+    begun: list[Request] = []
 
-    def slow(_request: Request) -> Response:
+    def slow(request: Request) -> Response:
+        begun.append(request)
         go_on.wait()
         return Response(200, b"at last")
 
@@ -233,7 +259,7 @@ def test_peers_are_told_when_nobody_can_go_for_them(conns: list[SocketConn]) -> 
         for _ in range(2):
             conns.append(served.dial())
             conns[-1].sendall(b"GET /slow HTTP/1.0\r\n\r\n")
-        turn()
+        wait_until(lambda: len(begun) == 2, "both are served")
         (got,) = responses(served.ask(ASK_ONCE))
         assert (got.status, got.headers["Connection"]) == (503, "close")
         assert got.headers["Retry-After"]
