@@ -83,6 +83,7 @@ class Feed:
         # Of the last event. Numbers of this process are above those of the process before it, so that a
         # reader who comes back after a restart gets all events of this process.
         self._number = time.time_ns() // 1000
+        self.readers = 0  # of `send_all`
         self._readers_of_unnoted = 0
         self._news: gevent.event.Event = gevent.event.Event()
         self._subscribed: list[tuple[type[Event], Callable[[Any], None]]] = []
@@ -152,7 +153,7 @@ class Feed:
     def send_all(self, send: Send, wanted: frozenset[type[Event]], number: int) -> None:
         """Send the events of the `wanted` types, behind that of this number, until the reader has gone."""
         number = min(number, self._number)
-        with self._reading_unnoted(not wanted.isdisjoint(UNNOTED)):
+        with self._reading(), self._reading_unnoted(not wanted.isdisjoint(UNNOTED)):
             while True:
                 fresh = [*_behind(self._recent, number), *_behind(self._unnoted, number)]
                 for each in sorted(fresh, key=_number_of):
@@ -163,6 +164,14 @@ class Feed:
                 if number == self._number:
                     self._news.wait()
                 gevent.sleep(PAUSE_S)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self.readers += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1
 
     @contextmanager
     def _reading_unnoted(self, reads: bool) -> Iterator[None]:

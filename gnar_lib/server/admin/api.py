@@ -23,6 +23,8 @@ from gnar_lib.server.admin.view import MAX_ROWS, SORTS, View, Wanted
 from gnar_lib.server.control import BY_ADMINISTRATOR
 
 MAX_LIVE = 32  # streams of the panel: each costs the server a bit of time each second
+MAX_LIVE_OF_READERS = MAX_LIVE // 2  # of them with the read token: whoever may change things gets in
+MAX_EVENT_STREAMS = 200
 MAX_TEXT = 200  # characters of a filter
 _DIGITS = re.compile("[0-9]{1,18}")
 _log = logger.get("admin")
@@ -120,13 +122,16 @@ class API:
     # ---- what happens --------------------------------------------------------------------------------------
 
     def _events(self, request: Request) -> EventStream:
+        if self._feed.readers >= MAX_EVENT_STREAMS:
+            raise HTTPError(503, "too many read the events", [("Retry-After", "5")])
         wanted = _types(request.query.get("only", ""))
         last = request.headers.get("last-event-id", "")
         number = int(last) if _DIGITS.fullmatch(last) else self._feed.number
         return self._stream_of(request, lambda send: self._feed.send_all(send, wanted, number))
 
     def _stream(self, request: Request) -> EventStream:
-        if self._live.readers >= MAX_LIVE:
+        is_reader = pass_of(request).role is Role.READER
+        if self._live.readers >= MAX_LIVE or (is_reader and self._live.watchers >= MAX_LIVE_OF_READERS):
             raise HTTPError(503, "too many pages are open", [("Retry-After", "5")])
         self._view.registry.look()
         wanted, role = self._wanted(request), _role(request)

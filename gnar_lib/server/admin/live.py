@@ -25,6 +25,7 @@ class Live:
 
     def __init__(self, view: View, feed: Feed) -> None:
         self.readers = 0
+        self.watchers = 0  # of the readers, those who may change nothing
         self.view = view
         self.feed = feed
         self._sample = -1  # of which the state is
@@ -41,24 +42,27 @@ class Live:
 
     def send_all(self, send: Send, role: JSON, wanted: Wanted | None) -> None:
         """Send everything until the reader has gone; with `wanted` connections in each state."""
-        with self._reading():
+        with self._reading(role):
             _Reader(self, send, role, wanted).run()
 
     def send_connections(self, send: Send, role: JSON, wanted: Wanted) -> None:
         """Send some connections, and the figures of the server, until the reader has gone."""
-        with self._reading():
+        with self._reading(role):
             while True:
                 connections = self.view.connections(wanted)
                 send("state", _json({"server": {**self.view.server(), **role}, "connections": connections}))
                 gevent.sleep(LOOK_S)
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self, role: JSON) -> Iterator[None]:
+        is_watcher = not role["may_change"]
         self.readers += 1
+        self.watchers += is_watcher
         try:
             yield
         finally:
             self.readers -= 1
+            self.watchers -= is_watcher
 
 
 class _Reader:

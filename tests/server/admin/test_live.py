@@ -315,6 +315,33 @@ def test_no_more_streams_of_states_than_the_server_can_feed(monkeypatch: pytest.
 # ---- events ------------------------------------------------------------------------------------------------
 
 
+def test_whoever_may_change_things_gets_a_stream_while_readers_have_all_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api_module, "MAX_LIVE_OF_READERS", 1)
+    reader = f"Bearer {READ_TOKEN}"
+    with watched(PASSWORD, READ_TOKEN) as panel:
+        with panel.stream("/api/v1/live", Authorization=reader) as take:
+            next_state(take)
+            for path in ("/api/v1/live", "/api/v1/live?only=connections"):
+                assert panel.ask("GET", path, Authorization=reader).status == 503
+            with panel.stream("/api/v1/live", Authorization=ADMIN) as take_too:
+                next_state(take_too)
+        wait_until(lambda: not len(panel.admin._port.crew), "all have gone")
+        with panel.stream("/api/v1/live", Authorization=reader) as take:
+            next_state(take)
+
+
+def test_no_more_streams_of_events_than_the_server_can_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "MAX_EVENT_STREAMS", 1)
+    with watched() as panel, panel.stream("/api/v1/events") as take:
+        wait_until(lambda: panel.admin._feed.readers == 1, "the reader is there")
+        answer = panel.ask("GET", "/api/v1/events")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+        refuse(1)
+        assert happened(take).name == "user-refused"
+
+
 def happened(take: Callable[[], Told | None]) -> Told:
     """Return the next event that is no state."""
     while (told := take()) is not None:
