@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from contextlib import suppress
 
 from gnar_lib.errors import StorageError
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_IS_POSIX = os.name == "posix"
 _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -22,7 +22,7 @@ def make_private_folder(path: str) -> None:
     Raises `StorageError` for a folder in which another user can put files in the place of ours; `OSError`.
     """
     os.makedirs(path, 0o700, exist_ok=True)
-    if not _IS_POSIX:
+    if sys.platform == "win32":
         return
     found = os.stat(path)  # of where a link leads: systemd makes folders that are links
     if not _is_ours(found):
@@ -37,7 +37,7 @@ def make_private_file(path: str) -> None:
     file = os.open(path, _OPEN, 0o600)
     try:
         _check(path, os.fstat(file))
-        if _IS_POSIX:
+        if sys.platform != "win32":
             os.fchmod(file, 0o600)
     finally:
         os.close(file)
