@@ -323,6 +323,7 @@ def test_a_file_that_turns_out_to_be_damaged_is_made_anew_with_all_that_is_known
     with serving() as running, keeping(running, tmp_path) as kept:
         ours, _ = running.log_in("shop")
         kept.registry.look()
+        kept.wait_written()  # a busy machine may not write the last batch in time
         ours.conn.close()
     file, aside = tmp_path / "history.sqlite3", tmp_path / "history.sqlite3.damaged"
     fails: list[bool] = []
