@@ -20,6 +20,7 @@ from gnar_lib import events
 from gnar_lib.eventdata import to_fields
 from gnar_lib.events import BY_NAME, Event, name_of
 from gnar_lib.http import Send
+from gnar_lib.http.share import share
 
 OF_USERS = frozenset(
     {events.UserCame, events.UserConnected, events.UserAnswered, events.UserLeft, events.UdpUserCame}
@@ -155,6 +156,7 @@ class Feed:
         number = min(number, self._number)
         with self._reading(), self._reading_unnoted(not wanted.isdisjoint(UNNOTED)):
             while True:
+                share.give_way()
                 fresh = [*_behind(self._recent, number), *_behind(self._unnoted, number)]
                 for each in sorted(fresh, key=_number_of):
                     if each.type in wanted:

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import gevent
+from gevent.lock import Semaphore
 
 from gnar_lib.admin.feed import Feed
 from gnar_lib.http import Send
+from gnar_lib.http.share import share
 from gnar_lib.pio.rates import STEP_S
 from gnar_lib.server.admin.view import JSON, View, Wanted
 
 LOOK_S = STEP_S
+MAX_OF_STATE = 200  # proxies in one event: more of them go into further ones, so that each is made quickly
 
 
 class Live:
@@ -29,16 +32,18 @@ class Live:
         self.view = view
         self.feed = feed
         self._sample = -1  # of which the state is
+        self._making = Semaphore()  # one reader makes the state, and others wait for it
         self._clients: dict[str, JSON] = {}
         self._proxies: dict[str, JSON] = {}
 
     def look(self) -> tuple[dict[str, JSON], dict[str, JSON]]:
         """Return clients and proxies by id, as of the last sample; not to be changed."""
-        if self._sample != self.view.sampler.samples:
-            self._sample = self.view.sampler.samples
-            self._clients = {client["id"]: client for client in self.view.clients()}
-            self._proxies = {proxy["id"]: proxy for proxy in self.view.proxies(with_charts=False)}
-        return self._clients, self._proxies
+        with self._making:
+            if self._sample != (sample := self.view.sampler.samples):
+                clients = {client["id"]: client for client in self.view.clients()}
+                proxies = {proxy["id"]: proxy for proxy in self.view.proxies(with_charts=False)}
+                self._sample, self._clients, self._proxies = sample, clients, proxies
+            return self._clients, self._proxies
 
     def send_all(self, send: Send, role: JSON, wanted: Wanted | None) -> None:
         """Send everything until the reader has gone; with `wanted` connections in each state."""
@@ -49,6 +54,7 @@ class Live:
         """Send some connections, and the figures of the server, until the reader has gone."""
         with self._reading(role):
             while True:
+                share.give_way()
                 connections = self.view.connections(wanted)
                 send("state", _json({"server": {**self.view.server(), **role}, "connections": connections}))
                 gevent.sleep(LOOK_S)
@@ -91,8 +97,13 @@ class _Reader:
 
     def _send_state(self, *, is_first: bool) -> None:
         view = self._live.view
+        share.give_way()
         clients, proxies = self._live.look()
-        changed = [proxy for key, proxy in proxies.items() if self._proxies.get(key) != proxy]
+        changed = []
+        for key, proxy in proxies.items():
+            share.give_way()
+            if self._proxies.get(key) != proxy:
+                changed.append(proxy)
         state: JSON = {
             "server": {**view.server(), **self._role},
             "clients": [client for key, client in clients.items() if self._clients.get(key) != client],
@@ -103,7 +114,12 @@ class _Reader:
             gone = [*(self._clients.keys() - clients.keys()), *(self._proxies.keys() - proxies.keys())]
             state["removed"] = gone
         self._clients, self._proxies = clients, proxies
+        shown = state["proxies"]
+        state["proxies"] = shown[:MAX_OF_STATE]
         self._send("state", _json(state))
+        nothing: JSON = {"clients": [], "removed": []}
+        for at in range(MAX_OF_STATE, len(shown), MAX_OF_STATE):
+            self._send("state", _json({**state, **nothing, "proxies": shown[at : at + MAX_OF_STATE]}))
 
     def _with_charts(self, changed: list[JSON], proxies: dict[str, JSON]) -> list[JSON]:
         """Return proxies with what is new of their charts.
@@ -115,6 +131,7 @@ class _Reader:
         new_points, self._points = view.sampler.points - self._points, view.sampler.points
         shown = {proxy["id"]: proxy for proxy in changed}
         for key in [*shown, *(proxies if new_points else ())]:
+            share.give_way()
             if key not in entries:
                 continue
             if key not in self._proxies or new_points > 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from gnar_lib import __version__
 from gnar_lib.errors import GnarError
+from gnar_lib.http.share import share
 from gnar_lib.net import format_address
 from gnar_lib.net.descriptors import descriptors
 from gnar_lib.pio.meter import NO_LIMIT, LiveConnection, Meter
@@ -91,11 +93,19 @@ class View:
 
     def clients(self) -> list[JSON]:
         """Return all clients, also those that are gone."""
-        return [client(entry) for entry in self.registry.clients.values()]
+        shown = []
+        for entry in [*self.registry.clients.values()]:
+            share.give_way()
+            shown.append(client(entry))
+        return shown
 
     def proxies(self, *, with_charts: bool = True) -> list[JSON]:
         """Return all proxies, also those that are gone."""
-        return [self.proxy(entry, with_chart=with_charts) for entry in self.registry.proxies.values()]
+        shown = []
+        for entry in [*self.registry.proxies.values()]:
+            share.give_way()
+            shown.append(self.proxy(entry, with_chart=with_charts))
+        return shown
 
     def proxy(self, entry: ProxyEntry, *, with_chart: bool = True) -> JSON:
         """Return one proxy."""
@@ -157,11 +167,16 @@ class View:
     def connections(self, wanted: Wanted) -> JSON:
         """Return some of the live connections. Only what is asked for is made into values: there are many."""
         found = [*self._connections(wanted.proxy)]
-        text = wanted.text
-        matching = [each for each in found if text in format_address(each[1].user)] if text else [*found]
-        matching.sort(key=self._order_of(wanted.sort), reverse=wanted.is_descending)
-        page = matching[wanted.offset : wanted.offset + wanted.limit]
-        shown = [self._connection(*each) for each in page]
+        order, matching = self._order_of(wanted.sort), []
+        for each in found:
+            share.give_way()
+            if not wanted.text or wanted.text in format_address(each[1].user):
+                matching.append((order(each), each))
+        matching.sort(key=itemgetter(0), reverse=wanted.is_descending)
+        shown = []
+        for _, each in matching[wanted.offset : wanted.offset + wanted.limit]:
+            share.give_way()
+            shown.append(self._connection(*each))
         return {"connections": shown, "matched": len(matching), "total": len(found)}
 
     def _order_of(self, sort: str) -> Callable[[tuple[str, LiveConnection]], tuple[Any, int]]:

@@ -189,6 +189,21 @@ def test_the_first_state_holds_everything_and_later_ones_what_has_changed() -> N
 
 
 @pytest.mark.usefixtures("quick")
+def test_many_proxies_come_in_several_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MAX_OF_STATE", 2)
+    with watched() as panel, ExitStack() as stack:
+        for number in range(5):
+            stack.enter_context(a_proxy(panel, f"blog{number}"))
+        panel.get("proxies")
+        with panel.stream("/api/v1/live") as take:
+            states = [next_state(take) for _ in range(3)]
+    assert [len(state["proxies"]) for state in states] == [2, 2, 1]
+    assert len({proxy["id"] for state in states for proxy in state["proxies"]}) == 5
+    assert [len(state["clients"]) for state in states] == [5, 0, 0]
+    assert all(state["server"]["proxies"] == 5 for state in states)
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_idle_proxy_costs_a_reader_nothing_after_the_first_state() -> None:
     with watched() as panel, a_proxy(panel):
         panel.get("proxies")
