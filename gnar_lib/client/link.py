@@ -258,7 +258,7 @@ class Link:
     def _on_answer(self, connection: Connection, answer: ProxyResp) -> None:
         """Take note that a proxy is open, or that it is not: for good, or to be asked for again.
 
-        An answer to no request says nothing new, and is ignored.
+        That a proxy is open which is open says nothing new, and is ignored.
         """
         control = connection.control
         if control.is_go:
@@ -269,12 +269,16 @@ class Link:
             return
         self._release_retired()  # the server has given the proxies to this connection
         unanswered = self._unanswered.get(answer.proxy_name)
-        if not unanswered:
-            return
-        proxy = unanswered.popleft()
-        self._unanswered_count -= 1
-        self._ask(connection)
+        was_asked = bool(unanswered)
+        if unanswered:
+            proxy: ClientProxy | None = unanswered.popleft()
+            self._unanswered_count -= 1
+            self._ask(connection)
+        else:
+            proxy = self.proxies.get(answer.proxy_name)
         is_opened = answer.status == STATUS_SUCCESS
+        if proxy is None or (is_opened and not was_asked and proxy.state is ProxyState.OPEN):
+            return
         if self._is_ending or self.proxies.get(proxy.name) is not proxy:  # the proxy was cancelled meanwhile
             if is_opened and not proxy.remote_port:  # only now is it known what to cancel
                 connection.post(ProxyCancel(proxy_name=proxy.name, remote_port=answer.remote_port))

@@ -9,7 +9,7 @@ import pytest
 from gnar_lib import events
 from gnar_lib.auth import session
 from gnar_lib.client import connection as connection_module
-from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened, ProxyRefused
+from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import deadline
 from tests.peers.link_server import TIMEOUT_S, Server
 
@@ -28,6 +28,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
     monkeypatch.setattr(events, "_listeners", {})
     got: list[events.Event] = []
-    for kind in (ProxyOpened, ProxyRefused, ProxyClosed, ConnectFailed):
+    for kind in (ProxyOpened, ProxyClosed, ConnectFailed):
         events.subscribe(kind, got.append)
     return got
