@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import gevent
@@ -15,7 +16,6 @@ import gevent.event
 
 from gnar_lib import logger, memory
 from gnar_lib.client.link import Callbacks, Link
-from gnar_lib.client.live import Board
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, after_reload, changed_keys
@@ -24,14 +24,13 @@ from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import options
-from gnar_lib.terminal.live import LiveView
-from gnar_lib.terminal.screen import is_usable
-from gnar_lib.terminal.view import View
 from gnar_lib.yamux.holdings import holdings
 from gnar_lib.yamux.parting import parting
 
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
+    from gnar_lib.client.live import Board
+    from gnar_lib.terminal.view import View
 
 LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 
@@ -60,7 +59,6 @@ class Client:
         # Those of the settings that the server has not refused, by name.
         self._proxies = {each.proxy_name: ClientProxy(each, self.shared.meter) for each in config.proxies}
         self._shown: set[str] = set()  # names of the proxies that a person has been shown
-        self.board = Board(config.server, self.shared.meter)
 
     def open_admin(self) -> None:
         """Open the admin port, if there is to be one; raises `ListenError`."""
@@ -210,10 +208,10 @@ class Client:
             f"udp_dropped={totals.dropped}"
         )
 
-    def view(self, first: int, count: int) -> View:
+    def view(self, board: Board, first: int, count: int) -> View:
         """Return what a live view shows now, with `count` of the proxies from the number `first` on."""
         connections = [link.connection for link in self._links]
-        return self.board.view(connections, [*self._proxies.values()], first, count)
+        return board.view(connections, [*self._proxies.values()], first, count)
 
 
 # ---- what a person sees ------------------------------------------------------------------------------------
@@ -241,17 +239,25 @@ def _wants_view(config: ClientConfig) -> bool:
 @contextmanager
 def _live_view(client: Client, *, is_wanted: bool) -> Iterator[None]:
     """Show a live view during the block, where there is a terminal for it."""
-    if not is_wanted or not is_usable(os.environ):
+    if not is_wanted or not sys.stdout.isatty():
         yield
         return
-    live = LiveView(client.view)
-    client.board.start()
+    from gnar_lib.client.live import Board  # loads what nothing else needs
+    from gnar_lib.terminal.live import LiveView
+    from gnar_lib.terminal.screen import is_usable
+
+    if not is_usable(os.environ):
+        yield
+        return
+    board = Board(client.shared.config.server, client.shared.meter)
+    live = LiveView(partial(client.view, board))
+    board.start()
     live.start(client.answered)
     try:
         yield
     finally:
         live.close()
-        client.board.close()
+        board.close()
 
 
 def _apply(config: ClientConfig) -> None:

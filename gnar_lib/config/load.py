@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any
 
 from gnar_lib.config import values
-from gnar_lib.config.hooks import hooks_of
 from gnar_lib.config.keys import (
     ADMIN,
     CLIENT,
@@ -30,6 +29,7 @@ from gnar_lib.config.model import (
     Address,
     AdminConfig,
     ClientConfig,
+    HookConfig,
     LogConfig,
     ServerConfig,
 )
@@ -43,7 +43,6 @@ from gnar_lib.config.sources import (
     with_older_names,
 )
 from gnar_lib.errors import ConfigError
-from gnar_lib.events import Side
 
 
 def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token: bool = True) -> ServerConfig:
@@ -62,9 +61,19 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
         raise ConfigError("state-dir: holds the history of the panel, so it goes with admin-port")
     return ServerConfig(
         admin=admin,
-        hooks=hooks_of(tables, Side.SERVER, env) if with_token else (),
+        hooks=_hooks_of(tables, "server", env) if with_token else (),
         **by_field({key: value for key, value in settings.items() if key not in SERVER_WITHOUT_EFFECT}),
     )
+
+
+def _hooks_of(tables: dict[str, Any], side: str, env: Mapping[str, str]) -> tuple[HookConfig, ...]:
+    """Return the hooks in a file's tables. Most files have none, and load nothing for them."""
+    if not any(place.rpartition(" ")[2] in HOOK_TABLES for place in tables):
+        return ()
+    from gnar_lib.config.hooks import hooks_of
+    from gnar_lib.events import Side
+
+    return hooks_of(tables, Side(side), env)
 
 
 def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfig:
@@ -75,7 +84,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
     settings, tables = read_sources(CLIENT, {}, (*PROXY_TABLES, *HOOK_TABLES), flags, env)
     settle_secrets(settings, reads_files=True)
     admin = _take_admin(settings)
-    hooks = hooks_of(tables, Side.CLIENT, env)
+    hooks = _hooks_of(tables, "client", env)
     proxies = [*file_proxies(tables), *flag_proxies(flags, env)]
     if not proxies:
         raise ConfigError("nothing to forward: give a mapping such as 3000:9000, -l, or [[proxys]] in a file")

@@ -1,6 +1,5 @@
 """Tells other programs of events, by HTTP or by a command, without ever being in the way."""
 
 from gnar_lib.hooks.hooks import Hooks
-from gnar_lib.hooks.message import signature
 
-__all__ = ["Hooks", "signature"]
+__all__ = ["Hooks"]

@@ -11,12 +11,12 @@ from gnar_lib import logger
 from gnar_lib.config import HookConfig
 from gnar_lib.errors import UsageError
 from gnar_lib.events import Side
-from gnar_lib.hooks.hook import Hook
 from gnar_lib.net import Crew
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from gnar_lib.hooks.hook import Hook
     from gnar_lib.hooks.outcome import Deliverer
 
 KILL_S = 1.0  # how long commands may take to be killed
@@ -63,6 +63,8 @@ class Hooks:
         self.crew.wait_empty(KILL_S)
 
     def _make(self, config: HookConfig) -> Hook:
+        from gnar_lib.hooks.hook import Hook
+
         deliverer: Deliverer
         if config.command:
             from gnar_lib.hooks.command import Command

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gnar_lib.config import Secret
-from gnar_lib.hooks import signature
+from gnar_lib.hooks.message import signature
 from tests.helpers.client_file import proxy_table
 from tests.helpers.harness import (
     LOOPBACK,

@@ -14,8 +14,7 @@ from gnar_lib import events
 from gnar_lib.config import HookConfig, Secret
 from gnar_lib.config.hooks import _OF_CLIENT, _OF_SERVER, _READERS, DELAYED
 from gnar_lib.events import CloseReason, Side
-from gnar_lib.hooks import signature
-from gnar_lib.hooks.message import MAX_ITEMS, MAX_TEXT, Message
+from gnar_lib.hooks.message import MAX_ITEMS, MAX_TEXT, Message, signature
 from tests.helpers.docs import DOCS
 from tests.test_events import EXAMPLES
 

@@ -18,8 +18,7 @@ import pytest
 from gnar_lib import __version__
 from gnar_lib.config import HookConfig, Secret
 from gnar_lib.events import Side, Stopping
-from gnar_lib.hooks import signature
-from gnar_lib.hooks.message import Message
+from gnar_lib.hooks.message import Message, signature
 from gnar_lib.hooks.outcome import Outcome
 from gnar_lib.hooks.post import MAX_WAIT_S, Poster
 from gnar_lib.hooks.tls import client_context

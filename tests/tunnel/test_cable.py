@@ -177,7 +177,9 @@ def test_users_outlive_a_pulled_cable_unless_it_is_pulled_for_longer_than_they_a
     with ThreadPoolExecutor(4) as pool:
         for program in (hasty_server, *given_up):
             program.wait_log("has gone" if program is hasty_server else "ended", CUT_S)
-        wait_until(lambda: not any(listens(far, port) for port in (HASTY, HASTY_GO)), "both are given up", 5.0)
+        wait_until(
+            lambda: not any(listens(far, port) for port in (HASTY, HASTY_GO)), "both are given up", 5.0
+        )
         time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
         assert [listens(far, port) for port in (PLAIN, MULTIPLEXED)] == [True, True]
         path.mend()
