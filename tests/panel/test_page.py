@@ -100,6 +100,7 @@ def test_nothing_is_fetched_from_elsewhere(browser: Browser, show: Show) -> None
 # ---- finding -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_4000_proxies_are_shown_page_by_page_and_found_by_filter_and_order(
     browser: Browser, show: Show
 ) -> None:
@@ -118,6 +119,7 @@ def test_4000_proxies_are_shown_page_by_page_and_found_by_filter_and_order(
     browser.wait_text("#proxies .nothing", "None of the proxies matches the filter.")
 
 
+@pytest.mark.slow
 def test_5000_connections_are_filtered_and_sorted_by_the_server(browser: Browser, show: Show) -> None:
     standin = show(crowd(connections=5000), "#/proxy/p1")
     browser.wait_text("#connections .counter", "5,000 connections")

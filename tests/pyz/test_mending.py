@@ -146,6 +146,7 @@ def test_damage_that_this_user_cannot_mend_is_one_line(
     assert_one_line(done, "_greenlet", f"is damaged: remove {home} and start again")
 
 
+@pytest.mark.slow
 def test_versions_side_by_side_work_and_old_ones_do_not_pile_up(gnar_pyz: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(5)]
@@ -185,6 +186,7 @@ def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int)
     assert (root / "gnar").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     versions = [other_version(gnar_pyz, tmp_path, f"{number:016d}") for number in range(5)]
@@ -200,6 +202,7 @@ def test_version_that_a_process_uses_is_not_removed(gnar_pyz: Path, tmp_path: Pa
     assert len(unpacked(root)) == 3
 
 
+@pytest.mark.slow
 @needs_root
 def test_lock_that_another_user_holds_stops_neither_start_nor_removal_of_others(
     gnar_pyz: Path, open_folder: Path, python_for_all: Path
@@ -242,6 +245,7 @@ def test_folder_that_is_being_removed_is_not_run_from(
         os.close(remover)
 
 
+@pytest.mark.slow
 def test_folder_that_was_damaged_and_mended_stays_while_a_process_runs_from_it(
     gnar_pyz: Path, tmp_path: Path
 ) -> None:
@@ -336,6 +340,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
     gnar_pyz: Path, tmp_path: Path
 ) -> None:

@@ -101,7 +101,7 @@ class Model:
         return not (was_ended and flags & FIN)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(frames=frame_lists, cuts=st.lists(st.integers(1, 50), max_size=10))
 def test_any_frames_do_to_a_session_what_the_specification_says(frames: list[Frame], cuts: list[int]) -> None:
     model = Model()
@@ -143,7 +143,7 @@ def check(stream: Stream, expected: ModelStream) -> None:
     assert (more == b"") == expected.ended
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(junk=st.binary(max_size=200), is_client=st.booleans())
 def test_any_bytes_end_a_session_or_leave_it_working(junk: bytes, is_client: bool) -> None:
     with clean(TIMEOUT_S):
@@ -245,7 +245,7 @@ def carry(source: net.SocketConn, target: net.SocketConn, rng: Random) -> None:
     target.shutdown(socket.SHUT_WR)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(plans=plans, seed=st.integers(0, 1 << 30))
 def test_two_sessions_over_a_bad_link_lose_and_reorder_nothing(plans: list[Plan], seed: int) -> None:
     with clean(TIMEOUT_S):
