@@ -168,10 +168,11 @@ complain() {
 }
 
 # Makes the environment $venv with the packages of gnar and of its tests. Sets $venv. Does nothing if the environment
-# was made with the same pyproject.toml and the same Python.
+# was made with the same pyproject.toml and the same Python. The tools are those of build_zipapp.sh.
 make_environment() {
     version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     venv="$PWD/build/test-$version"
+    tools_bin="$PWD/build/tools-$version/bin"
     stamp=$(
         cksum <pyproject.toml
         "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
@@ -186,9 +187,11 @@ make_environment() {
 install_packages() {
     say "== installing the packages of the tests"
     rm -rf "$venv"
-    "$PYTHON" -m venv "$venv"
+    "$PYTHON" -m venv --without-pip "$venv"
     requirements >"$venv/requirements.txt"
-    "$venv/bin/python" -m pip install --quiet --prefer-binary --requirement "$venv/requirements.txt"
+    # uv takes 2 s for what takes pip 30 s.
+    UV_CACHE_DIR="$PWD/build/cache/uv" UV_NO_CONFIG=1 "$tools_bin/uv" pip install --quiet --link-mode=copy \
+        --python "$venv/bin/python" --requirement "$venv/requirements.txt"
     printf '%s\n' "$stamp" >"$venv/stamp"
 }
 
@@ -203,7 +206,7 @@ install_axe() {
 }
 
 requirements() {
-    "$venv/bin/python" - <<'EOF'
+    "$tools_bin/python" - <<'EOF'
 try:
     import tomllib
 except ImportError:  # Python 3.10

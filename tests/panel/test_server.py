@@ -78,9 +78,10 @@ def panel(tunnels: Tunnels, browser: Browser) -> Iterator[Panel]:
 
 
 def drink(conn: socket.socket) -> None:
-    """Read all that comes, and keep nothing."""
-    while conn.recv(65536):
-        pass
+    """Read all that comes until the conn is closed, here or there, and keep nothing."""
+    with suppress(OSError):
+        while conn.recv(65536):
+            pass
 
 
 def pour(conn: socket.socket) -> None:
