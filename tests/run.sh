@@ -79,6 +79,7 @@ main() {
     cd "$(dirname "$0")/.."
     PATH="$PATH:/usr/sbin:/sbin" # Debian has ip, haproxy and nginx there, and only root's PATH has these folders
     PYTHON=$(PYTHON="${PYTHON:-}" ./build_zipapp.sh --which-python)
+    unset PYTHONDONTWRITEBYTECODE # hundreds of processes would compile the same modules
     export PYTHON PATH PIP_CACHE_DIR="$PWD/build/cache/pip" PIP_DISABLE_PIP_VERSION_CHECK=1
 
     install_tools
@@ -190,7 +191,7 @@ install_packages() {
     "$PYTHON" -m venv --without-pip "$venv"
     requirements >"$venv/requirements.txt"
     # uv takes 2 s for what takes pip 30 s.
-    UV_CACHE_DIR="$PWD/build/cache/uv" UV_NO_CONFIG=1 "$tools_bin/uv" pip install --quiet --link-mode=copy \
+    UV_CACHE_DIR="$PWD/build/cache/uv" UV_NO_CONFIG=1 "$tools_bin/uv" pip install --quiet --link-mode=copy --compile-bytecode \
         --python "$venv/bin/python" --requirement "$venv/requirements.txt"
     printf '%s\n' "$stamp" >"$venv/stamp"
 }
