@@ -87,8 +87,11 @@ def patch_all() -> None:
     Raises `OSError` when the process may not open enough files. Ends the process with one line on standard
     error when gevent does not start with the GEVENT variables of the environment.
     """
-    from gevent import config, get_hub, monkey
+    from gevent import config, events, get_hub, monkey
 
+    # Gevent would look for plugins in all packages of this Python: code that is none of gnar's. With many
+    # packages, looking is half of the time that a start takes.
+    events.notify_and_call_entry_points = lambda _event: None  # type: ignore[attr-defined]
     _check_files_left(_HUB_FILES)
     names = sorted(name for name in os.environ if name.startswith("GEVENT"))
     try:

@@ -55,7 +55,7 @@ def receive_until(conn: SocketConn, end: bytes) -> bytes:
 
 
 class Waiting:
-    """A stream that waits for ever after its first event, and keeps the error that ends it."""
+    """A stream that waits for ever after its first event; it keeps the error that ends it."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
@@ -63,8 +63,8 @@ class Waiting:
 
     def run(self, send: Send) -> None:
         self.begun += 1
-        send("hello", "there")
         try:
+            send("hello", "there")  # which a reader need not wait for
             Event().wait()
         except ConnError as exc:
             self.errors.append(exc)

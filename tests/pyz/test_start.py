@@ -182,6 +182,19 @@ def test_package_of_the_same_name_elsewhere_does_no_harm(moved: Path, tmp_path: 
     assert "nonsense" in done.stderr
 
 
+def test_plugin_of_gevent_elsewhere_is_not_loaded(moved: Path, tmp_path: Path) -> None:
+    package = tmp_path / "else" / "p.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: p\nVersion: 1\n")
+    kinds = ("will_patch_all", "will_patch_module", "did_patch_module", "did_patch_builtins", "did_patch_all")
+    entries = "".join(f"[gevent.plugins.monkey.{kind}]\np = the_plugin:run\n" for kind in kinds)
+    (package / "entry_points.txt").write_text(entries)
+    (tmp_path / "else" / "the_plugin.py").write_text("raise SystemExit('the plugin')")
+    done = start(moved, "relay", "nonsense", "nonsense", PYTHONPATH=tmp_path / "else", HOME=tmp_path)
+    assert "the plugin" not in done.stderr
+    assert "nonsense" in done.stderr
+
+
 def test_wrong_command_is_one_line_and_exits_2(gnar_pyz: Path) -> None:
     done = start(gnar_pyz, "frobnicate", SHIV_ROOT=os.environ["SHIV_ROOT"])
     assert done.returncode == 2
