@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -217,7 +217,7 @@ class Foreign(BaseHTTPRequestHandler):
 @pytest.fixture
 def foreign() -> Iterator[str]:
     """Serve a foreign page, and return its address."""
-    with HTTPServer((LOOPBACK, 0), Foreign) as server:
+    with ThreadingHTTPServer((LOOPBACK, 0), Foreign) as server:  # a browser opens connections ahead
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://{LOOPBACK}:{server.server_port}/"
         server.shutdown()

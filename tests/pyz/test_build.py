@@ -65,21 +65,21 @@ def test_every_target_is_held(held: dict[str, dict[str, bytes]]) -> None:
     assert len(held) == len(PLATFORMS) * len(PYTHONS)
 
 
-@pytest.mark.parametrize("target", targets(), ids=str)
-def test_target_has_each_compiled_module_for_its_python_and_processor(
-    held: dict[str, dict[str, bytes]], target: Target
+def test_each_target_has_each_compiled_module_for_its_python_and_processor(
+    held: dict[str, dict[str, bytes]],
 ) -> None:
-    files = held[str(target)]
-    modules = compiled(files)
     mine = compiled(held["linux-x86_64/3.12"])
-    assert set(modules) == set(mine)
-    assert {"greenlet/_greenlet", "gevent/libev/corecext", "gevent/_gevent_cgreenlet"} <= set(modules)
-    mark = f"cp{target.version.replace('.', '')}-" if target.platform.system == "win32" else ""
-    mark = mark or f"cpython-{target.version.replace('.', '')}-"
-    names = [path for path in files if path.endswith((".so", ".pyd"))]
-    assert all(f".{mark}" in name for name in names), names
-    for name, data in modules.items():
-        assert is_for(target, data), name
+    assert {"greenlet/_greenlet", "gevent/libev/corecext", "gevent/_gevent_cgreenlet"} <= set(mine)
+    for target in targets():
+        files = held[str(target)]
+        modules = compiled(files)
+        assert set(modules) == set(mine), target
+        mark = f"cp{target.version.replace('.', '')}-" if target.platform.system == "win32" else ""
+        mark = mark or f"cpython-{target.version.replace('.', '')}-"
+        names = [path for path in files if path.endswith((".so", ".pyd"))]
+        assert all(f".{mark}" in name for name in names), (target, names)
+        for name, data in modules.items():
+            assert is_for(target, data), (target, name)
 
 
 def is_for(target: Target, data: bytes) -> bool:
@@ -95,30 +95,27 @@ def is_for(target: Target, data: bytes) -> bool:
     return data[:2] == WINDOWS and int.from_bytes(data[header + 4 : header + 6], "little") == WINDOWS_AMD64
 
 
-@pytest.mark.parametrize("target", targets(), ids=str)
-def test_libraries_that_compiled_modules_load_are_there_too(
-    held: dict[str, dict[str, bytes]], target: Target
-) -> None:
-    files = held[str(target)]
-    bundled = {path.rpartition("/")[2] for path in files if ".libs/" in path}
-    for name, data in compiled(files).items():
-        wanted = {found.decode() for found in re.findall(rb"lib(?:stdc\+\+|gcc_s)-[0-9a-f]+\.so[.\d]*", data)}
-        assert wanted <= bundled, name
+def test_libraries_that_compiled_modules_load_are_there_too(held: dict[str, dict[str, bytes]]) -> None:
+    for target, files in held.items():
+        bundled = {path.rpartition("/")[2] for path in files if ".libs/" in path}
+        for name, data in compiled(files).items():
+            wanted = re.findall(rb"lib(?:stdc\+\+|gcc_s)-[0-9a-f]+\.so[.\d]*", data)
+            assert {found.decode() for found in wanted} <= bundled, (target, name)
 
 
-@pytest.mark.parametrize("target", targets(), ids=str)
-def test_what_a_target_unpacks_is_small_and_holds_nothing_that_never_runs(
-    held: dict[str, dict[str, bytes]], target: Target
+def test_what_each_target_unpacks_is_small_and_holds_nothing_that_never_runs(
+    held: dict[str, dict[str, bytes]],
 ) -> None:
-    files = held[str(target)]
-    sources = sum(len(data) for path, data in files.items() if path.endswith(".py"))
-    # The bytecode of a source is at most as long as the source; test_start.py measures both on this host.
-    assert sum(map(len, files.values())) + sources <= MAX_UNPACKED_BYTES
     unwanted = (".c", ".h", ".pyx", ".pyi", ".pyc", ".cpp", "RECORD", "INSTALLER")
-    assert [path for path in files if path.endswith(unwanted) or "/tests/" in path or "cffi" in path] == []
-    assert {"gnar.py", "gnar_lib/cmd.py", "zope/__init__.py", "gevent/hub.py"} <= set(files)
-    assert any("gevent" in path and "licen" in path.lower() for path in files)
-    assert not [path for path, data in files.items() if path.endswith(".py") and b"\r\n" in data]
+    for target, files in held.items():
+        sources = sum(len(data) for path, data in files.items() if path.endswith(".py"))
+        # The bytecode of a source is at most as long as the source; test_start.py measures both on this host.
+        assert sum(map(len, files.values())) + sources <= MAX_UNPACKED_BYTES, target
+        needless = [path for path in files if path.endswith(unwanted) or "/tests/" in path or "cffi" in path]
+        assert needless == [], target
+        assert {"gnar.py", "gnar_lib/cmd.py", "zope/__init__.py", "gevent/hub.py"} <= set(files), target
+        assert any("gevent" in path and "licen" in path.lower() for path in files), target
+        assert not [path for path, data in files.items() if path.endswith(".py") and b"\r\n" in data], target
 
 
 def test_file_is_small_and_starts_with_any_python3(gnar_pyz: Path) -> None:
