@@ -8,7 +8,7 @@ Usage: tests/run.sh [--python PYTHON] [--all] [--coverage] [ARGUMENT-OF-PYTEST .
 
 Installs the Python packages of the tests into an environment in build/. Started by root, also installs the
 Debian packages with the tools that the tests use. Then runs build_zipapp.sh, shellcheck, ruff, mypy and pytest.
-pytest runs five tests at once. With arguments for pytest, the tests run one after the other.
+pytest runs six tests at once. With arguments for pytest, the tests run one after the other.
 
   --python PYTHON  Use this Python. Otherwise $PYTHON, or the one that build_zipapp.sh chooses.
   --all            Also run the tests that take minutes (marked slow).
@@ -91,9 +91,9 @@ main() {
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
     step "mypy" mypy
-    # The tests wait for half of their time, so five workers keep two cores busy. A worker gets one test at a time.
+    # The tests wait for half of their time, so six workers keep two cores busy. A worker gets one test at a time.
     # tests/conftest.py puts the tests into an order in which few of them wait at the same time.
-    [ $# != 0 ] || set -- -n 5 --dist load --maxschedchunk 1 --durations=10 --durations-min=1
+    [ $# != 0 ] || set -- -n 6 --dist load --maxschedchunk 1 --durations=10 --durations-min=1
     [ "${pytest#coverage}" = "$pytest" ] || coverage erase
     failed=""
     # shellcheck disable=SC2086 # a command of several words

@@ -33,11 +33,14 @@ SPARE_PIPE_FDS = 32  # a process keeps up to 16 pipes of bulk transfers for the 
 
 def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> float:
     """Wait until `fact()` holds, and return the seconds that took; fails the test when it never does."""
-    began = time.monotonic()
+    began = asked = time.monotonic()
     while not fact():
-        if time.monotonic() - began > timeout_s:
+        now = time.monotonic()
+        if now - began > timeout_s:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.01)  # the pace of asking, not a guess of how long it takes
+        # The pace of asking, not a guess of how long it takes: to ask may mean to start a program.
+        time.sleep(min(max(0.01, 4 * (now - asked)), 0.25))
+        asked = time.monotonic()
     return time.monotonic() - began
 
 

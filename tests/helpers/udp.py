@@ -8,10 +8,19 @@ import socket
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from tests.helpers.harness import (
     LOOPBACK,
     WAIT_S,
     Tunnels,
+)
+
+# For tests that take much of the processor's time, or find with one way what they find with the other.
+plain_is_slow = pytest.mark.parametrize(
+    "tunnels",
+    [pytest.param((), marks=pytest.mark.slow, id="plain"), pytest.param(("-m",), id="multiplexed")],
+    indirect=True,
 )
 
 

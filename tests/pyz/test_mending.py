@@ -110,7 +110,6 @@ def spoil_by_zeros(home: Path, *patterns: str) -> None:
 @pytest.mark.parametrize(
     "patterns",
     [
-        ("greenlet/_greenlet.*.so",),
         ("gevent/libev/corecext.*.so",),
         ("gnar_lib/cmd.py", "gnar_lib/__pycache__/cmd.*.pyc"),
     ],
@@ -159,20 +158,22 @@ def test_versions_side_by_side_work_and_old_ones_do_not_pile_up(gnar_pyz: Path, 
     assert files_below(root) == files  # nothing is unpacked anew when three versions are used by turns
 
 
-def test_only_what_gnar_has_unpacked_is_removed(gnar_pyz: Path, tmp_path: Path) -> None:
+def test_only_what_gnar_has_unpacked_is_removed(moved: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     mine = [
         root / name for name in ("gnar-site", "gnar-docs", "gnar-data.tmp", "gnar-" + "0" * 16 + "-x-3.12")
     ]
     for folder in mine:
         folder.mkdir(parents=True)
-    for number in range(5):
-        start(other_version(gnar_pyz, tmp_path, f"{number:016d}"), "--version", SHIV_ROOT=root)
+    for number in range(4):  # as other versions leave theirs
+        (root / f"gnar-{number:016d}-linux-3.12").mkdir()
+        (root / f"gnar-{number:016d}-linux-3.12" / LIST).touch()
+    start(moved, "--version", SHIV_ROOT=root)
     assert all(folder.is_dir() for folder in mine)
     assert len(unpacked(root)) == len(mine) + 3
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o002, 0o277])
+@pytest.mark.parametrize("umask", [0o000, 0o277])
 def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int) -> None:
     root = tmp_path / "a" / "b"
     before = os.umask(umask)

@@ -104,7 +104,14 @@ def test_python_that_does_not_answer_is_passed_over(tmp_path: Path, monkeypatch:
     assert places._probe(tmp_path / "python3") is None
 
 
-@pytest.mark.parametrize("version", PYTHONS)
+# With the one that runs the tests, everything else is tried.
+@pytest.mark.parametrize(
+    "version",
+    [
+        pytest.param(version, marks=[pytest.mark.slow] * (python == Path(sys.executable).resolve()))
+        for version, python in PYTHONS.items()
+    ],
+)
 def test_gnar_works_under_every_python_of_this_machine(
     version: str, pyz: Path, tmp_path: Path, use: Callable[[Place], None]
 ) -> None:

@@ -24,38 +24,38 @@ from tests.helpers.services import answer_with
 THOUSAND = 1000
 
 
-def test_port_taken_is_asked_for_again_until_it_is_free(tunnels: Tunnels) -> None:
+def test_port_taken_is_asked_for_again_until_it_is_free(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service, socket.socket() as holder:
         holder.bind((LOOPBACK, 0))
         holder.listen()
         port = holder.getsockname()[1]
-        _, server_port = tunnels.server()
-        client, _ = tunnels.client(server_port, "-l", str(service.port), "-r", str(port), wait=False)
+        _, server_port = plain_tunnels.server()
+        client, _ = plain_tunnels.client(server_port, "-l", str(service.port), "-r", str(port), wait=False)
         client.wait_log("is taken; trying again in")
         holder.close()
         client.wait_log("open at")
         assert ask(port) == b"ping"
 
 
-def test_port_not_allowed_gives_that_proxy_up_and_keeps_the_others(tunnels: Tunnels) -> None:
+def test_port_not_allowed_gives_that_proxy_up_and_keeps_the_others(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
         allowed, refused = free_port(), free_port()
-        _, server_port = tunnels.server("--allow-ports", str(allowed))
+        _, server_port = plain_tunnels.server("--allow-ports", str(allowed))
         mappings = [f"{service.port}:{refused}", f"{service.port}:{allowed}"]
-        client, port = tunnels.client(server_port, *mappings)
+        client, port = plain_tunnels.client(server_port, *mappings)
         client.wait_log("not allowed")
         assert port == allowed
         assert ask(port) == b"ping"
-        alone, _ = tunnels.client(server_port, "-l", str(service.port), "-r", str(refused), wait=False)
+        alone, _ = plain_tunnels.client(server_port, "-l", str(service.port), "-r", str(refused), wait=False)
         assert alone.wait_exit() == 1
         assert "no proxy is left" in alone.log
 
 
-def test_port_0_is_chosen_from_the_allowed_ones(tunnels: Tunnels) -> None:
+def test_port_0_is_chosen_from_the_allowed_ones(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
         wanted = free_port()
-        _, server_port = tunnels.server("--allow-ports", f"{wanted}")
-        client, port = tunnels.client(server_port, str(service.port))
+        _, server_port = plain_tunnels.server("--allow-ports", f"{wanted}")
+        client, port = plain_tunnels.client(server_port, str(service.port))
         assert port == wanted
         wait_until(lambda: str(wanted) in client.out, "the port is shown")
         assert ask(port) == b"ping"
@@ -93,16 +93,16 @@ def test_more_ports_than_a_server_takes_are_one_error(plain_tunnels: Tunnels) ->
     assert "trying again" not in client.log
 
 
-def test_file_with_several_proxies_shows_them_in_one_block(tunnels: Tunnels, tmp_path: Path) -> None:
+def test_file_with_several_proxies_shows_them_in_one_block(plain_tunnels: Tunnels, tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
     with Service(answer_with(b"web")) as web, Service(answer_with(b"db")) as database:
-        _, server_port = tunnels.server()
+        _, server_port = plain_tunnels.server()
         path.write_text(
             f'server-addr = "{LOOPBACK}:{server_port}"\n'
             f'[[proxys]]\nproxy-name = "web"\nlocal-port = {web.port}\n'
             f'[[proxys]]\nproxy-name = "database"\nlocal-port = {database.port}\n'
         )
-        client = tunnels.run("client", "-c", str(path), env={"GNAR_TOKEN": TOKEN})
+        client = plain_tunnels.run("client", "-c", str(path), env={"GNAR_TOKEN": TOKEN})
         client.wait_log("open at", count=2)
         wait_until(lambda: client.out.count("->") == 2, "the block is shown")
         shown = dict(

@@ -65,14 +65,14 @@ def test_hangup_starts_new_proxies_cancels_removed_ones_and_leaves_the_rest(
 
 @pytest.mark.parametrize("port", [9001, 0])
 def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
-    tunnels: Tunnels, tmp_path: Path, port: int
+    plain_tunnels: Tunnels, tmp_path: Path, port: int
 ) -> None:
     config = tmp_path / "client.toml"
     config.write_text(proxy_table("goes", 1, port))
     with socket.create_server((LOOPBACK, 0)) as server:
         server.settimeout(WAIT_S)
         address = f"{LOOPBACK}:{server.getsockname()[1]}"
-        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        client = plain_tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
         control, _ = server.accept()
         with control:
             control.settimeout(WAIT_S)
@@ -88,13 +88,13 @@ def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
         assert ProxyReq(9002, "comes", "", "tcp") in asked
 
 
-def test_refusal_for_good_ends_the_wait_to_ask_again(tunnels: Tunnels, tmp_path: Path) -> None:
+def test_refusal_for_good_ends_the_wait_to_ask_again(plain_tunnels: Tunnels, tmp_path: Path) -> None:
     config = tmp_path / "client.toml"
     config.write_text(proxy_table("first", 1, 9001) + proxy_table("second", 2, 9002))
     with socket.create_server((LOOPBACK, 0)) as server:
         server.settimeout(WAIT_S)
         address = f"{LOOPBACK}:{server.getsockname()[1]}"
-        client = tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        client = plain_tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
         control, _ = server.accept()
         with control:
             control.settimeout(WAIT_S)
@@ -149,14 +149,14 @@ def test_hangup_while_the_server_is_away_keeps_one_control_connection(
 
 
 def test_hangup_of_the_server_changes_settings_and_touches_no_client(
-    tunnels: Tunnels, tmp_path: Path
+    plain_tunnels: Tunnels, tmp_path: Path
 ) -> None:
     allowed, refused = free_port(), free_port()
     path = tmp_path / "server.toml"
     path.write_text(f'allow-ports = "{allowed}"\n')
     with Service(echo) as service:
-        server, server_port = tunnels.server("-c", str(path))
-        _, port = tunnels.client(server_port, f"{service.port}:{allowed}")
+        server, server_port = plain_tunnels.server("-c", str(path))
+        _, port = plain_tunnels.client(server_port, f"{service.port}:{allowed}")
         with dial(port) as user:
             user.sendall(b"x")
             assert user.recv(1) == b"x"
@@ -166,7 +166,7 @@ def test_hangup_of_the_server_changes_settings_and_touches_no_client(
             path.write_text(f'allow-ports = "{allowed},{refused}"\n')
             server.signal(signal.SIGHUP)
             server.wait_log("configuration reloaded")
-            _, second = tunnels.client(server_port, f"{service.port}:{refused}")
+            _, second = plain_tunnels.client(server_port, f"{service.port}:{refused}")
             assert ask(second) == b"ping"
             user.sendall(b"y")
             assert user.recv(1) == b"y"

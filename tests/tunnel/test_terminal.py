@@ -30,10 +30,10 @@ from tests.helpers.harness import (
 )
 
 
-def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, gnar_pyz: Path) -> None:
+def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(plain_tunnels: Tunnels, gnar_pyz: Path) -> None:
     with Service(echo) as service:
-        _, server_port = tunnels.server()
-        plain, port = tunnels.client(server_port, str(service.port))
+        _, server_port = plain_tunnels.server()
+        plain, port = plain_tunnels.client(server_port, str(service.port))
         wait_until(lambda: "->" in plain.out, "the block is shown")
         assert "\033" not in plain.out
         ours, theirs = pty.openpty()
@@ -59,12 +59,12 @@ def test_links_can_be_clicked_on_a_terminal_and_nowhere_else(tunnels: Tunnels, g
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
 def test_client_serves_whatever_became_of_its_standard_streams(
-    tunnels: Tunnels, gnar_pyz: Path, streams: str
+    plain_tunnels: Tunnels, gnar_pyz: Path, streams: str
 ) -> None:
     with Service(echo) as service:
-        _, server_port = tunnels.server()
+        _, server_port = plain_tunnels.server()
         port = free_port()
-        words = f"client {LOOPBACK}:{server_port} {service.port}:{port} --grace 0 {' '.join(tunnels.mode)}"
+        words = f"client {LOOPBACK}:{server_port} {service.port}:{port} --grace 0"
         client = subprocess.Popen(
             ["sh", "-c", f'"$0" {words} {streams}', gnar_pyz],
             stdin=subprocess.DEVNULL,

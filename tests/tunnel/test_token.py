@@ -16,9 +16,9 @@ from tests.helpers.harness import (
 )
 
 
-def test_wrong_token_is_told_in_one_line_and_exits_1(tunnels: Tunnels) -> None:
-    server, port = tunnels.server()
-    client, _ = tunnels.client(port, "-l", "1", token="wrong", wait=False)
+def test_wrong_token_is_told_in_one_line_and_exits_1(plain_tunnels: Tunnels) -> None:
+    server, port = plain_tunnels.server()
+    client, _ = plain_tunnels.client(port, "-l", "1", token="wrong", wait=False)
     assert client.wait_exit() == 1
     assert "wrong token" in client.log
     assert len(client.log.splitlines()) == 1
@@ -44,23 +44,23 @@ def test_md5_login_is_taken_unless_the_server_wants_hmac(tunnels: Tunnels) -> No
         assert client.wait_exit() == 1
 
 
-def test_client_with_token_does_not_trust_a_server_without(tunnels: Tunnels) -> None:
-    _, port = tunnels.server(token="")
-    client, _ = tunnels.client(port, "-l", "1", wait=False)
+def test_client_with_token_does_not_trust_a_server_without(plain_tunnels: Tunnels) -> None:
+    _, port = plain_tunnels.server(token="")
+    client, _ = plain_tunnels.client(port, "-l", "1", wait=False)
     assert client.wait_exit() == 1
     assert "no token" in client.log
 
 
-def test_neither_end_has_a_token(tunnels: Tunnels) -> None:
+def test_neither_end_has_a_token(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
-        server, server_port = tunnels.server(token="")
-        _, port = tunnels.client(server_port, "-l", str(service.port), token="")
+        server, server_port = plain_tunnels.server(token="")
+        _, port = plain_tunnels.client(server_port, "-l", str(service.port), token="")
         assert ask(port) == b"ping"
         assert "no token" not in server.log  # on loopback alone that is nobody's danger
 
 
-def test_server_without_token_warns_unless_on_loopback(tunnels: Tunnels) -> None:
-    server = tunnels.run("server", str(free_port()))
+def test_server_without_token_warns_unless_on_loopback(plain_tunnels: Tunnels) -> None:
+    server = plain_tunnels.run("server", str(free_port()))
     server.wait_log("no token")
 
 

@@ -23,11 +23,12 @@ from tests.helpers.harness import (
     is_open,
     wait_until,
 )
-from tests.helpers.udp import UdpService, UdpTunnel, ask_udp, udp_socket, user_of
+from tests.helpers.udp import UdpService, UdpTunnel, ask_udp, plain_is_slow, udp_socket, user_of
 
 KEPT = 0.3  # of the requests of a TCP proxy, beside a flood of datagrams
 
 
+@plain_is_slow
 def test_slow_client_costs_datagrams_not_memory_nor_other_users(
     tunnels: Tunnels, echo_service: UdpService
 ) -> None:
@@ -46,6 +47,7 @@ def test_slow_client_costs_datagrams_not_memory_nor_other_users(
     assert ask_udp(tunnel.port) == b"ping"
 
 
+@plain_is_slow
 def test_flood_of_datagrams_delays_no_byte_of_another_proxy_of_the_same_client(
     tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def web_server(tmp_path: Path) -> Iterator[int]:
         process.wait(WAIT_S)
 
 
+@plain_is_slow
 def test_tcp_proxy_beside_a_flood_of_datagrams_keeps_a_good_part_of_its_requests(
     tunnels: Tunnels, udpecho: Path, web_server: int, tmp_path: Path
 ) -> None:

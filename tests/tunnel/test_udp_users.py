@@ -32,6 +32,7 @@ from tests.helpers.udp import (
     ask_udp,
     echoes_of_users,
     is_bound,
+    plain_is_slow,
     udp_socket,
     user_of,
 )
@@ -41,6 +42,7 @@ DESCRIPTORS = 1024
 BIGGEST = 65507  # what IPv4 lets a datagram have
 
 
+@plain_is_slow
 def test_64_users_with_one_datagram_in_flight_lose_none_and_get_their_own(
     tunnels: Tunnels, echo_service: UdpService
 ) -> None:
@@ -124,6 +126,7 @@ def test_tcp_and_udp_share_a_port_number(tunnels: Tunnels, echo_service: UdpServ
         assert client.status()["udp_sessions"] == 0
 
 
+@plain_is_slow
 def test_udp_bind_wins_over_bind_and_may_be_a_name(tunnels: Tunnels, echo_service: UdpService) -> None:
     _, server_port = tunnels.server("--udp-bind", "localhost")
     port = free_port()
@@ -137,6 +140,7 @@ def test_udp_bind_wins_over_bind_and_may_be_a_name(tunnels: Tunnels, echo_servic
     assert ask_udp(port, b"x", "127.0.0.9") == b"x"
 
 
+@plain_is_slow
 def test_udp_port_that_is_taken_or_not_allowed_is_said(tunnels: Tunnels, echo_service: UdpService) -> None:
     allowed = free_port()
     _, server_port = tunnels.server("--allow-ports", str(allowed))
@@ -160,6 +164,7 @@ def test_sessions_end_by_themselves_and_leave_nothing(tunnels: Tunnels, echo_ser
     assert ask_udp(tunnel.port) == b"ping"
 
 
+@plain_is_slow
 def test_byte_from_each_of_4200_addresses_cuts_nobody_off(
     tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
 ) -> None:
