@@ -34,9 +34,16 @@ def test_copied_file_starts_in_an_empty_environment(moved: Path, tmp_path: Path)
     assert sum(path.stat().st_size for path in files_below(home)) <= MAX_UNPACKED_BYTES
 
 
-def test_only_what_this_host_needs_is_unpacked(moved: Path, tmp_path: Path) -> None:
-    start(moved, "--version", SHIV_ROOT=tmp_path / "root")
-    (home,) = unpacked(tmp_path / "root")
+@pytest.fixture(scope="session")
+def home(gnar_pyz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which gnar.pyz has been unpacked; no test changes it."""
+    root = tmp_path_factory.mktemp("unpacked")
+    start(gnar_pyz, "--version", SHIV_ROOT=root)
+    (home,) = unpacked(root)
+    return home
+
+
+def test_only_what_this_host_needs_is_unpacked(home: Path) -> None:
     compiled = {path.name for path in files_below(home) if path.suffix in (".so", ".pyd")}
     suffixes = {name.split(".", 1)[1] for name in compiled}
     assert len(suffixes) == 1
@@ -66,9 +73,7 @@ for module in pkgutil.walk_packages([sys.argv[1]]):
 """
 
 
-def test_every_module_that_is_unpacked_can_be_imported(moved: Path, tmp_path: Path) -> None:
-    start(moved, "--version", SHIV_ROOT=tmp_path / "root")
-    (home,) = unpacked(tmp_path / "root")
+def test_every_module_that_is_unpacked_can_be_imported(home: Path) -> None:
     command = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(home / "site-packages")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("", "")
@@ -141,13 +146,12 @@ def test_unpacked_by_root_it_starts_for_any_user_who_can_write_nowhere(
     assert files_below(root) == files
 
 
-def test_verbose_version_tells_what_the_file_holds_and_where_it_runs(moved: Path, tmp_path: Path) -> None:
-    shown = start(moved, "--version", "--verbose", SHIV_ROOT=tmp_path / "root").stdout
-    (home,) = unpacked(tmp_path / "root")
+def test_verbose_version_tells_what_the_file_holds_and_where_it_runs(home: Path, gnar_pyz: Path) -> None:
+    shown = start(gnar_pyz, "--version", "--verbose", SHIV_ROOT=home.parent).stdout
     assert shown.startswith(VERSION_LINE)
     for text in (
         f"CPython {sys.version.split()[0]}",
-        f"started   {moved}\n",
+        f"started   {gnar_pyz}\n",
         f"unpacked  {home}/site-packages (",
         "docopt-ng 0",
         "gevent 2",
@@ -173,16 +177,16 @@ def test_start_of_what_is_unpacked_imports_nothing_that_only_unpacking_needs(gna
     assert not re.search(r"\b(zipfile|tarfile|lzma|tempfile|shutil|pyz\.inside\.unpack)\b", imported)
 
 
-def test_package_of_the_same_name_elsewhere_does_no_harm(moved: Path, tmp_path: Path) -> None:
+def test_package_of_the_same_name_elsewhere_does_no_harm(home: Path, gnar_pyz: Path, tmp_path: Path) -> None:
     for name in ("zope", "gevent", "docopt", "greenlet", "tomli"):
         (tmp_path / "else" / name).mkdir(parents=True)
         (tmp_path / "else" / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
-    done = start(moved, "relay", "nonsense", "nonsense", PYTHONPATH=tmp_path / "else", HOME=tmp_path)
+    done = start(gnar_pyz, "relay", "nonsense", "x", PYTHONPATH=tmp_path / "else", SHIV_ROOT=home.parent)
     assert done.returncode == 2
     assert "nonsense" in done.stderr
 
 
-def test_plugin_of_gevent_elsewhere_is_not_loaded(moved: Path, tmp_path: Path) -> None:
+def test_plugin_of_gevent_elsewhere_is_not_loaded(home: Path, gnar_pyz: Path, tmp_path: Path) -> None:
     package = tmp_path / "else" / "p.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: p\nVersion: 1\n")
@@ -190,7 +194,7 @@ def test_plugin_of_gevent_elsewhere_is_not_loaded(moved: Path, tmp_path: Path) -
     entries = "".join(f"[gevent.plugins.monkey.{kind}]\np = the_plugin:run\n" for kind in kinds)
     (package / "entry_points.txt").write_text(entries)
     (tmp_path / "else" / "the_plugin.py").write_text("raise SystemExit('the plugin')")
-    done = start(moved, "relay", "nonsense", "nonsense", PYTHONPATH=tmp_path / "else", HOME=tmp_path)
+    done = start(gnar_pyz, "relay", "nonsense", "x", PYTHONPATH=tmp_path / "else", SHIV_ROOT=home.parent)
     assert "the plugin" not in done.stderr
     assert "nonsense" in done.stderr
 
