@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from gevent.hub import get_hub
@@ -115,24 +115,37 @@ def _give_children_default_signals() -> None:
             signal.signal(number, lambda *_: None)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have one worker run all tests that share the browser, or a fixture of their module: it is made once."""
+    fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    if "browser" in fixtures:
+        item.add_marker(pytest.mark.xdist_group("browser"))
+    elif any(each.scope == "module" for named in fixtures.values() for each in named):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers share the tests, sort the tests so that no core and no worker is ever idle.
 
-    Tests that wait for seconds are spread evenly among those that start programs: while one worker waits, the
-    others keep the cores busy. What is short comes at the end, so that all workers finish together.
+    Groups come first, since each is one worker's. Tests that wait for seconds are spread evenly among those
+    that start programs: while one worker waits, the others keep the cores busy. What is short comes at the
+    end, so that all workers finish together.
     """
     if not hasattr(config, "workerinput"):
         return
+    grouped: list[pytest.Item] = []
     waiting: list[pytest.Item] = []
     starting: list[pytest.Item] = []
     short: list[pytest.Item] = []
     for item in items:
-        if item.get_closest_marker("waits"):
+        if item.get_closest_marker("xdist_group"):
+            grouped.append(item)
+        elif item.get_closest_marker("waits"):
             waiting.append(item)
         else:
             (short if STARTING.isdisjoint(getattr(item, "fixturenames", ())) else starting).append(item)
     gap = len(starting) // max(len(waiting), 1)
-    items[:] = []
+    items[:] = grouped
     for number, item in enumerate(waiting):
         items += [item, *starting[number * gap : (number + 1) * gap]]
     items += [*starting[len(waiting) * gap :], *short]
