@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from gevent.hub import get_hub
 from hypothesis import configuration
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers, tunnels_of_test
 from tests.helpers.spinning import spinning_threads
@@ -25,6 +26,12 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
+GROUPS = (
+    "tests/panel/",
+    "tests/pyz/test_build.py",
+    "tests/ship/test_install.py",
+    "tests/yamux/test_interop.py",
+)
 STARTING = frozenset({"gnar_pyz", "browser"})  # the fixtures of tests that start programs
 LEFT_OUT = pytest.StashKey[int]()  # slow tests
 
@@ -115,13 +122,17 @@ def _give_children_default_signals() -> None:
             signal.signal(number, lambda *_: None)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Have one worker run all tests that share the browser, or a fixture of their module: it is made once."""
-    fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-    if "browser" in fixtures:
-        item.add_marker(pytest.mark.xdist_group("browser"))
-    elif any(each.scope == "module" for named in fixtures.values() for each in named):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Has one worker run all tests that share what takes long to make; the others are dealt one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((group for group in GROUPS if nodeid.startswith(group)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Share the tests out in groups, in the order of the first worker."""
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -138,7 +149,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     starting: list[pytest.Item] = []
     short: list[pytest.Item] = []
     for item in items:
-        if item.get_closest_marker("xdist_group"):
+        if item.nodeid.startswith(GROUPS):
             grouped.append(item)
         elif item.get_closest_marker("waits"):
             waiting.append(item)

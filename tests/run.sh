@@ -93,7 +93,7 @@ main() {
     step "mypy" mypy
     # The tests wait for half of their time, so six workers keep two cores busy.
     # tests/conftest.py puts the tests into an order in which few of them wait at the same time.
-    [ $# != 0 ] || set -- -n 6 --dist loadgroup --no-loadscope-reorder --durations=10 --durations-min=1
+    [ $# != 0 ] || set -- -n 6 --durations=10 --durations-min=1
     [ "${pytest#coverage}" = "$pytest" ] || coverage erase
     failed=""
     # shellcheck disable=SC2086 # a command of several words
