@@ -8,7 +8,7 @@ Usage: tests/run.sh [--python PYTHON] [--all] [--coverage] [ARGUMENT-OF-PYTEST .
 
 Installs the Python packages of the tests into an environment in build/. Started by root, also installs the
 Debian packages with the tools that the tests use. Then runs build_zipapp.sh, shellcheck, ruff, mypy and pytest.
-pytest runs six tests at once. With arguments for pytest, the tests run one after the other.
+pytest runs six tests at once, beside mypy. With arguments for pytest, the tests run one after the other.
 
   --python PYTHON  Use this Python. Otherwise $PYTHON, or the one that build_zipapp.sh chooses.
   --all            Also run the tests that take minutes (marked slow).
@@ -90,7 +90,8 @@ main() {
     step "shellcheck" lint_shell
     step "ruff check" ruff check .
     step "ruff format" ruff format --check .
-    step "mypy" mypy
+    mypy >build/mypy.txt 2>&1 & # takes one core, and the tests do not always need both
+    mypy=$!
     # The tests wait for half of their time, so six workers keep two cores busy.
     # tests/conftest.py puts the tests into an order in which few of them wait at the same time.
     [ $# != 0 ] || set -- -n 6 --durations=10 --durations-min=1
@@ -99,6 +100,8 @@ main() {
     # shellcheck disable=SC2086 # a command of several words
     step "pytest" $pytest -m "$unless_slow" "$@" || failed=$?
     [ "${pytest#coverage}" = "$pytest" ] || report_coverage
+    wait $mypy || failed=$?
+    step "mypy" cat build/mypy.txt
     return ${failed:-0}
 }
 

@@ -110,7 +110,7 @@ def spoil_by_zeros(home: Path, *patterns: str) -> None:
 @pytest.mark.parametrize(
     "patterns",
     [
-        ("gevent/libev/corecext.*.so",),
+        pytest.param(("gevent/libev/corecext.*.so",), marks=pytest.mark.slow),
         ("gnar_lib/cmd.py", "gnar_lib/__pycache__/cmd.*.pyc"),
     ],
     ids=lambda patterns: patterns[0],
@@ -133,6 +133,7 @@ def test_file_of_zeros_is_noticed_when_it_is_imported_and_all_is_unpacked_anew(
 
 
 @needs_root
+@pytest.mark.slow
 def test_damage_that_this_user_cannot_mend_is_one_line(
     moved: Path, open_folder: Path, python_for_all: Path
 ) -> None:
@@ -173,7 +174,7 @@ def test_only_what_gnar_has_unpacked_is_removed(moved: Path, tmp_path: Path) -> 
     assert len(unpacked(root)) == len(mine) + 3
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o277])
+@pytest.mark.parametrize("umask", [0o277, pytest.param(0o000, marks=pytest.mark.slow)])
 def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int) -> None:
     root = tmp_path / "a" / "b"
     before = os.umask(umask)
@@ -365,6 +366,7 @@ def test_without_what_windows_lacks_it_unpacks_starts_and_removes_old_versions(
     assert [path.name.split("-")[1] for path in unpacked(local / "gnar")] == [f"{n:016d}" for n in (2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_without_what_windows_lacks_damage_is_mended_by_the_next_start(moved: Path, tmp_path: Path) -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

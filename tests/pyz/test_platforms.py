@@ -136,7 +136,10 @@ def test_what_windows_lacks_is_found(tmp_path: Path) -> None:
 # ---- the commands ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["plain", "multiplexed"])
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param((), marks=pytest.mark.slow, id="plain"), pytest.param(("-m",), id="multiplexed")],
+)
 def test_tunnel_carries_bulk_half_closes_and_datagrams(
     programs: Tunnels, mode: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ exec "$@"
 """
 
 
+@pytest.mark.slow
 def test_whole_folder_that_is_now_mounted_noexec_is_passed_over(moved: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "home").mkdir()
@@ -129,6 +130,7 @@ def test_whole_folder_that_is_now_mounted_noexec_is_passed_over(moved: Path, tmp
 
 
 @needs_root
+@pytest.mark.slow
 def test_unpacked_by_root_it_starts_for_any_user_who_can_write_nowhere(
     moved: Path, open_folder: Path, python_for_all: Path
 ) -> None:

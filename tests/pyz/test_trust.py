@@ -57,7 +57,7 @@ def test_folder_below_one_that_others_can_rename_it_in_is_not_run_from(moved: Pa
 
 
 @needs_root
-@pytest.mark.parametrize("planted", ["the folder", "a link to it"])
+@pytest.mark.parametrize("planted", ["the folder", pytest.param("a link to it", marks=pytest.mark.slow)])
 def test_what_somebody_else_has_unpacked_is_not_run(moved: Path, tmp_path: Path, planted: str) -> None:
     theirs = tmp_path / "theirs"
     start(moved, "--version", SHIV_ROOT=theirs)
@@ -94,6 +94,7 @@ def test_home_of_somebody_else_is_not_run_from(moved: Path, tmp_path: Path) -> N
     assert files_below(home) == set()
 
 
+@pytest.mark.slow
 def test_unpacked_files_that_others_can_write_to_are_replaced(moved: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     start(moved, "--version", SHIV_ROOT=root)
@@ -216,6 +217,7 @@ STRANGER = NOBODY + 1
 
 
 @needs_root
+@pytest.mark.slow
 def test_image_that_one_user_has_unpacked_starts_for_another_on_a_read_only_system(
     moved: Path, open_folder: Path, python_for_all: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_image_that_one_user_has_unpacked_starts_for_another_on_a_read_only_syst
 IN_USER_NAMESPACE = ["unshare", "--user", "--map-current-user"]  # there root has no number of its own
 
 
+@pytest.mark.slow
 def test_it_starts_where_root_has_the_number_of_an_unknown_user(
     moved: Path, open_folder: Path, python_for_all: Path
 ) -> None:

@@ -101,7 +101,7 @@ class Model:
         return not (was_ended and flags & FIN)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(frames=frame_lists, cuts=st.lists(st.integers(1, 50), max_size=10))
 def test_any_frames_do_to_a_session_what_the_specification_says(frames: list[Frame], cuts: list[int]) -> None:
     model = Model()
@@ -143,7 +143,7 @@ def check(stream: Stream, expected: ModelStream) -> None:
     assert (more == b"") == expected.ended
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(junk=st.binary(max_size=200), is_client=st.booleans())
 def test_any_bytes_end_a_session_or_leave_it_working(junk: bytes, is_client: bool) -> None:
     with clean(TIMEOUT_S):
