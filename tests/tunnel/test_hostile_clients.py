@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gnar_lib.proto import Heartbeat, ProxyCancel, ProxyReq, ProxyResp, to_frame
 from gnar_lib.yamux import frame
@@ -18,6 +19,8 @@ HEARTBEATS = 20_000
 ATTACKERS = 50
 USERS_NOT_ACCEPTED = 100
 PROMPT = Bounds(worst_s=0.1, p99_s=0.02, grown_fds=REQUESTS + 64)  # a tenth of that is usual
+# Fifty logins at once are 20 ms of work, and one or two of some 140 bytes come behind them.
+BURST = replace(PROMPT, worst_s=0.2, p99_s=0.1)
 
 
 def test_client_that_asks_for_many_ports_at_once_holds_nobody_up(shared_tunnel: Tunnel) -> None:
@@ -63,7 +66,7 @@ def test_flood_of_heartbeats_holds_nobody_up(shared_tunnel: Tunnel) -> None:
 def test_floods_on_many_connections_at_once_hold_nobody_up(shared_tunnel: Tunnel) -> None:
     request = to_frame(ProxyReq(0, "flood", "", "tcp"))
     with (
-        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=PROMPT),
+        uninvolved_user(shared_tunnel.port, shared_tunnel.server, shared_tunnel.client, bounds=BURST),
         contextlib.ExitStack() as stack,
     ):
         attackers = [stack.enter_context(own_client(shared_tunnel.server_port)) for _ in range(ATTACKERS)]
