@@ -23,7 +23,7 @@ from typing import Any
 
 TERM_WAIT_S = 2.0  # between SIGTERM and SIGKILL
 KILL_WAIT_S = 5.0  # for a killed program to be gone
-POLL_S = 0.02
+POLL_S = 0.02  # between two looks whether a program listens, or has ended
 LISTEN_WAIT_S = 10.0  # for a started program to listen
 SAMPLE_S = 0.5  # how often memory is measured while a measurement runs
 LAST_LINE_CHARS = 160  # of a program's output in an error

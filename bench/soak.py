@@ -32,7 +32,7 @@ from bench.procs import LOOPBACK, MIB_KIB, BenchError, Crew, Proc, free_port
 HOST = LOOPBACK.ip
 PACE_S = 0.02  # between two bytes of a lasting user
 DISTURB_EVERY_S = 20.0
-SAMPLE_EVERY_S = 5.0
+SAMPLE_EVERY_S = 5.0  # of what the programs hold
 WARM_UP_S = 30.0  # after which what the programs hold is compared with the end
 REST_S = 75.0  # at the end, without users: UDP sessions end after 60 s
 STATUS_S = 1.0  # for the line that a program logs when it is asked how it is

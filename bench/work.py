@@ -15,7 +15,7 @@ from bench.services import Echo, Iperf, Service, Web
 
 USER_PROGRAM = Path(__file__).with_name("user.py")
 READY_WAIT_S = 15.0
-READY_PAUSE_S = 0.1
+READY_PAUSE_S = 0.1  # between two tries whether a contestant answers
 PROBE_S = 5.0
 SLACK_S = 20.0  # how much longer than planned a measurement may take
 BYTES_PER_GB = 1e9

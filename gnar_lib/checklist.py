@@ -203,7 +203,7 @@ def _missing_tls(hook: HookConfig) -> str:
     """Return what is wrong if this Python lacks the TLS that a URL needs; else an empty text."""
     if hook.url.reveal().lower().startswith("https:"):
         try:
-            import ssl  # noqa: F401
+            import ssl  # noqa: F401  (whether it is there is all that is asked)
         except ImportError:
             return "this Python has no TLS, which an https URL needs"
     return ""

@@ -33,6 +33,7 @@ PAGE_KEY = "x-gnar-page"  # the field with the key of a page
 PAGE_PARAMETER = "page"  # the same in a query, for event streams: a browser adds no fields to those
 MAX_COOKIES = 64  # of that name: another port of the host can set some, too
 MAX_WRONG_WIDE = 100  # wrong passwords in a minute from all addresses of a wide network
+WIDE_BITS = {4: 24, 6: 48}  # by the version of IP: what providers give to one customer, or more
 LATELY_S = 900.0  # for which a program that has given the read token is not held up by others' mistakes
 MAX_READERS = 1000  # networks with such programs
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/v1/login", "/api/openapi.json"})
@@ -191,19 +192,19 @@ class Access:
 def _wide_network_of(request: Request) -> Sockaddr:
     """Return what many addresses have in common that may belong to one owner.
 
-    That is a network of 24 bits of IPv4, or of 48 of IPv6, all of this machine, and whoever sends for others.
+    That is a network with `WIDE_BITS` of prefix, or this machine with all for whom a proxy on it asks.
     """
     address = ipaddress.ip_address(host_of(request.peer).strip("[]").partition("%")[0] or "::1")
     if address.is_loopback:
         return ("127.0.0.1", 0)
-    wide = ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False)  # noqa: PLR2004
+    wide = ipaddress.ip_network((address, WIDE_BITS[address.version]), strict=False)
     return (str(wide.network_address), 0)
 
 
 def pass_of(request: Request) -> Pass:
     """Return what `Access.check` has found out about who asks."""
     given = request.context["pass"]
-    assert isinstance(given, Pass)  # noqa: S101
+    assert isinstance(given, Pass)  # noqa: S101  (for mypy: `check` puts nothing else there)
     return given
 
 

@@ -121,7 +121,8 @@ def _names(patterns: list[str], place: _Place) -> Iterator[str]:
 def _secret(given: Mapping[str, Any], place: _Place) -> Secret:
     """Return what signs the messages of a hook; raises `ConfigError`."""
     if "secret-file" not in given:
-        return given.get("secret", place.secret)  # type: ignore[no-any-return]
+        secret: Secret = given.get("secret", place.secret)
+        return secret
     if "secret" in given:
         raise ConfigError(f"{place.where}.secret-file: does not go with secret; leave one of them out")
     return read_secret(os.path.join(place.folder, given["secret-file"]))
