@@ -110,6 +110,7 @@ def spoil_by_zeros(home: Path, *patterns: str) -> None:
 @pytest.mark.parametrize(
     "patterns",
     [
+        pytest.param(("greenlet/_greenlet.*.so",), marks=pytest.mark.slow),
         pytest.param(("gevent/libev/corecext.*.so",), marks=pytest.mark.slow),
         ("gnar_lib/cmd.py", "gnar_lib/__pycache__/cmd.*.pyc"),
     ],
@@ -174,7 +175,9 @@ def test_only_what_gnar_has_unpacked_is_removed(moved: Path, tmp_path: Path) -> 
     assert len(unpacked(root)) == len(mine) + 3
 
 
-@pytest.mark.parametrize("umask", [0o277, pytest.param(0o000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "umask", [0o277, *(pytest.param(each, marks=pytest.mark.slow) for each in (0o000, 0o002))]
+)
 def test_umask_opens_and_closes_nothing(moved: Path, tmp_path: Path, umask: int) -> None:
     root = tmp_path / "a" / "b"
     before = os.umask(umask)
