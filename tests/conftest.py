@@ -26,6 +26,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
+# Tests by the beginnings of their names that share what takes seconds to make: a browser, a build.
 GROUPS = (
     "tests/panel/",
     "tests/pyz/test_build.py",
@@ -122,7 +123,7 @@ def _give_children_default_signals() -> None:
             signal.signal(number, lambda *_: None)
 
 
-class Groups(LoadScopeScheduling):  # type: ignore[misc]
+class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Has one worker run all tests that share what takes long to make; the others are dealt one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
