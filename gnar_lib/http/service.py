@@ -208,6 +208,7 @@ class _Connection:
                 with deadline(limits.body_s, "sending the body"):
                     while piece := self._codec.receive_body():
                         body += piece
+                        share.give_way()  # a piece may be a single byte
                         if len(body) > limits.body_bytes:
                             raise too_long
             except DeadlineError as exc:

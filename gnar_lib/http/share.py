@@ -78,8 +78,7 @@ class Share:
         """Raise `error` in a greenlet that waits for a turn; nothing happens to one that does not."""
         waiter = self._waiters.get(waiting)
         if waiter is not None:
-            self._forget(waiter)
-            get_hub().loop.run_callback(waiting.throw, error)
+            get_hub().loop.run_callback(self._throw, waiter, error)
 
     def _forget(self, waiter: _Waiter) -> None:
         if self._waiters.get(waiter.greenlet) is waiter:
@@ -90,6 +89,12 @@ class Share:
                 del self._queues[waiter.network]
 
     # ---- in the hub ----------------------------------------------------------------------------------------
+
+    def _throw(self, waiter: _Waiter, error: Exception) -> None:
+        """Raise an error in a greenlet that still waits; another may serve somebody else by now."""
+        if self._waiters.get(waiter.greenlet) is waiter:
+            self._forget(waiter)
+            waiter.greenlet.throw(error)
 
     def _serve(self) -> None:
         """Give turns, as far as the credit goes."""

@@ -26,6 +26,7 @@ from gnar_lib.net import EventedConn
 CONTENT_TYPE = "text/event-stream"
 COMMENT = b":\n\n"
 MAX_IGNORED_BYTES = 64 * 1024  # that a reader may send, for no reason
+MIN_IGNORED_BYTES = 1024  # that each read counts as at least: a byte at a time costs as much
 _LINE_END = re.compile(r"\r\n|\r|\n")  # what ends a line of an event stream, and nothing else does
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 
@@ -114,7 +115,7 @@ class _Reader:
         except ConnError as exc:
             self._cut(exc)
             return
-        self._ignored_bytes += len(data or b"")
+        self._ignored_bytes += max(len(data or b""), MIN_IGNORED_BYTES)
         if data == b"":
             self._cut(ConnClosed(f"{self._conn}: the reader has gone"))
         elif self._ignored_bytes > MAX_IGNORED_BYTES:

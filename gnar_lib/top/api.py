@@ -23,7 +23,8 @@ DEFAULT_PORT = 8911
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0  # of each wait: the live stream says something every second
 ANSWER_S = 20.0  # of a whole answer, and of each event of a stream, however little comes at a time
-MAX_BYTES = 16 << 20  # of an answer, or of an event: a server with thousands of proxies takes a few MiB
+MAX_BYTES = 16 << 20  # of an answer: a server with thousands of proxies takes a few MiB
+MAX_EVENT_BYTES = 4 << 20  # of all clients and 200 proxies; as objects they can be fifty times as large
 BASE = "/api/v1"
 
 # What a server answers that has too much to do, and a proxy in front of one that does not answer.
@@ -231,7 +232,7 @@ class Stream:
                 limit.renew()
 
     def _events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        name, data = "", b""
+        name, data = "", bytearray()
         for line in self._lines():
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
@@ -241,20 +242,20 @@ class Stream:
                 data += value + b"\n"
             elif not line:
                 if data:
-                    yield name, self._api.object_of(data)
-                name, data = "", b""
-            if len(data) > MAX_BYTES:
+                    yield name, self._api.object_of(bytes(data))
+                name, data = "", bytearray()
+            if len(data) > MAX_EVENT_BYTES:
                 raise ProtocolError(self._api.stranger("its answer does not end"))
 
     def _lines(self) -> Iterator[bytes]:
         while True:
             try:
-                line = self._answer.readline(MAX_BYTES)
+                line = self._answer.readline(MAX_EVENT_BYTES)
             except (OSError, http.client.HTTPException, ValueError, AttributeError) as exc:  # also: closed
                 self._api.fail(exc)
             if not line:
                 raise ConnError(f"{self._api.url} hung up")
-            if len(line) >= MAX_BYTES:
+            if len(line) >= MAX_EVENT_BYTES:
                 raise ProtocolError(self._api.stranger("its answer does not end"))
             yield line.rstrip(b"\r\n")
 

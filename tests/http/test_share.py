@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import groupby
 
 import gevent
@@ -11,10 +12,11 @@ import pytest
 from gnar_lib.errors import ConnClosed
 from gnar_lib.http import Limits, Request, Response, crowd, paced, service
 from gnar_lib.http.share import MAX_CREDIT_S, Share
+from gnar_lib.http.share import share as process_share
 from gnar_lib.net import give_way
 from tests.helpers.clock import Clock
 from tests.helpers.loop import wait_until
-from tests.helpers.web import echo_routes, serving
+from tests.helpers.web import echo_routes, responses, serving
 
 COST_S = MAX_CREDIT_S / 3.5  # so that the fourth work of a round is the last
 # A mark of a round may stand at its beginning, and the next one at the end of the next round.
@@ -146,6 +148,26 @@ def test_who_is_ended_in_the_queue_is_forgotten(clock: Clock, spawn: Spawn) -> N
     assert not share._waiters
 
 
+def test_an_error_is_not_raised_where_the_wait_has_ended_meanwhile(clock: Clock, spawn: Spawn) -> None:
+    share, raised = Share(clock), []
+    share._credit_s = -1.0  # for ever, as no time goes by
+
+    def work() -> None:
+        with suppress(ZeroDivisionError):
+            share.take("a")
+        try:
+            gevent.sleep(0.02)  # as a greenlet that serves somebody else by now
+        except ConnClosed as exc:
+            raised.append(exc)
+
+    greenlet = spawn(work)
+    gevent.sleep(0)
+    gevent.get_hub().loop.run_callback(greenlet.throw, ZeroDivisionError)
+    share.end_wait(greenlet, ConnClosed("the end"))
+    greenlet.join()
+    assert not raised
+
+
 def test_a_conn_that_is_closed_for_another_one_waits_for_no_turn() -> None:
     with serving(limits=Limits(connections=3)) as served:
         held = Share(lambda: 0.0)
@@ -160,6 +182,16 @@ def test_a_conn_that_is_closed_for_another_one_waits_for_no_turn() -> None:
             for each in [*held._waiters]:
                 held.end_wait(each, ConnClosed("the end"))
             wait_until(lambda: not len(served.crew), "nobody is left")
+
+
+def test_who_receives_a_body_gives_way_at_each_piece_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[None] = []
+    monkeypatch.setattr(process_share, "give_way", lambda: ways.append(None))
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving() as served:
+        (got,) = responses(served.ask(head + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n"))
+    assert got.body == b"x" * 100
+    assert len(ways) >= 100
 
 
 def test_requests_on_many_connections_are_answered_within_the_share(

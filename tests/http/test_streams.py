@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gnar_lib.errors import ConnError
 from gnar_lib.http import EventStream, Limits, Request, Routes, Send
-from gnar_lib.http.streams import MAX_IGNORED_BYTES, encode_event
+from gnar_lib.http.streams import MAX_IGNORED_BYTES, MIN_IGNORED_BYTES, encode_event
 from gnar_lib.net import SocketConn, deadline
 from tests.helpers.descriptors import descriptors_of_this_process
 from tests.helpers.loop import turn, wait_until
@@ -180,6 +180,19 @@ def test_a_reader_who_goes_on_sending_is_cut_off() -> None:
         turn()
         assert not waiting.errors
         conn.sendall(bytes(MAX_IGNORED_BYTES))
+        wait_until(lambda: waiting.errors, "the stream is told")
+        conn.close()
+
+
+def test_a_reader_who_sends_byte_by_byte_is_cut_off_soon() -> None:
+    waiting = Waiting()
+    with serving(stream_routes(waiting.run)) as served:
+        conn = reader(served)
+        sent = 0
+        while not waiting.errors and sent <= MAX_IGNORED_BYTES // MIN_IGNORED_BYTES + 1:
+            conn.sendall(b"x")
+            sent += 1
+            turn()
         wait_until(lambda: waiting.errors, "the stream is told")
         conn.close()
 

@@ -158,6 +158,7 @@ def test_what_is_no_admin_port_is_said(
 
 def test_answers_and_events_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(api_module, "MAX_EVENT_BYTES", 1000)
     endless = HEAD.replace(b"application/json", b"text/event-stream")
     said = "its answer does not end"
     with (
