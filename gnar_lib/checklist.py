@@ -49,13 +49,14 @@ class Checklist:
         self._counts: Counter[Verdict] = Counter()
         self._left_out: dict[str, Counter[Verdict]] = {}  # of what there are many
         self._told: Counter[str] = Counter()
+        self._is_written = True  # all that was told
         self._as_json = as_json
         self._in_colour = logger.takes_escapes(sys.stdout) and not os.environ.get("NO_COLOR")
 
     @property
     def status(self) -> int:
-        """The exit status of a process that has checked: 1 if anything is wrong."""
-        return 1 if self._counts[Verdict.WRONG] else 0
+        """The exit status of a process that has checked: 1 if anything is wrong, or could not be told."""
+        return 1 if self._counts[Verdict.WRONG] or not self._is_written else 0
 
     def ok(self, what: str, text: str) -> None:
         """Tell that something is right."""
@@ -79,12 +80,15 @@ class Checklist:
         text = logger.printable(text[:MAX_TEXT])
         if self._as_json:
             fields = {"verdict": verdict.value, "check": what, "text": text}
-            logger.show(json.dumps(fields, ensure_ascii=False) + "\n")
+            self._show(json.dumps(fields, ensure_ascii=False))
             return
         word = f"{verdict.value:<5}"
         if self._in_colour:
             word = f"\033[{_COLOURS[verdict]}m{word}\033[0m"
-        logger.show(f"{word}  {what:<{WHAT_WIDTH}}  {text}\n")
+        self._show(f"{word}  {what:<{WHAT_WIDTH}}  {text}")
+
+    def _show(self, line: str) -> None:
+        self._is_written &= logger.show(f"{line}\n")
 
     def tell_one_of_many(self, verdict: Verdict, what: str, text: str) -> None:
         """Write one line, or only count it when there have been many about `what`; see `tell_rest`."""

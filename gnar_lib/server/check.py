@@ -175,6 +175,8 @@ class ServerCheck:
             return
         if is_good:
             self._list.ok("state-dir", f"{folder} can be written to")
+        elif not there.is_dir():
+            self._list.wrong("state-dir", f"{there} is no folder: choose another")
         else:
             self._list.wrong("state-dir", f"this user cannot write to {there}: chown it, or choose another")
 

@@ -349,7 +349,7 @@ def test_a_server_without_a_token_is_told_of_where_others_reach_it(
     [
         ("x" * 300, "File name too long; choose another"),
         ("loop", "Too many levels"),
-        ("file/x", "cannot write"),
+        ("file/x", "is no folder"),
     ],
 )
 def test_a_state_dir_that_cannot_be_looked_at_is_one_line(

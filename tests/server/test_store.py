@@ -104,6 +104,12 @@ def test_device_and_pipe_are_no_file(store: Store, tmp_path: Path) -> None:
         store.open(NOW)
 
 
+def test_file_in_the_place_of_the_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with pytest.raises(StorageError, match=r"state: not a folder$"):
+        Store(str(tmp_path / "state")).open(1.0)
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
 def test_folder_that_others_can_write_to_is_refused(store: Store, tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "state"

@@ -21,7 +21,10 @@ def make_private_folder(path: str) -> None:
 
     Raises `StorageError` for a folder in which another user can put files in the place of ours; `OSError`.
     """
-    os.makedirs(path, 0o700, exist_ok=True)
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+    except FileExistsError:
+        raise StorageError(f"{path}: not a folder") from None
     if sys.platform == "win32":
         return
     found = os.stat(path)  # of where a link leads: systemd makes folders that are links
