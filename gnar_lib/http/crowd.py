@@ -70,13 +70,21 @@ class Crowd:
     @contextmanager
     def waiting(self, conn: Conn) -> Iterator[None]:
         """Say that during the block `conn` waits for its peer: it is closed if a new one needs its place."""
-        key = self._network_of.get(conn)
-        waiting = OrderedDict[Conn, greenlet]() if key is None else self._networks[key].waiting
-        waiting[conn] = getcurrent()
+        self.begin_wait(conn)
         try:
             yield
         finally:
-            waiting.pop(conn, None)
+            self.end_wait(conn)
+
+    def begin_wait(self, conn: Conn) -> None:
+        """Say that from now on, until `end_wait`, `conn` waits for its peer."""
+        if (key := self._network_of.get(conn)) is not None:
+            self._networks[key].waiting[conn] = getcurrent()
+
+    def end_wait(self, conn: Conn) -> None:
+        """Say that `conn` waits no longer; one that does not is ignored."""
+        if (key := self._network_of.get(conn)) is not None:
+            self._networks[key].waiting.pop(conn, None)
 
     def close_waiting(self) -> None:
         """Close all conns that wait for their peers."""

@@ -22,11 +22,7 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
     full, turn, loop = 0, 0.0, get_hub().loop
     while lent := src.borrow():
         count = len(lent)
-        flow.bytes += count
-        if limit is not None:
-            _send_as_granted(bytes(lent), dst, limit)
-        elif (sent := dst.send_now(lent)) < count:
-            dst.sendall(bytes(lent[sent:]))
+        send_counted(lent, dst, flow)
         if count == LENT_BYTES:
             if until_bulk:
                 return False
@@ -36,6 +32,15 @@ def copy_buffered(src: Conn, dst: Conn, flow: Flow, *, until_bulk: bool = False)
             if full % FULL_IN_A_ROW == 0:
                 give_way()  # nothing here ever waits while both ends keep up
     return True
+
+
+def send_counted(data: memoryview | bytes, dst: Conn, flow: Flow) -> None:
+    """Send bytes, which may lie in memory that is lent, as fast as the flow allows, and count them."""
+    flow.bytes += len(data)
+    if flow.limit is not None:
+        _send_as_granted(bytes(data), dst, flow.limit)
+    elif (sent := dst.send_now(data)) < len(data):
+        dst.sendall(bytes(data[sent:]))
 
 
 def _copy_sockets(src: SocketConn, dst: SocketConn, flow: Flow, *, until_bulk: bool) -> bool:

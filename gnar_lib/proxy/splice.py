@@ -89,7 +89,7 @@ def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bo
     """
     small = 0
     while small < SMALL_IN_A_ROW:
-        count = _fill(src, pipe)
+        count = _fill(src, pipe, pipe.size)
         if count is None:
             return False
         if not count:
@@ -102,14 +102,36 @@ def copy_spliced(src: SocketConn, dst: SocketConn, flow: Flow, pipe: Pipe) -> bo
     return False
 
 
-def _fill(src: SocketConn, pipe: Pipe) -> int | None:
-    """Move what the socket has received into the empty pipe; return the count of bytes, 0 at the end.
+def splice_length(src: SocketConn, dst: SocketConn, count: int, flow: Flow, pipe: Pipe) -> int:
+    """Copy `count` bytes through `pipe`, and return how many are left: some if the bulk is over before.
+
+    So it is, too, when the system refuses to splice. Raises `ConnClosed` if `src` ends before, or another
+    `ConnError`. The pipe is empty afterwards, but not after an error.
+    """
+    small = 0
+    while count and small < SMALL_IN_A_ROW:
+        moved = _fill(src, pipe, min(pipe.size, count))
+        if moved is None:
+            break
+        if not moved:
+            raise ConnClosed(f"{src}: ended within a body")
+        count -= moved
+        flow.bytes += moved
+        small = small + 1 if moved < SMALL_BYTES else 0
+        _drain(dst, flow, pipe, moved)
+        if moved >= SMALL_BYTES:
+            give_way()  # as above
+    return count
+
+
+def _fill(src: SocketConn, pipe: Pipe, size: int) -> int | None:
+    """Move at most `size` bytes from the socket into the empty pipe; return how many, 0 at the end.
 
     Returns None, and has moved nothing, when the system refuses to splice.
     """
     while Pipe.can_splice:
         try:
-            return os.splice(src.fileno(), pipe.writer, pipe.size, flags=_FLAGS)
+            return os.splice(src.fileno(), pipe.writer, size, flags=_FLAGS)
         except BlockingIOError:
             src.wait_readable()
         except OSError as exc:

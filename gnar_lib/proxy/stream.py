@@ -191,7 +191,7 @@ class _Pair:
     def _copy(self, src: Conn, dst: Conn, flow: Flow) -> None:
         """Copy one direction to its end, and half-close `dst`; an error aborts both conns."""
         try:
-            _copy(src, dst, flow)
+            copy_to_end(src, dst, flow)
             if self._running > 1:  # else both have ended, and `run` closes both conns
                 dst.shutdown(socket.SHUT_WR)
                 self._moved = -1  # the silence that half-closed conns may have begins now
@@ -280,8 +280,8 @@ class _Sweep:
 _awake = _Sweep()
 
 
-def _copy(src: Conn, dst: Conn, flow: Flow) -> None:
-    """Copy until `src` has ended; raises `ConnError`."""
+def copy_to_end(src: Conn, dst: Conn, flow: Flow) -> None:
+    """Copy one direction until `src` has ended; raises `ConnError`."""
     if not isinstance(src, SocketConn):
         copy_buffered(src, dst, flow)
         return

@@ -15,10 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+import h11
+
 from gnar_lib.config import load_client, load_server, values
 from gnar_lib.config.model import DEFAULT_PORT
 from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
+from gnar_lib.http.chunks import Chunks
+from gnar_lib.http.heads import lines_of, read_request
 from gnar_lib.http.request import make_request
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
@@ -183,6 +187,50 @@ def http_requests(data: bytes, random: Random) -> bool:
     return bool(found)
 
 
+def heads_to_pass(data: bytes, _random: Random) -> bool:
+    """What is passed on means the same to whoever reads it next."""
+    end = data.find(b"\r\n\r\n") + 4
+    head = data[: end if end > 3 else len(data)]
+    try:
+        found = read_request(head, Limits())
+    except HTTPError:
+        return False
+    version = b"1.0" if found.is_1_0 else b"1.1"
+    again = b"%b %b HTTP/%b\r\nHost: %b\r\n" % (found.method, found.target, version, found.authority)
+    lines = lines_of(found.pairs)
+    assert lines.count(b"\r\n") == lines.count(b"\n") == lines.count(b"\r") == len(found.pairs)
+    if found.authority:
+        other = read_request(again + lines + b"\r\n", Limits())
+        same = ("method", "target", "path", "host", "pairs", "is_1_0")
+        assert [getattr(other, name) for name in same] == [getattr(found, name) for name in same]
+        assert not other.length
+    return True
+
+
+def chunked_bodies(data: bytes, random: Random) -> bool:
+    """A body ends at the same place however it is cut, and h11 finds the same end."""
+
+    def end_of(pieces: Callable[[], int]) -> int | None:
+        chunks, at = Chunks(), 0
+        try:
+            while at < len(data) and not chunks.has_ended:
+                at += chunks.feed(data[at : at + pieces()])
+        except ProtocolError:
+            return None
+        return at if chunks.has_ended else None
+
+    end = end_of(lambda: len(data))
+    assert end == end_of(lambda: random.randint(1, 9))
+    if end is None:
+        return False
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        assert isinstance(event, h11.Request | h11.Data)
+    assert len(data) - len(connection.trailing_data[0]) == end
+    return True
+
+
 def http_responses(data: bytes, random: Random) -> bool:
     """The same response comes however the bytes are cut, or none of them is one."""
 
@@ -271,6 +319,7 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses),
+        *(heads_to_pass, chunked_bodies),
         *(relay_addresses, settings, toml),
     )
 }
