@@ -44,7 +44,7 @@ from gnar_lib.net.passing import MAX_SOCKETS, is_of_this_user, recv_with_sockets
 from gnar_lib.net.unix import SocketFileSettings
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.ingress.control import ControlIngress
-from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.shared import Shared
 

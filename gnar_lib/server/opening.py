@@ -8,7 +8,7 @@ from gnar_lib.net import DatagramSocket, Listener
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.shared import Shared
 
-KINDS = ("tcp", "udp")
+PORT_KINDS = ("tcp", "udp")
 
 
 def open_port(shared: Shared, rights: Rights, request: ProxyReq, proxies: int) -> Listener | DatagramSocket:
@@ -20,7 +20,7 @@ def open_port(shared: Shared, rights: Rights, request: ProxyReq, proxies: int) -
     kind = request.proxy_type
     if shared.stopping:
         raise ListenError("the server is stopping")
-    if kind not in KINDS:
+    if kind not in PORT_KINDS:
         raise ProxyRefusedError(f"proxy type {kind!r} is not supported by this server")
     if request.subdomain:
         raise ProxyRefusedError("this server has no domain: leave the subdomain out")

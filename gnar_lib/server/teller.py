@@ -19,7 +19,7 @@ from gnar_lib.events import (
     emit,
 )
 from gnar_lib.net import Sockaddr, format_address
-from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.logins import Peer
 
 JUST_S = 5.0  # before a client goes: what it loses then, it is said to have had

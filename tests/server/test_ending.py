@@ -16,7 +16,7 @@ from gnar_lib.net.dialling import dial
 from gnar_lib.proto import Exchange, Heartbeat, ProxyCancel, ProxyReq, ProxyResp, recv, send
 from gnar_lib.proto.msg import STATUS_FAILED
 from gnar_lib.server import control as control_module
-from gnar_lib.server.control import BY_ADMINISTRATOR
+from gnar_lib.server.belongings import BY_ADMINISTRATOR
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, answer_of, bring, exchange_of, is_closed_by_peer, serving

@@ -20,7 +20,7 @@ from gnar_lib.net import format_address, host_of
 from gnar_lib.server.admin.live import Live
 from gnar_lib.server.admin.registry import ProxyEntry
 from gnar_lib.server.admin.view import MAX_ROWS, SORTS, View, Wanted
-from gnar_lib.server.control import BY_ADMINISTRATOR
+from gnar_lib.server.belongings import BY_ADMINISTRATOR
 
 MAX_LIVE = 32  # streams of the panel: each costs the server a bit of time each second
 MAX_LIVE_OF_READERS = MAX_LIVE // 2  # of them with the read token: whoever may change things gets in

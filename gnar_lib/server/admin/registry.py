@@ -17,7 +17,7 @@ from gnar_lib.net import format_address
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server.control import Control
 from gnar_lib.server.ingress.control import ControlIngress
-from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.ingress.making import Ingress
 
 GONE_S = 86_400.0  # for which what is gone is listed
 MAX_GONE = 1000  # clients, and proxies, that are gone; those that went first are forgotten first

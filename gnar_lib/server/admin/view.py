@@ -17,7 +17,7 @@ from gnar_lib.pio.meter import NO_LIMIT, LiveConnection, Meter
 from gnar_lib.pio.rates import STEP_S, STEPS_OF_POINT, Movement, Sampler
 from gnar_lib.server.admin.registry import ClientEntry, ProxyEntry, Registry
 from gnar_lib.server.ingress.control import ControlIngress
-from gnar_lib.server.ingress.kept import Ingress
+from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.shared import Shared
 
 MAX_ROWS = 1000  # connections in one answer

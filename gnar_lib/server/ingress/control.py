@@ -15,7 +15,7 @@ from gnar_lib.proto.numbers import MAX_LOGIN_BYTES
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
-from gnar_lib.server.ingress.kept import KeptPorts
+from gnar_lib.server.ingress.kept import KeptIngresses
 from gnar_lib.server.logins import ForCancel, ForControl, ForData, ForHealth, ForStreams, ForWaiting, Peer
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
@@ -35,7 +35,7 @@ class ControlIngress:
     def __init__(self, shared: Shared) -> None:
         self.clients: set[Control] = set()  # whose control connections have not ended
         self.in_progress = InProgress()  # connections that have not said what they are for
-        self.kept = KeptPorts(shared)  # of clients that are away
+        self.kept = KeptIngresses(shared)  # of clients that are away
         self.is_left = False  # `leave` was called
         self._shared = shared
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
@@ -254,7 +254,7 @@ class ControlIngress:
         """
         host = host_of(conn.getpeername())
         conn.close()
-        holders = [control for control in self.clients if control.holds(message.remote_port)]
+        holders = [control for control in self.clients if control.holds(message)]
         theirs = [
             each
             for each in holders

@@ -1,4 +1,4 @@
-"""Ports whose client is away and may come back: users wait there for a while; knows no control connection."""
+"""Ingresses whose client is away and may come back: users wait there; knows no control connection."""
 
 from __future__ import annotations
 
@@ -6,57 +6,24 @@ import time
 from dataclasses import dataclass
 
 from gnar_lib.auth import Credential, Rights
-from gnar_lib.config import PortRanges, Rate
+from gnar_lib.config import PortRanges
 from gnar_lib.events import CloseReason, ProxyClosed, Side, emit
 from gnar_lib.net import DatagramSocket, Listener
 from gnar_lib.proto import ProxyReq
 from gnar_lib.proto.pace import MESSAGE_S, pace
-from gnar_lib.server.ingress.tcp import TcpIngress
+from gnar_lib.server.ingress.making import Ingress, Key, new_ingress
 from gnar_lib.server.ingress.udp import UdpIngress
-from gnar_lib.server.places import Places, UserLimits
-from gnar_lib.server.proxies import Proxy
 from gnar_lib.server.shared import Shared
-from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.upstream import Upstream
 
 KEEP_S = 15.0  # for the next start of a client that leaves: `grace`, and the time to start
 HANDED_OVER_S = 60.0  # for the clients of a server that has been replaced: they are told to come at once
 MAX_KEPT = 4096  # of clients that leave, as many as one may have by default; further ones are closed at once
 
-Ingress = TcpIngress | UdpIngress
-
-
-def new_ingress(
-    shared: Shared, opened: Listener | DatagramSocket, upstream: Upstream, rights: Rights, request: ProxyReq
-) -> Ingress:
-    """Return an ingress, which has yet to start, with the proxy of a request; it closes the open port.
-
-    With `udp_timeout` 0 nobody knows how long the client keeps UDP sessions.
-    """
-    name = request.proxy_name
-    places = Places(f"proxy {name!r}", limits_of(request), shared.places)
-    if isinstance(opened, Listener):
-        proxy = Proxy(name, upstream, rights, shared.meter, places)
-        proxy.own_limit = own_limit_of(request)
-        return TcpIngress(opened, proxy, shared.users)
-    udp_proxy = UdpProxy(name, upstream, rights, shared.meter, places)
-    udp_proxy.own_limit = own_limit_of(request)
-    return UdpIngress(opened, udp_proxy, shared.crew, request.udp_timeout or None)
-
-
-def own_limit_of(request: ProxyReq) -> Rate:
-    """Return the speed limit that a client keeps to by itself."""
-    return Rate(max(request.limit_up, 0) or None, max(request.limit_down, 0) or None)
-
-
-def limits_of(request: ProxyReq) -> UserLimits:
-    """Return the limits for which a client has asked; what is no number of users is no limit."""
-    return UserLimits(max(request.max_users, 0), max(request.max_users_per_address, 0))
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One port without a client, until `until_s` of `time.monotonic`.
+    """One ingress without a client, until `until_s` of `time.monotonic`.
 
     Only a client with this credential gets it. `client_id`, unless it is empty, is that of the one client who
     gets it by asking for any port.
@@ -68,13 +35,13 @@ class Kept:
     until_s: float
 
 
-class KeptPorts:
-    """The ports of a server that wait for their clients. Users who come meanwhile wait in the kernel."""
+class KeptIngresses:
+    """The ingresses of a server that wait for their clients. Users who come meanwhile wait, too."""
 
     def __init__(self, shared: Shared) -> None:
         self.nobody = Upstream.of_nobody(shared.conn_map)  # who has been accepted waits for it
         self.shared = shared
-        self._kept: dict[tuple[str, int], Kept] = {}  # by kind and port
+        self._kept: dict[Key, Kept] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -91,7 +58,7 @@ class KeptPorts:
             self._close(kept, CloseReason.CLIENT_LEFT)
             return
         ingress.rest(self.nobody)
-        self._kept[ingress.proxy.kind, ingress.port] = kept
+        self._kept[ingress.key] = kept
 
     def adopt(
         self, opened: Listener | DatagramSocket, request: ProxyReq, credential: Credential, client_id: str
@@ -100,9 +67,8 @@ class KeptPorts:
         ingress = new_ingress(self.shared, opened, self.nobody, Rights.of(self.shared.config), request)
         if isinstance(ingress, UdpIngress):
             ingress.start()  # asks `nobody` for a data connection
-        key = ingress.proxy.kind, ingress.port
-        self.shared.ports.hold(*key)
-        self._kept[key] = Kept(ingress, credential, client_id, time.monotonic() + HANDED_OVER_S)
+        self.shared.ports.hold(ingress.proxy.kind, ingress.port)
+        self._kept[ingress.key] = Kept(ingress, credential, client_id, time.monotonic() + HANDED_OVER_S)
 
     def take(
         self, request: ProxyReq, credential: Credential, client_id: str, allowed: PortRanges
@@ -115,7 +81,7 @@ class KeptPorts:
         kept = self._kept_for(request, credential, client_id)
         if kept is None:
             return None
-        del self._kept[kept.ingress.proxy.kind, kept.ingress.port]
+        del self._kept[kept.ingress.key]
         if kept.ingress.proxy.name != request.proxy_name or not allowed.allows(kept.ingress.port):
             self._close(kept, CloseReason.CLIENT_LEFT)
             return None
@@ -145,11 +111,10 @@ class KeptPorts:
 
     def drop(self, ingress: Ingress) -> bool:
         """Close a port for good; returns whether it was one of these."""
-        key = ingress.proxy.kind, ingress.port
-        kept = self._kept.get(key)
+        kept = self._kept.get(ingress.key)
         if kept is None or kept.ingress is not ingress:
             return False
-        del self._kept[key]
+        del self._kept[ingress.key]
         self._close(kept, CloseReason.ENDED)
         return True
 

@@ -15,6 +15,7 @@ class TcpIngress:
     def __init__(self, listener: Listener, proxy: Proxy, users: Crew) -> None:
         self.proxy = proxy
         self.port = listener.port
+        self.key = ("tcp", self.port)  # what no other ingress of the server has
         self._listener = listener
         self._users = users
 

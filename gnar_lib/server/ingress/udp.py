@@ -27,6 +27,7 @@ class UdpIngress:
     ) -> None:
         self.proxy = proxy
         self.port = sock.port
+        self.key = ("udp", self.port)  # what no other ingress of the server has
         self.session_s = session_s
         self._socket = sock
         self._crew = crew

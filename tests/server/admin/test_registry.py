@@ -14,7 +14,7 @@ from gnar_lib.proto import Heartbeat, ProxyCancel, ProxyReq, recv, send
 from gnar_lib.server import control as control_module
 from gnar_lib.server.admin import registry as registry_module
 from gnar_lib.server.admin.registry import GONE_S, ProxyEntry, Registry
-from gnar_lib.server.control import BY_ADMINISTRATOR
+from gnar_lib.server.belongings import BY_ADMINISTRATOR
 from tests.helpers.clock import Clock
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
