@@ -15,7 +15,8 @@ from gnar_lib.proto import packet
 from gnar_lib.proto.packet import PacketType
 
 MAX_PORT = 65535
-MAX_TEXT = 1024  # characters of a text field that is neither an error nor a payload
+MAX_TEXT = 1024  # characters of a text field that is not named in `_LONGER`
+MAX_ERROR_PAGE = 8192  # characters
 INT64 = range(-(1 << 63), 1 << 63)  # the integers of the Go program
 
 STATUS_SUCCESS, STATUS_FAILED = "success", "failed"
@@ -75,11 +76,19 @@ class Heartbeat(Message):
 class ProxyReq(Message):
     """The client asks for a proxy; with `remote_port` 0, gnar's own server chooses the port.
 
+    A `proxy_type` of "http" or "https" has no port, but a name: `subdomain` is the name under the server's
+    domain, or a whole host name; with an empty one, gnar's own server chooses a name. A proxy of "tcp" may
+    have both. Users reach a proxy with a `path` where the path of their request begins with that.
     `max_users` is how many users there may be at the same time, `max_users_per_address` how many of them
     from one address; 0 is no limit.
     After `udp_timeout` seconds without a datagram, the client ends a UDP session; 0 stands for the 60 seconds
     that gnar's own clients keep to otherwise.
     The client itself limits the proxy to `limit_up` and `limit_down` bytes per second; 0 is no limit.
+    Users come from addresses in `allow_from` alone, unless it is empty, and from none in `deny_from`:
+    networks such as 10.0.0.0/8. `host_header` takes the place of users' Host; `request_headers` and
+    `response_headers` are set, as in "Name: value", or removed, as in "-Name". `basic_auth` is "user:hash"
+    for each user who may come, all users if it is empty. With `redirect_https`, requests without TLS are
+    redirected. `error_page` is the HTML of answers that the server makes by itself.
     """
 
     TYPE = PacketType.PROXY_REQ
@@ -92,14 +101,24 @@ class ProxyReq(Message):
     udp_timeout: int = 0
     limit_up: int = 0
     limit_down: int = 0
+    path: str = ""
+    host_header: str = ""
+    request_headers: tuple[str, ...] = ()
+    response_headers: tuple[str, ...] = ()
+    basic_auth: tuple[str, ...] = ()
+    allow_from: tuple[str, ...] = ()
+    deny_from: tuple[str, ...] = ()
+    redirect_https: bool = False
+    error_page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyResp(Message):
     """The server's answer to a ProxyReq; `retry` says that the same request may succeed later.
 
-    A failure with a `remote_port` is no answer: the server has closed the proxy there, for good. By `own`,
-    the server says that the port is that of a client from the same address, with the same token.
+    `domain` is the host name that a proxy has, and `url` where users find the proxy there. A failure with a
+    `remote_port` or a `url` is no answer: the server has closed the proxy there, for good. By `own`, the
+    server says that the port or the name is that of a client from the same address, with the same token.
     """
 
     TYPE = PacketType.PROXY_RESP
@@ -110,11 +129,15 @@ class ProxyResp(Message):
     remote_port: int = 0
     proxy_name: str = ""
     own: bool = False
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyCancel(Message):
-    """The client ends a proxy: on the control connection, or as a Go client on a connection of its own."""
+    """The client ends a proxy: on the control connection, or as a Go client on a connection of its own.
+
+    A proxy without a port has the `remote_port` 0.
+    """
 
     TYPE = PacketType.PROXY_CANCEL
     proxy_name: str
@@ -219,7 +242,11 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tuple[str, ...]": ("a list of strings", _texts),
     "dict[str, Any] | None": ("null or an address", _address),
 }
-_UNBOUNDED = {"payload", "error"}
+_LONGER = {
+    "payload": packet.MAX_BODY_BYTES,
+    "error": packet.MAX_BODY_BYTES,
+    "error_page": MAX_ERROR_PAGE,
+}
 
 
 class _Field:
@@ -232,7 +259,7 @@ class _Field:
         self.expected, self.check = _CHECKS[annotation]
         self.is_required = default is MISSING
         self.default = default
-        self.max_length = packet.MAX_BODY_BYTES if name in _UNBOUNDED else MAX_TEXT
+        self.max_length = _LONGER.get(name, MAX_TEXT)
 
     def parse(self, value: Any) -> Any:
         """Return the value as the message holds it; raises `ProtocolError` that says what was expected."""

@@ -10,7 +10,8 @@ MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 1, 60
 MIN_SILENCE_S = 15.0  # after that, or three heartbeats that did not come, a client tries another connection
 GO_SILENCE_S = 10.0  # a Go server that has sent nothing for so long is given up
 LOGIN_DEADLINE_S = 10.0  # for all that comes before a connection, or a stream, has said what it is for
-MAX_LOGIN_BYTES = 4096  # of each of those messages
+MAX_LOGIN_BYTES = 4096  # of each of those messages but a ProxyReq
+MAX_REQUEST_BYTES = 16384  # of a ProxyReq there: it may have an error page, and headers
 NONCE_BYTES = 32  # of the random number that each end contributes to a login
 
 # ---- data connections that wait for a user -----------------------------------------------------------------
@@ -30,7 +31,8 @@ FEATURE_MUX = "mux"  # multiplexing, with streams that the server opens for its 
 FEATURE_UDP = "udp"  # datagrams in binary
 FEATURE_USERS = "users"  # limits on the users of a proxy
 FEATURE_LEAVE = "leave"  # Heartbeats that say that their sender leaves
-FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS, FEATURE_LEAVE)
+FEATURE_NAMES = "names"  # proxies that have a name and no port; rules for users' addresses
+FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS, FEATURE_LEAVE, FEATURE_NAMES)
 
 
 # ---- what follows from the pace of the heartbeats ----------------------------------------------------------

@@ -25,10 +25,10 @@ from gnar_lib.events import Refusal
 from gnar_lib.net import Conn, deadline
 from gnar_lib.proto import Exchange, Login, Message, Proof, ProxyCancel, ProxyReq, Welcome, expect, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
-from gnar_lib.proto.numbers import FEATURES, MAX_LOGIN_BYTES
+from gnar_lib.proto.numbers import FEATURES, MAX_LOGIN_BYTES, MAX_REQUEST_BYTES
 
 LINGER_S = 2.0  # the longest wait until a client that was refused hangs up
-MAX_LINGER_BYTES = 4 * MAX_LOGIN_BYTES  # that are read meanwhile: gnar's own clients send far less
+MAX_LINGER_BYTES = 2 * MAX_REQUEST_BYTES  # that are read meanwhile: gnar's own clients send less
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +172,23 @@ def cause_of(error: GnarError) -> Refusal:
 
 def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:
     """Receive what follows the login of `peer` on a connection, and return what the connection is for."""
+    if _first_byte(conn) == yamux.VERSION:
+        return ForStreams(peer)
+    return purpose_of(recv_first(conn), peer)
+
+
+def recv_first(conn: Conn) -> Message:
+    """Return the first message behind a login, also of a stream; raises what `recv` raises."""
+    return recv(conn, MAX_REQUEST_BYTES if _first_byte(conn) == ProxyReq.TYPE else MAX_LOGIN_BYTES)
+
+
+def _first_byte(conn: Conn) -> int:
+    """Return the byte that comes next, which stays in the conn; raises `ConnError`."""
     first_byte = conn.recv(1)
     if not first_byte:
         raise ConnClosed("the peer closed the connection behind its login")
     conn.unread(first_byte)
-    if first_byte[0] == yamux.VERSION:
-        return ForStreams(peer)
-    return purpose_of(recv(conn, MAX_LOGIN_BYTES), peer)
+    return first_byte[0]
 
 
 def _refuse(conn: Conn, reason: str) -> None:

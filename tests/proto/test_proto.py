@@ -99,6 +99,36 @@ CASES: list[tuple[Message, bytes]] = [
         ProxyReq(remote_port=0, proxy_name="dns", subdomain="", proxy_type="udp", udp_timeout=300),
         b'\x03\x00X{"remote_port":0,"proxy_name":"dns","subdomain":"","proxy_type":"udp","udp_timeout":300}',
     ),
+    (
+        ProxyReq(
+            0, "blog", "*.dev", "http", path="/api", request_headers=("X-A: v", "-X-B"), redirect_https=True
+        ),
+        (
+            b'\x03\x00\x95{"remote_port":0,"proxy_name":"blog","subdomain":"*.dev","proxy_type":"http","path":"/api",'
+            b'"request_headers":["X-A: v","-X-B"],"redirect_https":true}'
+        ),
+    ),
+    (
+        ProxyReq(0, "b", "b", "http", host_header="a", response_headers=("-B",), basic_auth=("u:h",)),
+        (
+            b'\x03\x00\x87{"remote_port":0,"proxy_name":"b","subdomain":"b","proxy_type":"http","host_header":"a",'
+            b'"response_headers":["-B"],"basic_auth":["u:h"]}'
+        ),
+    ),
+    (
+        ProxyReq(1, "b", "", "udp", allow_from=("10.0.0.0/8",), deny_from=("::1",), error_page="<p>"),
+        (
+            b'\x03\x00\x87{"remote_port":1,"proxy_name":"b","subdomain":"","proxy_type":"udp",'
+            b'"allow_from":["10.0.0.0/8"],"deny_from":["::1"],"error_page":"<p>"}'
+        ),
+    ),
+    (
+        ProxyResp(domain="b.example.com", status="success", proxy_name="b", url="https://b.example.com"),
+        (
+            b'\x04\x00\x5c{"domain":"b.example.com","status":"success","proxy_name":"b",'
+            b'"url":"https://b.example.com"}'
+        ),
+    ),
     (ProxyResp(domain="", status="success"), b'\x04\x00\x20{"domain":"","status":"success"}'),
     (
         ProxyResp(domain="", status="failed", error="taken", retry=True, proxy_name="é"),

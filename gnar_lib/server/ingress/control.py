@@ -10,8 +10,7 @@ from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
 from gnar_lib.events import LoginGivenUp, LoginRefused, Refusal, emit
 from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
 from gnar_lib.net.options import dead_after_s
-from gnar_lib.proto import Exchange, Login, ProxyCancel, recv
-from gnar_lib.proto.numbers import MAX_LOGIN_BYTES
+from gnar_lib.proto import Exchange, Login, ProxyCancel
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
@@ -140,7 +139,7 @@ class ControlIngress:
         The session resets a stream whose first message does not come in time.
         """
         try:
-            purpose = logins.purpose_of(recv(stream, MAX_LOGIN_BYTES), peer)
+            purpose = logins.purpose_of(logins.recv_first(stream), peer)
         except ConnError as exc:
             stream.abort()
             emit(LoginGivenUp, stream.getpeername(), str(exc))
