@@ -62,6 +62,20 @@ Options:
       --admin-read-token TOKEN  lets see everything; better set as GNAR_ADMIN_READ_TOKEN
       --admin-read-token-file FILE  read it from a file, which holds nothing else
       --state-dir DIR        keep the panel's history of the last day in this folder
+  -D, --domain DOMAIN        clients may have names under it, such as blog.example.com
+      --http-port PORT       where users of names come (default 80; 8080 behind Caddy), or off
+      --http-bind ADDR       listen for them there (default: --bind; loopback behind Caddy)
+      --https-port PORT      where they come with TLS (default: off; 443 with --tls-cert)
+      --tls-cert FILES       certificates for names, such as wildcard.pem or one.pem,two.pem
+      --tls-key FILES        their keys, unless the same files have them
+      --hsts SECONDS         for which browsers are to use HTTPS alone (default: nothing is said)
+      --allow-hosts NAMES    whole host names that clients may have, such as *.customer.org
+      --reserved-names NAMES  labels that nobody gets under the domain (default: such as admin)
+      --trust-forwarded NETS  whose X-Forwarded-For is believed, or none (default: loopback)
+      --caddy-api URL        a Caddy in front that gnar sees to, such as http://127.0.0.1:2019
+  -s, --caddy-srv-name NAME  which of its servers (default srv0)
+      --caddy-remove         remove the route from Caddy when this server stops
+      --error-page FILE      HTML for answers that the server makes by itself, such as 404
       --log-format FORMAT    json|text (default text)
       --log-level LEVEL      debug|info|warning|error (default info)
       --replace              take over from the server that runs, refusing no user
@@ -74,15 +88,14 @@ Every setting can be a variable, too: GNAR_PORT, GNAR_ALLOW_PORTS and so on.
 Examples:
   GNAR_TOKEN=s3cret gnar server
   gnar server 7000 --allow-ports 9000-9100 -c gnar.toml
+  gnar server -D example.com --tls-cert wildcard.pem
 """
 
-# Options of the Go program's server that command lines may have, but that are not advertised: they have no
-# effect, or are refused by `config`.
+# Options of the Go program's server that command lines may have, but that are not advertised, since they have
+# no effect.
 SERVER_UNADVERTISED = """
 Options:
-  -D, --domain DOMAIN
   -d, --domain-tunnel
-  -s, --caddy-srv-name NAME
   -m, --multiplex
 """
 
@@ -91,7 +104,7 @@ CLIENT = """gnar client: make services of this side reachable at a server.
 Usage: gnar client [<server-addr>] [<mapping>...] [options]
 
 A mapping is 3000:9000 (local port, port at the server), host:3000:9000, 3000 (the server
-chooses) or a range such as 3000-3010:9000-9010.
+chooses), a range such as 3000-3010:9000-9010, or blog=3000 (a name under the server's domain).
 
 Options:
   -s, --server-addr ADDR   the server (default localhost:8910)
@@ -99,8 +112,9 @@ Options:
   -r, --remote-port PORT   port at the server (default 0: the server chooses)
       --local-host HOST    where the local service is (default 127.0.0.1, or ::1)
   -n, --proxy-name NAME    name in logs and listings (default: such as tcp-3000)
-  -y, --proxy-type TYPE    tcp|udp (default tcp)
-  -d, --subdomain NAME     name under the domain of a Go server
+  -y, --proxy-type TYPE    tcp|udp|http|https (default: http with a name and no port, else tcp)
+  -d, --subdomain NAME     name under the server's domain, or a whole one; "": the server chooses
+      --path PATH          take the requests of that name whose path begins so, such as /api
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
@@ -111,6 +125,14 @@ Options:
       --max-users COUNT    users of the proxy at the same time (default: no limit)
       --max-users-per-address COUNT  the same, of one address (default: no limit)
       --idle-timeout SECS  end of a user of TCP without bytes (default: never)
+      --allow-from NETS    let in users of these networks alone, such as 10.0.0.0/8
+      --deny-from NETS     let in no users of these networks
+      --host-header HOST   what the service sees as Host; local for its own host and port
+      --request-headers LINES  set a header field ("X-A: b"), or remove one ("-X-A")
+      --response-headers LINES  the same, in what the service answers
+      --basic-auth USER    let in whoever knows this user:password (or user:hash)
+      --redirect-https     send users without TLS to https://
+      --error-page FILE    HTML for answers that the server makes by itself, such as 503
       --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
       --half-close-timeout SECS  end of a user half of whose connection has ended, when the
@@ -134,6 +156,7 @@ Every setting can be a variable, too: GNAR_SERVER_ADDR, GNAR_LOCAL_PORT and so o
 Examples:
   gnar client -s example.com:8910 -l 3000 -r 9000
   gnar client example.com 3000:9000 db.local:5432:9001
+  gnar client example.com blog=3000
 """
 
 RELAY = """gnar relay: forward every connection, or every datagram, of one address to another.

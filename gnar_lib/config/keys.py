@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gnar_lib import logger
-from gnar_lib.config import values
+from gnar_lib.config import names, values
 from gnar_lib.config.model import DEFAULT_PORT, MOST_PROXIES, MOST_USERS
 from gnar_lib.config.values import Reader
 
@@ -20,6 +20,18 @@ USERS: dict[str, Reader] = {  # of a proxy, or of a whole server
     "max-users": values.count(MOST_USERS),
     "max-users-per-address": values.count(MOST_USERS),
     "idle-timeout": values.timeout,
+}
+ADDRESSES: dict[str, Reader] = {  # of a proxy: from where users may come
+    "allow-from": names.networks,
+    "deny-from": names.networks,
+}
+WEB: dict[str, Reader] = {  # of a proxy of HTTP
+    "host-header": names.host_header,
+    "request-headers": names.headers,
+    "response-headers": names.headers,
+    "basic-auth": names.basic_auth,
+    "redirect-https": values.flag,
+    "error-page": values.path,
 }
 ADMIN: dict[str, Reader] = {  # of any process
     "admin-port": values.port_or_0,
@@ -47,17 +59,28 @@ SERVER: dict[str, Reader] = {
     "grace": values.seconds,
     **ADMIN,
     "state-dir": values.path,
+    "domain": names.domain,
+    "http-port": names.port_or_off,
+    "http-bind": values.bind,
+    "https-port": names.port_or_off,
+    "tls-cert": names.paths,
+    "tls-key": names.paths,
+    "hsts": names.hsts,
+    "allow-hosts": names.host_patterns,
+    "reserved-names": names.labels,
+    "trust-forwarded": names.networks_or_none,
+    "caddy-api": names.caddy_api,
+    "caddy-srv-name": values.name,
+    "caddy-remove": values.flag,
+    "error-page": values.path,
     **LOG,
 }
 # Settings of the Go program's server. They are read, so that its files and command lines are understood, but
-# have no effect and are not advertised. `UNSUPPORTED` are those whose effect a user would miss.
+# have no effect and are not advertised.
 SERVER_WITHOUT_EFFECT: dict[str, Reader] = {
-    "domain": values.domain,
     "domain-tunnel": values.flag,
-    "caddy-srv-name": values.name,
     "multiplex": values.flag,
 }
-UNSUPPORTED = ("domain", "domain-tunnel")
 CLIENT: dict[str, Reader] = {
     "server-addr": values.address(DEFAULT_PORT),
     "token": values.secret,
@@ -74,15 +97,18 @@ CLIENT: dict[str, Reader] = {
 }
 PROXY: dict[str, Reader] = {
     "proxy-name": values.name,
-    "proxy-type": values.one_of("tcp", "udp"),
+    "proxy-type": values.one_of("tcp", "udp", "http", "https"),
     "local-host": values.host,
     "local-port": values.port,
     "remote-port": values.port_or_0,
-    "subdomain": values.subdomain,
+    "subdomain": names.subdomain,
+    "path": names.path_prefix,
     "speed-limit": values.rate,
     "udp-timeout": values.timeout,
     "udp-any-source": values.flag,
     **USERS,
+    **ADDRESSES,
+    **WEB,
 }
 FIELDS = {
     "grace": "grace_s",
@@ -91,14 +117,30 @@ FIELDS = {
     "idle-timeout": "idle_timeout_s",
     "udp-timeout": "udp_timeout_s",
     "server-addr": "server",
+    "hsts": "hsts_s",
 }
 SECRETS = ("token", "admin-password", "admin-read-token")
 # Two ways to say one thing: a source overrides both with either.
 EITHER = {key: (secret, f"{secret}-file") for secret in SECRETS for key in (secret, f"{secret}-file")}
-PATHS = ("state-dir", *(f"{secret}-file" for secret in SECRETS))  # in a file: beside the file
+PATHS = (
+    "state-dir",
+    "tls-cert",
+    "tls-key",
+    "error-page",
+    *(f"{secret}-file" for secret in SECRETS),
+)  # in a file: beside the file
 HOOK_TABLES = ("hooks",)
 PROXY_TABLES = ("proxys", "forwards")  # "forwards" is the name in the Go program of 2023
-COMMON_TO_MAPPINGS = ("proxy-type", "local-host", "speed-limit", "udp-timeout", "udp-any-source", *USERS)
+COMMON_TO_MAPPINGS = (
+    "proxy-type",
+    "local-host",
+    "speed-limit",
+    "udp-timeout",
+    "udp-any-source",
+    *USERS,
+    *ADDRESSES,
+    *WEB,
+)
 
 
 def variable_of(key: str) -> str:

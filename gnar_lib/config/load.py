@@ -19,7 +19,6 @@ from gnar_lib.config.keys import (
     PROXY_TABLES,
     SERVER,
     SERVER_WITHOUT_EFFECT,
-    UNSUPPORTED,
     by_field,
     variable_of,
 )
@@ -34,6 +33,7 @@ from gnar_lib.config.model import (
     ServerConfig,
 )
 from gnar_lib.config.proxies import file_proxies, flag_proxies, named
+from gnar_lib.config.public import settle_names
 from gnar_lib.config.sources import (
     given_keys,
     read_env,
@@ -53,12 +53,10 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
     """
     settings, tables = read_sources(SERVER, SERVER_WITHOUT_EFFECT, HOOK_TABLES, flags, env)
     settle_secrets(settings, reads_files=with_token)
-    for key in UNSUPPORTED:
-        if settings.get(key):
-            raise ConfigError(f"{key} is not supported yet; leave it out")
     admin = _take_admin(settings)
     if settings.get("state-dir") and not admin.port:
         raise ConfigError("state-dir: holds the history of the panel, so it goes with admin-port")
+    settle_names(settings)
     return ServerConfig(
         admin=admin,
         hooks=_hooks_of(tables, "server", env) if with_token else (),

@@ -19,8 +19,21 @@ DEFAULT_UDP_TIMEOUT_S = 60.0
 DEFAULT_MAX_PROXIES = 4096  # of one client
 MOST_USERS = 1_000_000  # that a limit may name
 MOST_PROXIES = 16384  # that a server can be told to take of one client
+DEFAULT_HTTP_PORT = 80
+DEFAULT_HTTPS_PORT = 443
+DEFAULT_HTTP_PORT_BEHIND_CADDY = 8080
 LOOPBACK = "127.0.0.1"
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+# Labels that nobody gets directly under a server's domain: programs trust whoever has some of them, people
+# trust whoever has the others. Those of RFC 2142 are there, but for those that usual hosts have.
+RESERVED_NAMES = (
+    *("abuse", "hostmaster", "noc", "postmaster", "security", "support", "usenet", "uucp", "webmaster"),
+    *("admin", "administrator", "root", "ssladmin", "ssladministrator", "sslwebmaster", "sysadmin"),
+    *("autoconfig", "autodiscover", "isatap", "mta-sts", "openpgpkey", "wpad"),
+    *("imap", "localdomain", "localhost", "mail", "ns1", "ns2", "pop", "smtp"),
+)
 MAX_PORT = 65535
+NAMED_KINDS = ("http", "https")  # types of proxies that have a name and no port
 
 
 class Secret:
@@ -142,15 +155,29 @@ class ProxyConfig:
     proxy_name: str
     local_port: int  # of the local service
     remote_port: int = 0  # port at the server; 0 lets the server choose
-    proxy_type: str = "tcp"  # or "udp"
+    proxy_type: str = "tcp"  # or "udp", "http", "https"
     local_host: str = ""  # of the local service; empty for this machine: 127.0.0.1, or ::1 behind it
-    subdomain: str = ""  # name under the domain of a Go server; empty for none
+    subdomain: str = ""  # name under the server's domain, or a whole one; empty: none, or the server chooses
+    path: str = ""  # with a name: where the paths of this proxy begin; empty for all
     speed_limit: Rate = Rate()
     udp_timeout_s: float = DEFAULT_UDP_TIMEOUT_S  # a UDP session without datagrams ends after that time
     udp_any_source: bool = False  # answers of the service count, whatever address they come from
     max_users: int = 0  # at the same time; 0 for no limit
     max_users_per_address: int = 0  # the same, of one address
     idle_timeout_s: float = 0.0  # a user of TCP without bytes ends after that time; 0 for never
+    allow_from: tuple[str, ...] = ()  # networks of users, all others being turned away; empty for all
+    deny_from: tuple[str, ...] = ()  # networks of users who are turned away
+    host_header: str = ""  # in place of users' Host; "local" for that of the local service
+    request_headers: tuple[str, ...] = ()  # "Name: value", or "-Name"
+    response_headers: tuple[str, ...] = ()  # the same
+    basic_auth: tuple[Secret, ...] = ()  # "user:password" or "user:hash" of those who may come; empty for all
+    redirect_https: bool = False  # requests without TLS are redirected
+    error_page: str = ""  # HTML of answers that the server makes by itself; empty for the server's own
+
+    @property
+    def has_name(self) -> bool:
+        """Whether users reach the proxy by a name."""
+        return bool(self.subdomain) or self.proxy_type in NAMED_KINDS
 
     @property
     def local_service(self) -> Address:
@@ -223,3 +250,17 @@ class ServerConfig(LogConfig):
     admin: AdminConfig = NO_ADMIN
     hooks: tuple[HookConfig, ...] = ()
     state_dir: str = ""  # folder for what is to survive a restart; empty for nothing
+    domain: str = ""  # under which clients have names; empty for none
+    allow_hosts: tuple[str, ...] = ()  # patterns of whole host names that clients may have
+    reserved_names: tuple[str, ...] = RESERVED_NAMES  # labels that nobody gets directly under the domain
+    http_port: int = 0  # where users of names come without TLS; 0 for nowhere
+    http_bind: str = ""  # address of that port; empty for every address
+    https_port: int = 0  # where they come with TLS; 0 for nowhere
+    tls_cert: tuple[str, ...] = ()  # paths of certificates
+    tls_key: tuple[str, ...] = ()  # of their keys; empty if the same files have them
+    hsts_s: int = 0  # for which browsers are to use HTTPS alone; 0 says nothing to them
+    trust_forwarded: tuple[str, ...] = LOOPBACK_NETWORKS  # whose X-Forwarded-For is believed
+    caddy_api: str = ""  # of the Caddy in front; empty for none
+    caddy_srv_name: str = "srv0"  # its server
+    caddy_remove: bool = False  # remove the route from Caddy when this server stops
+    error_page: str = ""  # path of the HTML of answers that the server makes by itself

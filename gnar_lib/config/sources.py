@@ -44,12 +44,19 @@ def read_sources(
     all_readers = {**readers, **unadvertised}
     in_file = read_table(all_readers, content, f"{path}: ", hints=(*readers, *tables))
     for key in in_file.keys() & PATHS:
-        in_file[key] = os.path.join(os.path.dirname(path), in_file[key])
+        in_file[key] = _beside(path, in_file[key])
     _override(settings, in_file, lambda key: f"{path}: {key}")
     env = with_older_names(env)
     _override(settings, read_env(all_readers, env, given_keys(all_readers, flags)), variable_of)
     _override(settings, read_flags(all_readers, flags), lambda key: f"--{key}")
     return settings, found
+
+
+def _beside(file: str, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return a path, or several, that a file names relative to its own folder."""
+    if isinstance(path, tuple):
+        return tuple(os.path.join(os.path.dirname(file), each) for each in path)
+    return os.path.join(os.path.dirname(file), path)
 
 
 def file_of(flags: Mapping[str, Any], env: Mapping[str, str]) -> str:

@@ -19,8 +19,6 @@ Reader = Callable[[Any], Any]
 _BYTES_PER_UNIT = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)(?:/s)?", re.IGNORECASE)
 _RATE_EXAMPLE = "a speed such as 100kb, 1.5mb or 1gb/s"
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
-_DOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*", re.IGNORECASE)
 MAX_SECONDS = 86400.0
 MIN_TIMEOUT_S = 0.1  # an answer takes that long on a slow path
 MIN_DEAD_AFTER_S = 5.0  # the kernel asks six times within that time
@@ -47,7 +45,8 @@ def name_of_odd(text: str) -> str:
     return f" ({odd} is U+{ord(odd):04X}; write {_PLAIN[odd]} instead)" if odd else ""
 
 
-def _wrong(value: object, expected: str) -> ConfigError:
+def wrong(value: object, expected: str) -> ConfigError:
+    """Return the error that a value is not what was expected."""
     odd = name_of_odd(value) if isinstance(value, str) else ""
     return ConfigError(f"{value!r}: expected {expected}{odd}")
 
@@ -55,14 +54,14 @@ def _wrong(value: object, expected: str) -> ConfigError:
 def text(value: object) -> str:
     """Read a text; every text is allowed."""
     if not isinstance(value, str):
-        raise _wrong(value, "text in quotes")
+        raise wrong(value, "text in quotes")
     return value
 
 
 def name(value: object) -> str:
     """Read the name of a proxy."""
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
-        raise _wrong(value, f"a name of 1 to {MAX_NAME} printable characters")
+        raise wrong(value, f"a name of 1 to {MAX_NAME} printable characters")
     return value
 
 
@@ -71,7 +70,7 @@ def host(value: object) -> str:
     found = re.fullmatch(r"\[([^\s/\[\]]+)\]|([^\s/\[\]]+)", value) if isinstance(value, str) else None
     if found is None or _has_port(found[0]):
         without = " without a port" if isinstance(value, str) and _has_port(value) else ""
-        raise _wrong(value, f"a host name or an IP address{without}")
+        raise wrong(value, f"a host name or an IP address{without}")
     return found[1] or found[2]
 
 
@@ -85,7 +84,7 @@ def bind(value: object) -> str:
     found = re.fullmatch(r"\[([^\[\]]+)\]", text(value))
     host = found[1] if found else text(value)
     if _has_port(text(value)) or (":" in host and not _is_ipv6(host)):
-        raise _wrong(value, "an address without a port")
+        raise wrong(value, "an address without a port")
     return host
 
 
@@ -100,7 +99,7 @@ def is_loopback(bind: str) -> bool:
 def path(value: object) -> str:
     """Read the path of a file."""
     if not isinstance(value, str) or not value or "\0" in value:
-        raise _wrong(value, "the path of a file")
+        raise wrong(value, "the path of a file")
     return value
 
 
@@ -129,7 +128,7 @@ def port(value: object) -> int:
     """Read a port from 1 on."""
     number = _integer(value)
     if number is None or not 1 <= number <= MAX_PORT:
-        raise _wrong(value, f"a port from 1 to {MAX_PORT}")
+        raise wrong(value, f"a port from 1 to {MAX_PORT}")
     return number
 
 
@@ -137,7 +136,7 @@ def port_or_0(value: object) -> int:
     """Read a port, or 0, which lets somebody else choose a port."""
     number = _integer(value)
     if number is None or not 0 <= number <= MAX_PORT:
-        raise _wrong(value, f"a port from 0 to {MAX_PORT}")
+        raise wrong(value, f"a port from 0 to {MAX_PORT}")
     return number
 
 
@@ -147,7 +146,7 @@ def count(most: int) -> Reader:
     def read(value: object) -> int:
         number = _integer(value)
         if number is None or not 1 <= number <= most:
-            raise _wrong(value, f"a number from 1 to {most}")
+            raise wrong(value, f"a number from 1 to {most}")
         return number
 
     return read
@@ -161,17 +160,17 @@ def flag(value: object) -> bool:
         return True
     if isinstance(value, str) and value.strip().lower() in {"0", "false", "no", "off", ""}:
         return False
-    raise _wrong(value, "true or false")
+    raise wrong(value, "true or false")
 
 
-def seconds(value: object, least_s: float = 0.0) -> float:
-    """Read a time in seconds, from `least_s` to a day."""
+def seconds(value: object, least_s: float = 0.0, most_s: float = MAX_SECONDS) -> float:
+    """Read a time in seconds, from `least_s` to `most_s`, a day."""
     try:
         number = float(value) if isinstance(value, str | int | float) else math.nan
     except (OverflowError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not least_s <= number <= MAX_SECONDS:
-        raise _wrong(value, f"seconds from {least_s:g} to {MAX_SECONDS:g}")
+    if isinstance(value, bool) or not least_s <= number <= most_s:
+        raise wrong(value, f"seconds from {least_s:g} to {most_s:.10g}")
     return number
 
 
@@ -189,7 +188,7 @@ def heartbeat(value: object) -> int:
     """Read the whole seconds between two heartbeats."""
     number = _integer(value)
     if number is None or not MIN_HEARTBEAT <= number <= MAX_HEARTBEAT:
-        raise _wrong(value, f"whole seconds from {MIN_HEARTBEAT} to {MAX_HEARTBEAT}")
+        raise wrong(value, f"whole seconds from {MIN_HEARTBEAT} to {MAX_HEARTBEAT}")
     return number
 
 
@@ -200,7 +199,7 @@ def memory(value: object) -> int:
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
     number = float(found[1]) * _BYTES_PER_UNIT[found[2].lower()] if found else 0.0
     if not MIN_MEMORY <= number < math.inf or "/" in str(value):
-        raise _wrong(value, f"a size of at least {MIN_MEMORY >> 20}mb, such as 256mb or 1gb")
+        raise wrong(value, f"a size of at least {MIN_MEMORY >> 20}mb, such as 256mb or 1gb")
     return int(number)
 
 
@@ -209,24 +208,10 @@ def one_of(*words: str) -> Reader:
 
     def read(value: object) -> str:
         if value not in words:
-            raise _wrong(value, " or ".join(words))
+            raise wrong(value, " or ".join(words))
         return str(value)
 
     return read
-
-
-def domain(value: object) -> str:
-    """Read a domain name, or an empty text."""
-    if not isinstance(value, str) or (value and not _DOMAIN.fullmatch(value)):
-        raise _wrong(value, "a domain such as example.com")
-    return value.lower()
-
-
-def subdomain(value: object) -> str:
-    """Read one label of a domain name, or an empty text."""
-    if not isinstance(value, str) or (value and not _LABEL.fullmatch(value)):
-        raise _wrong(value, "a subdomain of letters, digits and hyphens")
-    return value.lower()
 
 
 def rate(value: object) -> Rate:
@@ -234,7 +219,7 @@ def rate(value: object) -> Rate:
     if isinstance(value, dict):
         unknown = value.keys() - {"up", "down"}
         if unknown or not value:
-            raise _wrong(value, 'a table such as { up = "1mb", down = "10mb" }')
+            raise wrong(value, 'a table such as { up = "1mb", down = "10mb" }')
         return Rate(**{direction: _speed(speed) for direction, speed in value.items()})
     speed = _speed(value)
     return Rate(up=speed, down=speed)
@@ -247,7 +232,7 @@ def _speed(value: object) -> int | None:
         return None
     number = float(found[1]) * _BYTES_PER_UNIT[found[2].lower()] if found else 0.0
     if not 1 <= number < math.inf:
-        raise _wrong(value, _RATE_EXAMPLE)
+        raise wrong(value, _RATE_EXAMPLE)
     return int(number)
 
 
@@ -263,7 +248,7 @@ def port_ranges(value: object) -> PortRanges:
         found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= low <= high <= MAX_PORT:
-            raise _wrong(value, "ports such as 9000-9100,9200")
+            raise wrong(value, "ports such as 9000-9100,9200")
         ranges.append((low, high))
     return PortRanges(joined, tuple(sorted(ranges)))
 
@@ -295,46 +280,18 @@ def address(default_port: int) -> Reader:
     def read(value: object) -> Address:
         expected = "an address such as example.com:8910"
         if not isinstance(value, str):
-            raise _wrong(value, expected)
+            raise wrong(value, expected)
         found = re.fullmatch(r"\[([^\[\]\s]+)\](?::(\d+))?|([^:\s\[\]/]+)(?::(\d+))?", value)
         if found is None:
             if not re.search("::|(.*:){7}", value) or "/" in value:
-                raise _wrong(value, expected)
+                raise wrong(value, expected)
             if not _is_ipv6(value) or _seems_to_have_port(value, default_port):
-                raise _wrong(value, "an IPv6 address in brackets, such as [2001:db8::1]:8910")
+                raise wrong(value, "an IPv6 address in brackets, such as [2001:db8::1]:8910")
             return Address(value, default_port)
         number = found[2] or found[4] or default_port
         try:
             return Address(found[1] or found[3], port(number))
         except ConfigError:
-            raise _wrong(value, f"a port from 1 to {MAX_PORT}") from None
+            raise wrong(value, f"a port from 1 to {MAX_PORT}") from None
 
     return read
-
-
-def mapping(value: str) -> list[tuple[str, int, int]]:
-    """Read a mapping: `3000`, `3000:9000`, `host:3000:9000` or `3000-3010:9000-9010`.
-
-    Returns (host, local port, remote port) for each port. A host that is not given is empty, a remote port
-    that is not given is 0.
-    """
-    expected = "a mapping such as 3000:9000, host:3000:9000 or 3000-3010:9000-9010"
-    if "::" in value:
-        expected += "; an IPv6 address needs brackets, as in [::1]:3000:9000"
-    span = r"(\d{1,5})(?:-(\d{1,5}))?"
-    found = re.fullmatch(rf"(?:(\[[^\]\s]+\]|[^:\s\[\]]+):)?{span}:{span}", value, re.ASCII)
-    if found is None:
-        if re.fullmatch(r"\d{1,5}", value, re.ASCII):
-            return [("", port(value), 0)]
-        raise _wrong(value, expected)
-    try:
-        local = range(port(found[2]), port(found[3] or found[2]) + 1)
-        remote = range(port_or_0(found[4]), port_or_0(found[5] or found[4]) + 1)
-    except ConfigError:
-        raise _wrong(value, f"ports from 1 to {MAX_PORT}") from None
-    if not local or not remote:
-        raise _wrong(value, "the lower port of a range first")
-    if len(local) != len(remote):
-        raise _wrong(value, "as many local as remote ports")
-    where = (found[1] or "").strip("[]")
-    return [(where, here, there) for here, there in zip(local, remote, strict=True)]

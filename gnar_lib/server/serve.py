@@ -35,6 +35,13 @@ LEAVE_S = 10.0  # for clients to connect to the process that has taken over
 LOOK_EVERY_S = 0.05
 ADMIN_WAIT_S = 5.0  # for the process that was replaced to close its admin port
 
+# Settings that a reload leaves as they are.
+_UNTIL_RESTART = (
+    *("port", "bind", "udp_bind", "state_dir", "domain"),
+    *("http_port", "http_bind", "https_port", "tls_cert", "tls_key"),
+    *("caddy_api", "caddy_srv_name", "caddy_remove"),
+)
+
 _log = logger.get("server")
 
 
@@ -121,11 +128,8 @@ class Server:
         _apply(config)
         self.shared.config = replace(
             config,
-            port=before.port,
-            bind=before.bind,
-            udp_bind=before.udp_bind,
             admin=admin,
-            state_dir=before.state_dir,
+            **{key: getattr(before, key) for key in _UNTIL_RESTART},
         )
         self.shared.places.limits = UserLimits(config.max_users, config.max_users_per_address)
         for control in self.control_ingress.clients:

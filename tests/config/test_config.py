@@ -31,9 +31,11 @@ from gnar_lib.config import (
     load_log,
     load_server,
     model,
+    names,
     sources,
     values,
 )
+from gnar_lib.config.mappings import Service, mapping
 from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate
 from gnar_lib.errors import ConfigError
 from gnar_lib.net import options
@@ -59,7 +61,19 @@ ALL_SERVER = [
     *USERS,
     "domain",
     "domain-tunnel",
+    "http-port",
+    "http-bind",
+    "https-port",
+    "tls-cert",
+    "tls-key",
+    "hsts",
+    "allow-hosts",
+    "reserved-names",
+    "trust-forwarded",
+    "caddy-api",
     "caddy-srv-name",
+    "caddy-remove",
+    "error-page",
     "multiplex",
     "grace",
     *ADMIN,
@@ -78,6 +92,15 @@ ALL_PROXY = [
     "udp-timeout",
     "udp-any-source",
     *USERS,
+    "path",
+    "allow-from",
+    "deny-from",
+    "host-header",
+    "request-headers",
+    "response-headers",
+    "basic-auth",
+    "redirect-https",
+    "error-page",
 ]
 
 
@@ -194,20 +217,6 @@ def test_file_may_begin_with_the_mark_of_windows_editors(tmp_path: Path) -> None
 def test_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read it: Is a directory"):
         load_server({"config": str(tmp_path)}, {})
-
-
-@pytest.mark.parametrize(
-    ("toml", "said"),
-    [
-        ('domain = "example.com"', "domain is not supported yet; leave it out"),
-        ("domain-tunnel = true", "domain-tunnel is not supported yet; leave it out"),
-    ],
-)
-def test_what_does_not_work_yet_is_said_and_not_passed_over(tmp_path: Path, toml: str, said: str) -> None:
-    path = tmp_path / "gnar.toml"
-    path.write_text(toml)
-    with pytest.raises(ConfigError, match=said):
-        load_server({"config": str(path)}, {})
 
 
 @pytest.fixture
@@ -406,6 +415,25 @@ def test_proxies_of_file_and_command_line_are_all_there(tmp_path: Path) -> None:
         ),
         ({"mappings": ["1", "2"], "subdomain": "a"}, "--subdomain: goes with --local-port, which is missing"),
         ({"mappings": ["1:9", "2:9"]}, "remote-port 9 is given twice; each proxy needs its own"),
+        ({"mappings": ["a=1", "a=2"]}, "subdomain 'a' is given twice; each proxy needs its own"),
+        ({"mappings": ["a=1"], "subdomain": "b"}, "--subdomain: the mapping names one already"),
+        (
+            {"mappings": ["1"], "proxy-type": "udp", "subdomain": "a"},
+            "proxy 'udp-1': subdomain: a proxy of UDP has no name",
+        ),
+        (
+            {"mappings": ["1:2"], "proxy-type": "http"},
+            "proxy 'http-1': remote-port: goes with proxy-type tcp or udp; http has a name instead",
+        ),
+        ({"mappings": ["1:2"], "path": "/a"}, "proxy 'tcp-1': path: goes with proxy-type http"),
+        (
+            {"mappings": ["a=1"], "proxy-type": "https", "redirect-https": True},
+            "proxy 'https-1': redirect-https: goes with proxy-type http",
+        ),
+        (
+            {"mappings": ["a=1"], "request-headers": "\n".join(["X: " + "y" * 300] * 60)},
+            "proxy 'http-1': error page, headers, users and networks take 18180 bytes; 15000 are possible",
+        ),
         (
             {"mappings": ["10000-32767:10000-32767"]},
             (
@@ -539,19 +567,23 @@ def test_quotes_around_a_token_are_named_and_kept(text: str, warnings: list[str]
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("3000:9000", [("", 3000, 9000)]),
-        ("3000", [("", 3000, 0)]),
-        ("3000:0", [("", 3000, 0)]),
-        ("host:3000:9000", [("host", 3000, 9000)]),
-        ("10.0.0.1:3000:9000", [("10.0.0.1", 3000, 9000)]),
-        ("[::1]:3000:9000", [("::1", 3000, 9000)]),
-        ("3000-3002:9000-9002", [("", 3000, 9000), ("", 3001, 9001), ("", 3002, 9002)]),
-        ("db.local:1-2:65534-65535", [("db.local", 1, 65534), ("db.local", 2, 65535)]),
-        ("5-5:6", [("", 5, 6)]),
+        ("3000:9000", [Service(3000, "", 9000)]),
+        ("3000", [Service(3000)]),
+        ("3000:0", [Service(3000)]),
+        ("host:3000:9000", [Service(3000, "host", 9000)]),
+        ("10.0.0.1:3000:9000", [Service(3000, "10.0.0.1", 9000)]),
+        ("[::1]:3000:9000", [Service(3000, "::1", 9000)]),
+        ("3000-3002:9000-9002", [Service(3000, "", 9000), Service(3001, "", 9001), Service(3002, "", 9002)]),
+        ("db.local:1-2:65534-65535", [Service(1, "db.local", 65534), Service(2, "db.local", 65535)]),
+        ("5-5:6", [Service(5, "", 6)]),
+        ("blog=3000", [Service(3000, name="blog")]),
+        ("Blog.example.com=3000", [Service(3000, name="blog.example.com")]),
+        ("*.dev=web:80", [Service(80, "web", name="*.dev")]),
+        ("=[::1]:80", [Service(80, "::1", name="")]),
     ],
 )
-def test_mapping(text: str, expected: list[tuple[str, int, int]]) -> None:
-    assert values.mapping(text) == expected
+def test_mapping(text: str, expected: list[Service]) -> None:
+    assert mapping(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -560,11 +592,12 @@ def test_mapping(text: str, expected: list[tuple[str, int, int]]) -> None:
         "", ":", "0:1", "1:65536", "65536:1", "3000:9000:", ":3000:9000", "a:b", "3000-3001", "::1:3000:9000",
         "3000-3010:9000-9009", "3010-3000:9000-9010", "3000-3010:9010-9000", "3000:9000-9001", "-1:2", "1 :2",
         "3000:9000/udp", "host:3000", "[::1:3000:9000", "٣:٤", "1:2:3:4", "1\n",
+        "a=", "a=0", "a=b:3:4", "a=1-2", "a..b=3", "a=b=3", "-a=3", "a =3",
     ],
 )  # fmt: skip
 def test_what_is_no_mapping_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected "):
-        values.mapping(text)
+        mapping(text)
 
 
 @pytest.mark.parametrize(
@@ -609,7 +642,7 @@ def test_address_of_ipv6_that_seems_to_have_a_port_needs_brackets(text: str) -> 
 
 def test_mapping_whose_ipv6_address_has_no_brackets_is_told_to_have_them() -> None:
     with pytest.raises(ConfigError, match=r"an IPv6 address needs brackets, as in \[::1\]:3000:9000$"):
-        values.mapping("::1:3000:9000")
+        mapping("::1:3000:9000")
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:80", "name:80"])
@@ -660,11 +693,13 @@ def test_rate(text: str, bytes_per_second: int) -> None:
 def test_any_value_is_read_or_refused(value: object) -> None:
     readers = [
         values.text, values.name, values.host, values.secret, values.port, values.port_or_0, values.flag,
-        values.seconds, values.domain, values.subdomain, values.rate, values.port_ranges, values.address(1),
+        values.seconds, names.domain, names.subdomain, names.host_patterns, names.labels, names.networks,
+        names.headers, names.basic_auth, names.path_prefix, names.host_header, names.port_or_off, names.paths, names.hsts,
+        names.caddy_api, names.networks_or_none, values.rate, values.port_ranges, values.address(1),
         values.one_of("a", "b"),
     ]  # fmt: skip
     if isinstance(value, str):
-        readers.append(values.mapping)
+        readers.append(mapping)
     for reader in readers:
         with contextlib.suppress(ConfigError):
             reader(value)

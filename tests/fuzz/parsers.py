@@ -17,7 +17,8 @@ from typing import Any, cast
 
 import h11
 
-from gnar_lib.config import load_client, load_server, values
+from gnar_lib.config import load_client, load_server, names, values
+from gnar_lib.config.mappings import mapping
 from gnar_lib.config.model import DEFAULT_PORT
 from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
@@ -270,7 +271,7 @@ def relay_addresses(data: bytes, random: Random) -> bool:
 
 _READERS: tuple[values.Reader, ...] = (
     values.address(DEFAULT_PORT),
-    values.mapping,
+    mapping,
     values.port_ranges,
     values.rate,
     values.seconds,
@@ -280,8 +281,13 @@ _READERS: tuple[values.Reader, ...] = (
     values.port,
     values.port_or_0,
     values.flag,
-    values.domain,
-    values.subdomain,
+    names.domain,
+    names.subdomain,
+    names.host_patterns,
+    names.headers,
+    names.networks,
+    names.path_prefix,
+    names.basic_auth,
 )
 
 
