@@ -52,9 +52,10 @@ def say(text: str) -> None:
 def _make_for_this_host(output: Path) -> str:
     name = host.name(NAMES)
     work = WORK / name.replace("/", "-")
-    packages = fetch.fetch_for_this_python(work, say)
+    is_known = name.split("/")[0] in NAMES.values()
+    packages = fetch.fetch_for_this_python(work, is_known, say)
     # Wheels for a known platform run with an old glibc; what pip compiles needs the glibc of this host.
-    oldest = GLIBC if name.split("/")[0] in NAMES.values() else host.glibc() or NO_GLIBC
+    oldest = GLIBC if is_known else host.glibc() or NO_GLIBC
     pack.pack(None, {name: packages}, oldest, work, output)
     return f"{platform.python_implementation()} {platform.python_version()} ({name})"
 

@@ -54,13 +54,15 @@ def fetch(wanted: Iterable[Target], work: Path, say: Say) -> tuple[Path, dict[st
         return common.result(), {name: folder.result() for name, folder in others.items()}
 
 
-def fetch_for_this_python(work: Path, say: Say) -> Path:
+def fetch_for_this_python(work: Path, is_known: bool, say: Say) -> Path:
     """Return the folder of all packages for the Python that runs this. Raises FetchError.
 
-    pip compiles a package for which there is no wheel.
+    pip compiles a package for which there is no wheel. Unless this host `is_known`, as one of PLATFORMS, the
+    packages that nobody may have to compile are left out.
     """
+    names = [name for name in pins.names() if is_known or name not in pins.ONLY_AS_WHEEL]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--prefer-binary"]
-    return _fetch(work / "this-host", command, pins.names(), say, "this host")
+    return _fetch(work / "this-host", command, names, say, "this host")
 
 
 def _fetch_with_uv(folder: Path, target: Target, names: Iterable[str], say: Say) -> Path:

@@ -18,7 +18,8 @@ from pyz.targets import PYTHONS, Target, targets
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "pyz" / "pins"
 PACKAGES = PINS / "packages.txt"
-COMPILED = ("gevent", "greenlet")  # fetched for each target; other packages do without compiled modules
+COMPILED = ("gevent", "greenlet", "bcrypt")  # fetched for each target; others do without compiled modules
+ONLY_AS_WHEEL = ("bcrypt",)  # compiling it takes Rust; gnar does without it where there is no wheel
 UV = (sys.executable, "-m", "uv")
 
 _TOOLS = ("shiv", "uv")  # each has pins of its own, since a build for this host alone needs no uv

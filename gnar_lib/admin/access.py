@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gnar_lib import logger
-from gnar_lib.admin.attempts import Attempts
 from gnar_lib.admin.sessions import SESSION_S, Role, Session, Sessions
+from gnar_lib.auth.attempts import Attempts
 from gnar_lib.config import AdminConfig
 from gnar_lib.config.model import NO_SECRET, Secret
 from gnar_lib.http import HTTPError, Request
@@ -152,11 +152,12 @@ class Access:
 
     def _wait_s(self, request: Request) -> float:
         return max(
-            self._attempts.wait_s(client_of(request)), self._wide_attempts.wait_s(_wide_network_of(request))
+            self._attempts.wait_s(network_of(client_of(request))),
+            self._wide_attempts.wait_s(_wide_network_of(request)),
         )
 
     def _count(self, request: Request) -> None:
-        self._attempts.count(client_of(request))
+        self._attempts.count(network_of(client_of(request)))
         self._wide_attempts.count(_wide_network_of(request))
 
     def _is_reader_of_late(self, given: Secret, request: Request) -> bool:
@@ -189,16 +190,16 @@ class Access:
         return _cookie(request, "", 0)
 
 
-def _wide_network_of(request: Request) -> Sockaddr:
+def _wide_network_of(request: Request) -> str:
     """Return what many addresses have in common that may belong to one owner.
 
     That is a network with `WIDE_BITS` of prefix, or this machine with all for whom a proxy on it asks.
     """
     address = ipaddress.ip_address(host_of(request.peer).strip("[]").partition("%")[0] or "::1")
     if address.is_loopback:
-        return ("127.0.0.1", 0)
+        return "127.0.0.1"
     wide = ipaddress.ip_network((address, WIDE_BITS[address.version]), strict=False)
-    return (str(wide.network_address), 0)
+    return str(wide.network_address)
 
 
 def pass_of(request: Request) -> Pass:

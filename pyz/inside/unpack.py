@@ -80,7 +80,7 @@ def _unpack_somewhere(name: str, host: str) -> Folder:
             problems.append(problem)
     sys.exit(
         f"gnar.pyz: there is no place to unpack into ({'; '.join(problems)}): "
-        "name a folder in SHIV_ROOT that only you can write to, with 14 MB to spare"
+        "name a folder in SHIV_ROOT that only you can write to, with 16 MB to spare"
     )
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from gnar_lib.admin import access as access_module
 from gnar_lib.admin.access import Access, client_of, pass_of
-from gnar_lib.admin.attempts import MAX_NETWORKS, MAX_WRONG, PERIOD_S, Attempts
 from gnar_lib.admin.sessions import MAX_REMEMBERED, SESSION_S, Role
+from gnar_lib.auth.attempts import MAX_NETWORKS, MAX_WRONG, PERIOD_S, Attempts
 from gnar_lib.config import AdminConfig, Secret
 from gnar_lib.http import HTTPError, Request
+from gnar_lib.net import network_of
 from tests.helpers.clock import Clock
 
 PASSWORD, READ_TOKEN = "an open sesame", "only a look"
@@ -368,15 +369,15 @@ def test_ten_wrong_passwords_in_more_than_a_minute_close_nothing(tried: Clock) -
 def test_tries_are_counted_by_network(first: str, second: str, are_one: bool) -> None:
     attempts = Attempts(clock=Clock())
     for _ in range(MAX_WRONG):
-        attempts.count((first, 1, 0, 0))
-    assert attempts.wait_s((first, 2, 0, 0)) == PERIOD_S
-    assert (attempts.wait_s((second, 1, 0, 0)) > 0) is are_one
+        attempts.count(network_of((first, 1, 0, 0)))
+    assert attempts.wait_s(network_of((first, 2, 0, 0))) == PERIOD_S
+    assert (attempts.wait_s(network_of((second, 1, 0, 0))) > 0) is are_one
 
 
 def test_networks_that_are_remembered_are_limited() -> None:
     attempts = Attempts(clock=Clock())
     for number in range(MAX_NETWORKS + 10):
-        attempts.count((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1))
+        attempts.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(attempts._wrong) == MAX_NETWORKS
 
 

@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from gnar_lib.admin import port as port_module
-from gnar_lib.admin.attempts import MAX_WRONG
+from gnar_lib.auth.attempts import MAX_WRONG
 from gnar_lib.config import AdminConfig, Rate, Secret
 from gnar_lib.errors import ConfigError, ListenError
 from gnar_lib.net import listen

@@ -6,8 +6,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from gnar_lib.net import Sockaddr, network_of
-
 MAX_WRONG = 10  # from one network within a period
 PERIOD_S = 60.0
 MAX_NETWORKS = 4096  # that are remembered; whoever has been wrong longest ago is forgotten
@@ -21,21 +19,20 @@ class Attempts:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()  # when; the network that was last is last
         self._clock = clock
 
-    def count(self, client: Sockaddr) -> None:
+    def count(self, network: str) -> None:
         """Note a wrong password."""
-        network = network_of(client)
         times = self._wrong.setdefault(network, deque(maxlen=self._most))
         times.append(self._clock())
         self._wrong.move_to_end(network)
         if len(self._wrong) > MAX_NETWORKS:
             self._wrong.popitem(last=False)
 
-    def wait_s(self, client: Sockaddr) -> float:
+    def wait_s(self, network: str) -> float:
         """Return for how many seconds no password is taken from there; 0 if one is taken now.
 
         That is a minute from the last wrong one that is taken on, if these have come within a minute.
         """
-        times = self._wrong.get(network_of(client))
+        times = self._wrong.get(network)
         if times is None or len(times) < self._most or times[-1] - times[0] > PERIOD_S:
             return 0.0
         return max(times[-1] + PERIOD_S - self._clock(), 0.0)
