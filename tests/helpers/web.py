@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -84,6 +86,25 @@ def serving(routes: Routes | None = None, **options: Any) -> Iterator[Served]:
             yield served
         finally:
             served.close()
+
+
+def curl(served: Served, *arguments: str) -> str:
+    """Return what curl writes; "@" in an argument is the address of the service."""
+    where = f"http://{LOOPBACK}:{served.port}"
+    command = ["curl", "-sS", "--noproxy", "*", *(each.replace("@", where) for each in arguments)]
+    # Not waited for by gevent.subprocess: from then on, that would take the exit status of every child of
+    # this process, also of those that other tests start.
+    with tempfile.TemporaryFile("w+") as output:
+        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            wait_until(lambda: running.poll() is not None, "curl has ended")
+        finally:
+            running.kill()
+            running.wait()
+        output.seek(0)
+        shown = output.read()
+    assert running.returncode == 0, shown
+    return shown
 
 
 def echo_routes() -> Routes:

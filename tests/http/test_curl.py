@@ -5,42 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import tempfile
 from typing import TYPE_CHECKING
 
 import gevent
 import pytest
 
 from gnar_lib.http import EventStream, Send
-from tests.helpers.loop import wait_until
-from tests.helpers.web import LOOPBACK, echo_routes, serving
+from tests.helpers.web import curl, echo_routes, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.helpers.web import Served
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
-
-
-def curl(served: Served, *arguments: str) -> str:
-    """Return what curl writes; "@" in an argument is the address of the service."""
-    where = f"http://{LOOPBACK}:{served.port}"
-    command = ["curl", "-sS", "--noproxy", "*", *(each.replace("@", where) for each in arguments)]
-    # Not waited for by gevent.subprocess: from then on, that would take the exit status of every child of
-    # this process, also of those that other tests start.
-    with tempfile.TemporaryFile("w+") as output:
-        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            wait_until(lambda: running.poll() is not None, "curl has ended")
-        finally:
-            running.kill()
-            running.wait()
-        output.seek(0)
-        shown = output.read()
-    assert running.returncode == 0, shown
-    return shown
 
 
 def test_requests_share_a_connection() -> None:

@@ -209,4 +209,4 @@ def _credentials_of(authorization: bytes) -> tuple[bytes, bytes] | None:
         name, colon, password = base64.b64decode(value.strip(b" \t"), validate=True).partition(b":")
     except ValueError:
         return None
-    return (passwords.normalized(name), password) if colon else None
+    return (passwords.normalized(name), passwords.normalized(password)) if colon else None
