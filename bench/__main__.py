@@ -1,6 +1,7 @@
 """gnar measured beside direct connections, haproxy, socat, rathole, bore, frp and a Go gnar.
 
-    python -m bench                         everything on loopback, 5 rounds: about 20 minutes
+    python -m bench                         everything on loopback, 5 rounds: about 30 minutes
+    python -m bench --work http             HTTP by host name: gnar's names beside reverse proxies
     python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
     python -m bench --idle                  5,000 idle connections through each tunnel
     python -m bench --soak 1h               gnar alone, for an hour of mixed use and disturbances
@@ -12,6 +13,10 @@ report shows medians with their spread, ratios to yardsticks that do similar wor
 its targets. Ratios of one run can be compared; figures of different runs cannot. A contestant that fails is
 shown as failed with the reason, and the run goes on; "!" marks a figure that lacks rounds. rathole, bore,
 frps and frpc take part if they are on the PATH.
+
+In the works hka32, hka1, hshort and hbulk, each request names the host bench.example.test. Some contestants
+route by that name: two haproxys or nginxs in a row, frp with a subdomain, and `gnar names`, whose server has
+a domain. `gnar tunnel` does not look at requests.
 
 The benchmark needs nginx, wrk and iperf3 as local services and loads, a C compiler for UDP and the long path,
 and haproxy and socat as contestants. CPU and peak memory are sums over the processes of a contestant; memory
@@ -30,14 +35,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import plot, report
-from bench.contestants import Contestant, all_contestants
+from bench.contestants import all_contestants
 from bench.idle import run_idle
+from bench.launch import Contestant
 from bench.longpath import run_long_path
 from bench.procs import BenchError, end_on_signals, raise_file_limit
 from bench.results import Results
 from bench.rounds import Scoreboard, run_loopback, run_start
 from bench.soak import run_soak, seconds
-from bench.work import WORKS
+from bench.work import GROUPS, WORKS
 
 OPEN_FILES = 65_536  # limit for every program that is started; `--idle` may ask for more
 MIN_ROUNDS = 5  # a report of fewer rounds warns the reader
@@ -68,7 +74,14 @@ def parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=MIN_ROUNDS, metavar="N", help="default 5, and fewer say little")
     add("--seconds", type=float, default=3, metavar="S", help="of each measurement (default 3)")
     add("--only", type=_words, metavar="CONTESTANT,...", help="these contestants; 'list' names them all")
-    add("--work", type=_words, default=_words(works), metavar="WORK,...", help=f"of {works} (default all)")
+    groups = "; ".join(f"{name} stands for {', '.join(members)}" for name, members in GROUPS.items())
+    add(
+        "--work",
+        type=_works,
+        default=_works(works),
+        metavar="WORK,...",
+        help=f"of {works} (default all); {groups}",
+    )
     add("--json", type=Path, metavar="FILE", help="write every round's figures there")
     add("--plot", type=Path, metavar="FILE.svg", help="draw a bar chart")
     _add_modes(made)
@@ -108,6 +121,11 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
 def _words(text: str) -> list[str]:
     """Split a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _works(text: str) -> list[str]:
+    """Split a list with commas, and put the works of a group in its place."""
+    return [work for word in _words(text) for work in GROUPS.get(word, (word,))]
 
 
 def choose(
@@ -195,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = choose(everyone, args.only, notes)
         unknown = [name for name in args.work if name not in {*WORKS, START}]
         if unknown:
-            raise BenchError(f"no work {unknown[0]!r}; there are: {', '.join([*WORKS, START])}")
+            raise BenchError(f"no work {unknown[0]!r}; there are: {', '.join([*WORKS, *GROUPS, START])}")
     except BenchError as exc:
         sys.stderr.write(f"bench: {exc}\n")
         return EXIT_USAGE

@@ -2,112 +2,26 @@
 
 from __future__ import annotations
 
-import resource
 import secrets
 import shlex
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
+from collections.abc import Sequence
 
-from bench.procs import LOOPBACK, BenchError, Crew, Host, Proc, free_port
+from bench.configs import haproxy_config
+from bench.frp import FRP_PROGRAMS, start_frp
+from bench.launch import Command, Contestant, Kind, Launch, Starter
+from bench.procs import LOOPBACK, BenchError, free_port
+from bench.vhosts import by_host_name
 
-MAX_CONNECTIONS = 20_000  # haproxy's limit, if haproxy may open enough files for them
-FILES_SPARE = 200  # files that haproxy opens besides its connections
 SOCAT_BACKLOG = 1024
 BULK_BUFFER_BYTES = 262_144  # for `socat -b`
-FRP_POOL = 5  # as in frp's own example file
 BORE_CONTROL_PORT = 7835  # fixed: bore has no flag for the control port
 RATHOLE_TOKEN = "bench"  # noqa: S105 (rathole demands one)
-
-Command = tuple[str, ...]
-
-
-class Kind(Enum):
-    """What a contestant does; contestants are compared with others of the same kind."""
-
-    DIRECT = "direct"
-    RELAY = "relay"
-    TUNNEL = "tunnel"
-
-
-@dataclass(slots=True)
-class Launch:
-    """One start of a contestant: where its programs run, and which ports they use."""
-
-    crew: Crew  # owns the programs that are started
-    near: Host  # where users and the server are
-    far: Host  # where the client and the local service are
-    proto: str  # "tcp" or "udp"
-    target: int  # port of the local service on `far`
-    port: int = field(default_factory=free_port)  # port on `near` to which users connect
-    procs: list[Proc] = field(default_factory=list)  # the programs that were started
-
-    def server(self, *argv: object, env: Mapping[str, str] | None = None) -> Proc:
-        """Start the server, or a relay; raises BenchError."""
-        return self._start(self.near, argv, "server", env)
-
-    def client(self, *argv: object, env: Mapping[str, str] | None = None) -> Proc:
-        """Start the client, beside the local service; raises BenchError."""
-        return self._start(self.far, argv, "client", env)
-
-    def _start(self, host: Host, argv: Sequence[object], role: str, env: Mapping[str, str] | None) -> Proc:
-        proc = self.crew.start(host, argv, role=role, env=env)
-        self.procs.append(proc)
-        return proc
-
-    def file(self, name: str, text: str) -> Path:
-        """Write a configuration file for this start and return its path."""
-        path = self.crew.folder / f"{secrets.token_hex(6)}-{name}"
-        path.write_text(text)
-        return path
-
-
-Starter = Callable[[Launch], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """A program, or several together, that carry users' bytes to a local service."""
-
-    name: str  # in tables
-    kind: Kind
-    start: Starter
-    programs: Command = ()  # programs that have to be on the PATH
-    protos: Command = ("tcp",)  # "tcp", "udp" or both
-    optional: bool = False  # whether the contestant is left out, and has not failed, if programs are missing
-    extra: bool = False  # whether the contestant takes part only if it is named
-
-    def missing(self) -> list[str]:
-        """Return the programs that are not on the PATH."""
-        return [program for program in self.programs if shutil.which(program) is None]
 
 
 def start_direct(launch: Launch) -> None:
     """Start nothing: users connect to the local service."""
     launch.port = launch.target
     launch.near = launch.far
-
-
-def haproxy_config(bind: str, port: int, target_ip: str, target: int) -> str:
-    """Return the configuration of a haproxy with one thread that forwards TCP connections."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = min(MAX_CONNECTIONS, (files - FILES_SPARE) // 2)
-    return f"""
-global
-  nbthread 1
-  maxconn {connections}
-defaults
-  mode tcp
-  maxconn {connections}
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-listen bench
-  bind {bind}:{port} backlog 1024
-  server service {target_ip}:{target}
-"""
 
 
 def start_haproxy(launch: Launch) -> None:
@@ -216,24 +130,11 @@ def start_bore(launch: Launch) -> None:
 
 
 def frp(*, plain: bool) -> Starter:
-    """Return how to start frp, a tunnel in Go.
-
-    By default frp multiplexes and uses TLS. `plain`, without both and with a pool, is frp's fastest way.
-    """
+    """Return how to start frp, a tunnel in Go; `plain` is frp's fastest way."""
 
     def start(launch: Launch) -> None:
-        control = free_port()
-        quiet = 'log.to = "console"\nlog.level = "warn"\n'
-        both = "transport.tcpMux = false\n" if plain else ""
-        pool = f"transport.poolCount = {FRP_POOL}\ntransport.tls.enable = false\n" if plain else ""
-        server = f'bindAddr = "{launch.near.bind}"\nbindPort = {control}\n{quiet}{both}'
-        client = (
-            f'serverAddr = "{launch.near.ip}"\nserverPort = {control}\n{quiet}{both}{pool}'
-            f'[[proxies]]\nname = "bench"\ntype = "{launch.proto}"\n'
-            f'localIP = "127.0.0.1"\nlocalPort = {launch.target}\nremotePort = {launch.port}\n'
-        )
-        launch.server("frps", "-c", launch.file("frps.toml", server)).wait_listening(control)
-        launch.client("frpc", "-c", launch.file("frpc.toml", client))
+        proxy = f'type = "{launch.proto}"\nremotePort = {launch.port}\n'
+        start_frp(launch, proxy, plain=plain)
 
     return start
 
@@ -253,22 +154,22 @@ def parse_peer(text: str) -> tuple[str, Command, Command]:
 def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
     """Return all contestants in the order of the tables; raises BenchError for a wrong --peer."""
     ours = tuple(shlex.split(gnar))
-    both = ("tcp", "udp")
+    both, every = ("tcp", "udp"), ("tcp", "udp", "http")
     bulk = ("-b", BULK_BUFFER_BYTES)
-    frps = ("frps", "frpc")
     found = [
-        Contestant("direct", Kind.DIRECT, start_direct, protos=both),
+        Contestant("direct", Kind.DIRECT, start_direct, protos=every),
         Contestant("haproxy", Kind.RELAY, start_haproxy, ("haproxy",)),
         Contestant("socat", Kind.RELAY, socat(), ("socat",), both),
         Contestant("socat -b 262144", Kind.RELAY, socat(*bulk), ("socat",)),
         Contestant("gnar relay", Kind.RELAY, gnar_relay(ours), ours[:1], both),
         Contestant("haproxy x2", Kind.TUNNEL, start_haproxy_x2, ("haproxy",)),
-        Contestant("gnar tunnel", Kind.TUNNEL, gnar_tunnel(ours, ours), ours[:1], both),
-        Contestant("gnar tunnel -m", Kind.TUNNEL, gnar_tunnel(ours, ours, multiplex=True), ours[:1], both),
+        Contestant("gnar tunnel", Kind.TUNNEL, gnar_tunnel(ours, ours), ours[:1], every),
+        Contestant("gnar tunnel -m", Kind.TUNNEL, gnar_tunnel(ours, ours, multiplex=True), ours[:1], every),
         Contestant("rathole", Kind.TUNNEL, start_rathole, ("rathole",), both, optional=True),
         Contestant("bore", Kind.TUNNEL, start_bore, ("bore",), optional=True),
-        Contestant("frp", Kind.TUNNEL, frp(plain=False), frps, both, optional=True),
-        Contestant("frp plain", Kind.TUNNEL, frp(plain=True), frps, both, optional=True),
+        Contestant("frp", Kind.TUNNEL, frp(plain=False), FRP_PROGRAMS, both, optional=True),
+        Contestant("frp plain", Kind.TUNNEL, frp(plain=True), FRP_PROGRAMS, both, optional=True),
+        *by_host_name(ours),
     ]
     for suffix, multiplex in (("", False), (" -m", True)):
         start = watched_tunnel(ours, multiplex=multiplex)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.contestants import Contestant, Kind
+from bench.launch import Contestant, Kind
 from bench.procs import KILL_WAIT_S, LOOPBACK, MIB_KIB, BenchError, Crew, raise_file_limit
 from bench.rounds import Entrant, Scoreboard, Site, start_contestant
 from bench.services import Service, Web, check_programs
@@ -59,12 +59,12 @@ def _measure(board: Scoreboard, contestant: Contestant, count: int) -> Figures:
         service: Service = Web(crew, LOOPBACK)
         entrant = start_contestant(contestant, Site(crew, LOOPBACK, LOOPBACK, service))
         rest = _memory_kib(entrant)
-        _, p50_empty = wrk(entrant.route, board.seconds, 1)
+        p50_empty = wrk(entrant.route, board.seconds, 1).median_us
         before = _memory_kib(entrant)
         with _idle_users(entrant.route, count) as holder:
             time.sleep(SETTLE_S)
             after = _memory_kib(entrant)
-            _, p50_idle = wrk(entrant.route, board.seconds, 1)
+            p50_idle = wrk(entrant.route, board.seconds, 1).median_us
             lost = _close_users(holder)
     figures = {f"rest_{role}": kib / MIB_KIB for role, kib in rest.items()}
     figures |= {f"idle_{role}": (after[role] - before[role]) / count for role in rest}

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.contestants import Contestant, Kind
+from bench.launch import Contestant, Kind
 from bench.procs import BenchError, Crew, Host
 from bench.rounds import Scoreboard, Site, start_all
 from bench.services import Iperf, Service, Web, check_programs

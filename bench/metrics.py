@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.contestants import Kind
+from bench.launch import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Metric:
 
 TCP = "Tunnels and relays, loopback"
 UDP = "UDP echo, loopback"
+HTTP = "HTTP by host name, loopback"
 LONG = "A long path"
 IDLE = "Idle connections"
 START = "Start, warm"
@@ -46,6 +47,17 @@ METRICS = {
         Metric("udp64", UDP, "64 users", "trips/s", more_is_better=True),
         Metric("udp_loss", UDP, "lost at a fixed rate", "%"),
         Metric("udp_wrong", UDP, "wrong answers", "", worst_counts=True),
+        Metric("hka32", HTTP, "ka 32", "req/s", more_is_better=True),
+        Metric("cpu_hka32", HTTP, "CPU ka 32", "us/req"),
+        Metric("hka1", HTTP, "ka 1 p50", "us"),
+        Metric("cpu_hka1", HTTP, "CPU ka 1", "us/req"),
+        Metric("hshort", HTTP, "short", "conn/s", more_is_better=True),
+        Metric("cpu_hshort", HTTP, "CPU short", "us/req"),
+        Metric("hup", HTTP, "body up", "Gbit/s", more_is_better=True),
+        Metric("hdown", HTTP, "body down", "Gbit/s", more_is_better=True),
+        Metric("cpu_hup", HTTP, "CPU up", "s/GB"),
+        Metric("cpu_hdown", HTTP, "CPU down", "s/GB"),
+        Metric("hpeak", HTTP, "peak memory", "MiB", worst_counts=True),
         Metric("first", LONG, "first byte", "ms"),
         Metric("together", LONG, "20 at once", "ms"),
         Metric("long_up", LONG, "bulk up", "Mbit/s", more_is_better=True),
@@ -64,15 +76,20 @@ METRICS = {
     )
 }
 
+RELAY, TUNNEL, MULTIPLEX = "gnar relay", "gnar tunnel", "gnar tunnel -m"
+NAMES, NAMES_MULTIPLEX = "gnar names", "gnar names -m"
+RUST = ("rathole", "bore")
+
 # The yardsticks of each kind, by table. An entry of several names stands for the better of them.
 COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
     TCP: {
         Kind.RELAY: (("haproxy",), ("socat",), ("socat -b 262144",)),
-        Kind.TUNNEL: (("haproxy x2",), ("rathole", "bore")),
+        Kind.TUNNEL: (("haproxy x2",), RUST),
     },
     UDP: {Kind.RELAY: (("direct",), ("socat",)), Kind.TUNNEL: (("direct",),)},
+    HTTP: {Kind.NAMES: (("haproxy http x2",), ("nginx x2",), ("frp vhost", "frp vhost plain"), (TUNNEL,))},
     LONG: {Kind.TUNNEL: (("direct",),)},
-    IDLE: {Kind.TUNNEL: (("rathole", "bore"),)},
+    IDLE: {Kind.TUNNEL: (RUST,)},
 }
 
 
@@ -95,9 +112,6 @@ def _targets(contestant: str, against: tuple[str, ...], **bounds: float) -> list
     return [Target(contestant, against, metric, bound) for metric, bound in bounds.items()]
 
 
-RELAY, TUNNEL, MULTIPLEX = "gnar relay", "gnar tunnel", "gnar tunnel -m"
-RUST = ("rathole", "bore")
-
 TARGETS = [
     *_targets(RELAY, ("haproxy",), up=1.3, down=1.3, cpu_up=0.5, cpu_down=0.5, ka32=0.85, short=0.45),
     *_targets(RELAY, ("socat",), up=3, down=3, cpu_up=1, cpu_down=1, ka32=1, ka1=1, short=2.5),
@@ -106,6 +120,8 @@ TARGETS = [
     *_targets(TUNNEL, ("haproxy x2",), ka32=0.75, ka1=1.15, short=0.5),
     *_targets(TUNNEL, RUST, up=1.2, down=1.2, ka32=0.75, ka1=1.15, short=0.75),
     *_targets(MULTIPLEX, ("haproxy x2",), up=0.6, down=0.6, ka32=0.7, ka1=1.5, short=0.75),
+    *_targets(NAMES, (TUNNEL,), hka32=0.6, hup=0.9, hdown=0.9),
+    *_targets(NAMES_MULTIPLEX, (MULTIPLEX,), hka32=0.6, hup=0.9, hdown=0.9),
     *(
         target
         for contestant in (RELAY, TUNNEL, MULTIPLEX)

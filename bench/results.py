@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.contestants import Kind
+from bench.launch import Kind
 from bench.metrics import METRICS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.contestants import Contestant, Kind, Launch
+from bench.launch import Contestant, Kind, Launch
 from bench.procs import LOOPBACK, BenchError, Crew, Host
 from bench.results import Progress, Results
 from bench.services import Service, check_programs

@@ -1,24 +1,26 @@
-"""Starts the local services: a web server, an iperf3 server, and an echo server for datagrams."""
+"""Starts the local services: a web server, two servers for bulk, and an echo server for datagrams."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from bench.configs import nginx_command
 from bench.procs import BenchError, Crew, Host, Proc, compile_c, free_port
 
 ANSWER = "ok\n"  # small, so that a measurement shows the cost of requests, not of copying
 DOWNLOAD_BYTES = 1 << 36  # size of a sparse file; no measurement reads all of it
-WEB_CONNECTIONS = 30_000
 SOURCE = Path(__file__).with_name("udpecho.c")
+BODIES_PROGRAM = Path(__file__).with_name("bodies.py")
 
 
 class Service(Protocol):
     """A local service, to which contestants carry users' bytes."""
 
-    proto: str  # "tcp" or "udp"
+    proto: str  # "tcp", "udp" or "http"
     port: int
 
     def restart(self) -> None:
@@ -40,35 +42,36 @@ class Web:
         (folder / "index.html").write_text(ANSWER)
         with (folder / "big").open("wb") as big:
             big.truncate(DOWNLOAD_BYTES)
-        config = folder / "nginx.conf"
-        config.write_text(self._config(folder))
-        argv = ["nginx", "-e", folder / "error.log", "-p", folder, "-c", config]
+        server = f"  server {{ listen {self.host.bind}:{self.port} backlog=4096; root {folder}; }}"
+        argv = nginx_command(folder, server)
         self.crew.start(self.host, argv, role="nginx").wait_listening(self.port)
-
-    def _config(self, folder: Path) -> str:
-        temporary = "\n".join(
-            f"  {kind}_temp_path {folder}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        # Without a master process, nginx has one worker and runs as the user who may read the folder.
-        return f"""
-daemon off;
-master_process off;
-pid {folder}/pid;
-events {{ worker_connections {WEB_CONNECTIONS}; }}
-http {{
-{temporary}
-  access_log off;
-  keepalive_requests 1000000000;
-  keepalive_timeout 1h;
-  client_header_timeout 1h;
-  send_timeout 1h;
-  server {{ listen {self.host.bind}:{self.port} backlog=4096; root {folder}; }}
-}}
-"""
 
     def restart(self) -> None:
         """Do nothing: a failed measurement leaves the web server usable."""
+
+
+@dataclass
+class NamedWeb(Web):
+    """The same web server, for users who ask for it by host name."""
+
+    proto: str = "http"
+
+
+@dataclass
+class Bodies:
+    """A server of long bodies, for users who ask for it by host name."""
+
+    crew: Crew
+    host: Host
+    proto: str = "http"
+
+    def __post_init__(self) -> None:
+        self.port = free_port()
+        argv = [sys.executable, BODIES_PROGRAM, "serve", self.host.bind, self.port]
+        self.crew.start(self.host, argv, role="server of bodies").wait_listening(self.port)
+
+    def restart(self) -> None:
+        """Do nothing: a connection that breaks off ends nothing but itself."""
 
 
 @dataclass

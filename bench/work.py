@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from bench.launch import NAME
 from bench.procs import BenchError, Host, Proc, Usage
-from bench.services import Echo, Iperf, Service, Web
+from bench.services import BODIES_PROGRAM, Bodies, Echo, Iperf, NamedWeb, Service, Web
 
 USER_PROGRAM = Path(__file__).with_name("user.py")
 READY_WAIT_S = 15.0
@@ -19,9 +21,11 @@ READY_PAUSE_S = 0.1  # between two tries whether a contestant answers
 PROBE_S = 5.0
 SLACK_S = 20.0  # how much longer than planned a measurement may take
 BYTES_PER_GB = 1e9
+BODY_BYTES = 1 << 27  # of one request: so long that heads do not count
 MAX_ERRORS = 0.001  # share of wrk's requests that may fail; with more, the contestant is broken
 MANY_USERS, IN_FLIGHT = 64, 4
 RATE_USERS, RATE_PER_SECOND = 16, 20_000
+CLOSE = ("-H", "Connection: close")
 US_PER = {"us": 1.0, "ms": 1e3, "s": 1e6}
 
 Figures = dict[str, float]
@@ -92,15 +96,23 @@ def bulk(route: Route, seconds: float) -> Figures:
     return figures
 
 
-def wrk(route: Route, seconds: float, connections: int, *flags: str) -> tuple[float, float]:
-    """Run wrk; return requests per second, and the median latency in microseconds. Raises BenchError."""
+class Wrk(NamedTuple):
+    """What wrk reports."""
+
+    per_second: float  # requests
+    median_us: float  # latency
+    requests: int
+
+
+def wrk(route: Route, seconds: float, connections: int, *flags: str) -> Wrk:
+    """Run wrk and return what it reports; raises BenchError."""
     url = f"http://{route.ip}:{route.port}/index.html"
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds(seconds)}s", "--latency", *flags, url]
     return parse_wrk(route.host.run(argv, timeout=seconds + SLACK_S).stdout)
 
 
-def parse_wrk(text: str) -> tuple[float, float]:
-    """Return requests per second and median latency in microseconds of wrk's report. Raises BenchError."""
+def parse_wrk(text: str) -> Wrk:
+    """Read wrk's report; raises BenchError."""
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     median = re.search(r"50%\s+([\d.]+)(us|ms|s)\b", text)
     total = re.search(r"(\d+) requests in", text)
@@ -112,7 +124,7 @@ def parse_wrk(text: str) -> tuple[float, float]:
     failed += int(refused[1]) if refused else 0
     if failed > MAX_ERRORS * int(total[1]):
         raise BenchError(f"wrk: {failed} of {total[1]} requests failed ({errors[0] if errors else refused})")
-    return float(rate[1]), float(median[1]) * US_PER[median[2]]
+    return Wrk(float(rate[1]), float(median[1]) * US_PER[median[2]], int(total[1]))
 
 
 def _with_peak(route: Route, measure: Callable[[], Figures]) -> Figures:
@@ -124,22 +136,22 @@ def _with_peak(route: Route, measure: Callable[[], Figures]) -> Figures:
 
 def keep_alive_32(route: Route, seconds: float) -> Figures:
     """Measure requests on 32 connections that stay open."""
-    return _with_peak(route, lambda: {"ka32": wrk(route, seconds, 32)[0]})
+    return _with_peak(route, lambda: {"ka32": wrk(route, seconds, 32).per_second})
 
 
 def keep_alive_200(route: Route, seconds: float) -> Figures:
     """Return the requests per second on 200 connections that stay open."""
-    return {"ka200": wrk(route, seconds, 200)[0]}
+    return {"ka200": wrk(route, seconds, 200).per_second}
 
 
 def keep_alive_1(route: Route, seconds: float) -> Figures:
     """Measure requests one after the other on one connection that stays open."""
-    return _with_peak(route, lambda: {"ka1": wrk(route, seconds, 1)[1]})
+    return _with_peak(route, lambda: {"ka1": wrk(route, seconds, 1).median_us})
 
 
 def short(route: Route, seconds: float) -> Figures:
     """Measure requests with a new connection for each, 16 at a time."""
-    return _with_peak(route, lambda: {"short": wrk(route, seconds, 16, "-H", "Connection: close")[0]})
+    return _with_peak(route, lambda: {"short": wrk(route, seconds, 16, *CLOSE).per_second})
 
 
 def udp_load(route: Route, what: str, *numbers: float) -> Figures:
@@ -166,6 +178,53 @@ def udp(route: Route, seconds: float) -> Figures:
     }
 
 
+def _named_wrk(route: Route, seconds: float, key: str, connections: int, *flags: str) -> tuple[Wrk, Figures]:
+    """Run wrk by host name; return its report, and processor time per request and peak memory."""
+    with route.usage() as usage:
+        done = wrk(route, seconds, connections, "-H", f"Host: {NAME}", *flags)
+    if not route.procs:
+        return done, {}
+    return done, {f"cpu_{key}": usage.cpu_seconds * 1e6 / done.requests, "hpeak": usage.peak_mib}
+
+
+def named_keep_alive_32(route: Route, seconds: float) -> Figures:
+    """Measure requests by host name on 32 connections that stay open."""
+    done, usage = _named_wrk(route, seconds, "hka32", 32)
+    return {"hka32": done.per_second, **usage}
+
+
+def named_keep_alive_1(route: Route, seconds: float) -> Figures:
+    """Measure requests by host name one after the other on one connection that stays open."""
+    done, usage = _named_wrk(route, seconds, "hka1", 1)
+    return {"hka1": done.median_us, **usage}
+
+
+def named_short(route: Route, seconds: float) -> Figures:
+    """Measure requests by host name with a new connection for each, 16 at a time."""
+    done, usage = _named_wrk(route, seconds, "hshort", 16, *CLOSE)
+    return {"hshort": done.per_second, **usage}
+
+
+def bodies(route: Route, what: str, path_or_size: object, seconds: float) -> tuple[float, float]:
+    """Get or put bodies by host name; return bits per second, and bytes. Raises BenchError."""
+    argv = [sys.executable, BODIES_PROGRAM, what, route.ip, route.port, NAME, path_or_size, seconds]
+    moved = json.loads(route.host.run(argv, timeout=seconds + SLACK_S).stdout)
+    return moved["bytes"] * 8 / moved["seconds"], moved["bytes"]
+
+
+def named_bulk(route: Route, seconds: float) -> Figures:
+    """Measure uploads of long bodies by host name, then downloads."""
+    figures: Figures = {}
+    for key, what, path_or_size in (("hup", "put", BODY_BYTES), ("hdown", "get", f"/{BODY_BYTES}")):
+        with route.usage() as usage:
+            bits_per_s, count = bodies(route, what, path_or_size, seconds)
+        figures[key] = bits_per_s / 1e9
+        if route.procs:
+            figures[f"cpu_{key}"] = usage.cpu_seconds / (count / BYTES_PER_GB)
+            figures["hpeak"] = max(figures.get("hpeak", 0.0), usage.peak_mib)
+    return figures
+
+
 WORKS = {
     work.name: work
     for work in (
@@ -175,8 +234,13 @@ WORKS = {
         Work("ka1", Web, ("ka1",), keep_alive_1, ("nginx", "wrk")),
         Work("short", Web, ("short",), short, ("nginx", "wrk")),
         Work("udp", Echo, ("udp1", "udp64", "udp_loss", "udp_wrong"), udp),
+        Work("hka32", NamedWeb, ("hka32", "cpu_hka32"), named_keep_alive_32, ("nginx", "wrk")),
+        Work("hka1", NamedWeb, ("hka1", "cpu_hka1"), named_keep_alive_1, ("nginx", "wrk")),
+        Work("hshort", NamedWeb, ("hshort", "cpu_hshort"), named_short, ("nginx", "wrk")),
+        Work("hbulk", Bodies, ("hup", "hdown", "cpu_hup", "cpu_hdown"), named_bulk),
     )
 }
+GROUPS = {"http": tuple(name for name, work in WORKS.items() if work.service in {NamedWeb, Bodies})}
 
 
 def wait_ready(route: Route) -> None:
@@ -195,7 +259,9 @@ def wait_ready(route: Route) -> None:
 
 def _probe(route: Route) -> None:
     """Use the local service once through the contestant; raises BenchError."""
-    if isinstance(route.service, Web):
+    if route.service.proto == "http":  # a status other than 200 is no answer of the service
+        bodies(route, "get", "/index.html" if isinstance(route.service, Web) else "/1", 0)
+    elif isinstance(route.service, Web):
         ask_user(route, "first", 1, 0)
     elif isinstance(route.service, Iperf):
         iperf3(route, "-n", "16K", timeout=PROBE_S)

@@ -18,14 +18,15 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import plot, report
-from bench.__main__ import choose
-from bench.contestants import Contestant, Kind, all_contestants, parse_peer
+from bench.__main__ import choose, parser
+from bench.contestants import all_contestants, parse_peer
+from bench.launch import Contestant, Kind
 from bench.metrics import METRICS, TARGETS
 from bench.procs import LOOPBACK, BenchError, Crew, Usage, compile_c
 from bench.results import Results, show
 from bench.services import SOURCE
 from bench.wan import LongPath, WanError, wan
-from bench.work import parse_wrk
+from bench.work import Wrk, parse_wrk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,8 +162,9 @@ def test_numbers_show_the_digits_that_count(value: float, shown: str) -> None:
 
 def test_wrk_report_is_read() -> None:
     text = "     50%    1.50ms\n     75%    2.00s\n  900 requests in 1.00s\nRequests/sec: 899.5\n"
-    assert parse_wrk(text) == (899.5, 1500.0)
-    assert parse_wrk(text + "  Socket errors: connect 0, read 0, write 0, timeout 0\n") == (899.5, 1500.0)
+    told = Wrk(per_second=899.5, median_us=1500.0, requests=900)
+    assert parse_wrk(text) == told
+    assert parse_wrk(text + "  Socket errors: connect 0, read 0, write 0, timeout 0\n") == told
 
 
 @pytest.mark.parametrize(
@@ -173,6 +175,13 @@ def test_wrk_report_full_of_errors_is_a_failure(line: str) -> None:
     text = f"     50%   10us\n  900 requests in 1.00s\n{line}\nRequests/sec: 899.5\n"
     with pytest.raises(BenchError, match="of 900 requests failed"):
         parse_wrk(text)
+
+
+def test_group_of_works_stands_for_its_members() -> None:
+    chosen = parser().parse_args(["--work", "udp,http"]).work
+    assert chosen == ["udp", "hka32", "hka1", "hshort", "hbulk"]
+    everything = parser().parse_args([]).work
+    assert set(chosen) < set(everything)
 
 
 def test_peer_is_one_command_or_two() -> None:
