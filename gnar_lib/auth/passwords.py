@@ -31,9 +31,10 @@ _ANY_HASH = re.compile(r"\$(?:scrypt|2[abxy]?|apr1|1|5|6|7|y|gy|argon2(?:i|d|id)
 _4, _REST = "[A-Za-z0-9+/]{4}", "(?:[A-Za-z0-9+/]{2,3})?"  # of base64 without "="
 _SCRYPT = re.compile(
     r"\$scrypt\$ln=(?P<ln>\d{1,2}),r=(?P<r>\d{1,3}),p=(?P<p>\d{1,3})"
-    rf"\$(?P<salt>(?:{_4}){{2,21}}{_REST})\$(?P<key>(?:{_4}){{5,21}}{_REST})"
+    rf"\$(?P<salt>(?:{_4}){{2,21}}{_REST})\$(?P<key>(?:{_4}){{5,21}}{_REST})",
+    re.ASCII,
 )
-_BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+_BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}", re.ASCII)
 
 
 def hash_password(password: str) -> str:
@@ -48,7 +49,7 @@ def hash_password(password: str) -> str:
 
 
 def is_hash(text: str) -> bool:
-    """Tell whether a text is a hash, and no plain password: also a hash in which `find_defect` finds one."""
+    """Tell whether a text is a hash of any kind, also of one that `find_defect` refuses, and no password."""
     return _ANY_HASH.fullmatch(text) is not None
 
 
@@ -61,8 +62,8 @@ def find_defect(hashed: str) -> str:
             return f"its cost is {cost}, and bcrypt is taken with a cost {costs}"
         try:
             import bcrypt  # noqa: F401
-        except ModuleNotFoundError:
-            return "this machine lacks the package bcrypt: take a plain password, or a scrypt hash"
+        except ImportError as exc:  # the package is missing, or a library that it needs
+            return f"this machine cannot check bcrypt hashes ({exc}): take a plain password or a scrypt hash"
         return ""
     found = _SCRYPT.fullmatch(hashed)
     if found is None:

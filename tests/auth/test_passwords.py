@@ -9,8 +9,6 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gnar_lib.auth.passwords import find_defect, hash_password, is_hash, normalized, verify
 from gnar_lib.errors import AuthError
@@ -131,12 +129,6 @@ def test_the_dearest_hashes_that_are_taken_can_be_computed(ln: int, r: int, p: i
     assert not verify(b"sesame", scrypt_of(ln, r, p))
 
 
-@settings(max_examples=50)
-@given(text=st.from_regex(r"\$(2[aby]|scrypt)\$(ln=..?,r=..?,p=.)?[ -~]*", fullmatch=True))
-def test_any_text_is_a_usable_hash_or_has_a_defect(text: str) -> None:
-    assert find_defect(text) == "" or not verify(b"sesame", text)
-
-
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
@@ -166,7 +158,7 @@ def test_without_scrypt_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_the_package_bcrypt_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    assert "lacks the package bcrypt" in find_defect("$2b$" + SESAME_BCRYPT)
+    assert "this machine cannot check bcrypt hashes (import of bcrypt" in find_defect("$2b$" + SESAME_BCRYPT)
     assert not verify(b"sesame", "$2b$" + SESAME_BCRYPT)
 
 

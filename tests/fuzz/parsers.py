@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 import h11
 
+from gnar_lib.auth import passwords
 from gnar_lib.config import load_client, load_server, names, values
 from gnar_lib.config.mappings import mapping
 from gnar_lib.config.model import DEFAULT_PORT
@@ -30,6 +32,7 @@ from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
+from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
 from gnar_lib.yamux import Session
 from tests.helpers.loop import turn
 from tests.peers.mux import clean, conn_pair, stream_count
@@ -321,11 +324,33 @@ def toml(data: bytes, random: Random) -> bool:
     return True
 
 
+def credentials(data: bytes, _random: Random) -> bool:
+    """An Authorization field names a user and a password, both in UTF-8, or nobody."""
+    found = credentials_of(data)
+    if found is None:
+        return False
+    user, password = (each.decode() for each in found)
+    again = b64encode(f"{user}:{password}".encode())
+    assert ":" not in user
+    assert len(again) > MAX_HEADER_BYTES - 10 or credentials_of(b"Basic " + again) == found
+    return True
+
+
+def hashes(data: bytes, _random: Random) -> bool:
+    """A text that is a usable hash is no plain password, and what it costs can be told."""
+    text = _text_of(data)
+    if passwords.find_defect(text):
+        return False
+    assert passwords.is_hash(text)
+    return True
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses),
         *(heads_to_pass, chunked_bodies),
         *(relay_addresses, settings, toml),
+        *(credentials, hashes),
     )
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gnar_lib import __version__
-from pyz import elf, pins
+from pyz import elf, fetch, pins
 from pyz.targets import PLATFORMS, PYTHONS, Target, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -166,6 +166,17 @@ def test_version_without_a_wheel_for_some_target_is_pinned_for_the_others() -> N
     macos_facts = ('python_version {0} "3.10"', 'sys_platform {0} "darwin"', 'platform_machine {0} "arm64"')
     assert usual == f"p==2 ; ({' or '.join(fact.format('!=') for fact in macos_facts)})"
     assert other == f"p==1 ; ({' and '.join(fact.format('==') for fact in macos_facts)})"
+
+
+@pytest.mark.parametrize(("is_known", "holds_bcrypt"), [(True, True), (False, False)])
+def test_a_host_without_wheels_need_not_compile_what_gnar_does_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_known: bool, holds_bcrypt: bool
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(fetch, "_fetch", lambda _folder, _command, names, *_: fetched.extend(names))
+    fetch.fetch_for_this_python(tmp_path, is_known, print)
+    assert ("bcrypt" in fetched) is holds_bcrypt
+    assert {"gevent", "greenlet", "h11"} <= set(fetched)
 
 
 # ---- the command -------------------------------------------------------------------------------------------

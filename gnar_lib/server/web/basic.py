@@ -57,7 +57,7 @@ class BasicAuth:
         Waits while the password is checked, unless it was right lately. `network` is whence the request
         comes. Raises `HTTPError` 429 after many wrong passwords from there, and 503 when too many wait.
         """
-        given = _credentials_of(authorization)
+        given = credentials_of(authorization)
         if given is None or not self._hashes:
             return False
         user, password = given
@@ -200,7 +200,7 @@ def _hashes_of(users: Sequence[str]) -> dict[bytes, str]:
     return found
 
 
-def _credentials_of(authorization: bytes) -> tuple[bytes, bytes] | None:
+def credentials_of(authorization: bytes) -> tuple[bytes, bytes] | None:
     """Return user and password of an Authorization field; None if it has none, or is malformed."""
     scheme, _, value = authorization[: MAX_HEADER_BYTES + 1].partition(b" ")
     if scheme.lower() != b"basic" or len(authorization) > MAX_HEADER_BYTES:
