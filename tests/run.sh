@@ -27,6 +27,7 @@ ip|iproute2|tests that pull the cable (network namespaces)
 socat|socat|tests of the relay beside socat
 gcc|gcc|tests that compile a helper in C
 /usr/include/stdio.h|libc6-dev|tests that compile a helper in C
+htpasswd|apache2-utils|tests of hashes of passwords
 haproxy|haproxy|benchmarks
 iperf3|iperf3|benchmarks of bulk
 wrk|wrk|benchmarks of HTTP
