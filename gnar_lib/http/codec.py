@@ -76,7 +76,8 @@ class _Codec:
         self._fed = b""  # what h11 got last
         self._raw_bytes = self._body_bytes = 0  # of the body that is received, as it came and as it is
         self._is_chunked = False
-        self._has_trailers = self._is_broken = False
+        self.trailers: RawFields = []  # that have come behind the body, which is whole then
+        self._is_broken = False
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class _Codec:
         if self._is_chunked and not last.endswith(b"\r\n\r\n"):
             self._is_broken = True
             raise HTTPError(400, "a line does not end with carriage return and line feed")
-        self._has_trailers = bool(end.headers)
+        self.trailers = [*end.headers]
         self._fed = b""
         self._buffer.put_back(rest)
 
@@ -169,7 +170,7 @@ class _Codec:
         """Get ready for the next request, if the conn may be used for one; tells whether that is so."""
         # Trailers are where h11 takes bare line feeds, so that what comes behind them may be forged.
         is_done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        if not is_done or self._has_trailers or self._is_broken:
+        if not is_done or self.trailers or self._is_broken:
             return False
         self._start()
         return True
