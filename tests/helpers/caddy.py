@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -90,8 +91,11 @@ class RealCaddy:
 
     def config(self, routes: list[Json] | None = None, **apps: Json) -> Json:
         """Return a configuration with a server that has these routes, beside these other apps."""
-        server = {"listen": [f"{LOOPBACK}:{self.https}"], "routes": routes or []}
-        server["automatic_https"] = {"disable_redirects": True}
+        server = {
+            "listen": [f"{LOOPBACK}:{self.https}"],
+            "automatic_https": {"disable_redirects": True},
+            "routes": routes or [],
+        }
         return {
             "admin": {"listen": f"{LOOPBACK}:{self.admin}"},
             "apps": {
@@ -107,8 +111,8 @@ class RealCaddy:
         whole = self.config()
         return {**whole, "apps": {"pki": whole["apps"]["pki"]}}
 
-    def start(self, config: Json) -> None:
-        """Start Caddy with a configuration."""
+    def start(self, config: Json, is_ready: Callable[[], bool] | None = None) -> None:
+        """Start Caddy with a configuration, and wait until `is_ready`, or until its admin API listens."""
         file = self._folder / "caddy.json"
         file.write_text(json.dumps(config))
         env = {
@@ -125,7 +129,7 @@ class RealCaddy:
                 env=env,
                 cwd=self._folder,
             )
-        wait_for_program(lambda: is_open(self.admin), "Caddy's admin API listens")
+        wait_for_program(is_ready or (lambda: is_open(self.admin)), "Caddy's admin API listens")
 
     def kill(self) -> None:
         """Kill Caddy."""

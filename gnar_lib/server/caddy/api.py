@@ -18,8 +18,8 @@ from gnar_lib.net import SocketConn, deadline
 from gnar_lib.net.target import Target, UnixTarget
 
 READ_S = 5.0
-# Caddy answers when the new configuration is in force. Before, it may wait for the requests of the old one, as
-# long as its `grace_period` says.
+# Caddy answers when the new configuration is in force. Before, Caddy may wait for the requests of the old one
+# for as long as its `grace_period` says.
 WRITE_S = 30.0
 MAX_CONFIG_BYTES = 4 * 1024 * 1024  # to read more as JSON would hold up everybody for 0.1 s
 MAX_REASON = 300  # characters of what Caddy says of an error
@@ -103,8 +103,14 @@ class Api:
 
     def read(self) -> Config:
         """Return the whole configuration, and watch it from now on; raises `CaddyError`."""
-        self.close()
-        answer = self._ask("GET", CONFIG, watch=True)
+        try:
+            return self._config_of(self._ask("GET", CONFIG, watch=True))
+        except CaddyError:
+            self.close()
+            raise
+
+    def _config_of(self, answer: _Answer) -> Config:
+        """Return the configuration that an answer consists of; raises `CaddyError` if it is not Caddy's."""
         with suppress(ValueError):
             value = answer.json()
             if answer.status == 200 and isinstance(value, dict | None):  # noqa: PLR2004  (OK)

@@ -1,0 +1,1 @@
+"""Tests of how gnar has Caddy lead users to it."""
