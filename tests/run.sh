@@ -31,6 +31,7 @@ htpasswd|apache2-utils|tests of hashes of passwords
 haproxy|haproxy|benchmarks
 iperf3|iperf3|benchmarks of bulk
 wrk|wrk|benchmarks of HTTP
+caddy|caddy|tests of names with HTTPS by Caddy
 nginx|nginx-light|benchmarks and tests with a real web server
 go|golang-go|tests with the Go peers
 /usr/share/gocode/src/github.com/hashicorp/yamux|golang-github-hashicorp-yamux-dev|tests of multiplexing with Go

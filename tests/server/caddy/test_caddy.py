@@ -1,4 +1,4 @@
-"""A real Caddy that gnar keeps right: HTTPS to the web port, whatever happens to Caddy, and to nobody else."""
+"""A real Caddy that gnar keeps right: HTTPS to the web port, whatever happens to Caddy or is done to it."""
 
 from __future__ import annotations
 
@@ -152,10 +152,11 @@ def test_an_old_connection_outlives_looks_of_gnar_at_a_caddy_that_is_right(
 def test_what_is_wrong_is_said_once_and_that_it_is_right_again(
     caddy: RealCaddy,
     web: WebPort,
-    change: Json,
-    trouble: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    *,
+    change: Json,
+    trouble: str,
 ) -> None:
     monkeypatch.setattr(keeper_module, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(keeper_module, "LOOK_PAUSE_S", 0.0)
@@ -216,7 +217,7 @@ def test_an_api_at_a_unix_socket_and_one_that_wants_an_origin_are_spoken_to(
     caddy.kill()
     path = tmp_path / "admin.sock"
     config["admin"] = {"listen": f"unix/{path}"}
-    caddy.start(config, lambda: path.exists())
+    caddy.start(config, path.exists)
     caddy.api = f"unix/{path}"
     with Kept(caddy, web) as keeper:
         wait_until(lambda: keeper.is_ready, "gnar's route is there")
@@ -224,9 +225,7 @@ def test_an_api_at_a_unix_socket_and_one_that_wants_an_origin_are_spoken_to(
     keeper.remove()
 
 
-def test_remove_is_bounded_and_raises_nothing(
-    caddy: RealCaddy, web: WebPort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remove_is_bounded_and_raises_nothing(caddy: RealCaddy, web: WebPort) -> None:
     caddy.start(caddy.config())
     with Kept(caddy, web) as keeper, Kept(caddy, web, removes=False) as leaves:
         wait_ready(keeper, caddy)
