@@ -1,0 +1,74 @@
+"""TLS as OpenSSL does it, from bytes in memory to bytes in memory; does no I/O."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+from gnar_lib.errors import ConnError
+
+
+class Engine:
+    """One end of TLS: what has come goes into `received`, and what is to be sent comes out of `made`."""
+
+    __slots__ = ("_decrypt_into", "_tls", "encrypt", "made", "peer_ended", "received", "why_broken")
+
+    def __init__(self, context: ssl.SSLContext, *, is_server: bool, host: str = "") -> None:
+        self.received, self.made = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.peer_ended = False  # the peer has said that it sends no more
+        self.why_broken = ""  # why nothing can be decrypted any more
+        self._tls = context.wrap_bio(
+            self.received, self.made, server_side=is_server, server_hostname=host or None
+        )
+        self.encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
+        self._decrypt_into: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake; tell whether it is done, or more has to come from the peer.
+
+        Raises `ConnError`.
+        """
+        try:
+            self._tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as exc:
+            raise ConnError(f"TLS: {reason_of(exc)}") from exc
+
+    def decrypt(self, buffer: memoryview) -> int:
+        """Decrypt what has come into `buffer`, as far as it fits, and return how many bytes that were.
+
+        After 0, `peer_ended` and `why_broken` tell whether more can come.
+        """
+        received, pending, filled, size = self.received, self._tls.pending, 0, len(buffer)
+        try:
+            while filled < size and (received.pending or pending()) and not self.peer_ended:
+                count = self._decrypt_into(size - filled, buffer[filled:])
+                filled += count
+                self.peer_ended = not count
+        except ssl.SSLWantReadError:  # the rest is the beginning of a record
+            pass
+        except ssl.SSLZeroReturnError:
+            self.peer_ended = True
+        except ssl.SSLError as exc:
+            self.why_broken = f"TLS: {reason_of(exc)}"
+        return filled
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that this end sends no more (`close_notify`).
+
+        Everything that has come has to be decrypted before: OpenSSL would look for the peer's goodbye, and
+        take data in its place for an error.
+        """
+        with suppress(OSError):  # the peer has not ended its direction yet
+            self._tls.unwrap()
+
+
+def reason_of(exc: ssl.SSLError) -> str:
+    """Return the words of an error of OpenSSL, without the place in its source."""
+    reason = (exc.reason or type(exc).__name__).lower().replace("_", " ")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        reason += f": {exc.verify_message}"
+    return reason

@@ -1,0 +1,172 @@
+"""Sends what has been encrypted, also what does not fit into the conn below at once; knows nothing of TLS."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from ssl import MemoryBIO
+from time import monotonic
+from typing import Any, Final
+
+from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
+
+from gnar_lib.errors import ConnError, WriteError
+from gnar_lib.net import EventedConn, wait_for
+from gnar_lib.net.options import dead_after_s
+
+MAX_LINGERING: Final = 128  # conns, each with about a record; past that, the oldest is given up
+LOOK_EVERY_S: Final = 1.0
+
+_NOTHING = memoryview(b"")
+
+
+class Outgoing:
+    """The encrypted bytes of one conn on their way into the conn below.
+
+    A writer takes bytes for sent as soon as they are encrypted, since they cannot be taken back. So what does
+    not fit is kept here, and the hub sends it as soon as there is room.
+    """
+
+    __slots__ = ("_conn", "_made", "_on_room", "_rest", "_then", "_writer", "why_failed")
+
+    def __init__(self, conn: EventedConn, made: MemoryBIO) -> None:
+        self.why_failed = ""  # why nothing can be sent any more
+        self._conn = conn
+        self._made = made
+        self._rest = _NOTHING  # bytes that did not fit; those behind them are still in `made`
+        self._writer: greenlet | None = None  # which waits until everything is sent
+        self._on_room: Callable[[], None] | None = None
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether bytes wait for room."""
+        return bool(self._rest)
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether a greenlet waits until everything is sent."""
+        return self._writer is not None
+
+    @property
+    def count(self) -> int:
+        """How many bytes wait for room."""
+        return len(self._rest) + (self._made.pending if self._rest else 0)
+
+    def flush(self) -> None:
+        """Send what has been encrypted as far as it fits; the rest follows by itself. Raises `WriteError`."""
+        while not self._rest and self._made.pending:
+            data = self._made.read()
+            try:
+                sent = self._conn.send_now(data)
+            except WriteError as exc:
+                self.why_failed = str(exc)
+                raise
+            if sent < len(data):
+                self._rest = memoryview(data)[sent:]
+                self._conn.call_when_writable(self._on_writable)
+
+    def wait_sent(self) -> None:
+        """Wait until everything is sent, or `wake` was called."""
+        self._writer = getcurrent()
+        try:
+            wait_for(self)
+        finally:
+            self._writer = None
+
+    def wake(self) -> None:
+        """Wake the greenlet that waits until everything is sent; runs in the hub."""
+        if self._writer is not None:
+            self._writer.switch(self)
+
+    def call_when_room(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` in the hub whenever there is room; None ends that."""
+        self._on_room = callback
+        self._conn.call_when_writable(self._on_writable if callback or self._rest else None)
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call something once everything is sent, or nothing can be sent any more: now, or in the hub."""
+        if self._rest:
+            self._then = call
+        else:
+            call()
+
+    def _on_writable(self) -> None:
+        try:
+            while self._rest or self._made.pending:
+                rest = self._rest or memoryview(self._made.read())
+                self._rest = rest[self._conn.send_now(rest) :]
+                if self._rest:
+                    return
+        except ConnError as exc:
+            self.why_failed, self._rest = str(exc), _NOTHING
+        if self._on_room is None:
+            self._conn.call_when_writable(None)
+        if self._then is not None:
+            call, self._then = self._then, None
+            call()
+        self.wake()
+        if self._on_room is not None:
+            self._on_room()
+
+    # ---- without an owner ----------------------------------------------------------------------------------
+
+    def linger(self, then: Callable[[], None]) -> None:
+        """Send what waits for room for an owner that has closed, and call `then`.
+
+        `then` closes the conn below. If sending takes too long, the conn below is reset instead.
+        """
+        self._on_room = None
+        lingering.add(self)
+        self._then = lambda: lingering.leave(self, then)
+
+    def give_up(self) -> None:
+        """Close the conn below with a reset, whatever waits for room."""
+        self._then = None
+        self._conn.abort()
+
+    def has_gone(self, now_s: float) -> bool:
+        """Tell whether the peer has gone without a word."""
+        return bool(self._conn.why_gone(now_s))
+
+
+class _Lingering:
+    """What has no owner any more in this process, and something to send."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Outgoing, float] = OrderedDict()  # with the time at which patience ends
+        self._timer: Any = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, outgoing: Outgoing) -> None:
+        """Give this one time to send."""
+        if len(self._waiting) >= MAX_LINGERING:
+            self._waiting.popitem(last=False)[0].give_up()
+        self._waiting[outgoing] = monotonic() + dead_after_s()
+        if self._timer is None:
+            self._timer = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+            self._timer.start(self._look)
+
+    def leave(self, outgoing: Outgoing, then: Callable[[], None]) -> None:
+        """This one has sent everything, or never will."""
+        self._discard(outgoing)
+        then()
+
+    def _discard(self, outgoing: Outgoing) -> None:
+        self._waiting.pop(outgoing, None)
+        if not self._waiting and self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+
+    def _look(self) -> None:
+        now_s = monotonic()
+        for outgoing, until_s in [*self._waiting.items()]:
+            if now_s > until_s or outgoing.has_gone(now_s):
+                self._discard(outgoing)
+                outgoing.give_up()
+
+
+lingering = _Lingering()
