@@ -82,7 +82,7 @@ class Hooks:
         """Return the settings of TLS, if the URL needs any; raises `UsageError`."""
         if self._context is None and config.url.reveal().lower().startswith("https:"):
             try:
-                from gnar_lib.hooks.tls import client_context
+                from gnar_lib.transport.tls import client_context
             except ImportError:
                 raise UsageError("hooks: this Python has no TLS, which an https URL needs") from None
             self._context = client_context()

@@ -24,8 +24,6 @@ from gnar_lib.net.target import Target
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from gnar_lib.hooks.tls import TlsConn
-
 MAX_HEAD_BYTES = 65536  # of an answer, with all that stands in front of it
 MAX_BODY_BYTES = 65536  # that are read of an answer, so that the receiver can end well
 MAX_WAIT_S = 600.0  # that a receiver can ask for
@@ -56,26 +54,32 @@ class Poster:
         try:
             with ExitStack() as stack:
                 with deadline(self._config.timeout_s, "the answer"):
-                    conn = self._target.dial()
-                    stack.callback(conn.close)
+                    conn = self._open(stack)
                     response = self._ask(conn, message)
                 return self._take(response, until_s)
         except GnarError as exc:
             return Outcome(str(exc), may_retry=True)
-        except _ERRORS as exc:  # of TLS, or an answer that is none
+        except _ERRORS as exc:  # an answer that is none
             reason = str(exc) or type(exc).__name__
             return Outcome(f"no answer of HTTP: {reason[:MAX_REASON]}", may_retry=True)
 
+    def _open(self, stack: ExitStack) -> Conn:
+        """Return a new conn to the receiver, which `stack` closes."""
+        conn = self._target.dial()
+        stack.callback(conn.close)
+        if self._context is None:
+            return conn
+        from gnar_lib.transport.tls import TlsConn
+
+        secure = TlsConn.connect(conn, self._context, self._host)
+        stack.callback(secure.close)
+        return secure
+
     def _ask(self, conn: Conn, message: Message) -> http.client.HTTPResponse:
         """Send the request, and return the answer, of which the head has come."""
-        stream: Conn | TlsConn = conn
-        if self._context is not None:
-            from gnar_lib.hooks.tls import TlsConn
-
-            stream = TlsConn(conn, self._context, self._host)
         content_type, body = message.body(self._config)
         connection = http.client.HTTPConnection(self._host, self._port)
-        connection.sock = _Socket(stream)
+        connection.sock = _Socket(conn)
         connection.putrequest("POST", self._path, skip_host=True, skip_accept_encoding=True)
         for name, value in self._headers(message, content_type, body).items():
             connection.putheader(name, value.encode())
@@ -138,7 +142,7 @@ def _wait_s(text: str) -> float:
 class _Socket:
     """Gives `http.client` a conn in the place of a socket; the conn's owner closes it."""
 
-    def __init__(self, conn: Conn | TlsConn) -> None:
+    def __init__(self, conn: Conn) -> None:
         self._conn = conn
 
     def sendall(self, data: bytes) -> None:
@@ -156,7 +160,7 @@ class _Socket:
 class _Answer(io.RawIOBase):
     """Reads an answer, up to a limit, so that no receiver can keep this process busy."""
 
-    def __init__(self, conn: Conn | TlsConn) -> None:
+    def __init__(self, conn: Conn) -> None:
         self._conn = conn
         self._left = MAX_HEAD_BYTES + MAX_BODY_BYTES
 

@@ -19,7 +19,7 @@ class Engine:
         self.peer_ended = False  # the peer has said that it sends no more
         self.why_broken = ""  # why nothing can be decrypted any more
         self._tls = context.wrap_bio(
-            self.received, self.made, server_side=is_server, server_hostname=host or None
+            self.received, self.made, server_side=is_server, server_hostname=None if is_server else host
         )
         self.encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
         self._decrypt_into: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]

@@ -33,7 +33,7 @@ def server_name(data: bytes) -> str | None:
     Empty if the client names none; None if `data` ends before the ClientHello does. What follows the
     ClientHello is not looked at. Raises `ProtocolError` if this is no ClientHello, or one that is too long.
     """
-    message = _message(data)
+    message = _message(data[:MAX_HELLO_BYTES])
     if message is None:
         if len(data) >= MAX_HELLO_BYTES:
             raise ProtocolError(f"TLS: no ClientHello within {MAX_HELLO_BYTES} bytes")

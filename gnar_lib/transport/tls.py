@@ -385,6 +385,7 @@ class TlsConn:
         """Close, in any state and more than once; a greenlet that waits on this conn gets `ConnClosed`."""
         if self.closed:
             return
+        self._receive_now()  # a ticket to resume the session: unread, it would make the kernel reset the conn
         if not self._has_said_goodbye and not self._outgoing.has_writer:
             self._say_goodbye()  # else the peer must not take the end for an orderly one
         self._close(self._conn.close)

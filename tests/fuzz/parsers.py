@@ -33,7 +33,9 @@ from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
+from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.yamux import Session
+from tests.helpers.hello import cut_into_records, handshake_of
 from tests.helpers.loop import turn
 from tests.peers.mux import clean, conn_pair, stream_count
 
@@ -252,6 +254,26 @@ def http_responses(data: bytes, random: Random) -> bool:
     return found is not None
 
 
+# ---- TLS ---------------------------------------------------------------------------------------------------
+
+
+def hello(data: bytes, random: Random) -> bool:
+    """A ClientHello names the same host however it is cut into records; a part of it names none yet."""
+    try:
+        found = server_name(data)
+    except ProtocolError:
+        return False
+    part = server_name(data[: random.randint(0, len(data))])
+    assert part in (None, found)
+    if found is None:
+        return False
+    again = cut_into_records(handshake_of(data), random.choice((50, 1000)))
+    assert len(again) > MAX_HELLO_BYTES or server_name(again) == found
+    assert found == found.lower()
+    assert not found or re.fullmatch(r"[a-z0-9_.-]+", found)
+    return True
+
+
 # ---- addresses and settings --------------------------------------------------------------------------------
 
 
@@ -350,7 +372,7 @@ CHECKS: dict[str, Check] = {
     for check in (
         *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses),
         *(heads_to_pass, chunked_bodies),
-        *(relay_addresses, settings, toml),
         *(credentials, hashes),
+        *(hello, relay_addresses, settings, toml),
     )
 }

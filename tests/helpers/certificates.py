@@ -9,7 +9,7 @@ from pathlib import Path
 def make_certificate(path: Path, *names: str, days: int = 2) -> Path:
     """Make a certificate that no authority has signed, for these host names, with its key in the same file.
 
-    Returns the path of the file. Less than one day makes a certificate that has expired.
+    Returns the path of the file. No day makes a certificate that has expired.
     """
     alternative = ",".join(f"DNS:{name}" for name in names)
     options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days"]

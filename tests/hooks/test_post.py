@@ -6,7 +6,6 @@ import random
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from gnar_lib.events import Side, Stopping
 from gnar_lib.hooks.message import Message, signature
 from gnar_lib.hooks.outcome import Outcome
 from gnar_lib.hooks.post import MAX_WAIT_S, Poster
-from gnar_lib.hooks.tls import client_context
+from gnar_lib.transport.tls import client_context
+from tests.helpers.certificates import make_certificate
 from tests.helpers.harness import LOOPBACK, Service, free_port, read_until
 from tests.helpers.receiver import Receiver
 
@@ -218,17 +218,7 @@ def test_no_answer_whatever_it_is_ends_more_than_its_try() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a certificate for localhost, with its key, and return the file."""
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2"
-    options += " -addext subjectAltName=DNS:localhost"
-    subprocess.run(
-        ["openssl", "req", *options.split(), "-keyout", path, "-out", path.with_suffix(".crt")],
-        capture_output=True,
-        check=True,
-        timeout=20,
-    )
-    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls") / "localhost.pem", "localhost")
 
 
 @pytest.fixture
@@ -269,4 +259,4 @@ def test_https_to_a_receiver_without_tls_is_no_answer() -> None:
     with Service(lambda conn: conn.sendall(b"HTTP/1.1 200 OK\r\n\r\n")) as service:
         outcome = post(f"https://{LOOPBACK}:{service.port}/", client_context())
         assert outcome.may_retry
-        assert outcome.reason.startswith("no answer of HTTP: ")
+        assert outcome.reason.startswith(f"{LOOPBACK}:{service.port}: TLS: ")

@@ -1,0 +1,195 @@
+"""A server's certificates: read from files, also when these change, and chosen by name; knows no conn."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from gnar_lib import logger
+from gnar_lib.errors import ConfigError
+from gnar_lib.transport.engine import reason_of
+from gnar_lib.transport.x509 import Certificate, first_certificate
+
+MAX_FILE_BYTES: Final = 1 << 20  # far more than any chain of certificates
+# For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
+CIPHERS_OF_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_NO_FIT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+_Signature = tuple[tuple[int, int, int] | None, ...]
+
+_log = logger.get("TLS")
+
+
+class Certificates:
+    """Some certificates with their keys. The first is for clients that name no host, or an unknown one."""
+
+    def __init__(self, files: Sequence[_Files]) -> None:
+        self.context = _new_context()  # for `TlsConn.accept`; stays the same when certificates change
+        self.context.sni_callback = self._choose
+        self._files = files
+        self._default, self._by_name = files[0].context, dict[str, ssl.SSLContext]()
+        self._index()
+
+    @classmethod
+    def load(cls, certs: Sequence[str], keys: Sequence[str]) -> Certificates:
+        """Read files of certificates, each with what stands between it and its authority, and their keys.
+
+        Without `keys`, each key is in its certificate's file. Raises `ConfigError`.
+        """
+        if not certs:
+            raise ConfigError("tls-cert: expected the file of a certificate")
+        if keys and len(keys) != len(certs):
+            raise ConfigError(
+                f"tls-key: {len(keys)} for {len(certs)} of tls-cert; expected as many, or none where each key"
+                " is in the file of its certificate"
+            )
+        return cls([_Files(cert, key) for cert, key in zip(certs, keys or certs, strict=True)])
+
+    def tend(self) -> None:
+        """Read files again that have changed; to be called every few seconds.
+
+        A file that has changed is read once it has not changed between two calls, since somebody may still be
+        writing it. If it cannot be used, the log says so once, and what was read before stays.
+        """
+        for files in self._files:
+            files.read_again()
+            files.warn_if_expired()
+        self._index()
+
+    def _index(self) -> None:
+        self._default = self._files[0].context
+        self._by_name = {
+            name: files.context for files in reversed(self._files) for name in files.certificate.names
+        }
+
+    def _choose(self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> None:
+        """Have `tls` use the certificate for a name: the one that has the name, or a fitting wildcard."""
+        name = (name or "").lower().removesuffix(".")
+        parent = name.partition(".")[2]
+        tls.context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
+
+
+class _Files:
+    """A certificate's file, and its key's, which may be the same one. Raises `ConfigError`."""
+
+    def __init__(self, cert: str, key: str) -> None:
+        self._cert, self._key = cert, key
+        self._seen = self._changed = self._signature()
+        self._has_warned = False
+        self.context, self.certificate = self._read()
+        self.warn_if_expired()
+
+    def read_again(self) -> None:
+        """Read the files again if they have changed before the last call, and not since."""
+        signature = self._signature()
+        is_settled = signature == self._changed
+        self._changed = signature
+        if signature == self._seen or not is_settled:
+            return
+        self._seen = signature
+        try:
+            self.context, self.certificate = self._read()
+        except ConfigError as exc:
+            _log.warning("the new certificate is not used, and the one before stays: %s", exc)
+            return
+        self._has_warned = False
+        _log.info(
+            "%s: new certificate for %s, until %s", self._cert, self._names, _day(self.certificate.ends)
+        )
+
+    def warn_if_expired(self) -> None:
+        """Say once that the certificate has expired, or that its time has not begun."""
+        now, certificate = datetime.now(timezone.utc), self.certificate
+        if self._has_warned:
+            return
+        if now > certificate.ends:
+            _log.warning("%s: the certificate has expired on %s", self._cert, _day(certificate.ends))
+        elif now < certificate.begins:
+            _log.warning("%s: the certificate is valid from %s on", self._cert, _day(certificate.begins))
+        else:
+            return
+        self._has_warned = True
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.certificate.names) or "no name"
+
+    def _signature(self) -> _Signature:
+        """Return what changes when one of the files does."""
+        return tuple(_signature_of(path) for path in (self._cert, self._key))
+
+    def _read(self) -> tuple[ssl.SSLContext, Certificate]:
+        certificate = _certificate_in(self._cert)
+        if b"PRIVATE KEY-----" not in _read_file(self._key):
+            other = "; name the key's file with tls-key" if self._key == self._cert else ""
+            raise ConfigError(f"{self._key}: there is no private key in PEM form{other}")
+        context = _new_context()
+        try:
+            context.load_cert_chain(self._cert, self._key, password=self._refuse_password)
+        except ssl.SSLError as exc:
+            if exc.reason in _NO_FIT:
+                raise ConfigError(
+                    f"{self._key}: the key does not fit the first certificate of {self._cert}"
+                ) from exc
+            raise ConfigError(
+                f"{self._cert}: the certificate or its key is unusable: {reason_of(exc)}"
+            ) from exc
+        except OSError as exc:  # it has gone since it was read above
+            raise ConfigError(f"{self._cert}: cannot read it: {exc.strerror}") from exc
+        return context, certificate
+
+    def _refuse_password(self) -> str:
+        raise ConfigError(
+            f"{self._key}: a password protects the key, and nobody is there to ask; write a key without one:"
+            f" openssl pkey -in {self._key} -out FILE"
+        )
+
+
+def _new_context() -> ssl.SSLContext:
+    """Return settings of a server: TLS 1.2 and 1.3 alone, for HTTP/1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have this end calculate again and again
+    context.set_ciphers(CIPHERS_OF_1_2)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _certificate_in(path: str) -> Certificate:
+    data = _read_file(path)
+    try:
+        certificate = first_certificate(data)
+    except (ValueError, IndexError) as exc:
+        raise ConfigError(f"{path}: the first certificate is damaged: {exc}") from exc
+    if certificate is None:
+        raise ConfigError(
+            f"{path}: there is no certificate in PEM form, which has a line -----BEGIN CERTIFICATE-----"
+        )
+    return certificate
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
+        raise ConfigError(f"{path}: cannot read it: {reason}") from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is it another file?")
+    return data
+
+
+def _signature_of(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _day(time: datetime) -> str:
+    return f"{time:%Y-%m-%d}"

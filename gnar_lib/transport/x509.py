@@ -1,0 +1,93 @@
+"""Reads whom a certificate is for, and until when; does no I/O, and checks no signature.
+
+The certificates are those of whoever runs the server, and OpenSSL has taken them before.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
+
+# Of X.690 (DER): the types of values. Those of a certificate are in RFC 5280, sections 4.1 and 4.2.1.6.
+_GENERALIZED_TIME = 0x18
+_VERSION = 0xA0
+_EXTENSIONS = 0xA3
+_DNS_NAME = 0x82
+_LONG = 0x80
+_FIELDS_BEFORE_VALIDITY = 3  # serial number, algorithm, issuer
+_SUBJECT_ALT_NAME = bytes.fromhex("551d11")
+_COMMON_NAME = bytes.fromhex("550403")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a certificate says of itself."""
+
+    names: tuple[str, ...]  # host names in lower case; a wildcard begins with `*.`
+    begins: datetime
+    ends: datetime
+
+
+def first_certificate(pem: bytes) -> Certificate | None:
+    """Return the first certificate in a file of PEM; None if there is none.
+
+    Raises `ValueError` or `IndexError` if it is damaged.
+    """
+    found = _PEM.search(pem)
+    if found is None:
+        return None
+    ((_, certificate),) = _values(base64.b64decode(found[1]))
+    ((_, signed), *_) = _values(certificate)
+    fields = [*_values(signed)]
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    (_, validity), (_, subject) = fields[_FIELDS_BEFORE_VALIDITY : _FIELDS_BEFORE_VALIDITY + 2]
+    begins, ends = (_time(kind, text) for kind, text in _values(validity))
+    extensions = b"".join(value for kind, value in fields if kind == _EXTENSIONS)
+    names = [*_alternative_names(extensions)] or [*_common_names(subject)]
+    return Certificate(tuple(name.decode("latin-1").lower() for name in names), begins, ends)
+
+
+def _alternative_names(extensions: bytes) -> Iterator[bytes]:
+    for _, listed in _values(extensions):
+        for _, extension in _values(listed):
+            (_, number), *_, (_, content) = _values(extension)
+            if number == _SUBJECT_ALT_NAME:
+                for _, names in _values(content):
+                    yield from (name for kind, name in _values(names) if kind == _DNS_NAME)
+
+
+def _common_names(subject: bytes) -> Iterator[bytes]:
+    """Yield the names of certificates that are older than the extension for names."""
+    for _, attributes in _values(subject):
+        for _, attribute in _values(attributes):
+            (_, number), (_, value) = _values(attribute)
+            if number == _COMMON_NAME:
+                yield value
+
+
+def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and content of each value in `data`."""
+    place = 0
+    while place < len(data):
+        kind, size, place = data[place], data[place + 1], place + 2
+        if size >= _LONG:
+            digits = size - _LONG
+            size, place = int.from_bytes(data[place : place + digits], "big"), place + digits
+        if place + size > len(data):
+            raise ValueError("a certificate that is cut off")
+        yield kind, data[place : place + size]
+        place += size
+
+
+def _time(kind: int, text: bytes) -> datetime:
+    """Return a time; one with two digits for the year is between 1950 and 2049 (RFC 5280, 4.1.2.5.1)."""
+    digits = text.decode("ascii")
+    if kind != _GENERALIZED_TIME:
+        digits = f"{19 if digits >= '50' else 20}{digits}"
+    return datetime.strptime(digits, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
