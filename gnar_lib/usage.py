@@ -139,6 +139,9 @@ Options:
                            other half is silent (default 3600)
       --grace SECONDS      how long users may finish when the client stops (default 8)
       --plain              write lines to a terminal, too, in place of the live view
+      --inspect ADDR       show requests and answers on a page there; on is 127.0.0.1:4040
+      --inspect-bodies SIZE  how much of each body that page has (default 64kb); 0 for none
+      --inspect-log FILE   append a line of JSON for each request, without secrets of headers
   -a, --admin-port PORT    serve metrics on this port of loopback (default: off)
       --admin-bind ADDR    serve them on this address; beyond loopback a password is needed
       --admin-password PASS  asked for there; better set as GNAR_ADMIN_PASSWORD

@@ -92,6 +92,9 @@ CLIENT: dict[str, Reader] = {
     "half-close-timeout": values.timeout,
     "grace": values.seconds,
     "plain": values.flag,
+    "inspect": values.inspect,
+    "inspect-bodies": values.kept_size,
+    "inspect-log": values.path,
     **ADMIN,
     **LOG,
 }
@@ -124,6 +127,7 @@ SECRETS = ("token", "admin-password", "admin-read-token")
 EITHER = {key: (secret, f"{secret}-file") for secret in SECRETS for key in (secret, f"{secret}-file")}
 PATHS = (
     "state-dir",
+    "inspect-log",
     "tls-cert",
     "tls-key",
     "error-page",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gnar_lib.config.model import MAX_PORT, Address, PortRanges, Rate, Secret
+from gnar_lib.config.model import LOOPBACK, MAX_PORT, Address, PortRanges, Rate, Secret
 from gnar_lib.errors import ConfigError
 
 Reader = Callable[[Any], Any]
@@ -24,6 +24,7 @@ MIN_TIMEOUT_S = 0.1  # an answer takes that long on a slow path
 MIN_DEAD_AFTER_S = 5.0  # the kernel asks six times within that time
 MIN_HEARTBEAT, MAX_HEARTBEAT = 1, 60  # seconds
 MIN_MEMORY = 64 << 20  # the process without any peer takes 30 MiB
+MAX_KEPT = 16 << 20  # bytes of one body
 MAX_NAME = 100
 MAX_TOKEN = 1024
 QUOTES = "\"'\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b"
@@ -201,6 +202,39 @@ def memory(value: object) -> int:
     if not MIN_MEMORY <= number < math.inf or "/" in str(value):
         raise wrong(value, f"a size of at least {MIN_MEMORY >> 20}mb, such as 256mb or 1gb")
     return int(number)
+
+
+def kept_size(value: object) -> int:
+    """Read how much of something is kept, such as 64kb, or 0 for nothing; returns bytes."""
+    if _integer(value) == 0:
+        return 0
+    found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    number = float(found[1]) * _BYTES_PER_UNIT[found[2].lower()] if found else math.inf
+    if number > MAX_KEPT or "/" in str(value):
+        raise wrong(value, f"a size of at most {MAX_KEPT >> 20}mb, such as 64kb, or 0")
+    return int(number)
+
+
+def inspect(value: object) -> Address | None:
+    """Read where the page of the inspector is: a port, an address of loopback with its port, on or off.
+
+    Returns None for off. `on` has the port 0, which stands for the first free one of the inspector's own.
+    """
+    expected = "on, off, a port, or an address of this machine such as 127.0.0.1:4040"
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in {"on", "off"}):
+        return Address(LOOPBACK, 0) if flag(value) else None
+    try:
+        if _integer(value) is not None:
+            return Address(LOOPBACK, port(value))
+        found = address(0)(value)
+    except ConfigError:
+        raise wrong(value, expected) from None
+    if not is_loopback(found.host) or not isinstance(found, Address):
+        raise ConfigError(
+            f"{value!r}: whoever reaches the page sees everything, so its address has to be one of this "
+            "machine, such as 127.0.0.1:4040; from elsewhere, go through ssh -L"
+        )
+    return found
 
 
 def one_of(*words: str) -> Reader:
