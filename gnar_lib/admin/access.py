@@ -91,7 +91,7 @@ class Access:
     def _check_page(self, request: Request) -> None:
         """Refuse what a page of somebody else has a browser ask for."""
         host = request.headers.get("host", "")  # HTTP/1.0 may come without, which no browser does
-        if host and not self._read().needs_secret and not _is_this_machine(host):
+        if host and not self._read().needs_secret and not is_this_machine(host):
             raise HTTPError(
                 403, "this port answers to the addresses of this machine alone, such as localhost"
             )
@@ -274,7 +274,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
     """Tell whether the Host of a request names this machine, whatever the port."""
     name = host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
     return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)

@@ -21,8 +21,9 @@ HINT = "^C stops it"
 class Board:
     """Makes views of a client, from `start` to `close`; remembers what rates and waiting times need."""
 
-    def __init__(self, server: Address, meter: Meter) -> None:
+    def __init__(self, server: Address, meter: Meter, inspector_url: str = "") -> None:
         self._server = server
+        self._inspector_url = inspector_url  # of its page; empty if there is none
         self._meter = meter  # of all proxies
         self._rates = Rates()
         self._failure: ConnectFailed | None = None  # since the last time that the server let the client in
@@ -59,6 +60,7 @@ class Board:
                 Fact("Server", str(self._server)),
                 *self._standing(connections),
                 *self._sums(self._meter.totals()),
+                *([Fact("Requests", self._inspector_url)] if self._inspector_url else []),
             ),
             rows=rows,
             first=first,

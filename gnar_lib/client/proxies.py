@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
@@ -16,6 +17,9 @@ from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyCancel, ProxyReq
 from gnar_lib.proxy.joiner import Joiner
+
+if TYPE_CHECKING:
+    from gnar_lib.inspect import Inspector
 
 
 class ProxyState(Enum):
@@ -44,6 +48,7 @@ class ClientProxy:
             self.udp = UdpService(config, self.meter, self.log)
         # The local service of a proxy of TCP; `dial` dials it.
         self._target = Target(config.local_host, config.local_port)
+        self.inspector: Inspector | None = None  # looks at what users of TCP send and get, if there is one
         self.answers: bool | None = None  # whether the local service answered the last user, if there was one
 
     @property

@@ -29,6 +29,7 @@ from gnar_lib.yamux.parting import parting
 
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
+    from gnar_lib.client.inspector.serve import ClientInspector
     from gnar_lib.client.live import Board
     from gnar_lib.terminal.view import View
 
@@ -36,6 +37,7 @@ LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 
 STATUS_DISMISSED = 3  # of the process: whoever starts clients again should not start this one
 
+_OF_START = ("server", "plain", "inspect", "inspect_bodies", "inspect_log")  # settings that a reload leaves
 _OF_LOGIN = ("token", "auth", "multiplex", "heartbeat")  # settings that hold from one login to the next
 
 _log = logger.get("client")
@@ -54,6 +56,7 @@ class Client:
         self.is_dismissed = False  # the server has ended this client, or its last proxy
         self.answered: gevent.event.Event = gevent.event.Event()  # every proxy is open, or given up
         self._admin: AdminPort | None = None  # while there is one
+        self._inspector: ClientInspector | None = None  # while there is one
         self._stop = stop
         self._links: list[Link] = []  # that are running
         # Those of the settings that the server has not refused, by name.
@@ -66,6 +69,26 @@ class Client:
             from gnar_lib.client.admin import open_admin  # loads what nothing else needs
 
             self._admin = open_admin(self.shared, self._links, self._proxies.values)
+
+    def open_inspector(self) -> None:
+        """Look at what passes from now on, if that is wanted; raises `ListenError` and `StorageError`."""
+        config = self.shared.config
+        if config.inspect is not None or config.inspect_log:
+            from gnar_lib.client.inspector.serve import ClientInspector  # as above
+
+            self._inspector = ClientInspector(config, self._proxies.get)
+            for proxy in self._proxies.values():
+                self._inspect(proxy)
+
+    def _inspect(self, proxy: ClientProxy) -> None:
+        """Have the inspector look at what passes through a proxy, if there is an inspector."""
+        if self._inspector is not None:
+            proxy.inspector = self._inspector.inspector
+
+    @property
+    def inspector_url(self) -> str:
+        """Where the page of the inspector is; empty if there is none."""
+        return "" if self._inspector is None else self._inspector.url
 
     def start(self) -> None:
         """Connect, with all proxies on one link."""
@@ -141,7 +164,8 @@ class Client:
         before = self.shared.config
         admin = after_reload(before.admin, config.admin)
         _apply(config)
-        self.shared.config = replace(config, server=before.server, plain=before.plain, admin=admin)
+        kept = {name: getattr(before, name) for name in _OF_START}
+        self.shared.config = replace(config, admin=admin, **kept)
         wanted = {proxy.proxy_name: proxy for proxy in config.proxies}
         for name, proxy in [*self._proxies.items()]:
             if wanted.get(name) == proxy.config:
@@ -168,6 +192,7 @@ class Client:
 
     def _add(self, proxy: ClientProxy) -> None:
         self._proxies[proxy.name] = proxy
+        self._inspect(proxy)
         for link in self._links:
             if link.takes_more:
                 link.add(proxy)
@@ -195,6 +220,8 @@ class Client:
         self.shared.crew.kill()
         if self._admin is not None:
             self._admin.close()
+        if self._inspector is not None:
+            self._inspector.close()
 
     def status(self) -> str:
         """Return what there is at the moment, in one line."""
@@ -249,7 +276,7 @@ def _live_view(client: Client, *, is_wanted: bool) -> Iterator[None]:
     if not is_usable(os.environ):
         yield
         return
-    board = Board(client.shared.config.server, client.shared.meter)
+    board = Board(client.shared.config.server, client.shared.meter, client.inspector_url)
     live = LiveView(partial(client.view, board))
     board.start()
     live.start(client.answered)
@@ -290,6 +317,7 @@ def run_client(load: Callable[[], ClientConfig], *, has_file: bool = False) -> i
         stopper.on_status(client.status)
         hooks.use(config.hooks)
         client.open_admin()
+        client.open_inspector()
         client.start()
         with _live_view(client, is_wanted=_wants_view(config) and not stopper.is_watched_over):
             stopper.wait(client.answered)

@@ -17,4 +17,6 @@ def serve(proxy: ClientProxy, conn: Conn, user: str) -> None:
     if proxy.udp is not None:  # nobody has offered the TCP port of that number to the server
         conn.abort()
         raise ProtocolError(f"a user of TCP for {proxy.name!r}, which is UDP")
+    if proxy.inspector is not None:
+        conn = proxy.inspector.tapped(conn, user, proxy.name, tells_users=proxy.kind == "http")
     proxy.joiner.join(conn, user, proxy.dial)

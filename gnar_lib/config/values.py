@@ -226,10 +226,10 @@ def inspect(value: object) -> Address | None:
     try:
         if _integer(value) is not None:
             return Address(LOOPBACK, port(value))
-        found = address(0)(value)
+        found: Address = address(0)(value)
     except ConfigError:
         raise wrong(value, expected) from None
-    if not is_loopback(found.host) or not isinstance(found, Address):
+    if not is_loopback(found.host):
         raise ConfigError(
             f"{value!r}: whoever reaches the page sees everything, so its address has to be one of this "
             "machine, such as 127.0.0.1:4040; from elsewhere, go through ssh -L"

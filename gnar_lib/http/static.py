@@ -23,13 +23,15 @@ _ANY_TYPE = "application/octet-stream"
 
 
 class StaticFiles:
-    """The files of one folder of a package, read once. Folders in the folder do not count.
+    """The files of one folder of a package, or of the same folder of several, read once.
+
+    Folders in the folder do not count. Of a name that several packages have, the first package's file counts.
 
     `serve` is a handler for a path with the parameter `name`; a name is looked up and never made a path.
     """
 
-    def __init__(self, package: str, folder: str) -> None:
-        entries = (files(package) / folder).iterdir()
+    def __init__(self, *packages: str, folder: str) -> None:
+        entries = [each for package in reversed(packages) for each in (files(package) / folder).iterdir()]
         self._files = {each.name: each.read_bytes() for each in entries if each.is_file()}
         self._tags = {
             name: f'"{hashlib.sha256(data).hexdigest()[:32]}"' for name, data in self._files.items()

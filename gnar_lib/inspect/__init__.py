@@ -8,7 +8,7 @@ from gnar_lib.inspect.conversation import Conversation, Origin
 from gnar_lib.inspect.curl import Command, curl_of, url_of
 from gnar_lib.inspect.decode import Decoded, decoded
 from gnar_lib.inspect.exchange import Body, Exchange, Message, State, text_of, value_of
-from gnar_lib.inspect.har import har_of
+from gnar_lib.inspect.har import har_text
 from gnar_lib.inspect.inspector import Inspector
 from gnar_lib.inspect.log import ExchangeLog
 from gnar_lib.inspect.masks import is_secret
@@ -28,7 +28,7 @@ __all__ = [
     "Store",
     "curl_of",
     "decoded",
-    "har_of",
+    "har_text",
     "is_secret",
     "text_of",
     "url_of",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,16 +16,26 @@ from gnar_lib.inspect.exchange import Body, Exchange, Field, Message, text_of, v
 from gnar_lib.inspect.masks import masked
 
 _FORM = "application/x-www-form-urlencoded"
+MAX_HAR_CHARACTERS = 32 << 20  # of entries, from which on bodies are left out
 MAX_PARAMETERS = 1000  # of a query, or of a form
 
 
-def har_of(exchanges: Iterable[Exchange]) -> dict[str, Any]:
-    """Return the archive of some exchanges."""
-    creator = {"name": "gnar", "version": __version__}
-    return {"log": {"version": "1.2", "creator": creator, "entries": [entry_of(each) for each in exchanges]}}
+def har_text(exchanges: Iterable[Exchange], give_way: Callable[[], None] = lambda: None) -> str:
+    """Return the archive of some exchanges as JSON; `give_way` is called between two, since that takes time.
+
+    The last bodies of an archive that becomes too long are left out.
+    """
+    about = json.dumps({"version": "1.2", "creator": {"name": "gnar", "version": __version__}})
+    entries, size = [], 0
+    for each in exchanges:
+        entry = json.dumps(_entry_of(each, with_bodies=size < MAX_HAR_CHARACTERS), separators=(",", ":"))
+        entries.append(entry)
+        size += len(entry)
+        give_way()
+    return f'{{"log":{about[:-1]},"entries":[{",".join(entries)}]}}}}'
 
 
-def entry_of(exchange: Exchange) -> dict[str, Any]:
+def _entry_of(exchange: Exchange, *, with_bodies: bool) -> dict[str, Any]:
     """Return one exchange as an entry of an archive. Fields that are gnar's own begin with an underscore."""
     seconds = exchange.seconds
     sent_s = min(exchange.request_s or 0.0, seconds)
@@ -33,8 +44,8 @@ def entry_of(exchange: Exchange) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "startedDateTime": datetime.fromtimestamp(exchange.began_at, timezone.utc).isoformat(),
         "time": _ms(seconds),
-        "request": _request(exchange),
-        "response": _response(exchange),
+        "request": _request(exchange, with_body=with_bodies),
+        "response": _response(exchange, with_body=with_bodies),
         "cache": {},
         "timings": {
             "send": _ms(sent_s),
@@ -52,11 +63,11 @@ def entry_of(exchange: Exchange) -> dict[str, Any]:
         entry["_replayOf"] = exchange.replay_of
     if exchange.is_websocket:
         entry["_resourceType"] = "websocket"
-        entry["_webSocketMessages"] = [_message(each) for each in exchange.messages]
+        entry["_webSocketMessages"] = [_message(each) for each in exchange.messages if with_bodies]
     return entry
 
 
-def _request(exchange: Exchange) -> dict[str, Any]:
+def _request(exchange: Exchange, *, with_body: bool) -> dict[str, Any]:
     fields = exchange.request_fields
     request = {
         "method": exchange.method,
@@ -70,12 +81,12 @@ def _request(exchange: Exchange) -> dict[str, Any]:
         "headersSize": exchange.request_head_bytes,
         "bodySize": exchange.request_body.size,
     }
-    if exchange.request_body.size:
+    if exchange.request_body.size and with_body:
         request["postData"] = _posted(exchange.request_body, fields)
     return request
 
 
-def _response(exchange: Exchange) -> dict[str, Any]:
+def _response(exchange: Exchange, *, with_body: bool) -> dict[str, Any]:
     fields = exchange.response_fields
     set_cookies = [text_of(value) for name, value in masked(fields) if name.lower() == b"set-cookie"]
     return {
@@ -84,15 +95,15 @@ def _response(exchange: Exchange) -> dict[str, Any]:
         "httpVersion": f"HTTP/{exchange.response_version or exchange.version}",
         "cookies": [_cookie(each.partition(";")[0]) for each in set_cookies],
         "headers": _named(masked(fields)),
-        "content": _content(exchange.response_body, fields),
+        "content": _content(exchange.response_body, fields, with_body=with_body),
         "redirectURL": text_of(value_of(fields, b"location")),
         "headersSize": exchange.response_head_bytes or -1,
         "bodySize": exchange.response_body.size,
     }
 
 
-def _content(body: Body, fields: list[Field]) -> dict[str, Any]:
-    found = decoded(body, fields)
+def _content(body: Body, fields: list[Field], *, with_body: bool) -> dict[str, Any]:
+    found = decoded(body if with_body else Body(0), fields)
     content: dict[str, Any] = {
         "size": len(found.data) if found.undone and not found.is_cut else body.size,
         "mimeType": text_of(value_of(fields, b"content-type")) or "application/octet-stream",
@@ -101,7 +112,9 @@ def _content(body: Body, fields: list[Field]) -> dict[str, Any]:
         content["text"] = base64.b64encode(found.data).decode() if found.text is None else found.text
         if found.text is None:
             content["encoding"] = "base64"
-    if found.is_cut:
+    if not with_body:
+        content["comment"] = "left out, since the archive would be too long"
+    elif found.is_cut:
         content["comment"] = "the end is missing"
     return content
 

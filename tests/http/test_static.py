@@ -53,7 +53,7 @@ def ask(target: str, *fields: str) -> bytes:
 
 def routes_of(package: str) -> Routes:
     routes = Routes()
-    routes.add("GET", "/static/{name}", StaticFiles(package, "page").serve)
+    routes.add("GET", "/static/{name}", StaticFiles(package, folder="page").serve)
     return routes
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-STATIC = Path(__file__).resolve().parents[2] / "gnar_lib" / "server" / "admin" / "static"
+PACKAGE = Path(__file__).resolve().parents[2] / "gnar_lib"
+STATIC = (PACKAGE / "server" / "admin" / "static", PACKAGE / "admin" / "static")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -178,9 +179,9 @@ class Handler(BaseHTTPRequestHandler):
         return bool(self.server.world.password) and self.headers.get("Cookie") not in self.server.sessions
 
     def _send_file(self, name: str) -> None:
-        path = STATIC / name
-        if path.parent == STATIC and path.is_file():
-            self._send(200, path.read_bytes(), TYPES[path.suffix])
+        paths = [path for folder in STATIC for path in folder.iterdir() if path.name == name]
+        if paths:
+            self._send(200, paths[0].read_bytes(), TYPES[paths[0].suffix])
         else:
             self._send(404, b"", "")
 

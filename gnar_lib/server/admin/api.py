@@ -29,6 +29,7 @@ MAX_TEXT = 200  # characters of a filter
 _DIGITS = re.compile("[0-9]{1,18}")
 _log = logger.get("admin")
 PACKAGE, FOLDER = "gnar_lib.server.admin", "static"
+COMMON_PACKAGE = "gnar_lib.admin"  # whose folder of that name has what all pages of gnar share
 
 
 class _NotAllowedError(Exception):
@@ -43,7 +44,7 @@ class API:
         self._feed = feed
         self._access = access
         self._live = Live(view, feed)
-        self._files = StaticFiles(PACKAGE, FOLDER)
+        self._files = StaticFiles(PACKAGE, COMMON_PACKAGE, folder=FOLDER)
         self._description = _make_description()
 
     def add_to(self, routes: Routes) -> None:

@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { ask, tell } from "./messages.js";
-import { action, badge, history, historyInFull, lines } from "./cells.js";
+import { action, badge, history, historyInFull } from "./cells.js";
+import { lines } from "./columns.js";
 import { make, setAttribute, setText } from "./dom.js";
 import { count, plural, rate } from "./format.js";
 import { Listing } from "./listing.js";

@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { tell } from "./messages.js";
-import { action, badge, history, historyInFull, lines } from "./cells.js";
+import { action, badge, history, historyInFull } from "./cells.js";
+import { lines } from "./columns.js";
 import { byId, make, setAttribute, setText } from "./dom.js";
 import { age, bytes, count, rate } from "./format.js";
 import { LargeGraph } from "./graph.js";

@@ -12,6 +12,7 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "bas
  * `columns`: each has `key`, `title`, `build(cell)` that returns a function of the item that renews the cell, and
  * if it can be sorted by, `value(item)` and perhaps `descending` (the largest first).
  * `text(item)`: what the filter searches. `isLast(item)`: always behind the others.
+ * `isSteady`: what is sorted by changes so little that rows need not keep their places for a while.
  * `onQuery(query)`: if the server filters, sorts and pages, what is called when the query has changed.
  */
 export class Listing {
@@ -74,7 +75,7 @@ export class Listing {
   #arrange(items, isSorted) {
     const isPointedAt = matchMedia("(hover: hover)").matches && this.body.matches(":hover");
     const isHeld = isPointedAt || this.body.matches(":focus-within");
-    if (this.#order.length > 0 && (isHeld || performance.now() - this.#arranged < REORDER_MS)) {
+    if (!this.#options.isSteady && this.#order.length > 0 && (isHeld || performance.now() - this.#arranged < REORDER_MS)) {
       const places = new Map(this.#order.map((id, place) => [id, place]));
       items = items.map((item, i) => [places.get(item.id) ?? places.size + i, item]);
       items = items.sort((a, b) => a[0] - b[0]).map(([, item]) => item);
