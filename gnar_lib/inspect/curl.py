@@ -31,6 +31,7 @@ _CONTROL = re.compile(
 )  # not the tab and the line feed, which a text may have
 _CONTROL_OR_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\?|$)")
+_UNDONE = re.compile(rb"gzip|deflate|br|zstd", re.IGNORECASE)
 _GLOB = re.compile(r"[\[\]{}]")
 
 
@@ -84,8 +85,8 @@ def _field_words(fields: list[Field], notes: list[str], *, with_secrets: bool) -
             notes.append(
                 f"left out, since a shell cannot take it: {_CONTROL_OR_LINE.sub('?', text_of(name))}"
             )
-        elif lower == b"accept-encoding":
-            words.append("--compressed")  # so that curl decompresses what it gets
+        elif lower == b"accept-encoding" and _UNDONE.search(value):
+            words.append("--compressed")  # curl asks for what it can undo, and undoes it
         else:
             words += ["--header", shlex.quote(line)]
     present = {name.lower() for name, _ in fields}

@@ -6,7 +6,9 @@ any error but the parser's own.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from typing import Any, cast
 import h11
 
 from gnar_lib.auth import passwords
+from gnar_lib.client.inspector.edit import edited
+from gnar_lib.client.inspector.rows import detail
 from gnar_lib.config import load_client, load_server, names, values
 from gnar_lib.config.mappings import mapping
 from gnar_lib.config.model import DEFAULT_PORT
@@ -27,6 +31,7 @@ from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCod
 from gnar_lib.http.chunks import Chunks
 from gnar_lib.http.heads import lines_of, read_request
 from gnar_lib.http.request import make_request
+from gnar_lib.inspect import State, curl_of, har_text
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
@@ -35,6 +40,7 @@ from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.yamux import Session
+from tests.helpers.exchanges import Said, cut, hear
 from tests.helpers.hello import cut_into_records, handshake_of
 from tests.helpers.loop import turn
 from tests.peers.mux import clean, conn_pair, stream_count
@@ -274,6 +280,34 @@ def hello(data: bytes, random: Random) -> bool:
     return True
 
 
+def _exchanges_in(data: bytes, size: int) -> list[object]:
+    """Return what is made of a conversation: `>` begins what the user says, `<` what the service says."""
+    turns = [(piece[:1], piece[1:]) for piece in re.split(rb"(?m)^(?=[<>])", data)]
+    said: list[Said] = [("user" if who == b">" else "service", text) for who, text in turns]
+    found = hear(cut(said, size), body_bytes=100)
+    assert json.loads(har_text(found))["log"]["version"] == "1.2"
+    for each in found:
+        assert each.cost_bytes > 0
+        assert len(each.request_body.data) <= each.request_body.limit
+        shlex.split(curl_of(each).text)
+        json.dumps(detail(each))
+        with suppress(HTTPError):
+            edited(each, {}).encoded()
+    bodies = [(bytes(each.request_body.data), bytes(each.response_body.data)) for each in found]
+    heads = [
+        (each.method, each.target, each.request_fields, each.status, each.response_fields) for each in found
+    ]
+    messages = [[(part.kind, part.size, part.data) for part in each.messages] for each in found]
+    return [*zip(heads, bodies, messages, [each.state for each in found], strict=True)]
+
+
+def exchanges(data: bytes, random: Random) -> bool:
+    """The same exchanges are found however the bytes are cut, and each can be shown in every form."""
+    whole = _exchanges_in(data, len(data) + 1)
+    assert whole == _exchanges_in(data, random.choice((1, 2, 7, 100, 5000)))
+    return any(each[-1] is State.DONE for each in whole)  # type: ignore[index]
+
+
 # ---- addresses and settings --------------------------------------------------------------------------------
 
 
@@ -370,9 +404,8 @@ def hashes(data: bytes, _random: Random) -> bool:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses),
-        *(heads_to_pass, chunked_bodies),
-        *(credentials, hashes),
-        *(hello, relay_addresses, settings, toml),
+        *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses, exchanges),
+        *(heads_to_pass, chunked_bodies, credentials, hashes, hello),
+        *(relay_addresses, settings, toml),
     )
 }

@@ -113,11 +113,9 @@ def _events_of(answer: HTTPResponse) -> Iterator[Told]:
 
 
 @dataclass
-class Watched:
-    """A server in this process with its admin port; other greenlets go on while a test asks."""
+class Page:
+    """A port of this process at which pages ask; other greenlets go on while a test asks."""
 
-    running: Running
-    admin: Admin
     port: int
 
     def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answer:
@@ -141,12 +139,6 @@ class Watched:
         conn = dial(socket.AF_INET, (LOOPBACK, self.port))
         conn.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         return conn
-
-    def get(self, path: str) -> Any:
-        """Return what a path of the API tells without a password."""
-        answer = self.ask("GET", f"/api/v1/{path}")
-        assert answer.status == 200, answer
-        return answer.json
 
     def post(self, path: str, value: object, **headers: str) -> Answer:
         """Ask by POST with a JSON value."""
@@ -183,6 +175,20 @@ class Watched:
             conn.close()
 
 
+@dataclass
+class Watched(Page):
+    """A server in this process with its admin port."""
+
+    running: Running
+    admin: Admin
+
+    def get(self, path: str) -> Any:
+        """Return what a path of the API tells without a password."""
+        answer = self.ask("GET", f"/api/v1/{path}")
+        assert answer.status == 200, answer
+        return answer.json
+
+
 @contextmanager
 def watched(password: str = "", read_token: str = "", **settings: Any) -> Iterator[Watched]:
     """Run a server with its admin port, and with further settings, for the block."""
@@ -193,6 +199,6 @@ def watched(password: str = "", read_token: str = "", **settings: Any) -> Iterat
         port = admin.start()
         try:
             with deadline(WAIT_S, "the test"):
-                yield Watched(running, admin, port)
+                yield Watched(port, running, admin)
         finally:
             admin.close()

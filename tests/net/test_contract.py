@@ -1,7 +1,7 @@
 """What `Conn` and `EventedConn` promise, tried on everything that fulfils them.
 
-`Conn`: a TCP socket, a Unix socket, a stream of a session, a conn wrapped in another, and both ends of TLS.
-`EventedConn`: all of these but the stream.
+`Conn`: a TCP socket, a Unix socket, a stream of a session, a conn wrapped in another, both ends of TLS, and a
+tapped one. `EventedConn`: all of these but the stream and the tapped one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
+from gnar_lib.inspect import Inspector
 from gnar_lib.net import Conn, EventedConn, give_way
 from tests.helpers.conns import LOOPBACK, MIB, Waiter, tcp_pair, unix_pair
 from tests.helpers.tls import tls_pair
@@ -56,6 +57,13 @@ def tls_server() -> Generator[EventedPair, None, None]:
 
 
 @contextmanager
+def tapped() -> Generator[Pair, None, None]:
+    inspector = Inspector(1000)
+    near, far = tcp_pair()
+    yield inspector.tapped(near, "", "web"), inspector.tapped(far, "", "web")
+
+
+@contextmanager
 def stream() -> Generator[Pair, None, None]:
     with session_pair() as (client, server):
         near = client.open()
@@ -68,7 +76,7 @@ def stream() -> Generator[Pair, None, None]:
 EVENTED = [tcp, unix, wrapped, tls_client, tls_server]
 
 
-@pytest.fixture(params=[*EVENTED, stream], ids=lambda make: make.__name__)
+@pytest.fixture(params=[*EVENTED, stream, tapped], ids=lambda make: make.__name__)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Yield two conns that are joined, of each kind."""
     with request.param() as conns:
