@@ -176,7 +176,8 @@ class Conversation:
 
     def add_body(self, exchange: Exchange, body: Body, piece: memoryview) -> None:
         """Take a piece of a body."""
-        self._store.grown(exchange, body.add(piece))
+        kept = body.add(piece, is_kept=not exchange.is_websocket)
+        self._store.grown(exchange, kept)
 
     def _end(self, exchange: Exchange, problem: str) -> None:
         exchange.duration_s = exchange.elapsed_s
@@ -274,8 +275,6 @@ def _took(
 
     Returns what reads the frames from now on: None once they make no sense.
     """
-    if exchange.is_websocket:
-        body.limit = 0
     of.add_body(exchange, body, piece)
     try:
         if frames is not None:

@@ -38,10 +38,10 @@ class Body:
         """Whether there was more than is kept."""
         return self.size > len(self.data)
 
-    def add(self, piece: memoryview) -> int:
-        """Take in what comes next; return how many bytes of it are kept."""
+    def add(self, piece: memoryview, *, is_kept: bool = True) -> int:
+        """Take in what comes next, or only count it; return how many bytes of it are kept."""
         self.size += len(piece)
-        kept = piece[: max(self.limit - len(self.data), 0)]
+        kept = piece[: max(self.limit - len(self.data), 0) if is_kept else 0]
         self.data += kept
         return len(kept)
 
@@ -54,9 +54,9 @@ class Message:
     at: float  # as time.time() says
     is_of_user: bool
     kind: str  # "text", "binary", "close", "ping" or "pong"
-    size: int  # in bytes, decompressed where that was possible
+    size: int  # in bytes, decompressed where that was possible to its end
     data: bytes  # the beginning
-    is_compressed: bool = False  # it could not be decompressed
+    is_compressed: bool = False  # it could not be decompressed to its end
 
 
 @dataclass(eq=False, slots=True)

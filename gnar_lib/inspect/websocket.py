@@ -30,6 +30,7 @@ class Part:
     is_compressed: bool = False  # and could not be decompressed to its end
     at: float = field(default_factory=time.time)
     size: int = 0
+    sent_bytes: int = 0  # as it came
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -50,6 +51,7 @@ class Inflater:
                 out = self._zlib.decompress(pending, _STEP_BYTES)
             except zlib.error:
                 self.is_off = True
+                part.data.clear()  # how much was found before the error depends on how the bytes came
                 break
             self._message_bytes += len(out)
             part.size += len(out)
@@ -130,18 +132,19 @@ class FrameParser:
         self._left -= len(piece)
         is_end = self._left == 0
         is_message_end = is_end and (self._is_last or part is self._control)
+        part.sent_bytes += len(piece)
         if part is not self._data or not self._is_deflated:
             part.size += len(piece)
             part.data += self._unmasked(piece[: max(MAX_KEPT_BYTES - len(part.data), 0)])
         elif self._inflater is not None and not self._inflater.is_off:
             self._inflater.inflate(self._unmasked(piece), part, is_last=is_message_end)
         else:
-            part.size += len(piece)
             part.is_compressed = True
         self._masked += len(piece)
         if is_end:
             self._left = None
         if is_message_end:
+            part.size = part.sent_bytes if part.is_compressed else part.size
             self._check_rate()
             self._on_message(part)
             if part is self._control:

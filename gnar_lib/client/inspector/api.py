@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import gevent
 import gevent.event
@@ -19,8 +19,6 @@ from gnar_lib.inspect import Exchange, Inspector, curl_of, har_text
 PACKAGES, FOLDER = ("gnar_lib.client.inspector", "gnar_lib.admin"), "static"
 INDEX = "inspector.html"
 PAUSE_S = 0.2  # between two looks for what has changed
-MAX_STREAMS = 16
-Find = Callable[[str], object]
 
 
 class API:
@@ -32,7 +30,6 @@ class API:
         self._files = StaticFiles(*PACKAGES, folder=FOLDER)
         self._news: gevent.event.Event = gevent.event.Event()
         self._store.on_change = self._news.set
-        self._streams = 0
 
     def add_to(self, routes: Routes) -> None:
         """Add all routes."""
@@ -86,21 +83,15 @@ class API:
 
     def _send_changes(self, send: Send) -> None:
         """Send what changes, until the reader has gone."""
-        if self._streams >= MAX_STREAMS:
-            return
-        self._streams += 1
-        try:
-            since = -1
-            while True:
-                changes = self._changes(since)
-                since = self._store.change
-                send("changes", json.dumps(changes, separators=(",", ":")))
-                self._news.clear()
-                if since == self._store.change:
-                    self._news.wait()
-                gevent.sleep(PAUSE_S)
-        finally:
-            self._streams -= 1
+        since = -1
+        while True:
+            changes = self._changes(since)
+            since = self._store.change
+            send("changes", json.dumps(changes, separators=(",", ":")))
+            self._news.clear()
+            if since == self._store.change:
+                self._news.wait()
+            gevent.sleep(PAUSE_S)
 
     # ---- changing ------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from gnar_lib.net import Crew, Listener, listen
 
 FIRST_PORT, LAST_PORT = 4040, 4049
 MAX_CONNS = 64
+MAX_STREAMS = 16  # pages that are open
 MAX_BODY_BYTES = 1 << 20  # of a request: one that was edited, with its body
 
 _log = logger.get("inspect")
@@ -37,7 +38,7 @@ class Port:
             limits=Limits(
                 connections=MAX_CONNS,
                 connections_of_network=MAX_CONNS,
-                streams=MAX_CONNS // 2,
+                streams=MAX_STREAMS,
                 body_bytes=MAX_BODY_BYTES,
             ),
             log=_log,

@@ -39,7 +39,8 @@ function picture(body) {
 /** The text of a body: JSON gets line breaks. */
 export function readable(body) {
   if (body.text == null) return body.base64 ?? "";
-  return /^application\/([\w.+-]+\+)?json$|^text\/json$/.test(body.media_type) ? prettyJson(body.text) : body.text;
+  const isJson = /^application\/([\w.+-]+\+)?json$|^text\/json$/.test(body.media_type) || (!body.media_type && /^\s*[[{]/.test(body.text));
+  return isJson ? prettyJson(body.text) : body.text;
 }
 
 /** Sets line breaks into JSON and changes nothing else: numbers stay as they were written, and the end may be missing. */

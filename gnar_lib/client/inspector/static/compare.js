@@ -73,11 +73,14 @@ function matched(left, right) {
     }
   }
   const rows = [];
+  let [removed, added] = [[], []]; // lines behind the last equal ones
   let [i, j] = [0, 0];
   while (i < left.length || j < right.length) {
-    if (i < left.length && j < right.length && left[i] === right[j]) rows.push([left[i++], right[j++]]);
-    else if (j >= right.length || (i < left.length && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])) rows.push([left[i++], null]);
-    else rows.push([null, right[j++]]);
+    if (i < left.length && j < right.length && left[i] === right[j]) {
+      rows.push(...unmatched(removed, added), [left[i++], right[j++]]);
+      [removed, added] = [[], []];
+    } else if (j >= right.length || (i < left.length && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])) removed.push(left[i++]);
+    else added.push(right[j++]);
   }
-  return rows;
+  return [...rows, ...unmatched(removed, added)];
 }

@@ -1,0 +1,1 @@
+"""Tests of the inspector's page and of what it does."""
