@@ -21,6 +21,7 @@ from gnar_lib.usage import (
     COMPLETION,
     DEMO,
     HEALTH,
+    HTTP,
     MAN,
     RELAY,
     SERVER,
@@ -30,7 +31,7 @@ from gnar_lib.usage import (
 )
 
 if TYPE_CHECKING:
-    from gnar_lib.config import LogConfig
+    from gnar_lib.config import ClientConfig, LogConfig
     from gnar_lib.synopsis import Program
 
 MACOS_OPEN_MAX = 10_240  # descriptors that every macOS allows a process
@@ -75,13 +76,46 @@ def _client(arguments: dict[str, Any]) -> int:
     flags["mappings"] = words
     file = file_of(flags, os.environ)
     if flags.pop("check", False):
-        from gnar_lib.checklist import run_check
-        from gnar_lib.client.check import ClientCheck
-
-        return run_check(ClientCheck, _as_logged(load_client(flags, os.environ)), file)
+        return _check_client(load_client(flags, os.environ), file)
     from gnar_lib.client.serve import run_client
 
     return run_client(lambda: _logged(load_client(flags, os.environ)), has_file=bool(file))
+
+
+def _check_client(config: ClientConfig, file: str) -> int:
+    from gnar_lib.checklist import run_check
+    from gnar_lib.client.check import ClientCheck
+
+    return run_check(ClientCheck, _as_logged(config), file)
+
+
+def _http(arguments: dict[str, Any]) -> int:
+    from gnar_lib.config import file_of, load_client, variable_of
+    from gnar_lib.config.keys import PROXY
+    from gnar_lib.config.target import web_target
+
+    flags = _flags(arguments)
+    service = _read(web_target, arguments["<target>"], "target")
+    flags["local-port"] = service.port
+    if service.host:
+        flags["local-host"] = service.host
+    flags["proxy-type"] = "http"
+    flags["subdomain"] = _read(
+        PROXY["subdomain"], flags.pop("name", ""), "--name"
+    )  # empty: the server chooses
+    if not os.environ.get(variable_of("inspect")):
+        flags.setdefault("inspect", "on")
+    file = file_of(flags, os.environ)
+    checks = flags.pop("check", False)
+
+    def load() -> ClientConfig:
+        return load_client(flags, os.environ, is_single=True)
+
+    if checks:
+        return _check_client(load(), file)
+    from gnar_lib.client.serve import run_client
+
+    return run_client(lambda: _logged(load()), has_file=bool(file))
 
 
 def _is_mapping(word: str) -> bool:
@@ -210,6 +244,7 @@ def _read(reader: Callable[[Any], Any], value: object, where: str) -> Any:
 _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
     "server": (SERVER, _server),
     "client": (CLIENT, _client),
+    "http": (HTTP, _http),
     "relay": (RELAY, _relay),
     "demo": (DEMO, _demo),
     "health": (HEALTH, _health),
@@ -249,6 +284,8 @@ def _show(text: str) -> int:
 
 def _run(argv: list[str]) -> int:
     """Run a command line; return the exit status. Raises `GnarError`."""
+    if not argv and _is_at_terminal():
+        return _publish_what_is_chosen()
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _show(USAGE) or (0 if argv else 2)
     if argv in (["--version", "--verbose"], ["version", "--verbose"]):
@@ -271,6 +308,24 @@ def _run(argv: list[str]) -> int:
         log = load_log(_flags(arguments), os.environ)
         logger.setup(log_format=log.log_format, level=log.log_level)
     return run(arguments)
+
+
+def _is_at_terminal() -> bool:
+    """Tell whether a person can read what this process says, and answer."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def _publish_what_is_chosen() -> int:
+    """Have the person at the terminal choose a service, and run the command line that publishes it."""
+    from gnar_lib.config import load_access, variable_of
+    from gnar_lib.discover.dialogue import Dialogue
+
+    choice = Dialogue(load_access(os.environ)).run()
+    if choice is None:
+        return 0
+    if choice.token:
+        os.environ[variable_of("token")] = choice.token.reveal()
+    return _run([*choice.words])
 
 
 def _parse_relay(text: str, argv: list[str]) -> dict[str, Any]:

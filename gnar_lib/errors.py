@@ -105,3 +105,7 @@ class StorageError(GnarError):
 
 class DamagedError(StorageError):
     """The file has to be made anew."""
+
+
+class DiscoveryError(GnarError):
+    """This machine does not tell which of its ports are open."""

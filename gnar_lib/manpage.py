@@ -21,6 +21,12 @@ beside a service that this host cannot reach.
 Whoever connects to a port that the client has opened at the server reaches the
 service, by TCP or UDP.
 .PP
+.B gnar http
+publishes a web service of this machine under a name of the server, and shows
+its requests.
+.B gnar
+alone, on a terminal, looks for local services and offers to publish one.
+.PP
 .B gnar relay
 forwards one address of this host to another, in the place of
 .BR socat (1).

@@ -11,6 +11,7 @@ USAGE = """gnar: reach a service behind NAT through one small public host.
 Usage:
   gnar server [<port>] [options]
   gnar client [<server-addr>] [<mapping>...] [options]
+  gnar http <target> [options]
   gnar relay <listen> <target> [options]
   gnar demo [<port>]
   gnar health [<server-addr>] [options]
@@ -22,6 +23,7 @@ Usage:
 Commands:
   server      on the host with the public address: takes clients and their users
   client      beside the service: makes it reachable at the server
+  http        publishes a web service under a name, and shows its requests
   relay       forwards one address to another, instead of socat
   demo        shows the tunnel working, on this machine alone
   health      tells by its exit status whether a server answers
@@ -29,7 +31,8 @@ Commands:
   completion  prints what makes a shell complete gnar's words
   man         prints the manual page
 
-`gnar COMMAND --help` tells more.
+`gnar COMMAND --help` tells more. `gnar` alone, on a terminal, looks for local services and
+offers to publish one.
 """
 
 SERVER = """gnar server: take clients, and the users of what they forward.
@@ -160,6 +163,57 @@ Examples:
   gnar client -s example.com:8910 -l 3000 -r 9000
   gnar client example.com 3000:9000 db.local:5432:9001
   gnar client example.com blog=3000
+"""
+
+HTTP = """gnar http: publish a web service under a name of the server, and show its requests.
+
+Usage: gnar http <target> [options]
+
+The target is a port of this machine, such as 3000, or an address such as web.local:8080. Server
+and token may come from a file or from variables, as for `gnar client`. Proxies, hooks and the
+admin port of a file do not count, nor do variables that name a service.
+
+Options:
+  -n, --name NAME          name under the server's domain, or a whole one (default: the server
+                           chooses)
+  -s, --server-addr ADDR   the server (default localhost:8910)
+  -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
+      --token-file FILE    read the token from a file, which holds nothing else
+      --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
+  -m, --multiplex          use one connection to the server for everything
+      --path PATH          take the requests of that name whose path begins so, such as /api
+      --allow-from NETS    let in users of these networks alone, such as 10.0.0.0/8
+      --deny-from NETS     let in no users of these networks
+      --host-header HOST   what the service sees as Host; local for its own host and port
+      --request-headers LINES  set a header field ("X-A: b"), or remove one ("-X-A")
+      --response-headers LINES  the same, in what the service answers
+      --basic-auth USER    let in whoever knows this user:password; or set GNAR_BASIC_AUTH
+      --redirect-https     send users without TLS to https://
+      --error-page FILE    HTML for answers that the server makes by itself, such as 503
+      --speed-limit RATE   limit of all users together, such as 100kb (per second, each direction)
+      --max-users COUNT    users at the same time (default: no limit)
+      --max-users-per-address COUNT  the same, of one address (default: no limit)
+      --idle-timeout SECS  end of a user without bytes (default: never)
+      --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
+      --dead-after SECS    give up a peer that should answer, and is silent (default 120)
+      --half-close-timeout SECS  end of a user half of whose connection has ended, when the
+                           other half is silent (default 3600)
+      --grace SECONDS      how long users may finish at the end (default 8)
+      --inspect ADDR       show requests and answers on a page there (default on, which is
+                           127.0.0.1:4040 or the next free port); off for none
+      --inspect-bodies SIZE  how much of each body that page has (default 64kb); 0 for none
+      --inspect-log FILE   append a line of JSON for each request, without secrets of headers
+      --plain              write lines to a terminal, too, in place of the live view
+      --log-format FORMAT  json|text (default text)
+      --log-level LEVEL    debug|info|warning|error (default info)
+      --check              say what is right and wrong with settings, server and service, and end
+  -c, --config FILE        read settings from a TOML file; flags win
+  -h, --help               show this
+
+Examples:
+  gnar http 3000
+  gnar http web.local:8080 --name blog
+  gnar http 3000 --name blog --basic-auth mary:s3cret
 """
 
 RELAY = """gnar relay: forward every connection, or every datagram, of one address to another.

@@ -24,6 +24,8 @@ tools='
 curl|curl|end-to-end tests over HTTP
 nc|netcat-openbsd|tests of half-close
 ip|iproute2|tests that pull the cable (network namespaces)
+lsof|lsof|tests of what finds local services on macOS
+unshare|util-linux|tests that look for local services, of which a namespace has known ones
 socat|socat|tests of the relay beside socat
 gcc|gcc|tests that compile a helper in C
 /usr/include/stdio.h|libc6-dev|tests that compile a helper in C

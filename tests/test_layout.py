@@ -23,7 +23,7 @@ RANKS = (
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
     ("auth", "transport", "proxy", "inspect", "metrics", "terminal", "hooks", "admin", "checklist"),
-    ("health", "relay", "client", "server", "top"),
+    ("health", "relay", "client", "server", "top", "discover"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),
 )

@@ -1,8 +1,10 @@
 """Reads settings from a file, the environment and flags into frozen dataclasses; touches no socket."""
 
+from gnar_lib.config.keys import variable_of
 from gnar_lib.config.load import (
     after_reload,
     changed_keys,
+    load_access,
     load_admin,
     load_client,
     load_log,
@@ -10,6 +12,7 @@ from gnar_lib.config.load import (
     variables,
 )
 from gnar_lib.config.model import (
+    Access,
     Address,
     AdminConfig,
     ClientConfig,
@@ -24,6 +27,7 @@ from gnar_lib.config.model import (
 from gnar_lib.config.sources import file_of
 
 __all__ = [
+    "Access",
     "Address",
     "AdminConfig",
     "ClientConfig",
@@ -37,9 +41,11 @@ __all__ = [
     "after_reload",
     "changed_keys",
     "file_of",
+    "load_access",
     "load_admin",
     "load_client",
     "load_log",
     "load_server",
+    "variable_of",
     "variables",
 ]

@@ -146,6 +146,13 @@ COMMON_TO_MAPPINGS = (
     *WEB,
 )
 
+# What a file and variables say of the client that runs all the time. `gnar http`, which runs beside it, has
+# its service and its name from the command line.
+OF_ONE_CLIENT = (
+    *("proxy-name", "proxy-type", "local-host", "local-port", "remote-port", "subdomain", "path"),
+    *ADMIN,
+)
+
 
 def variable_of(key: str) -> str:
     """Return the name of the variable for a key."""

@@ -15,6 +15,7 @@ from gnar_lib.config.keys import (
     FIELDS,
     HOOK_TABLES,
     LOG,
+    OF_ONE_CLIENT,
     PROXY,
     PROXY_TABLES,
     SERVER,
@@ -25,6 +26,7 @@ from gnar_lib.config.keys import (
 from gnar_lib.config.model import (
     DEFAULT_PORT,
     MOST_PROXIES,
+    Access,
     Address,
     AdminConfig,
     ClientConfig,
@@ -35,6 +37,7 @@ from gnar_lib.config.model import (
 from gnar_lib.config.proxies import file_proxies, flag_proxies, named
 from gnar_lib.config.public import settle_names
 from gnar_lib.config.sources import (
+    file_of,
     given_keys,
     read_env,
     read_flags,
@@ -74,12 +77,19 @@ def _hooks_of(tables: dict[str, Any], side: str, env: Mapping[str, str]) -> tupl
     return hooks_of(tables, Side(side), env)
 
 
-def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfig:
+def load_client(flags: Mapping[str, Any], env: Mapping[str, str], *, is_single: bool = False) -> ClientConfig:
     """Return the settings of a client, as `load_server` does.
 
-    The value of `mappings` in `flags` is a list of texts such as 3000:9000. Raises `ConfigError`.
+    The value of `mappings` in `flags` is a list of texts such as 3000:9000. With `is_single`, the one proxy
+    is that of the flags: what file and variables say of other proxies, of hooks and of the admin port does
+    not count, since it is for the client that runs all the time. Raises `ConfigError`.
     """
+    if is_single:
+        env = {name: text for name, text in env.items() if name not in map(variable_of, OF_ONE_CLIENT)}
     settings, tables = read_sources(CLIENT, {}, (*PROXY_TABLES, *HOOK_TABLES), flags, env)
+    if is_single:
+        settings = {key: value for key, value in settings.items() if key not in ADMIN}
+        tables = {}
     settle_secrets(settings, reads_files=True)
     admin = _take_admin(settings)
     hooks = _hooks_of(tables, "client", env)
@@ -93,6 +103,21 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str]) -> ClientConfi
         )
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
     return ClientConfig(server=server, proxies=named(proxies), admin=admin, hooks=hooks, **by_field(settings))
+
+
+def load_access(env: Mapping[str, str]) -> Access:
+    """Return what variables, and the file that a variable names, say of the server; raises `ConfigError`."""
+    settings, tables = read_sources(CLIENT, {}, (*PROXY_TABLES, *HOOK_TABLES), {}, env)
+    file = file_of({}, env)
+    variable = variable_of("server-addr")
+    rows = [rows for where, rows in tables.items() if where.rpartition(" ")[2] in PROXY_TABLES]
+    return Access(
+        server=settings.get("server-addr"),
+        place=variable if env.get(variable, "").strip() else file,
+        has_token=any(key in settings for key in EITHER["token"]),
+        file=file,
+        others=sum(len(each) for each in rows if isinstance(each, list)),
+    )
 
 
 def load_admin(flags: Mapping[str, Any], env: Mapping[str, str]) -> AdminConfig:
@@ -126,6 +151,7 @@ def after_reload(before: AdminConfig, after: AdminConfig) -> AdminConfig:
 def variables() -> dict[str, dict[str, str]]:
     """Return, for each command, the variables that it reads, and for each variable the same option."""
     keys = {"server": ["config", *SERVER], "client": ["config", *CLIENT, *PROXY]}
+    keys["http"] = [key for key in keys["client"] if key not in OF_ONE_CLIENT and not key.startswith("udp-")]
     keys |= {command: [*LOG] for command in ("relay", "demo", "health")}
     return {command: {variable_of(key): f"--{key}" for key in own} for command, own in keys.items()}
 

@@ -234,6 +234,17 @@ class ClientConfig(LogConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """What a client's settings say of the server, where nothing is to be forwarded yet."""
+
+    server: Address | None = None  # None: no setting names one
+    place: str = ""  # the variable or the file that names it
+    has_token: bool = False
+    file: str = ""  # the configuration file, empty for none
+    others: int = 0  # proxies in this file
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig(LogConfig):
     """The settings of a server."""
 

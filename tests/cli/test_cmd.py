@@ -19,7 +19,7 @@ from gnar_lib.relay.socat import OF_GNAR_WITH_VALUE
 
 A_MAPPING = "a mapping such as 3000:9000, host:3000:9000, 3000-3010:9000-9010 or blog=3000"
 SHOWS_NO_BYTES = "gnar does not show the bytes that it carries"
-COMMANDS = ["server", "client", "relay", "demo", "health", "completion", "man"]
+COMMANDS = ["server", "client", "http", "relay", "demo", "health", "top", "completion", "man"]
 
 
 class Called:

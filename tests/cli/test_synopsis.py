@@ -119,6 +119,16 @@ def test_words_that_a_value_is_one_of_are_those_that_the_setting_takes(command: 
             assert "one_of" not in readers[key].__qualname__, f"{option.names}: its words are not in the text"
 
 
+def test_options_of_http_are_those_of_the_client_and_the_name() -> None:
+    client, http = (
+        {option.names[-1]: (option.value, option.choices, option.takes_file) for option in each.options}
+        for each in cmd._program().commands
+        if each.name in {"client", "http"}
+    )
+    assert {name: http[name] for name in http if name != "--name"}.items() <= client.items()
+    assert {*variables()["http"].values()} <= http.keys()
+
+
 @pytest.mark.parametrize("command", ["server", "client"])
 def test_every_option_of_server_and_client_has_a_variable(command: str) -> None:
     (options,) = [each.options for each in cmd._program().commands if each.name == command]

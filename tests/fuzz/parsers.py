@@ -26,6 +26,9 @@ from gnar_lib.client.inspector.rows import detail
 from gnar_lib.config import load_client, load_server, names, values
 from gnar_lib.config.mappings import mapping
 from gnar_lib.config.model import DEFAULT_PORT
+from gnar_lib.config.target import web_target
+from gnar_lib.discover.asking import MAX_NAME as MAX_SERVICE_NAME
+from gnar_lib.discover.asking import name_in_answer
 from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
 from gnar_lib.http.chunks import Chunks
@@ -331,6 +334,7 @@ def relay_addresses(data: bytes, random: Random) -> bool:
 _READERS: tuple[values.Reader, ...] = (
     values.address(DEFAULT_PORT),
     mapping,
+    web_target,
     values.port_ranges,
     values.rate,
     values.seconds,
@@ -401,11 +405,19 @@ def hashes(data: bytes, _random: Random) -> bool:
     return True
 
 
+def service_answers(data: bytes, _random: Random) -> bool:
+    """The name of a service that was asked can be shown on a line of a terminal, whatever it has answered."""
+    name = name_in_answer(data)
+    assert name.isprintable()
+    assert 0 < len(name) <= MAX_SERVICE_NAME
+    return b"<title" in data.lower() and not name.endswith("HTTP")
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses, exchanges),
         *(heads_to_pass, chunked_bodies, credentials, hashes, hello),
-        *(relay_addresses, settings, toml),
+        *(relay_addresses, settings, toml, service_answers),
     )
 }

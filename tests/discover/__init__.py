@@ -1,0 +1,1 @@
+"""Local services: how they are found, asked and chosen from."""
