@@ -87,12 +87,24 @@ class UnsupportedError(GnarError):
     """The peer lacks a feature that was asked for, so that asking again is useless."""
 
 
+class NamesUnsupportedError(UnsupportedError):
+    """The server knows neither names nor rules for users' addresses, which a proxy needs."""
+
+
 class DismissedError(GnarError):
     """The server has ended this client for good: whoever runs the server wants it gone."""
 
 
 class ProxyRefusedError(GnarError):
     """The server refuses a proxy for good: asking for the same proxy again is useless."""
+
+
+class NameTakenError(GnarError):
+    """Somebody has the name that is asked for, and may give it up; `owner` says who, as far as is known."""
+
+    def __init__(self, text: str, owner: object = None) -> None:
+        super().__init__(text)
+        self.owner = owner
 
 
 class MuxError(ConnError):

@@ -104,7 +104,8 @@ def _data_conns_work(_event: events.DataConnsWork) -> None:
 def _proxy_opened(event: events.ProxyOpened) -> None:
     log = _log_of(event.kind, event.name)
     if event.side is Side.SERVER:
-        log.info("port %d is open for %s", event.port, format_address(event.peer))
+        what = event.where or f"port {event.port}"
+        log.info("%s is open for %s", what, format_address(event.peer))
     else:
         log.info("open at %s", event.where)
 
@@ -122,7 +123,7 @@ def _proxy_refused(event: events.ProxyRefused) -> None:
 def _proxy_closed(event: events.ProxyClosed) -> None:
     log = _log_of(event.kind, event.name)
     if event.reason is events.CloseReason.ENDED:
-        log.warning("port %d is closed: %s", event.port, event.reason.value)
+        log.warning("%s is closed: %s", event.where or f"port {event.port}", event.reason.value)
     elif event.side is Side.SERVER and event.reason is events.CloseReason.CANCELLED:
         log.info("cancelled by %s", format_address(event.peer))
 

@@ -7,7 +7,8 @@ listener is `eventlog`, which writes the log lines.
 Listeners run where the event happens, mostly in a user's greenlet or in the hub: they must not wait. An error
 in a listener is logged and stops neither the others nor whoever emitted the event.
 
-Fields that many events have: `kind` is "tcp" or "udp". Bytes `up` are from the user to the local service,
+Fields that many events have: `kind` is "tcp", "udp", "http" or
+"https". Bytes `up` are from the user to the local service,
 bytes `down` from the local service to the user. `net.format_address` shows an address to people, and
 `eventdata` makes an event data for programs. The `id` of a client is what it calls itself when it comes back,
 and empty for a Go client, which does not say.
@@ -155,7 +156,8 @@ class DataConnsWork(Event):
 class ProxyOpened(Event):
     """The server has opened a proxy on `port`; at the client, `where` is what users have to know.
 
-    `peer` is the client or, at the client, the server.
+    At the server, `where` is the URL of a proxy that has a name; `port` is 0 if the proxy has no port of its
+    own. `peer` is the client or, at the client, the server.
     """
 
     side: Side
@@ -192,7 +194,10 @@ class CloseReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProxyClosed(Event):
-    """A proxy takes no more users. A server that stops says so once the users have finished."""
+    """A proxy takes no more users. A server that stops says so once the users have finished.
+
+    `where` is as in `ProxyOpened`.
+    """
 
     side: Side
     name: str
@@ -200,6 +205,7 @@ class ProxyClosed(Event):
     port: int
     peer: Address
     reason: CloseReason
+    where: str = ""
 
 
 # ---- users -------------------------------------------------------------------------------------------------

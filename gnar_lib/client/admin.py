@@ -29,7 +29,10 @@ def open_admin(
         round_trips = [connection.control.round_trip_s for connection in present]
         return State(
             meter=shared.meter,
-            proxies=[OpenProxy(proxy.name, proxy.kind, proxy.meter) for proxy in proxies()],
+            proxies=[
+                OpenProxy(proxy.name, "tcp" if proxy.udp is None else "udp", proxy.meter)
+                for proxy in proxies()
+            ],
             data_conns_waiting=sum(link.waiting for link in links),
             is_connected=is_ready(),
             round_trip_s=min((each for each in round_trips if each is not None), default=None),

@@ -21,6 +21,7 @@ from gnar_lib.errors import (
     ConnError,
     DialError,
     GnarError,
+    NamesUnsupportedError,
     ProtocolError,
     RefusedError,
     UnsupportedError,
@@ -192,6 +193,8 @@ class ClientCheck:
             if control is not None:
                 self._tell_login(control)
                 self._ports.run(trial, control, ports)
+        except NamesUnsupportedError as exc:
+            self._list.wrong("names", str(exc))
         except UnsupportedError as exc:
             self._list.wrong("multiplex", str(exc))
             return False

@@ -47,7 +47,7 @@ class PortCheck:
             return
         for port in ports:
             trial.wait_answer(port, self._budget.of(ANSWERS_S))
-        tried = [port for port in ports if port.is_open][:MOST_REACHED]
+        tried = [port for port in ports if port.is_open and port.number][:MOST_REACHED]  # names have none
         for port in ports:
             if port not in tried:
                 trial.give_back(port)
@@ -171,6 +171,8 @@ class PortCheck:
 
 
 def _number(port: Port) -> str:
+    if port.of.has_name and not port.number:
+        return f"the name {port.proxy.subdomain}" if port.proxy.subdomain else "any name"
     return f"{port.of.proxy_type} port {port.number}" if port.number else "any port"
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
-from gnar_lib.errors import ConnClosed, ProtocolError, UnsupportedError
+from gnar_lib.config.model import NAMED_KINDS
+from gnar_lib.errors import ConnClosed, NamesUnsupportedError, ProtocolError, UnsupportedError
 from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.progress import round_trip_s
@@ -28,6 +29,7 @@ from gnar_lib.proto import (
 from gnar_lib.proto.numbers import (
     FEATURE_LEAVE,
     FEATURE_MUX,
+    FEATURE_NAMES,
     FEATURE_UDP,
     FEATURE_USERS,
     GO_SILENCE_S,
@@ -113,6 +115,11 @@ class ControlConn:
         return self.session is not None and FEATURE_LEAVE in self.session.features
 
     @property
+    def gives_names(self) -> bool:
+        """Whether the server knows names, and rules for users' addresses."""
+        return self.session is not None and FEATURE_NAMES in self.session.features
+
+    @property
     def limits_users(self) -> bool:
         """Whether the server keeps the limits on users for which a proxy asks."""
         return self.session is not None and FEATURE_USERS in self.session.features
@@ -129,7 +136,8 @@ class ControlConn:
 
         A server of gnar's own answers with a Welcome. A Go server says nothing before it was asked for a
         proxy, so the request leaves together with the Login. Raises `AuthError` if one end does not trust the
-        other, `UnsupportedError` if the server does not multiplex, `ProtocolError` if there is no server of
+        other, `UnsupportedError` if the server does not multiplex, `NamesUnsupportedError` if the
+        proxy needs names that the server does not know, `ProtocolError` if there is no server of
         gnar, or `ConnError`.
         """
         try:
@@ -142,14 +150,20 @@ class ControlConn:
         send(self.conn, self._login.message())
         if self._login.proves:
             self._prove()
+            self._check_names(request)
         if self._multiplexes:
             mux = self.mux = Mux(self._sock_conn, is_client=True, receives=False)
             self.conn = mux.open()
         send(self.conn, request)
         if not self._login.proves:
             self._see_who_answers()
+            self._check_names(request)
         if self.mux is not None:
             self.mux.receive()
+
+    def _check_names(self, request: ProxyReq) -> None:
+        if reason := "" if self.gives_names else why_names(request):
+            raise NamesUnsupportedError(reason)
 
     def _prove(self) -> None:
         """Answer the server's Challenge, if there is one, and receive the Welcome."""
@@ -275,6 +289,18 @@ class ControlConn:
         self.conn.abort()
         if self.mux is not None:
             self.mux.abort()
+
+
+def why_names(request: ProxyReq) -> str:
+    """Return why a server that knows no names cannot have a proxy; empty if it can."""
+    if request.proxy_type in NAMED_KINDS:
+        return (
+            f"this server knows no proxies of {request.proxy_type}: it is of an earlier version, or the Go "
+            "program; ask for a port instead, as in 3000:9000"
+        )
+    if request.allow_from or request.deny_from:
+        return "this server does not know allow-from and deny-from: it would let everybody in"
+    return ""
 
 
 def _open_stream(mux: Mux, message: Message) -> Stream:

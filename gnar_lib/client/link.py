@@ -16,7 +16,7 @@ import gevent
 import gevent.event
 
 from gnar_lib.client.backoff import LAST_S, Backoff
-from gnar_lib.client.connect import ControlConn
+from gnar_lib.client.connect import ControlConn, why_names
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import MAX_UNANSWERED, Shared
@@ -24,6 +24,7 @@ from gnar_lib.errors import (
     AuthError,
     ConnClosed,
     ConnError,
+    NamesUnsupportedError,
     NetworkError,
     ProtocolError,
     UnsupportedError,
@@ -32,7 +33,6 @@ from gnar_lib.events import (
     CloseReason,
     Connected,
     ConnectFailed,
-    ProxyClosed,
     ProxyOpened,
     ProxyRefused,
     Side,
@@ -142,9 +142,15 @@ class Link:
         control = ControlConn.dial(self._shared.config, self._client_id, self._shared.server)
         try:
             self._log_in(control, first)
+        except NamesUnsupportedError:
+            control.close()
+            self._give_up_names(control.address)
+            return
         except BaseException:
             control.close()
             raise
+        if not control.gives_names:
+            self._give_up_names(control.address)
         self._was_connected = self._shared.was_let_in = True
         emit(Connected, control.address, control.is_go)
         if self._connection is not None:
@@ -156,6 +162,13 @@ class Link:
         connection.start(
             lambda answer: self._on_answer(connection, answer), lambda: self._on_tick(connection)
         )
+
+    def _give_up_names(self, server: Sockaddr) -> None:
+        """Give up the proxies that need names, or rules for addresses: the server knows neither."""
+        for proxy in [*self.proxies.values()]:
+            if reason := why_names(proxy.request()):
+                emit(ProxyRefused, Side.CLIENT, proxy.name, proxy.kind, server, reason)
+                self._give_up(proxy, ProxyState.REFUSED)
 
     def _retire(self, connection: Connection) -> None:
         """Another control connection takes the place of this one, whose users stay.
@@ -239,7 +252,7 @@ class Link:
             self._to_ask[name] = self.proxies[name]
         self._ask(connection)
         takes_users = any(
-            proxy.kind == "tcp" and proxy.state is ProxyState.OPEN for proxy in self.proxies.values()
+            proxy.kind != "udp" and proxy.state is ProxyState.OPEN for proxy in self.proxies.values()
         )
         connection.pool.tend(refill=takes_users)  # the server closes what waits while no user can come
         for proxy in self.proxies.values():
@@ -264,7 +277,7 @@ class Link:
         if control.is_go:
             self._on_answer_of_go(control, answer)
             return
-        if answer.status != STATUS_SUCCESS and answer.remote_port:
+        if answer.status != STATUS_SUCCESS and (answer.remote_port or answer.url):
             self._on_ended(answer, control.address)
             return
         self._release_retired()  # the server has given the proxies to this connection
@@ -280,7 +293,7 @@ class Link:
         if proxy is None or (is_opened and not was_asked and proxy.state is ProxyState.OPEN):
             return
         if self._is_ending or self.proxies.get(proxy.name) is not proxy:  # the proxy was cancelled meanwhile
-            if is_opened and not proxy.remote_port:  # only now is it known what to cancel
+            if is_opened and not proxy.can_be_cancelled:  # only now is it known what to cancel
                 connection.post(ProxyCancel(proxy_name=proxy.name, remote_port=answer.remote_port))
             return
         self._retry_at_s.pop(proxy.name, None)
@@ -295,16 +308,14 @@ class Link:
         if proxy is None or self._is_ending:  # it answers our cancel, and users may still be served
             return
         if answer.status != STATUS_SUCCESS:
-            raise ConnError(_why_failed(proxy))
+            raise ConnError(proxy.why_failed_at_go)
         if proxy.state is not ProxyState.OPEN:
             self._on_opened(proxy, answer, control)
 
     def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, control: ControlConn) -> None:
         self._backoff.reset()
         self._port_backoff.reset()
-        proxy.state = ProxyState.OPEN
-        proxy.remote_port = answer.remote_port or proxy.remote_port
-        proxy.domain = answer.domain
+        proxy.opened(answer)
         where = proxy.location(self._shared.config.server)
         emit(ProxyOpened, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, control.address, where)
         if proxy.limits_users and not control.limits_users:
@@ -324,7 +335,7 @@ class Link:
         proxy = self.proxies.get(answer.proxy_name)
         if proxy is None or (proxy.state, proxy.remote_port) != (ProxyState.OPEN, answer.remote_port):
             return
-        emit(ProxyClosed, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, server, CloseReason.ENDED)
+        proxy.tell_closed(self._shared.config.server, server, CloseReason.ENDED)
         self._give_up(proxy, ProxyState.ENDED)
 
     def _give_up(self, proxy: ClientProxy, state: ProxyState) -> None:
@@ -377,12 +388,11 @@ class Link:
 
         A proxy whose port nobody knows yet is cancelled when the answer comes.
         """
-        if self._to_ask.pop(proxy.name, None) or proxy.name in self._retry_at_s or not proxy.remote_port:
+        if self._to_ask.pop(proxy.name, None) or proxy.name in self._retry_at_s or not proxy.can_be_cancelled:
             return
         control = connection.control
         if proxy.state is ProxyState.OPEN:
-            kind, port = proxy.kind, proxy.remote_port
-            emit(ProxyClosed, Side.CLIENT, proxy.name, kind, port, control.address, reason)
+            proxy.tell_closed(self._shared.config.server, control.address, reason)
         if not control.is_go:
             connection.post(proxy.cancellation())
             return
@@ -434,10 +444,3 @@ class Link:
         self._is_over.set()
         if self._connection is not None:
             self._connection.close()
-
-
-def _why_failed(proxy: ClientProxy) -> str:
-    """Return what a Go server means by a refusal, for which it gives no reason."""
-    if proxy.state is ProxyState.OPEN:
-        return f"the server closed port {proxy.remote_port}"
-    return f"the server refused port {proxy.remote_port} (a Go server does not say why; is it taken?)"

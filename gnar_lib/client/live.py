@@ -99,7 +99,7 @@ class Board:
         is_open = proxy.state is ProxyState.OPEN
         return ProxyRow(
             name=proxy.name,
-            kind=proxy.kind,
+            kind="tcp" if proxy.udp is None else "udp",
             where=proxy.location(self._server) if is_open else "not open yet",
             url=proxy.url(self._server) if is_open else "",
             is_open=is_open,

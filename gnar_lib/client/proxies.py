@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
 from gnar_lib.config import Address, ProxyConfig
-from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S
+from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S, NAMED_KINDS
 from gnar_lib.errors import DialError, ExhaustedError, RefusedError, UnreachableError
-from gnar_lib.events import DatagramsDropped, ServiceReached, ServiceUnreachable, Side, emit
-from gnar_lib.net import Conn
+from gnar_lib.events import (
+    CloseReason,
+    DatagramsDropped,
+    ProxyClosed,
+    ServiceReached,
+    ServiceUnreachable,
+    Side,
+    emit,
+)
+from gnar_lib.net import Conn, Sockaddr
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
-from gnar_lib.proto import ProxyCancel, ProxyReq
+from gnar_lib.proto import ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proxy.joiner import Joiner
 
 if TYPE_CHECKING:
@@ -42,7 +50,10 @@ class ClientProxy:
         self.log = logger.get(f"{config.proxy_type.upper()} [{config.proxy_name}]")
         self.state = ProxyState.PENDING
         self.remote_port = config.remote_port  # the port at the server, once that is known; 0: not yet
-        self.domain = ""  # the domain that the server has given to the proxy, if any
+        self.subdomain = config.subdomain  # the name to ask for
+        self.domain = ""  # the host name that the proxy has at the server, if any
+        self._url = ""  # where users find that, as a server of gnar's own says
+        self._users: tuple[str, ...] = ()  # hashes of basic authentication, once they are made
         self.udp: UdpService | None = None  # None for a proxy of TCP
         if self.kind == "udp":
             self.udp = UdpService(config, self.meter, self.log)
@@ -58,19 +69,19 @@ class ClientProxy:
 
     @property
     def kind(self) -> str:
-        """Return "tcp" or "udp"."""
+        """Return "tcp", "udp", "http" or "https"."""
         return self.config.proxy_type
 
     def location(self, server: Address) -> str:
-        """Return where users find the proxy: its URL if it has a domain, else host:port of the server."""
-        if self.domain:
-            return f"https://{logger.printable(self.domain)}"  # a server must not write to this terminal
+        """Return where users find the proxy: its URL if it has a name, else host:port of the server."""
+        if self._url or self.domain:  # made printable: a server must not write to this terminal
+            return logger.printable(self._url or f"https://{self.domain}")
         return str(Address(server.host, self.remote_port))
 
     def url(self, server: Address) -> str:
         """Return the URL at which a browser may find the proxy; empty for a proxy of UDP."""
         where = self.location(server)
-        return "" if self.kind != "tcp" else where if "://" in where else f"http://{where}"
+        return "" if self.kind == "udp" else where if "://" in where else f"http://{where}"
 
     def request(self) -> ProxyReq:
         """Return the message that asks for the proxy, with the port that the server chose the last time."""
@@ -78,14 +89,55 @@ class ClientProxy:
         return ProxyReq(
             remote_port=self.remote_port,
             proxy_name=self.name,
-            subdomain=self.config.subdomain,
+            subdomain=self.subdomain,
             proxy_type=self.kind,
             max_users=self.config.max_users,
             max_users_per_address=self.config.max_users_per_address,
             limit_up=self.config.speed_limit.up or 0,
             limit_down=self.config.speed_limit.down or 0,
             udp_timeout=0 if timeout_s == DEFAULT_UDP_TIMEOUT_S else math.ceil(timeout_s),
+            path=self.config.path,
+            host_header=self._host_header,
+            request_headers=self.config.request_headers,
+            response_headers=self.config.response_headers,
+            basic_auth=self._hashed_users(),
+            allow_from=self.config.allow_from,
+            deny_from=self.config.deny_from,
+            redirect_https=self.config.redirect_https,
+            error_page=self.config.error_page,
         )
+
+    @property
+    def _host_header(self) -> str:
+        return (
+            str(self.config.local_service) if self.config.host_header == "local" else self.config.host_header
+        )
+
+    def _hashed_users(self) -> tuple[str, ...]:
+        """Return who may come, without passwords: their hashes are made once, since each takes a while."""
+        if self.config.basic_auth and not self._users:
+            from gnar_lib.auth.passwords import hash_password, is_hash  # loads what few clients need
+
+            pairs = [user.reveal().partition(":") for user in self.config.basic_auth]
+            self._users = tuple(
+                f"{name}:{secret if is_hash(secret) else hash_password(secret)}" for name, _, secret in pairs
+            )
+        return self._users
+
+    def opened(self, answer: ProxyResp) -> None:
+        """Take note of what the server has given: a port, a name, or both."""
+        self.state = ProxyState.OPEN
+        self.remote_port = answer.remote_port or self.remote_port
+        self.domain, self._url = answer.domain, answer.url
+        if self.kind in NAMED_KINDS and answer.domain:
+            self.subdomain = (
+                answer.domain
+            )  # the server may have chosen it: the client asks for the same again
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether the server can be told which proxy to end: one whose port is not known yet it could not."""
+        return bool(self.remote_port) or self.config.has_name
 
     @property
     def limits_users(self) -> bool:
@@ -109,6 +161,18 @@ class ClientProxy:
         if was_unreachable:
             emit(ServiceReached, self.name, self.kind)
         return conn
+
+    @property
+    def why_failed_at_go(self) -> str:
+        """What a Go server means by a refusal, for which it gives no reason."""
+        if self.state is ProxyState.OPEN:
+            return f"the server closed port {self.remote_port}"
+        return f"the server refused port {self.remote_port} (a Go server does not say why; is it taken?)"
+
+    def tell_closed(self, server: Address, peer: Sockaddr, reason: CloseReason) -> None:
+        """Emit an event that the proxy is closed; `server` is as the user wrote it, `peer` its address."""
+        where = self.location(server)
+        emit(ProxyClosed, Side.CLIENT, self.name, self.kind, self.remote_port, peer, reason, where)
 
     def tell_dropped(self) -> None:
         """Emit an event if datagrams were dropped since the last call; to be called once a second."""

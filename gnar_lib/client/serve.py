@@ -252,7 +252,7 @@ def show(server: Address, proxies: list[ClientProxy]) -> None:
     lines = [""]
     for proxy in proxies:
         where = proxy.location(server)
-        if logger.takes_escapes(sys.stdout) and proxy.kind == "tcp":
+        if logger.takes_escapes(sys.stdout) and proxy.kind != "udp":
             where = f"\033]8;;{proxy.url(server)}\033\\{where}\033]8;;\033\\"
         lines.append(f"  {proxy.name:<{width}}  {where}  ->  {proxy.config.local_service}")
     logger.announce("\n".join([*lines, "", ""]))

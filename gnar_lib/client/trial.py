@@ -204,7 +204,8 @@ class Trial:
         if port is None or port.answer is not None:
             return
         port.answer, port.is_held = answer, answer.status == STATUS_SUCCESS
-        port.proxy.remote_port = answer.remote_port or port.proxy.remote_port
+        if port.is_held:
+            port.proxy.opened(answer)
         self._unanswered -= 1
         port.answered.set()
         self._ask_more()

@@ -86,7 +86,7 @@ def _gone(event: Event) -> Key | None:
         case events.ClientGone():
             return "client", event.id or format_address(event.client)
         case events.ProxyClosed():
-            return "proxy", event.kind, event.name, event.port
+            return "proxy", event.kind, event.name, event.port, event.where
         case events.ServiceUnreachable():
             return "service", event.kind, event.proxy
         case events.ConnectFailed():
@@ -102,7 +102,7 @@ def _back(event: Event) -> Key | None:
         case events.ClientCame() | events.ClientReturned():
             return "client", event.id
         case events.ProxyOpened():
-            return "proxy", event.kind, event.name, event.port
+            return "proxy", event.kind, event.name, event.port, event.where
         case events.ServiceReached():
             return "service", event.kind, event.proxy
         case events.Connected():

@@ -85,7 +85,7 @@ class Tally:
         self.logins_refused[event.cause.value] += 1
 
     def _on_user_refused(self, event: events.UserRefused) -> None:
-        self.users_refused[event.kind] += 1
+        self.users_refused["udp" if event.kind == "udp" else "tcp"] += 1
 
     def _on_connected(self, _: events.Connected) -> None:
         self.connects += 1

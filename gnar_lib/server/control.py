@@ -25,7 +25,7 @@ from gnar_lib.proto.msg import STATUS_FAILED
 from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
-from gnar_lib.server.belongings import BY_ADMINISTRATOR, Belongings
+from gnar_lib.server.belongings import BY_ADMINISTRATOR, Belongings, Client
 from gnar_lib.server.ingress.kept import KeptIngresses
 from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.logins import Peer
@@ -68,7 +68,8 @@ class Control:
         self._on_end = on_end
         self._outbox = outbox = Outbox(conn, shared.crew)
         self.upstream = Upstream(shared.conn_map, outbox.post, peer.session, mux, lambda: self.is_silent)
-        self._has = has = Belongings(kept, self.upstream, peer, self.address, outbox.post)
+        client = Client(peer, self.address, outbox.post, lambda: self.is_silent, self._on_lost)
+        self._has = has = Belongings(kept, self.upstream, client)
         self.tell = has.tell
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
@@ -166,8 +167,9 @@ class Control:
         self._has.rights = rights
 
     def holds(self, message: ProxyCancel) -> bool:
-        """Tell whether a proxy of this client has the port that a cancel names, of TCP or of UDP."""
-        return any(each.port == message.remote_port for each in self._has.used)
+        """Tell whether a proxy of this client has the port that a cancel names, or is meant by its name."""
+        port = message.remote_port
+        return self._has.has_port(port) if port else self._has.find(message) is not None
 
     def cancel(self, message: ProxyCancel) -> None:
         """Close a proxy of this client; its users stay. Refused if the client has no such proxy."""
@@ -223,6 +225,13 @@ class Control:
         _log.info("client %s leaves, and may come back; proxies: %d", self, len(self._has.used))
         self._has.keep()
         self.post(Heartbeat(leaving=True))
+
+    def _on_lost(self) -> None:
+        """Have the client connect anew, and ask again: it was silent, and another has one of its names."""
+        if self.session is not None and FEATURE_LEAVE in self.session.features:
+            self.post(Heartbeat(leaving=True))
+        else:
+            self.conn.abort()
 
     def send_away(self) -> None:
         """Have the client connect anew, since another process has the ports; its users stay."""

@@ -8,7 +8,8 @@ process fails before that, the running server goes on as if nobody had asked.
 
 Each message is a JSON object. The new process sends `wants`: "sockets", then "more" for as long as the answer
 says so, then "go". The running server answers with `sockets`, which describes those that come with the
-answer, with `go`, or with `error`, a line for people.
+answer, and `names`, which describes proxies that have no socket; with `go`, or with `error`, a line for
+people.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
 
 from gnar_lib import __version__, auth, logger
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import ConnError, DialError, GnarError, ListenError, PortTakenError, ProtocolError
+from gnar_lib.errors import (
+    ConnError,
+    DialError,
+    GnarError,
+    ListenError,
+    NameTakenError,
+    PortTakenError,
+    ProtocolError,
+    ProxyRefusedError,
+)
 from gnar_lib.net import (
     DatagramSocket,
     Listener,
@@ -42,10 +52,14 @@ from gnar_lib.net import (
 )
 from gnar_lib.net.passing import MAX_SOCKETS, is_of_this_user, recv_with_sockets, send_with_sockets
 from gnar_lib.net.unix import SocketFileSettings
-from gnar_lib.proto import ProxyReq
+from gnar_lib.proto import ProxyReq, to_frame
+from gnar_lib.proto.msg import from_frame
+from gnar_lib.proto.packet import HEADER, PacketType, encode
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.ingress.making import Ingress
+from gnar_lib.server.ingress.named import NamedIngress
 from gnar_lib.server.ingress.tcp import TcpIngress
+from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.shared import Shared
 
 PROTOCOL = 1  # which this version speaks
@@ -59,9 +73,11 @@ _log = logger.get("server")
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """A socket that is handed over, and the proxy for which it is.
+    """A socket that is handed over and the proxy for which it is, or a proxy that has a name and no socket.
 
-    `auth` is by what the client has logged in (`Credential.kind`); `udp_timeout` is that of `new_ingress`.
+    `auth` is by what the client has logged in (`Credential.kind`); `udp_timeout` is that of the client, in
+    seconds, 0 if nobody knows. `request` is what the client has asked for, as the fields of a ProxyReq; a
+    server of an earlier version does not send it.
     """
 
     kind: str
@@ -69,6 +85,7 @@ class Handed:
     auth: str = ""
     client_id: str = ""
     udp_timeout: int = 0
+    request: dict[str, Any] = field(default_factory=dict)
 
 
 # ---- where -------------------------------------------------------------------------------------------------
@@ -209,10 +226,13 @@ class Offer:
         with deadline(STEP_S, "handing the sockets over"):
             batches = [*self._batches()]
             for number, batch in enumerate(batches, 1):
-                described = [_described(handed) for handed, _ in batch]
-                _send(
-                    conn, {"sockets": described, "more": number < len(batches)}, [sock for _, sock in batch]
-                )
+                sockets = [sock for _, sock in batch if sock is not None]
+                answer = {
+                    "sockets": [_described(handed) for handed, sock in batch if sock is not None],
+                    "names": [_described(handed) for handed, sock in batch if sock is None],
+                    "more": number < len(batches),
+                }
+                _send(conn, answer, sockets)
                 wanted = "more" if number < len(batches) else "go"
                 if _recv(conn)[0].get("wants") != wanted:
                     raise ProtocolError(f"the other process does not say that it wants {wanted!r}")
@@ -227,15 +247,21 @@ class Offer:
         self._control_ingress.leave()
         self._on_replaced()
 
-    def _batches(self) -> Iterator[list[tuple[Handed, socket.socket]]]:
-        found = [(Handed(CONTROL), self._control_ingress.sock)]
-        for control in self._control_ingress.clients:
-            kind = control.peer.credential.kind
-            found += [(_handed(each, kind, control.client_id), each.sock) for each in control.held]
-        for kept in self._control_ingress.kept.all:
-            found.append((_handed(kept.ingress, kept.credential.kind, kept.client_id), kept.ingress.sock))
+    def _batches(self) -> Iterator[list[tuple[Handed, socket.socket | None]]]:
+        found: list[tuple[Handed, socket.socket | None]] = [(Handed(CONTROL), self._control_ingress.sock)]
+        for ingress, kind, client_id in self._ingresses():
+            sock = None if isinstance(ingress, NamedIngress) else ingress.sock
+            found.append((_handed(ingress, kind, client_id), sock))
         for begin in range(0, len(found), MAX_SOCKETS):
             yield found[begin : begin + MAX_SOCKETS]
+
+    def _ingresses(self) -> Iterator[tuple[Ingress, str, str]]:
+        """Yield each ingress, with the kind of the credential and the id of its client."""
+        for control in self._control_ingress.clients:
+            for each in control.held:
+                yield each, control.peer.credential.kind, control.client_id
+        for kept in self._control_ingress.kept.all:
+            yield kept.ingress, kept.credential.kind, kept.client_id
 
     def _settle(self) -> None:
         """Accept nobody, and wait until those who have been accepted have their data connections.
@@ -267,8 +293,9 @@ class Offer:
 
 
 def _handed(ingress: Ingress, kind: str, client_id: str) -> Handed:
-    udp_timeout_s = 0 if isinstance(ingress, TcpIngress) else int(ingress.session_s or 0)
-    return Handed(ingress.proxy.kind, ingress.proxy.name, kind, client_id, udp_timeout_s)
+    udp_timeout_s = int(ingress.session_s or 0) if isinstance(ingress, UdpIngress) else 0
+    request = json.loads(to_frame(ingress.request)[HEADER.size :])
+    return Handed(ingress.proxy.kind, ingress.proxy.name, kind, client_id, udp_timeout_s, request)
 
 
 def _described(handed: Handed) -> dict[str, Any]:
@@ -305,9 +332,10 @@ class Predecessor:
             ) from None
         raise ListenError(f"no server to replace on {where}; start without --replace")
 
-    def sockets(self) -> list[tuple[Handed, socket.socket]]:
-        """Return the sockets of the running server, which the caller closes; raises `GnarError`."""
+    def sockets(self) -> list[tuple[Handed, socket.socket | None]]:
+        """Return what the running server has; the caller closes the sockets. Raises `GnarError`."""
         handed: list[Handed] = []
+        names: list[Handed] = []
         received: list[socket.socket] = []
         request = {"wants": "sockets", "protocol": PROTOCOL, "version": __version__, "pid": os.getpid()}
         try:
@@ -318,8 +346,10 @@ class Predecessor:
                 if not isinstance(described, list) or len(described) != len(sockets):
                     raise ProtocolError("the running server describes other sockets than it sends")
                 handed += [_read(each) for each in described]
+                named = answer.get("names", [])
+                names += [_read(each) for each in named] if isinstance(named, list) else []
                 if not answer.get("more"):
-                    return [*zip(handed, received, strict=True)]
+                    return [*zip(handed, received, strict=True), *((each, None) for each in names)]
                 request = {"wants": "more"}
         except BaseException:
             for sock in received:
@@ -352,7 +382,18 @@ def _read(values: Any) -> Handed:
     udp_timeout_s = found.get("udp_timeout", 0)
     if not all(isinstance(text, str) for text in texts.values()) or not isinstance(udp_timeout_s, int):
         raise ProtocolError("the running server describes its sockets in another way")
-    return Handed(**texts, udp_timeout=udp_timeout_s)
+    request = found.get("request")
+    return Handed(**texts, udp_timeout=udp_timeout_s, request=request if isinstance(request, dict) else {})
+
+
+def _request_of(handed: Handed) -> ProxyReq:
+    """Return what the client has asked for, as far as the running server says; raises `ProtocolError`."""
+    request = ProxyReq(0, handed.name, "", handed.kind)
+    if handed.request:
+        message = from_frame(encode(PacketType.PROXY_REQ, handed.request))
+        assert isinstance(message, ProxyReq)  # noqa: S101  (the type of the frame says so)
+        request = message
+    return replace(request, udp_timeout=handed.udp_timeout)
 
 
 def take_over(predecessor: Predecessor, control_ingress: ControlIngress, shared: Shared) -> int:
@@ -363,13 +404,10 @@ def take_over(predecessor: Predecessor, control_ingress: ControlIngress, shared:
     listener: Listener | None = None
     try:
         for handed, sock in predecessor.sockets():
-            if handed.kind == CONTROL:
+            if handed.kind == CONTROL and sock is not None:
                 listener = Listener(sock)
-                continue
-            opened = Listener(sock) if sock.type == socket.SOCK_STREAM else DatagramSocket(sock)
-            request = ProxyReq(0, handed.name, "", handed.kind, udp_timeout=handed.udp_timeout)
-            credential = auth.Credential(handed.auth, shared.config.token)
-            control_ingress.kept.adopt(opened, request, credential, handed.client_id)
+            else:
+                _adopt(handed, sock, control_ingress, shared)
         if listener is None:
             raise ProtocolError("the running server has no control port")
         predecessor.let_go()
@@ -379,3 +417,19 @@ def take_over(predecessor: Predecessor, control_ingress: ControlIngress, shared:
             listener.close()
         raise
     return control_ingress.serve(listener)
+
+
+def _adopt(
+    handed: Handed, sock: socket.socket | None, control_ingress: ControlIngress, shared: Shared
+) -> None:
+    """Have a proxy of the running server wait for its client, unless there are no such proxies here."""
+    opened: Listener | DatagramSocket | None = None
+    if sock is not None:
+        opened = Listener(sock) if sock.type == socket.SOCK_STREAM else DatagramSocket(sock)
+    credential = auth.Credential(handed.auth, shared.config.token)
+    try:
+        control_ingress.kept.adopt(opened, _request_of(handed), credential, handed.client_id)
+    except (NameTakenError, ProxyRefusedError) as exc:
+        _log.warning("proxy %s is not taken over: %s", logger.printable(handed.name), exc)
+        if opened is not None:
+            opened.close()

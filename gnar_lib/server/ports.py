@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from gnar_lib.config import PortRanges
+from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ListenError, PortTakenError, ProxyRefusedError
 from gnar_lib.net import DatagramSocket, Listener, bind_udp, descriptors, listen
 from gnar_lib.net.datagram import is_out_of_files
@@ -46,6 +47,10 @@ class Ports:
         """Listen on a port, or take what a service manager has opened; raises `ListenError`."""
         self._refuse_held("tcp", port)
         return self.given.listener(port) or listen(self._bind, port)
+
+    def listen_locally(self) -> Listener:
+        """Return a listener on a port of loopback that the system chooses; raises `ListenError`."""
+        return self._open("tcp", lambda port: listen(LOOPBACK, port), 0, PortRanges())
 
     def bind_udp(self, port: int, allowed: PortRanges) -> DatagramSocket:
         """Return a socket for datagrams; everything else is as with `listen`."""

@@ -1,4 +1,4 @@
-"""A proxy of TCP at the server: joins each user with a data connection to the client; knows no port."""
+"""A proxy at the server, but for UDP: joins users with data connections to the client; knows no port."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from gnar_lib.events import Side, UserRefused, emit
 from gnar_lib.net import Conn
 from gnar_lib.pio.meter import NO_LIMIT, Meter
 from gnar_lib.proxy.joiner import Joiner
+from gnar_lib.server.admission import ALL_MAY_COME
 from gnar_lib.server.places import Places
 from gnar_lib.server.upstream import Upstream
+from gnar_lib.server.web.settings import NO_SETTINGS
 
 
 class Proxy:
@@ -17,10 +19,12 @@ class Proxy:
     A proxy that was closed goes on for the users who have a data connection.
     """
 
-    kind = "tcp"
-
     def __init__(self, name: str, upstream: Upstream, rights: Rights, total: Meter, places: Places) -> None:
         self.name = name
+        self.kind = "tcp"  # or "http", "https"
+        self.rules = ALL_MAY_COME  # from where users may come
+        self.web = NO_SETTINGS  # what is done with requests, if users come by name
+        self.is_away = False  # the client is gone, and only the name of the proxy is held: nobody can come
         self.places = places
         self.meter = Meter(total, rights.speed)
         self.own_limit = NO_LIMIT  # to which the client keeps by itself, besides that of the meter
@@ -34,17 +38,20 @@ class Proxy:
         """
         address = user.getpeername()
         network = self.places.network_of(address)
-        if reason := self.places.enter(network):
+        if reason := self.rules.refusal(address) or self.places.enter(network):
             emit(UserRefused, self.name, self.kind, address, reason)
             user.abort()
             return
         try:
-            self._joiner.join(user, address, lambda: self._connect(user))
+            self._joiner.join(user, address, lambda: self.connect(user))
         finally:
             self.places.leave(network)
 
-    def _connect(self, user: Conn) -> Conn | None:
-        """Return a data connection for a user, also if the client comes back while the user waits."""
+    def connect(self, user: Conn) -> Conn | None:
+        """Return a data connection for a user, which the caller closes; None if the client brings none.
+
+        A user also gets one if the client comes back while the user waits.
+        """
         while True:
             upstream = self._upstream
             conn = upstream.take(user, self.name, self)

@@ -106,6 +106,7 @@ class Server:
             self.control_ingress.in_progress.expire()
             self.control_ingress.kept.tend()
             self.shared.ports.tend()
+            self.shared.names.tend()
 
     def wait_clients(self, timeout_s: float) -> None:
         """Wait until all clients have gone to the process that has taken over; then end those that have not.
@@ -166,7 +167,7 @@ class Server:
         waiting = sum(control.upstream.waiting for control in clients)
         totals = shared.meter.totals()
         return (
-            f"clients={len(clients)} proxies={len(shared.ports)} users={len(shared.users)} "
+            f"clients={len(clients)} proxies={shared.proxies} users={len(shared.users)} "
             f"users_total={totals.users_total} bytes_up={totals.up} bytes_down={totals.down} "
             f"udp_users={sum(control.udp_users for control in clients)} udp_dropped={totals.dropped} "
             f"waiting={waiting} conn_map={len(shared.conn_map)} logins={logins}"

@@ -7,20 +7,32 @@ from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.dismissed import Dismissed
+from gnar_lib.server.names.check import Name, url_of
+from gnar_lib.server.names.table import Names
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.ports import Ports
 
 
 class Shared:
-    """The settings, counts, ports and greenlets that the parts of one server have in common."""
+    """The settings, counts, ports, names and greenlets that the parts of one server have in common."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config  # replaced by a reload
         self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
+        self.names = Names()
         self.conn_map = ConnMap()
         self.places = Places("this server", UserLimits(config.max_users, config.max_users_per_address))
         self.dismissed = Dismissed()  # clients that an administrator has ended
         self.meter = Meter()  # of all proxies together; the meter of each proxy lists its live connections
         self.crew = Crew("server")  # logins, control connections, data connections of UDP
         self.users = Crew("user")  # one greenlet for each user of TCP
+
+    def url_of(self, name: Name) -> str:
+        """Return where users find a proxy with this name."""
+        return url_of(name, self.config)
+
+    @property
+    def proxies(self) -> int:
+        """How many proxies there are."""
+        return len(self.ports) + self.names.without_port

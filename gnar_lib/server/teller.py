@@ -69,7 +69,7 @@ class Teller:
         """A proxy is open."""
         if not self._is_check:
             proxy = ingress.proxy
-            emit(ProxyOpened, Side.SERVER, proxy.name, proxy.kind, ingress.port, self._client)
+            emit(ProxyOpened, Side.SERVER, proxy.name, proxy.kind, ingress.port, self._client, ingress.where)
 
     def refused(self, name: str, kind: str, reason: str) -> None:
         """The client does not get a proxy."""
@@ -84,5 +84,5 @@ class Teller:
         """A proxy is closed."""
         self.left(ingress)
         if not self._is_check:
-            proxy = ingress.proxy
-            emit(ProxyClosed, Side.SERVER, proxy.name, proxy.kind, ingress.port, self._client, reason)
+            proxy, where = ingress.proxy, ingress.where
+            emit(ProxyClosed, Side.SERVER, proxy.name, proxy.kind, ingress.port, self._client, reason, where)

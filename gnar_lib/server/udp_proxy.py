@@ -16,6 +16,7 @@ from gnar_lib.net import Conn, Datagram, SocketConn
 from gnar_lib.pio.meter import NO_LIMIT, Meter
 from gnar_lib.proto.datagram import NOBODY, BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.udp import Carrier, admit
+from gnar_lib.server.admission import ALL_MAY_COME, AddressRules
 from gnar_lib.server.places import Places
 from gnar_lib.server.udp_users import UdpUsers
 from gnar_lib.server.upstream import Upstream
@@ -34,6 +35,7 @@ class UdpProxy:
         self.places = places
         self.meter = Meter(total, rights.speed)
         self.own_limit = NO_LIMIT  # to which the client keeps by itself, besides that of the meter
+        self._rules = ALL_MAY_COME
         self._users = UdpUsers(places, lambda user, reason: emit(UserRefused, name, self.kind, user, reason))
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")
@@ -43,6 +45,16 @@ class UdpProxy:
         self._is_wanted.set()
         self._last_speaker = NOBODY  # the user whose datagram came last
         self._is_closed = False
+
+    @property
+    def rules(self) -> AddressRules:
+        """From where users may come."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._users.set_refusal(rules.refusal if rules else None)
 
     def run(self, on_connected: Callable[[], None], answer: Callable[[list[Datagram]], int]) -> None:
         """Get a data connection and carry datagrams, again and again until `close`.

@@ -34,11 +34,17 @@ class UdpUsers:
     def __init__(self, places: Places, on_refused: Callable[[Sockaddr, str], None]) -> None:
         self._places = places
         self._on_refused = on_refused
+        self._refusal: Callable[[Sockaddr], str] | None = None
         self._users: PeerTable[_User] = PeerTable(MAX_USERS, RECENT_S, self._on_end)
+
+    def set_refusal(self, refusal: Callable[[Sockaddr], str] | None) -> None:
+        """Have `refusal` say why a user may not come from an address; empty if so. None: all may come."""
+        self._users.close()  # they are looked at anew
+        self._refusal = refusal
 
     def admit(self, datagrams: list[Datagram]) -> list[Datagram]:
         """Return the datagrams of users who have a place, or get one now."""
-        if not self._places.are_limited:
+        if not self._places.are_limited and self._refusal is None:
             return datagrams
         find, now_s = self._users.get, time.monotonic()
         admitted = []
@@ -65,6 +71,9 @@ class UdpUsers:
 
     def _begin(self, packed: bytes) -> _User | None:
         address = unpack_address(packed)
+        if self._refusal is not None and (reason := self._refusal(address)):
+            self._on_refused(address, reason)
+            return None
         network = self._places.network_of(address)
         user = _User(network, partial(self._users.end, packed))
         if reason := self._places.enter(network, user.give_up):

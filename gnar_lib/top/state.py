@@ -193,7 +193,7 @@ class State:
         row = ProxyRow(
             name=text(proxy, "name"),
             kind="tcp" if is_tcp else "udp",
-            where=link or f"port {port}",
+            where=link or (f"port {port}" if port else ""),
             url=link if "://" in link else f"http://{link}" if link and is_tcp else "",
             is_open=state == "open",
             partner=text(client, "address"),

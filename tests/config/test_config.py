@@ -694,8 +694,9 @@ def test_any_value_is_read_or_refused(value: object) -> None:
     readers = [
         values.text, values.name, values.host, values.secret, values.port, values.port_or_0, values.flag,
         values.seconds, names.domain, names.subdomain, names.host_patterns, names.labels, names.networks,
-        names.headers, names.basic_auth, names.path_prefix, names.host_header, names.port_or_off, names.paths, names.hsts,
-        names.caddy_api, names.networks_or_none, values.rate, values.port_ranges, values.address(1),
+        names.headers, names.basic_auth, names.path_prefix, names.host_header, names.port_or_off, names.paths,
+        names.hsts, names.caddy_api, names.networks_or_none, values.rate, values.port_ranges,
+        values.address(1),
         values.one_of("a", "b"),
     ]  # fmt: skip
     if isinstance(value, str):

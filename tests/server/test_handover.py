@@ -245,6 +245,7 @@ def test_server_goes_on_if_the_new_process_fails(fails: str, monkeypatch: pytest
         before, port = old.running.log_in("blog")
         predecessor = old.find()
         for _, sock in predecessor.sockets():
+            assert sock is not None
             sock.close()
         if fails == "before it is ready":
             predecessor.close()
@@ -286,6 +287,7 @@ def test_request_of_another_version_or_at_the_same_time_is_refused() -> None:
         )
         first = old.find()
         for _, sock in first.sockets():
+            assert sock is not None
             sock.close()
         second = old.find()
         with pytest.raises(ListenError, match="being stopped or replaced already"):

@@ -74,7 +74,7 @@ def refusals() -> Iterator[list[UserRefused]]:
     unsubscribe(UserRefused, seen.append)
 
 
-def open_proxy(running: Running, name: str, kind: str = "tcp", **limits: int) -> tuple[ControlConn, int]:
+def open_proxy(running: Running, name: str, kind: str = "tcp", **limits: Any) -> tuple[ControlConn, int]:
     """Log in and open a proxy with these limits; return the control connection and the port."""
     control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), name)
     control.log_in(ProxyReq(0, name, "", kind, **limits))

@@ -34,7 +34,9 @@ def test_kinds_and_subdomains_that_the_server_does_not_do_are_refused_and_the_cl
         ours, _ = running.log_in("ours")
         assert_refused(ours.conn, request("x", "quic"), "proxy type 'quic' is not supported by this server")
         assert_refused(
-            ours.conn, request("x", subdomain="www"), "this server has no domain: leave the subdomain out"
+            ours.conn,
+            request("x", subdomain="www"),
+            "this server has no domain: leave the name out, or ask for a port",
         )
         send(ours.conn, request("x"))
         assert answer_of(ours.conn).status == "success"

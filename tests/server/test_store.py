@@ -254,7 +254,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_told_as_that(store: Store) -
     ("make", "text"),
     [
         ("CREATE TABLE notes (text)", "is of another program"),
-        ("PRAGMA user_version = 2", "is of a later version of gnar"),
+        ("PRAGMA user_version = 3", "is of a later version of gnar"),
     ],
 )
 def test_a_file_of_somebody_else_is_left_alone(store: Store, make: str, text: str) -> None:

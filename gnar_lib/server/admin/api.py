@@ -177,7 +177,8 @@ class API:
     def _end(self, request: Request, entry: ProxyEntry) -> None:
         if entry.ingress is None:
             return
-        _note_end(request, f"proxy {entry.name!r} on port {entry.port}")
+        where = f"at {entry.link}" if entry.link else f"on port {entry.port}"
+        _note_end(request, f"proxy {entry.name!r} {where}")
         is_dropped = self._view.drop_kept(entry.ingress)
         if not is_dropped and entry.client is not None and entry.client.control is not None:
             entry.client.control.end_proxy(entry.ingress)
@@ -202,7 +203,8 @@ class API:
         if not isinstance(port, int) or isinstance(port, bool):
             raise HTTPError(400, 'the body has to be {"port": 9000}')
         self._view.registry.look()
-        there = [each for each in self._view.registry.proxies.values() if each.port == port and each.ingress]
+        proxies = self._view.registry.proxies.values()
+        there = [each for each in proxies if port and each.port == port and each.ingress]
         if not there:
             raise HTTPError(404, f"no proxy has port {port}")
         for entry in there:

@@ -210,6 +210,7 @@ class History:
             totals.dropped,
             entry.gone_at,
             entry.reason,
+            entry.link,
         )
 
     # ---- what is read --------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def _proxy_entry(row: ProxyRow) -> ProxyEntry:
     meter.users_total, meter.dropped = row.users_total, row.dropped
     meter.end()
     entry = ProxyEntry(row.key, row.name, row.kind, row.port, meter, row.since, None)
-    entry.gone_at, entry.reason = row.gone_at, row.reason
+    entry.gone_at, entry.reason, entry.link = row.gone_at, row.reason, row.link
     return entry
 
 

@@ -68,6 +68,7 @@ class ProxyEntry:
     is_waiting: bool = False  # the client is away, or has come back and not asked for the proxy yet
     gone_at: float | None = None
     reason: str = ""  # why the proxy is gone
+    link: str = ""  # the URL of a proxy that has a name
 
 
 class Registry:
@@ -81,8 +82,8 @@ class Registry:
         self._by_address: dict[str, ClientEntry] = {}  # those whose `ClientGone` is still to come
         # What is gone, and will be forgotten when the same comes back.
         self._gone_clients: dict[str, ClientEntry] = {}
-        self._gone_proxies: dict[tuple[str, str, int], ProxyEntry] = {}
-        self._reasons: dict[tuple[str, int], str] = {}  # why proxies were closed, since the last look
+        self._gone_proxies: dict[_ProxyKey, ProxyEntry] = {}
+        self._reasons: dict[_ProxyKey, str] = {}  # why proxies were closed, since the last look
 
     def start(self) -> None:
         """Hear of ends from now on."""
@@ -174,9 +175,10 @@ class Registry:
         entry_id = f"p{proxy.meter.number}"
         entry = self.proxies.get(entry_id)
         if entry is None:
-            if gone := self._gone_proxies.pop((proxy.name, proxy.kind, ingress.port), None):
-                self.proxies.pop(gone.id, None)
             entry = ProxyEntry(entry_id, proxy.name, proxy.kind, ingress.port, proxy.meter, now, ingress)
+            entry.link = ingress.where
+            if gone := self._gone_proxies.pop(_key_of(entry), None):
+                self.proxies.pop(gone.id, None)
             self.proxies[entry_id] = entry
         return entry
 
@@ -184,7 +186,7 @@ class Registry:
 
     def _on_proxy_closed(self, event: ProxyClosed) -> None:
         if event.side is Side.SERVER:
-            self._reasons[event.kind, event.port] = event.reason.value
+            self._reasons[event.name, event.kind, event.port, event.where] = event.reason.value
 
     def _on_client_gone(self, event: ClientGone) -> None:
         now = self._clock()
@@ -217,7 +219,7 @@ class Registry:
         entry.ingress, entry.gone_at, entry.is_waiting = None, now, False
         if entry.client is not None and entry.client.control is not None:
             entry.client.lost.append((now, _had(entry)))
-        entry.reason = self._reasons.get((entry.kind, entry.port), "")
+        entry.reason = self._reasons.get(_key_of(entry), "")
         self.proxies[entry.id] = self.proxies.pop(entry.id)
         self._gone_proxies[_key_of(entry)] = entry
 
@@ -239,9 +241,12 @@ def _had(entry: ProxyEntry) -> Had:
     return Had(entry.id, entry.name[:MAX_NAME])
 
 
-def _key_of(entry: ProxyEntry) -> tuple[str, str, int]:
+_ProxyKey = tuple[str, str, int, str]
+
+
+def _key_of(entry: ProxyEntry) -> _ProxyKey:
     """Return what a proxy has in common with the one that comes back in its place."""
-    return entry.name, entry.kind, entry.port
+    return entry.name, entry.kind, entry.port, entry.link
 
 
 Entry = TypeVar("Entry", ClientEntry, ProxyEntry)

@@ -41,6 +41,7 @@ class ProxyRow(NamedTuple):
     dropped: int
     gone_at: float | None
     reason: str
+    link: str = ""  # the URL of a proxy that has a name
 
 
 class EventRow(NamedTuple):

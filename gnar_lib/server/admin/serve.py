@@ -69,4 +69,4 @@ class Admin:
         held = [each for control in self._ingress.clients if not control.is_check for each in control.held]
         for ingress in [*held, *(kept.ingress for kept in self._ingress.kept.all)]:
             proxy = ingress.proxy
-            yield OpenProxy(proxy.name, proxy.kind, proxy.meter)
+            yield OpenProxy(proxy.name, "udp" if proxy.kind == "udp" else "tcp", proxy.meter)

@@ -23,7 +23,7 @@ SET_ASIDE = ".damaged"  # behind the name of a file that is damaged
 KEPT_S = 86_400  # a day
 KEPT_EVENTS = 100
 APPLICATION_ID = 0x676E6172  # "gnar": by which the file is known
-SCHEMA = 1
+SCHEMA = 2
 PAGE_BYTES = 4096
 MAX_BYTES = 64 << 20  # of the file; a day of 200 busy proxies takes 15 MB
 LOG_BYTES = 1 << 20  # of the write-ahead log, about
@@ -39,7 +39,8 @@ _TABLES = """
     CREATE TABLE clients (key TEXT PRIMARY KEY, client_id TEXT, version TEXT, is_multiplexed INTEGER,
         since REAL, address TEXT, proxies TEXT, gone_at REAL, reason TEXT);
     CREATE TABLE proxies (key TEXT PRIMARY KEY, name TEXT, kind TEXT, port INTEGER, client TEXT, since REAL,
-        up INTEGER, down INTEGER, users_total INTEGER, dropped INTEGER, gone_at REAL, reason TEXT);
+        up INTEGER, down INTEGER, users_total INTEGER, dropped INTEGER, gone_at REAL, reason TEXT,
+        link TEXT DEFAULT '');
     CREATE TABLE events (number INTEGER PRIMARY KEY, at REAL, text TEXT);
     CREATE TABLE minutes (course INTEGER, minute INTEGER, up INTEGER, down INTEGER, users INTEGER,
         PRIMARY KEY (course, minute)) WITHOUT ROWID;
@@ -48,7 +49,7 @@ _TABLES = """
 _TIME = (float, NoneType)
 _TYPES: dict[type, tuple[Any, ...]] = {
     ClientRow: (str, str, str, int, float, str, str, _TIME, str),
-    ProxyRow: (str, str, str, int, str, float, int, int, int, int, _TIME, str),
+    ProxyRow: (str, str, str, int, str, float, int, int, int, int, _TIME, str, str),
     EventRow: (int, float, str),
     MinuteRow: (int, int, int, int, int),
 }
@@ -153,6 +154,10 @@ class Store:
                         for statement in _TABLES.split(";"):
                             file.execute(statement)
                         file.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                        file.execute(f"PRAGMA user_version = {SCHEMA}")
+                elif _number(file, "PRAGMA user_version") < SCHEMA:
+                    with _transaction(file):
+                        file.execute("ALTER TABLE proxies ADD COLUMN link TEXT DEFAULT ''")
                         file.execute(f"PRAGMA user_version = {SCHEMA}")
             except BaseException:
                 file.close()

@@ -116,7 +116,7 @@ class View:
             "name": entry.name,
             "kind": entry.kind,
             "port": entry.port,
-            "link": "",
+            "link": entry.link,
             "client": "" if entry.client is None else entry.client.id,
             "state": "gone" if entry.ingress is None else "waiting" if entry.is_waiting else "open",
             "since": round(entry.since, 3),

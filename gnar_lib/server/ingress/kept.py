@@ -11,8 +11,10 @@ from gnar_lib.events import CloseReason, ProxyClosed, Side, emit
 from gnar_lib.net import DatagramSocket, Listener
 from gnar_lib.proto import ProxyReq
 from gnar_lib.proto.pace import MESSAGE_S, pace
-from gnar_lib.server.ingress.making import Ingress, Key, new_ingress
+from gnar_lib.server.ingress.making import Ingress, Key, Wanted, new_ingress
 from gnar_lib.server.ingress.udp import UdpIngress
+from gnar_lib.server.names.check import Name
+from gnar_lib.server.names.table import AWAY_S
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.upstream import Upstream
 
@@ -51,47 +53,75 @@ class KeptIngresses:
         """Those that wait at the moment."""
         return [*self._kept.values()]
 
-    def keep(self, ingress: Ingress, credential: Credential) -> None:
-        """Have the port of a client that leaves, which stays held in `Shared.ports`, wait for the client."""
-        kept = Kept(ingress, credential, "", time.monotonic() + KEEP_S)
+    is_silent = True  # other clients with the credential of one that is away may have its names at once
+
+    def lose(self, name: Name) -> None:
+        """Close what waits with a name: a client has asked for the name in another way."""
+        for kept in self.all:
+            if kept.ingress.named is not None and kept.ingress.named.name == name:
+                del self._kept[kept.ingress.key]
+                self._close(kept, CloseReason.CLIENT_LEFT)
+
+    def keep(self, ingress: Ingress, owner: tuple[Credential, str]) -> None:
+        """Have the ingress of a client that leaves, whose port and name stay held, wait for the client."""
+        kept = Kept(ingress, owner[0], "", time.monotonic() + KEEP_S)
         if len(self._kept) >= MAX_KEPT or self.shared.stopping:
             self._close(kept, CloseReason.CLIENT_LEFT)
             return
         ingress.rest(self.nobody)
+        self._hold_name(ingress, owner)
         self._kept[ingress.key] = kept
 
+    def _hold_name(self, ingress: Ingress, owner: tuple[Credential, str]) -> None:
+        if ingress.named is not None:
+            self.shared.names.move(ingress.named.name, ingress.named.proxy, owner, self)
+
     def adopt(
-        self, opened: Listener | DatagramSocket, request: ProxyReq, credential: Credential, client_id: str
+        self,
+        opened: Listener | DatagramSocket | None,
+        request: ProxyReq,
+        credential: Credential,
+        client_id: str,
     ) -> None:
-        """Have the port of a server that is replaced wait for its client, whose `request` it has answered."""
-        ingress = new_ingress(self.shared, opened, self.nobody, Rights.of(self.shared.config), request)
+        """Have what a server has had that is replaced wait for its client, whose `request` it has answered.
+
+        Raises `GnarError` if this server does not have that; the caller closes what is open.
+        """
+        config = self.shared.config
+        wanted = Wanted.of(request, config, is_go=not request.udp_timeout)
+        ingress = new_ingress(self.shared, opened, self.nobody, Rights.of(config), wanted)
+        owner = credential, ""
+        if ingress.named is not None:
+            self.shared.names.take(ingress.named.name, ingress.named.proxy, owner, self)
+            self.shared.names.open(ingress.named.name, ingress.named.proxy)
         if isinstance(ingress, UdpIngress):
             ingress.start()  # asks `nobody` for a data connection
-        self.shared.ports.hold(ingress.proxy.kind, ingress.port)
+        if ingress.port:
+            self.shared.ports.hold(ingress.proxy.kind, ingress.port)
         self._kept[ingress.key] = Kept(ingress, credential, client_id, time.monotonic() + HANDED_OVER_S)
 
     def take(
-        self, request: ProxyReq, credential: Credential, client_id: str, allowed: PortRanges
+        self, wanted: Wanted, credential: Credential, client_id: str, allowed: PortRanges
     ) -> Ingress | None:
         """Return the ingress that has waited for this request of a client, whose it now is.
 
-        None if there is none. A port that has waited for another proxy of the same client, or that is not
-        `allowed` any more, is closed, so that the request is answered as one for a new port.
+        None if there is none. One that has waited for another proxy of the same client, or that is not
+        `allowed` any more, is closed, so that the request is answered as one for a new port or name.
         """
-        kept = self._kept_for(request, credential, client_id)
+        kept = self._kept_for(wanted, credential, client_id)
         if kept is None:
             return None
         del self._kept[kept.ingress.key]
-        if kept.ingress.proxy.name != request.proxy_name or not allowed.allows(kept.ingress.port):
+        if not wanted.fits(kept.ingress, allowed):
             self._close(kept, CloseReason.CLIENT_LEFT)
             return None
         return kept.ingress
 
-    def _kept_for(self, request: ProxyReq, credential: Credential, client_id: str) -> Kept | None:
-        kind, port, name = request.proxy_type, request.remote_port, request.proxy_name
-        if port:
-            kept = self._kept.get((kind, port))
+    def _kept_for(self, wanted: Wanted, credential: Credential, client_id: str) -> Kept | None:
+        if (key := wanted.key) is not None:
+            kept = self._kept.get(key)
             return kept if kept is not None and kept.credential == credential else None
+        kind, name = wanted.request.proxy_type, wanted.request.proxy_name
         for kept in self._kept.values():
             proxy = kept.ingress.proxy
             is_meant = (proxy.kind, proxy.name) == (kind, name) and kept.client_id in ("", client_id)
@@ -106,6 +136,7 @@ class KeptIngresses:
             if kept.until_s > now_s or self._kept.get(key) is not kept:  # a client has come during `take`
                 continue
             del self._kept[key]
+            kept.ingress.leave(AWAY_S - KEEP_S)
             self._close(kept, CloseReason.CLIENT_LEFT)
             pace.take(MESSAGE_S)
 
@@ -126,7 +157,7 @@ class KeptIngresses:
 
     def _close(self, kept: Kept, reason: CloseReason) -> None:
         """Close a port that is not listed any more; users who have waited there are refused."""
-        ingress = kept.ingress
-        self.shared.ports.release(ingress.proxy.kind, ingress.port)
-        emit(ProxyClosed, Side.SERVER, ingress.proxy.name, ingress.proxy.kind, ingress.port, "", reason)
+        ingress, proxy = kept.ingress, kept.ingress.proxy
+        self.shared.ports.release(proxy.kind, ingress.port)
+        emit(ProxyClosed, Side.SERVER, proxy.name, proxy.kind, ingress.port, "", reason, ingress.where)
         ingress.close()

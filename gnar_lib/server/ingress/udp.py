@@ -7,6 +7,7 @@ import socket
 from gnar_lib.events import Side, UdpUserCame, emit
 from gnar_lib.net import Crew, Datagram, DatagramSocket, Sockaddr
 from gnar_lib.net.datagram import BATCH
+from gnar_lib.proto import ProxyReq
 from gnar_lib.proxy.share import share
 from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.udp_users import RECENT_S
@@ -22,11 +23,16 @@ class UdpIngress:
     server forgets the user's address later. None: nobody knows, as with Go clients.
     """
 
+    request: ProxyReq  # what the client has asked for; `making.fit` says so
+    named = None  # there are no names for datagrams
+    where = ""
+
     def __init__(
         self, sock: DatagramSocket, proxy: UdpProxy, crew: Crew, session_s: float | None = None
     ) -> None:
         self.proxy = proxy
         self.port = sock.port
+        self.public_port = self.port
         self.key = ("udp", self.port)  # what no other ingress of the server has
         self.session_s = session_s
         self._socket = sock
@@ -74,6 +80,10 @@ class UdpIngress:
         self.proxy.tell_dropped()
         if not self._socket.has_peers and self.proxy.rest():
             self._socket.call_on_next(self.proxy.wake)  # the kernel keeps the datagram until `_receive`
+
+    def leave(self, _hold_s: float = 0.0) -> None:
+        """Do as `close` does: there is no name to be held."""
+        self.close()
 
     def close(self) -> None:
         """Receive and send nothing more. More than once does no harm."""

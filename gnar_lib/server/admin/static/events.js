@@ -54,9 +54,11 @@ export function makeEvents(model) {
 
 const words = (name) => name.replaceAll(/[-_]/g, " ");
 
+const isNothing = (name, value) => value === "" || value == null || value.length === 0 || (name === "port" && value === 0);
+
 // The fields of an event, most of which need no name beside their value.
 function details(event) {
-  const fields = Object.entries(event).filter(([name, value]) => !LEFT_OUT.has(name) && value !== "" && value != null && value.length !== 0);
+  const fields = Object.entries(event).filter(([name, value]) => !LEFT_OUT.has(name) && !isNothing(name, value));
   const parts = fields.map(([name, value]) => {
     if (name.endsWith("_s")) return `${words(name.slice(0, -2))} ${age(value)}`;
     const text = Array.isArray(value) ? value.join(", ") : String(value);

@@ -16,7 +16,7 @@ export const limits = (proxy) =>
 /** Asks, and then ends a proxy. Returns whether it was ended. */
 export async function endProxy(proxy) {
   const cut = proxy.users > 0 ? `, and ${plural(proxy.users, "user")} ${proxy.users === 1 ? "is" : "are"} cut off` : "";
-  const what = proxy.port ? `Port ${proxy.port}` : "It";
+  const what = proxy.link ? "It" : `Port ${proxy.port}`;
   const text = `${what} closes at once${cut}. The client is told, and does not open it again by itself.`;
   if (!(await ask(`End the proxy ${proxy.name}?`, text, "End proxy"))) return false;
   await api.endProxy(proxy.id);
@@ -94,6 +94,6 @@ function clientCell(model) {
 
 function about(proxy, client, now) {
   if (proxy.state === "gone") return history(proxy, now);
-  if (proxy.state === "waiting") return "away; its port is kept";
+  if (proxy.state === "waiting") return proxy.port ? "away; its port is kept" : "away; its name is kept";
   return client ? `${client.version}, ${history(client, now)}` : "";
 }

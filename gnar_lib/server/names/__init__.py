@@ -1,0 +1,1 @@
+"""The names by which users reach proxies: which are possible, and who has them."""
