@@ -156,7 +156,9 @@ def _read_connection(request: RequestToPass, seen: dict[bytes, list[bytes]], kep
     if b"close" in options:
         request.keeps_alive = False
     if b"upgrade" in options and not request.is_1_0:
-        request.upgrade = b", ".join(seen.get(b"upgrade", []))
+        upgrade = b", ".join(seen.get(b"upgrade", []))
+        if b"h2c" not in upgrade.lower():  # which nobody here could follow
+            request.upgrade = upgrade
     request.trailers = b"te" in options and b"trailers" in _options(seen.get(b"te", []))
     _leave_out(options, kept)
 

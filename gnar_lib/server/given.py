@@ -60,6 +60,11 @@ class GivenPorts:
         found.listener.pause()
         return Listener(_duplicate(found.listener.sock))
 
+    def take(self, port: int) -> Listener | None:
+        """Return the listener of a TCP port that is no proxy's, which the caller closes; None as above."""
+        found = self._tcp.pop(port, None)
+        return None if found is None else found.listener
+
     def datagram_socket(self, port: int) -> DatagramSocket | None:
         """Return a socket for a proxy on a UDP port; all else is as with `listener`."""
         found = self._udp.get(port)

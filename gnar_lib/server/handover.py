@@ -17,8 +17,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -55,15 +53,18 @@ from gnar_lib.net.unix import SocketFileSettings
 from gnar_lib.proto import ProxyReq, to_frame
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.proto.packet import HEADER, PacketType, encode
+from gnar_lib.server import meeting
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.ingress.named import NamedIngress
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.ingress.udp import UdpIngress
+from gnar_lib.server.ingress.web import WebIngress
 from gnar_lib.server.shared import Shared
 
 PROTOCOL = 1  # which this version speaks
 CONTROL = "control"  # the kind of the control port; proxied ports are of "tcp" or "udp"
+WEB = "web"  # the kind of a web port, whose scheme is its name
 STEP_S = 10.0  # for the other process to answer
 SETTLE_S = 2.0  # for users who have been accepted to get their data connections
 SETTLE_EVERY_S = 0.01
@@ -86,48 +87,6 @@ class Handed:
     client_id: str = ""
     udp_timeout: int = 0
     request: dict[str, Any] = field(default_factory=dict)
-
-
-# ---- where -------------------------------------------------------------------------------------------------
-
-
-def folders() -> list[str]:
-    """Return the folders in which a server of this user may offer its sockets, the preferred one first.
-
-    There are none on Windows, which passes no sockets between processes.
-    """
-    found: list[str] = []
-    if sys.platform != "win32":
-        if base := os.environ.get("XDG_RUNTIME_DIR"):
-            found.append(os.path.join(base, "gnar"))
-        if os.geteuid() == 0:
-            found.append("/run/gnar")
-        found.append(f"/tmp/gnar-{os.geteuid()}")  # noqa: S108  (`_is_private` checks the folder)
-    return found
-
-
-def _file_name(config: ServerConfig) -> str:
-    return f"server-{config.bind or 'all'}-{config.port}.sock"
-
-
-def _make(folder: str) -> None:
-    """Make a folder that only this user may enter; raises `ListenError` if there is another kind of it."""
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-    except OSError as exc:
-        raise ListenError(f"cannot make {folder}: {exc.strerror}") from exc
-    if not _is_private(folder):
-        raise ListenError(f"{folder} is no folder that only this user may enter")
-
-
-def _is_private(folder: str) -> bool:
-    """Tell whether a folder is there that is this user's, and that nobody else may enter."""
-    if sys.platform != "win32":
-        with suppress(OSError):
-            found = os.lstat(folder)
-            return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-    return False
 
 
 # ---- messages ----------------------------------------------------------------------------------------------
@@ -161,20 +120,25 @@ class Offer:
     """
 
     def __init__(
-        self, control_ingress: ControlIngress, shared: Shared, on_replaced: Callable[[], None]
+        self,
+        control_ingress: ControlIngress,
+        web: WebIngress,
+        shared: Shared,
+        on_replaced: Callable[[], None],
     ) -> None:
         self._control_ingress = control_ingress
+        self._web = web
         self._shared = shared
         self._on_replaced = on_replaced
-        self._name = _file_name(shared.config)
+        self._name = meeting.file_name(shared.config)
         self._listener: UnixListener | None = None
         self._is_busy = False  # another process is asking
 
     def open(self) -> None:
         """Offer the sockets from now on, if there is a place for that: a server works without."""
-        for folder in folders():
+        for folder in meeting.folders():
             try:
-                _make(folder)
+                meeting.make(folder)
                 path, secret = os.path.join(folder, self._name), SocketFileSettings(mode=0o600)
                 self._listener = listen_unix(path, secret)
             except GnarError as exc:
@@ -244,11 +208,13 @@ class Offer:
             self._resume()
             raise
         _log.info("process %s takes over", logger.printable(str(request.get("pid"))[:10]))
+        self._web.stop_listening()
         self._control_ingress.leave()
         self._on_replaced()
 
     def _batches(self) -> Iterator[list[tuple[Handed, socket.socket | None]]]:
         found: list[tuple[Handed, socket.socket | None]] = [(Handed(CONTROL), self._control_ingress.sock)]
+        found += [(Handed(WEB, scheme), each.sock) for scheme, each in self._web.listeners.items()]
         for ingress, kind, client_id in self._ingresses():
             sock = None if isinstance(ingress, NamedIngress) else ingress.sock
             found.append((_handed(ingress, kind, client_id), sock))
@@ -272,6 +238,7 @@ class Offer:
             for ingress in control.held:
                 if isinstance(ingress, TcpIngress):
                     ingress.pause()
+        self._web.pause()
         until_s = time.monotonic() + SETTLE_S
         while self._has_users_waiting() and time.monotonic() < until_s:
             gevent.sleep(SETTLE_EVERY_S)
@@ -285,6 +252,7 @@ class Offer:
         if self._shared.stopping:
             return
         self._control_ingress.resume()
+        self._web.resume()
         for control in self._control_ingress.clients:
             for ingress in control.ingresses:
                 if isinstance(ingress, TcpIngress):
@@ -315,8 +283,8 @@ class Predecessor:
     def find(cls, config: ServerConfig) -> Predecessor:
         """Connect to the running server with the same port and `bind`; raises `ListenError` without one."""
         family = unix_family()
-        for folder in filter(_is_private, folders()):
-            path = os.path.join(folder, _file_name(config))
+        for folder in filter(meeting.is_private, meeting.folders()):
+            path = os.path.join(folder, meeting.file_name(config))
             with suppress(DialError):
                 conn = dial(family, path)
                 if is_of_this_user(conn):
@@ -396,23 +364,32 @@ def _request_of(handed: Handed) -> ProxyReq:
     return replace(request, udp_timeout=handed.udp_timeout)
 
 
-def take_over(predecessor: Predecessor, control_ingress: ControlIngress, shared: Shared) -> int:
+def take_over(
+    predecessor: Predecessor, control_ingress: ControlIngress, web: WebIngress, shared: Shared
+) -> int:
     """Serve in the place of the running server from now on; return the control port. Raises `GnarError`.
 
     Its proxied ports wait for their clients.
     """
     listener: Listener | None = None
+    web_listeners: dict[str, Listener] = {}
     try:
         for handed, sock in predecessor.sockets():
             if handed.kind == CONTROL and sock is not None:
                 listener = Listener(sock)
+            elif handed.kind == WEB and sock is not None:
+                web_listeners[handed.name] = Listener(sock)
             else:
                 _adopt(handed, sock, control_ingress, shared)
         if listener is None:
             raise ProtocolError("the running server has no control port")
+        web.start(web_listeners)
+        web.pause()
         predecessor.let_go()
+        web.resume()
     except BaseException:
         control_ingress.stop_listening()
+        web.stop_listening()
         if listener is not None:
             listener.close()
         raise

@@ -29,6 +29,7 @@ class Proxy:
         self.meter = Meter(total, rights.speed)
         self.own_limit = NO_LIMIT  # to which the client keeps by itself, besides that of the meter
         self._upstream = upstream
+        self.idle_timeout_s = rights.idle_timeout_s  # of a user without bytes in either direction; 0 is never
         self._joiner = Joiner(Side.SERVER, name, self.meter, rights.idle_timeout_s)
 
     def serve(self, user: Conn) -> None:
@@ -57,6 +58,11 @@ class Proxy:
             conn = upstream.take(user, self.name, self)
             if conn is not None or upstream is self._upstream:
                 return conn
+
+    @property
+    def reach(self) -> object:
+        """The way to the client: another one once the client has come back."""
+        return self._upstream
 
     def move_to(self, upstream: Upstream) -> None:
         """Reach the client in another way from now on: it has come back. Users who wait go on waiting."""

@@ -22,6 +22,7 @@ from gnar_lib.net.given import GivenSocket, given_sockets
 from gnar_lib.server.given import control_socket
 from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
+from gnar_lib.server.ingress.web import WebIngress
 from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
@@ -29,6 +30,7 @@ from gnar_lib.yamux.parting import parting
 
 if TYPE_CHECKING:
     from gnar_lib.server.admin.serve import Admin
+    from gnar_lib.server.caddy import Caddy
 
 EXPIRE_EVERY_S = 1.0
 LEAVE_S = 10.0  # for clients to connect to the process that has taken over
@@ -51,6 +53,8 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.shared = Shared(config)  # what all parts of this server have in common
         self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
+        self.web = WebIngress(self.shared)  # the ports at which users reach names
+        self._caddy: Caddy | None = None  # the Caddy in front, if gnar looks after its route
         self.is_given = False  # `start_given` was called
         self._admin: Admin | None = None  # while there is an admin port
 
@@ -60,11 +64,29 @@ class Server:
         Raises `ListenError`, or what `take_over` raises.
         """
         if predecessor is None:
+            self.web.start()
             port = self.control_ingress.start()
         else:
-            port = take_over(predecessor, self.control_ingress, self.shared)
-        self.shared.crew.spawn(self._expire)
+            port = take_over(predecessor, self.control_ingress, self.web, self.shared)
+        self._run()
         return port
+
+    def _run(self) -> None:
+        """Start what runs besides."""
+        self.shared.crew.spawn(self._expire)
+        config = self.shared.config
+        if config.caddy_api and config.http_port:
+            from gnar_lib.server.caddy import Caddy  # loads what nothing else needs
+
+            self._caddy = Caddy(
+                config.caddy_api,
+                config.caddy_srv_name,
+                domain=config.domain,
+                allow_hosts=config.allow_hosts,
+                web_address=(config.http_bind, config.http_port),
+                removes=config.caddy_remove,
+            )
+            self.shared.crew.spawn(self._caddy.run)
 
     def start_given(self, given: list[GivenSocket]) -> int:
         """Start with sockets of a service manager, and return the control port.
@@ -78,8 +100,10 @@ class Server:
                 self.shared.ports.given.add(each)
         if control is None:
             return self.start()
-        self.shared.crew.spawn(self._expire)
-        return self.control_ingress.serve(Listener(control.sock))
+        self.web.start()
+        port = self.control_ingress.serve(Listener(control.sock))
+        self._run()
+        return port
 
     def start_admin(self, wait_s: float = 0.0) -> None:
         """Open the admin port if there is to be one; a port that is taken is tried again for `wait_s`.
@@ -126,6 +150,7 @@ class Server:
         """
         before = self.shared.config
         admin = after_reload(before.admin, config.admin)
+        self.web.use(config)
         _apply(config)
         self.shared.config = replace(
             config,
@@ -145,6 +170,9 @@ class Server:
     def stop_listening(self) -> None:
         """Take no more clients, proxies and users; those that are there go on."""
         self.shared.stopping = True
+        if self._caddy is not None:
+            self._caddy.remove()
+        self.web.stop_listening()
         self.control_ingress.stop_listening()
         self.shared.ports.given.close()
         for control in self.control_ingress.clients:
@@ -153,6 +181,7 @@ class Server:
     def close(self) -> None:
         """End everything at once."""
         self.control_ingress.stop_listening()
+        self.web.close()
         self.shared.ports.given.close()
         self.shared.users.kill()
         for control in [*self.control_ingress.clients]:
@@ -231,7 +260,7 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         if port is None:
             server.close()
             return 0
-        offer = Offer(server.control_ingress, server.shared, stopper.stop)
+        offer = Offer(server.control_ingress, server.web, server.shared, stopper.stop)
         if not (stopper.is_watched_over or server.is_given):  # a service manager starts the next process
             offer.open()
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")

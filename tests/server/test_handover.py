@@ -19,7 +19,7 @@ from gnar_lib.net import SocketConn, dial
 from gnar_lib.net.passing import send_with_sockets
 from gnar_lib.proto import Exchange, Heartbeat, ProxyReq, expect, recv, send
 from gnar_lib.proto.numbers import FEATURE_LEAVE, FEATURES
-from gnar_lib.server import handover, serve
+from gnar_lib.server import handover, meeting, serve
 from gnar_lib.server.handover import Offer, Predecessor
 from gnar_lib.server.ingress import kept as kept_module
 from gnar_lib.server.serve import Server
@@ -35,7 +35,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the folder of the Unix socket; its path has to be short."""
     with tempfile.TemporaryDirectory(prefix="gnar") as base:
         monkeypatch.setenv("XDG_RUNTIME_DIR", base)
-        monkeypatch.setattr(handover, "folders", lambda: [f"{base}/gnar"])
+        monkeypatch.setattr(meeting, "folders", lambda: [f"{base}/gnar"])
         yield Path(base, "gnar")
 
 
@@ -56,7 +56,7 @@ class Replaceable:
 
     def asked_with(self, request: object) -> dict[str, object]:
         """Return the answer to a request of a process that is not gnar's."""
-        (path,) = Path(handover.folders()[0]).iterdir()
+        (path,) = Path(meeting.folders()[0]).iterdir()
         conn = dial(socket.AF_UNIX, str(path))
         try:
             send_with_sockets(conn, json.dumps(request).encode())
@@ -72,7 +72,9 @@ def replaceable() -> Iterator[Replaceable]:
         shared = running.server.shared
         shared.config = replace(shared.config, port=running.port)
         replaced: list[bool] = []
-        offer = Offer(running.server.control_ingress, shared, lambda: replaced.append(True))
+        offer = Offer(
+            running.server.control_ingress, running.server.web, shared, lambda: replaced.append(True)
+        )
         offer.open()
         try:
             yield Replaceable(running, offer, replaced)
@@ -224,7 +226,7 @@ def test_datagrams_wait_for_the_new_process_which_can_be_replaced_in_its_turn() 
         (port,) = (each.port for each in control.ingresses if each.proxy.kind == "udp")
         with replacing(old) as new:
             user.sendto(b"a question", (LOOPBACK, port))
-            offer = Offer(new.server.control_ingress, new.server.shared, lambda: None)
+            offer = Offer(new.server.control_ingress, new.server.web, new.server.shared, lambda: None)
             offer.open()
             with replacing(Replaceable(new, offer, [])) as newest:
                 waiting = newest.server.control_ingress.kept.all
@@ -371,7 +373,7 @@ def test_folders_are_of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert handover.folders() == ["/run/user/1000/gnar", "/tmp/gnar-1000"]  # noqa: S108
+    assert meeting.folders() == ["/run/user/1000/gnar", "/tmp/gnar-1000"]  # noqa: S108
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert handover.folders() == ["/run/gnar", "/tmp/gnar-0"]  # noqa: S108
+    assert meeting.folders() == ["/run/gnar", "/tmp/gnar-0"]  # noqa: S108

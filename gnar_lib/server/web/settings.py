@@ -1,31 +1,78 @@
-"""What a client wants done with the requests for one of its proxies; knows no request."""
+"""How the requests for one proxy are to be treated: what its client asks for, checked."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gnar_lib.errors import ProxyRefusedError
+from gnar_lib.http.heads import Pairs
 from gnar_lib.proto import ProxyReq
+from gnar_lib.server.web.basic import BasicAuth
+
+MAX_EDITS = 64  # of header fields, in each direction
+_EDIT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_REMOVAL = re.compile(r"-([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+# What says how a message is to be read, or is gnar's own to say.
+_NOT_YOURS = frozenset(
+    {"connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+
+class Edits:
+    """Header fields that are set, in place of those that are there, and such that are removed."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.lines = b""  # of the fields that are set
+        names = set()
+        for text in texts:
+            if found := _EDIT.fullmatch(text):
+                self.lines += f"{found[1]}: {found[2].strip()}\r\n".encode("latin-1")
+            elif not (found := _REMOVAL.fullmatch(text)):
+                raise ProxyRefusedError(f"{text!r} is no header field, such as 'Name: value' or '-Name'")
+            if found[1].lower() in _NOT_YOURS:
+                hint = "; there is host-header" if found[1].lower() == "host" else ""
+                raise ProxyRefusedError(f"the header field {found[1]} cannot be set or removed{hint}")
+            names.add(found[1].lower().encode())
+        if len(names) > MAX_EDITS:
+            raise ProxyRefusedError(f"at most {MAX_EDITS} header fields can be set or removed")
+        self._names = frozenset(names)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def without(self, pairs: Pairs) -> Pairs:
+        """Return fields without those that are set or removed."""
+        return [pair for pair in pairs if pair[0].lower() not in self._names] if self._names else pairs
+
+
+_NO_EDITS = Edits(())
+_NOBODY = BasicAuth(())
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """The settings of a proxy of HTTP, as its client has sent them."""
+    """What the client of a proxy wants to happen to the requests of its users."""
 
-    host_header: str = ""
-    request_headers: tuple[str, ...] = ()
-    response_headers: tuple[str, ...] = ()
-    basic_auth: tuple[str, ...] = ()
-    redirect_https: bool = False
-    error_page: str = ""
+    host_header: bytes = b""  # takes the place of Host; empty leaves it
+    request_edits: Edits = _NO_EDITS
+    response_edits: Edits = _NO_EDITS
+    basic_auth: BasicAuth = _NOBODY  # who may come, by name and password; nobody in it lets all come
+    redirects_https: bool = False
+    error_page: str = ""  # in HTML; empty for gnar's own
 
     @classmethod
     def of(cls, request: ProxyReq) -> WebSettings:
-        """Return the settings in a request; raises `ProxyRefusedError`."""
+        """Return what a request for a proxy asks for; raises `ProxyRefusedError`."""
+        if request.host_header and not _HOST.fullmatch(request.host_header):
+            raise ProxyRefusedError(f"host-header: {request.host_header!r} is no host")
         return cls(
-            request.host_header,
-            request.request_headers,
-            request.response_headers,
-            request.basic_auth,
+            request.host_header.encode(),
+            Edits(request.request_headers),
+            Edits(request.response_headers),
+            BasicAuth(request.basic_auth),
             request.redirect_https,
             request.error_page,
         )

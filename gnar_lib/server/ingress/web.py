@@ -1,0 +1,222 @@
+"""The web ports: users who come by HTTP or HTTPS, each of whose requests says the name that it is for."""
+
+from __future__ import annotations
+
+import time
+from socket import SHUT_WR
+from typing import TYPE_CHECKING, Any
+
+from gevent.hub import get_hub
+
+from gnar_lib import logger
+from gnar_lib.config import ServerConfig
+from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError
+from gnar_lib.net import Listener, SocketConn, deadline, listen
+from gnar_lib.proxy.watch import watch
+from gnar_lib.server.shared import Shared
+from gnar_lib.server.web.site import Site
+from gnar_lib.server.web.visitor import Visitor
+
+if TYPE_CHECKING:
+    from gnar_lib.net import EventedConn
+    from gnar_lib.transport.certificates import Certificates
+
+TICK_S = 1.0
+READ_CERTIFICATES_EVERY_S = 5.0
+HELLO_S = 10.0  # for a ClientHello, and again for the rest of the handshake
+HELLO_PIECE_BYTES = 4096
+MAX_REFUSING = 64  # users who get a 503 at the same time; further ones are just closed
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n"
+    b"Retry-After: 5\r\nConnection: close\r\n\r\nthere are too many connections\r\n"
+)
+UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"  # a fatal alert of TLS (RFC 6066, section 3)
+
+_log = logger.get("web")
+
+
+class WebIngress:
+    """The HTTP port and the HTTPS port of a server, as far as its settings want them.
+
+    Raises `ConfigError` for files that cannot be used.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.site = Site(shared.names, shared.config)
+        self._visitors: set[Visitor] = set()
+        self._listeners: dict[str, Listener] = {}  # by scheme
+        self._certificates: Certificates | None = None
+        self._refusing = 0
+        self._timer: Any = None
+        self._read_certificates_s = 0.0
+        config = shared.config
+        if config.https_port:
+            self.site.https_port = config.https_port
+        if config.tls_cert:
+            from gnar_lib.transport.certificates import Certificates  # loads OpenSSL
+
+            self._certificates = Certificates.load(config.tls_cert, config.tls_key)
+
+    def start(self, given: dict[str, Listener] | None = None) -> None:
+        """Listen; raises `ListenError`.
+
+        `given` are listeners by scheme that are there already. Those whose port is no longer wanted are
+        closed.
+        """
+        config, given = self._shared.config, given or {}
+        ports = {"http": (config.http_bind, config.http_port), "https": (config.bind, config.https_port)}
+        for scheme, (bind, port) in ports.items():
+            listener = given.pop(scheme, None)
+            if listener is not None and listener.port != port:
+                listener.close()
+                listener = None
+            if port:
+                self._listeners[scheme] = listener or self._listen(bind, port, scheme)
+        if self._listeners:
+            self.resume()
+            self._timer = get_hub().loop.timer(TICK_S, TICK_S)
+            self._timer.start(self._tick)
+
+    def _listen(self, bind: str, port: int, scheme: str) -> Listener:
+        try:
+            return self._shared.ports.given.take(port) or listen(bind, port)
+        except PortTakenError as exc:
+            raise PortTakenError(f"{exc}; choose another with --{scheme}-port") from exc
+        except ListenError as exc:
+            raise ListenError(f"{exc}; allow that, or choose another with --{scheme}-port") from exc
+
+    def use(self, config: ServerConfig) -> None:
+        """Take new settings over; ports stay. Raises `ConfigError`."""
+        self.site.use(config)
+
+    @property
+    def listeners(self) -> dict[str, Listener]:
+        """The listeners by scheme."""
+        return self._listeners
+
+    def pause(self) -> None:
+        """Accept nobody until `resume`: whoever comes waits in the kernel."""
+        for listener in self._listeners.values():
+            listener.pause()
+
+    def resume(self) -> None:
+        """Accept users."""
+        handlers = {"http": self._serve_http, "https": self._serve_https}
+        for scheme, listener in self._listeners.items():
+            listener.serve(self._shared.users, handlers[scheme], is_for_users=True)
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more, and end connections behind the request that they are at."""
+        self.site.is_closing = True
+        for listener in self._listeners.values():
+            listener.close()
+        self.site.crowd.close_waiting()
+
+    def close(self) -> None:
+        """End what is left besides the connections."""
+        self.stop_listening()
+        if self._timer is not None:
+            self._timer.stop()
+
+    def _tick(self) -> None:
+        """Once a second, in the hub: end waits that have lasted for too long; look for new certificates."""
+        now_s = time.monotonic()
+        for visitor in [*self._visitors]:
+            visitor.expire(now_s)
+        if self._certificates is not None and now_s - self._read_certificates_s > READ_CERTIFICATES_EVERY_S:
+            self._read_certificates_s = now_s
+            self._certificates.tend()
+
+    # ---- users ---------------------------------------------------------------------------------------------
+
+    def _serve_http(self, conn: SocketConn) -> None:
+        """Serve a user of the HTTP port; closes the conn."""
+        crowd = self.site.crowd
+        try:
+            if self.site.is_closing or not crowd.enter(conn):
+                self._refuse(conn)
+            else:
+                self._serve(conn, "http")
+        finally:
+            crowd.leave(conn)
+            conn.close()
+
+    def _serve(self, conn: EventedConn, scheme: str) -> None:
+        visitor = Visitor(self.site, conn, scheme)
+        self._visitors.add(visitor)
+        watch.add(visitor)
+        try:
+            visitor.run()
+        finally:
+            watch.discard(visitor)
+            self._visitors.discard(visitor)
+
+    def _refuse(self, conn: SocketConn) -> None:
+        if self._refusing >= MAX_REFUSING:
+            return
+        self._refusing += 1
+        try:
+            with deadline(1.0, f"{conn}: refusing"):
+                conn.sendall(FULL)
+                conn.shutdown(SHUT_WR)
+                while conn.recv(HELLO_PIECE_BYTES):
+                    pass
+        except ConnError as exc:
+            _log.debug("%s", exc)
+        finally:
+            self._refusing -= 1
+
+    def _serve_https(self, conn: SocketConn) -> None:
+        """Serve a user of the HTTPS port; closes the conn."""
+        crowd = self.site.crowd
+        try:
+            if self.site.is_closing or not crowd.enter(conn):
+                return
+            crowd.begin_wait(conn)
+            name = self._receive_name(conn)
+            proxy = self.site.names.find_tls(name)
+            if proxy is not None:  # who has a certificate of its own
+                crowd.leave(conn)
+                proxy.serve(conn)
+            elif self._certificates is None:
+                conn.sendall(UNRECOGNIZED_NAME)
+                conn.shutdown(SHUT_WR)
+            else:
+                self._serve_tls(conn, self._certificates)
+        except ConnError as exc:
+            _log.debug("%s: %s", conn, exc)
+        finally:
+            crowd.leave(conn)
+            conn.close()
+
+    def _receive_name(self, conn: SocketConn) -> str:
+        """Return the name for which a ClientHello asks, which is still to be read."""
+        from gnar_lib.transport.hello import server_name
+
+        data = b""
+        with deadline(HELLO_S, f"{conn}: a ClientHello"):
+            try:
+                while (name := server_name(data)) is None:
+                    more = conn.recv(HELLO_PIECE_BYTES)
+                    if not more:
+                        raise ConnClosed("the end of the stream in place of a ClientHello")
+                    data += more
+            except ProtocolError:
+                name = ""  # the handshake will say what is wrong
+        conn.unread(data)
+        return name
+
+    def _serve_tls(self, conn: SocketConn, certificates: Certificates) -> None:
+        from gnar_lib.transport.tls import TlsConn
+
+        crowd = self.site.crowd
+        with deadline(HELLO_S, f"{conn}: the TLS handshake"):
+            tls = TlsConn.accept(conn, certificates.context)
+        crowd.leave(conn)
+        try:
+            if crowd.enter(tls):
+                self._serve(tls, "https")
+        finally:
+            crowd.leave(tls)
+            tls.close()
