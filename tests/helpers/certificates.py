@@ -6,26 +6,15 @@ import subprocess
 from pathlib import Path
 
 
-def make_certificate(path: Path, *names: str, days: int = 2) -> Path:
+def make_certificate(path: Path, *names: str) -> Path:
     """Make a certificate that no authority has signed, for these host names, with its key in the same file.
 
-    Returns the path of the file. No day makes a certificate that has expired.
+    Returns the path of the file.
     """
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     alternative = ",".join(f"DNS:{name}" for name in names)
-    options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days"]
-    openssl(
-        "req",
-        *options,
-        days,
-        "-subj",
-        f"/CN={names[0]}",
-        "-addext",
-        f"subjectAltName={alternative}",
-        "-keyout",
-        path,
-        "-out",
-        path.with_suffix(".crt"),
-    )
+    subject = ["-subj", f"/CN={names[0]}", "-addext", f"subjectAltName={alternative}"]
+    openssl(*options.split(), *subject, "-keyout", path, "-out", path.with_suffix(".crt"))
     path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
     return path
 

@@ -171,15 +171,26 @@ def test_new_certificate_that_cannot_be_used_is_told_once_and_the_old_one_stays(
     assert presented(certificates, None) == "*.example.com"
 
 
-def test_certificate_that_has_expired_is_used_and_told_of_once(
-    tmp_path: Path, lines: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("changed", "time", "told"),
+    [
+        ("ends", b"200101000000Z", "the certificate has expired on 2020-01-01"),
+        ("begins", b"490101000000Z", "the certificate is valid from 2049-01-01 on"),
+    ],
+)
+def test_certificate_out_of_its_time_is_used_and_told_of_once(
+    made: Path, tmp_path: Path, lines: pytest.LogCaptureFixture, *, changed: str, time: bytes, told: str
 ) -> None:
-    path = make_certificate(tmp_path / "old.pem", "old.example", days=0)
+    path, pem = tmp_path / "cert.pem", (made / "a.crt").read_text()
+    before = f"{getattr(first_certificate(pem.encode()), changed):%y%m%d%H%M%SZ}".encode()
+    der = ssl.PEM_cert_to_DER_cert(pem).replace(
+        before, time
+    )  # its signature is wrong then, which nobody checks
+    path.write_text((made / "a.key").read_text() + ssl.DER_cert_to_PEM_cert(der))
     certificates = Certificates.load([str(path)], [])
     certificates.tend()
-    assert presented(certificates, None) == "old.example"
-    (line,) = lines.messages
-    assert line.startswith(f"{path}: the certificate has expired on 20")
+    assert presented(certificates, None) == "a.example"
+    assert lines.messages == [f"{path}: {told}"]
 
 
 # ---- what certificates say of themselves -------------------------------------------------------------------
