@@ -104,7 +104,7 @@ def patch_all() -> None:
                 if setting.environment_key in names:
                     setting.get()
             _ = hub.resolver, hub.threadpool
-        monkey.patch_all(ssl=False)  # gnar speaks no TLS, and some Pythons lack it
+        monkey.patch_all(ssl=False)  # TLS works in memory alone, and some Pythons lack it
     except Exception as exc:
         # A module that is there and cannot be loaded: the installation is damaged.
         is_damaged = isinstance(exc, ImportError) and exc.path is not None
