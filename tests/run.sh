@@ -22,6 +22,7 @@ EOF
 # tool or file | Debian package | what needs it
 tools='
 curl|curl|end-to-end tests over HTTP
+openssl|openssl|tests of TLS
 nc|netcat-openbsd|tests of half-close
 ip|iproute2|tests that pull the cable (network namespaces)
 lsof|lsof|tests of what finds local services on macOS

@@ -122,8 +122,8 @@ def test_bytes_that_come_one_by_one_cost_little() -> None:
     hello = cut_into_records(b"\x01" + sized(bytes(10_000), 3), 1)
     began_s = time.thread_time()
     first_refused = MAX_RECORDS * len(cut_into_records(b"x"))
-    for size in range(first_refused):
+    for size in range(0, first_refused, 6):
         assert server_name(hello[:size]) is None
     with pytest.raises(ProtocolError, match=f"more than {MAX_RECORDS} records"):
         server_name(hello[:first_refused])
-    assert time.thread_time() - began_s < 5.0
+    assert time.thread_time() - began_s < 1.0
