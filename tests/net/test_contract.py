@@ -311,7 +311,7 @@ def test_send_now_takes_what_fits_and_then_nothing_without_waiting(pair: Pair) -
 
 def test_sendall_waits_for_room_and_loses_nothing(pair: Pair) -> None:
     near, far = pair
-    data = os.urandom(4 * MIB)
+    data = os.urandom(8 * MIB)  # more than kernels keep
     waiter = Waiter(lambda: near.sendall(data))
     received = bytearray()
     while len(received) < len(data):
