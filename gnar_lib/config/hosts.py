@@ -23,8 +23,16 @@ def ascii_host(text: str, *, wildcard: bool = False) -> str:
     host = star + ".".join(map(_ascii_label, rest.split(".")))
     if len(host) > MAX_HOST:
         raise ConfigError(f"a name of more than {MAX_HOST} characters")
-    if re.fullmatch(r"[\d.]*", host):
+    if re.fullmatch(r"\d+(\.\d+){3}", host):
         raise ConfigError(f"{host} looks like an IP address, which is no name")
+    return host
+
+
+def whole_host(text: str, *, wildcard: bool = False) -> str:
+    """Return a host name that is whole, as `ascii_host` does; such a name does not end with a number."""
+    host = ascii_host(text, wildcard=wildcard)
+    if host.rpartition(".")[2].isdigit():
+        raise ConfigError("no name ends with a number")
     return host
 
 
@@ -60,7 +68,7 @@ def _decodes(label: str) -> bool:
     """Tell whether a label that begins with `xn--` is what some text is encoded to."""
     try:
         text = label[4:].encode().decode("punycode")
-        return not text.isascii() and text.encode("punycode").decode() == label[4:]
+        return text.isprintable() and not text.isascii() and text.encode("punycode").decode() == label[4:]
     except (UnicodeError, ValueError, OverflowError):
         return False
 

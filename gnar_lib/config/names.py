@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gnar_lib.config import values
-from gnar_lib.config.hosts import ascii_host
+from gnar_lib.config.hosts import ascii_host, whole_host
 from gnar_lib.config.model import Secret
 from gnar_lib.config.values import wrong
 from gnar_lib.errors import ConfigError
@@ -57,7 +57,7 @@ def domain(value: object) -> str:
     if not isinstance(value, str):
         raise wrong(value, "a domain such as example.com")
     try:
-        return ascii_host(value)
+        return whole_host(value)
     except ConfigError as exc:
         raise ConfigError(f"{value!r}: expected a domain such as example.com ({exc})") from None
 
@@ -88,7 +88,7 @@ def host_patterns(value: object) -> tuple[str, ...]:
 
     def read(text: str) -> str:
         try:
-            host = ascii_host(text, wildcard=True)
+            host = whole_host(text, wildcard=True)
         except ConfigError as exc:
             raise ConfigError(f"{text!r}: expected {expected} ({exc})") from None
         if "." not in host.removeprefix("*."):

@@ -109,5 +109,5 @@ def url_of(name: Name, config: ServerConfig) -> str:
     if config.tls_cert or name.kind == "https":
         port = "" if config.https_port == DEFAULT_HTTPS_PORT else f":{config.https_port}"
         return f"https://{name.host}{port}{name.path}"
-    port = "" if config.http_port == DEFAULT_HTTP_PORT else f":{config.http_port}"
+    port = "" if config.http_port in (DEFAULT_HTTP_PORT, 0) else f":{config.http_port}"
     return f"http://{name.host}{port}{name.path}"
