@@ -11,6 +11,8 @@ import pytest
 from gnar_lib.auth import ClientLogin
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig
+from gnar_lib.errors import ConnError
+from gnar_lib.events import LoginRefused, subscribe, unsubscribe
 from gnar_lib.net import dial
 from gnar_lib.proto import (
     Challenge,
@@ -21,8 +23,10 @@ from gnar_lib.proto import (
     ProxyCancel,
     ProxyReq,
     Welcome,
+    packet,
     send,
 )
+from gnar_lib.proto.packet import PacketType
 from tests.helpers.logins import NONE, OTHER, TOKEN, go_login
 from tests.helpers.servers import (
     LOOPBACK,
@@ -196,3 +200,35 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
         (True, "md5"): "is it up yet? Is the token wrong?",
         (False, "hmac"): "is it up yet? Does it want a token, in GNAR_TOKEN?",
     }
+
+
+@pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
+@pytest.mark.parametrize(("size", "is_taken"), [(12_000, True), (16_384, False)])
+def test_first_request_may_have_16_kib(multiplex: bool, size: int, is_taken: bool) -> None:
+    with serving(domain="example.com") as running:
+        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex)
+        client = ControlConn.dial(config, "long")
+        request = ProxyReq(
+            0, "web", "a", "http", error_page="x" * 8192, request_headers=("X: " + "y" * (size - 8192),)
+        )
+        client.log_in(request)
+        if is_taken:
+            assert answer_of(client.conn).status == "success"
+        else:
+            with pytest.raises(ConnError):
+                answer_of(client.conn)
+        client.close()
+
+
+def test_another_first_message_may_have_4_kib() -> None:
+    refused: list[LoginRefused] = []
+    subscribe(LoginRefused, refused.append)
+    try:
+        with serving() as running:
+            conn = running.dial()
+            send(conn, go_login(int(time.time())))
+            conn.sendall(packet.encode(PacketType.PROXY_CANCEL, {"x": "y" * 4096}))
+            assert is_closed_by_peer(conn)
+            assert "where at most 4096 are allowed" in refused[0].reason
+    finally:
+        unsubscribe(LoginRefused, refused.append)
