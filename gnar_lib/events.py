@@ -255,7 +255,7 @@ class UserLeft(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserRefused(Event):
-    """A user was turned away by the server, since there are as many as there may be."""
+    """A user was turned away by the server: there are as many as there may be, or none from that address."""
 
     proxy: str
     kind: str

@@ -108,7 +108,7 @@ def _of_server(state: State, tally: Tally) -> Iterator[Metric]:
     yield Counter("gnar_logins_total", "Logins of clients.", tally.logins)
     count = Counter("gnar_logins_refused_total", "Connections that did not log in.", labels=["reason"])
     yield _by(count, tally.logins_refused)
-    text = "Users turned away, since there are as many as there may be."
+    text = "Users turned away, for their number or for their address."
     yield _by(Counter("gnar_users_refused_total", text, labels=["kind"]), tally.users_refused)
 
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,22 @@ def test_a_file_of_somebody_else_is_left_alone(store: Store, make: str, text: st
     with pytest.raises(StorageError, match=text):
         store.open(NOW)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_an_earlier_version_is_used_and_keeps_what_it_has(store: Store) -> None:
+    store.open(NOW)
+    store.write(batch(proxies=[PROXY]))
+    store.close()
+    file = sqlite3.connect(store.path)
+    with closing(file):
+        file.executescript("ALTER TABLE proxies DROP COLUMN link; PRAGMA user_version = 1")
+    named = PROXY._replace(key="p1-3", kind="http", port=0, link="https://blog.example.com")
+    for expected in ([PROXY.key], [PROXY.key, named.key]):
+        found = store.open(NOW)
+        assert [each.key for each in found.proxies] == expected
+        store.write(batch(proxies=[named]))
+        store.close()
+    assert [each.link for each in store.open(NOW).proxies] == ["", named.link]
 
 
 def test_two_servers_do_not_share_a_file(store: Store, tmp_path: Path) -> None:
