@@ -87,7 +87,7 @@ def test_methods_that_the_internals_name_exist() -> None:
 def test_files_shown_load(text: str, tmp_path: Path) -> None:
     file = tmp_path / "shown.toml"
     file.write_text(text)
-    write_secrets(text, tmp_path)
+    write_files(text, tmp_path)
     load_it = load_client if "[[proxys]]" in text else load_server
     load_it({"config": str(file)}, {})
 
@@ -100,12 +100,12 @@ def shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = tmp_path / text.splitlines()[0].removeprefix("# ")
         if not file.exists():  # a document may show what is to be added to a file
             file.write_text(text)
-        write_secrets(text, tmp_path)
+        write_files(text, tmp_path)
 
 
-def write_secrets(text: str, folder: Path) -> None:
-    """Write the files that hold a secret each, as a configuration file names them."""
-    for key, name in re.findall(r'^([a-z-]+)-file = "([^"]+)"', text, re.MULTILINE):
+def write_files(text: str, folder: Path) -> None:
+    """Write the files that hold a secret or a page each, as a configuration file names them."""
+    for key, name in re.findall(r'^([a-z-]+)-(?:file|page) = "([^"]+)"', text, re.MULTILINE):
         (folder / name).write_text(f"{key} of the test\n")
 
 

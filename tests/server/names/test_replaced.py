@@ -13,7 +13,7 @@ import pytest
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig
 from gnar_lib.proto import Heartbeat, ProxyReq, ProxyResp, recv, send
-from gnar_lib.server import handover
+from gnar_lib.server import meeting
 from gnar_lib.server.handover import Handed, Offer, Predecessor, _read, _request_of
 from gnar_lib.server.serve import Server
 from tests.helpers.logins import TOKEN
@@ -24,10 +24,10 @@ from tests.helpers.servers import LOOPBACK, Running, answer_of, serving
 def replaced(monkeypatch: pytest.MonkeyPatch, running: Running, **settings: Any) -> Iterator[Running]:
     """Have another server, with these settings, take over from one that is running, for the block."""
     with tempfile.TemporaryDirectory(prefix="gnar") as base:
-        monkeypatch.setattr(handover, "folders", lambda: [f"{base}/gnar"])
+        monkeypatch.setattr(meeting, "folders", lambda: [f"{base}/gnar"])
         shared = running.server.shared
         shared.config = replace(shared.config, port=running.port)
-        offer = Offer(running.server.control_ingress, shared, lambda: None)
+        offer = Offer(running.server.control_ingress, running.server.web, shared, lambda: None)
         offer.open()
         server = Server(replace(shared.config, **settings))
         predecessor = Predecessor.find(shared.config)
@@ -48,7 +48,7 @@ def log_in(running: Running, request: ProxyReq) -> tuple[ControlConn, ProxyResp]
 
 def test_names_wait_for_their_clients_with_rules_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(domain="example.com") as old:
-        settings = {"basic_auth": ("u:h",), "allow_from": ("10.0.0.0/8",), "path": "/api"}
+        settings = {"host_header": "b", "allow_from": ("10.0.0.0/8",), "path": "/api"}
         before, chosen = log_in(old, ProxyReq(0, "web", "", "http", **settings))  # type: ignore[arg-type]
         send(before.conn, ProxyReq(0, "both", "both", "tcp", deny_from=("10.0.0.0/8",)))
         answer_of(before.conn)
@@ -59,7 +59,7 @@ def test_names_wait_for_their_clients_with_rules_and_settings(monkeypatch: pytes
             both = new.server.shared.names.find("both.example.com", "/")
             assert web is not None
             assert both is not None
-            assert (web.name, web.kind, web.is_away, web.web.basic_auth) == ("web", "http", False, ("u:h",))
+            assert (web.name, web.kind, web.is_away, web.web.host_header) == ("web", "http", False, b"b")
             assert [bool(each.rules.refusal(("10.0.0.1", 1))) for each in (web, both)] == [False, True]
             assert web.rules.refusal(("192.0.2.1", 1))
             after, answer = log_in(new, ProxyReq(0, "web", chosen.domain, "http", path="/api"))

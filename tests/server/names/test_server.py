@@ -246,11 +246,11 @@ def test_client_that_comes_back_has_its_name_and_users_who_wait_are_announced_ag
         proxy = found(running, "blog.example.com")
         with user_at(running, proxy) as user:
             exchange_of(before.conn)
-            after, answer = log_in(running, "one", wanted("blog", kind, basic_auth=("u:h",)))
+            after, answer = log_in(running, "one", wanted("blog", kind, host_header="b"))
             assert (answer.status, answer.domain) == ("success", "blog.example.com")
             assert found(running, "blog.example.com") is proxy
             assert proxy is not None
-            assert proxy.web.basic_auth == ("u:h",)  # as it is asked for now
+            assert proxy.web.host_header == b"b"  # as it is asked for now
             data = after.open_data(exchange_of(after.conn))
             user.sendall(b"hello")
             assert data.recv(5) == b"hello"
