@@ -10,8 +10,9 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError
-from gnar_lib.net import Listener, SocketConn, deadline, listen
+from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError, UsageError
+from gnar_lib.http.share import Share
+from gnar_lib.net import Listener, SocketConn, deadline, listen, network_of
 from gnar_lib.proxy.watch import watch
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.web.site import Site
@@ -25,6 +26,7 @@ TICK_S = 1.0
 READ_CERTIFICATES_EVERY_S = 5.0
 HELLO_S = 10.0  # for a ClientHello, and again for the rest of the handshake
 HELLO_PIECE_BYTES = 4096
+MAX_HELLO_PIECES = 256  # each is read with those before it, so that single bytes would take long
 MAX_REFUSING = 64  # users who get a 503 at the same time; further ones are just closed
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n"
@@ -48,15 +50,14 @@ class WebIngress:
         self._listeners: dict[str, Listener] = {}  # by scheme
         self._certificates: Certificates | None = None
         self._refusing = 0
+        self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
         self._timer: Any = None
         self._read_certificates_s = 0.0
         config = shared.config
         if config.https_port:
             self.site.https_port = config.https_port
         if config.tls_cert:
-            from gnar_lib.transport.certificates import Certificates  # loads OpenSSL
-
-            self._certificates = Certificates.load(config.tls_cert, config.tls_key)
+            self._certificates = _load(config)
 
     def start(self, given: dict[str, Listener] | None = None) -> None:
         """Listen; raises `ListenError`.
@@ -73,6 +74,8 @@ class WebIngress:
                 listener = None
             if port:
                 self._listeners[scheme] = listener or self._listen(bind, port, scheme)
+            if port:
+                _log.info("users of names come to port %d (%s)", self._listeners[scheme].port, scheme.upper())
         if self._listeners:
             self.resume()
             self._timer = get_hub().loop.timer(TICK_S, TICK_S)
@@ -197,10 +200,12 @@ class WebIngress:
         data = b""
         with deadline(HELLO_S, f"{conn}: a ClientHello"):
             try:
+                pieces = 0
                 while (name := server_name(data)) is None:
                     more = conn.recv(HELLO_PIECE_BYTES)
-                    if not more:
-                        raise ConnClosed("the end of the stream in place of a ClientHello")
+                    pieces += 1
+                    if not more or pieces > MAX_HELLO_PIECES:
+                        raise ConnClosed("no ClientHello")
                     data += more
             except ProtocolError:
                 name = ""  # the handshake will say what is wrong
@@ -212,6 +217,7 @@ class WebIngress:
 
         crowd = self.site.crowd
         with deadline(HELLO_S, f"{conn}: the TLS handshake"):
+            self._handshakes.take(network_of(conn.getpeername()))
             tls = TlsConn.accept(conn, certificates.context)
         crowd.leave(conn)
         try:
@@ -220,3 +226,12 @@ class WebIngress:
         finally:
             crowd.leave(tls)
             tls.close()
+
+
+def _load(config: ServerConfig) -> Certificates:
+    """Return the certificates of the settings; raises `UsageError`."""
+    try:
+        from gnar_lib.transport.certificates import Certificates  # loads OpenSSL
+    except ImportError:
+        raise UsageError("tls-cert: this Python has no TLS; use another one, or a Caddy in front") from None
+    return Certificates.load(config.tls_cert, config.tls_key)
