@@ -248,6 +248,7 @@ class Belongings:
         """Have an ingress serve the proxy that is asked for, and answer."""
         self._used[ingress.key] = ingress
         fit(ingress, wanted)
+        self._shared.room.take(ingress.key, wanted.size)
         if ingress.named is not None:
             self._shared.names.move(ingress.named.name, ingress.named.proxy, self._owner, self)
         self._answer_opened(ingress)

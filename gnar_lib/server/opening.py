@@ -48,6 +48,7 @@ def open_ingress(shared: Shared, asker: Asker, wanted: Wanted) -> Ingress:
     except GnarError:
         ingress.close()
         raise
+    shared.room.take(ingress.key, wanted.size)
     if ingress.port:
         shared.ports.hold(ingress.proxy.kind, ingress.port, asker.owner)
     return ingress
@@ -55,6 +56,7 @@ def open_ingress(shared: Shared, asker: Asker, wanted: Wanted) -> Ingress:
 
 def close(shared: Shared, ingress: Ingress) -> None:
     """Close an ingress with its proxy, and free port and name; users who have a data connection stay."""
+    shared.room.free(ingress.key)
     shared.ports.release(ingress.proxy.kind, ingress.port)
     ingress.close()
 
@@ -68,6 +70,9 @@ def _check(shared: Shared, asker: Asker, wanted: Wanted) -> None:
         raise ProxyRefusedError(f"proxy type {kind!r} is not supported by this server")
     if asker.proxies >= asker.rights.proxies:
         raise ProxyRefusedError(f"one client may have {asker.rights.proxies} proxies")
+    if not shared.room.has(wanted.size):
+        taken_mib = shared.room.taken >> 20
+        raise ListenError(f"the settings of all proxies take {taken_mib} MiB already (max-memory)")
 
 
 def _with_name(shared: Shared, wanted: Wanted) -> Wanted:

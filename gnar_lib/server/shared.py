@@ -11,6 +11,7 @@ from gnar_lib.server.names.check import Name, url_of
 from gnar_lib.server.names.table import Names
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.ports import Ports
+from gnar_lib.server.room import Room
 
 
 class Shared:
@@ -21,6 +22,7 @@ class Shared:
         self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
         self.names = Names()
+        self.room = Room(config.max_memory)  # for what clients want done with users and requests
         self.conn_map = ConnMap()
         self.places = Places("this server", UserLimits(config.max_users, config.max_users_per_address))
         self.dismissed = Dismissed()  # clients that an administrator has ended

@@ -96,6 +96,7 @@ class KeptIngresses:
             self.shared.names.open(ingress.named.name, ingress.named.proxy)
         if isinstance(ingress, UdpIngress):
             ingress.start()  # asks `nobody` for a data connection
+        self.shared.room.take(ingress.key, wanted.size)
         if ingress.port:
             self.shared.ports.hold(ingress.proxy.kind, ingress.port)
         self._kept[ingress.key] = Kept(ingress, credential, client_id, time.monotonic() + HANDED_OVER_S)
@@ -158,6 +159,7 @@ class KeptIngresses:
     def _close(self, kept: Kept, reason: CloseReason) -> None:
         """Close a port that is not listed any more; users who have waited there are refused."""
         ingress, proxy = kept.ingress, kept.ingress.proxy
+        self.shared.room.free(ingress.key)
         self.shared.ports.release(proxy.kind, ingress.port)
         emit(ProxyClosed, Side.SERVER, proxy.name, proxy.kind, ingress.port, "", reason, ingress.where)
         ingress.close()

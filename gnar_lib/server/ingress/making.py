@@ -16,6 +16,7 @@ from gnar_lib.server.ingress.udp import UdpIngress
 from gnar_lib.server.names.check import Name, name_of
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.proxies import Proxy
+from gnar_lib.server.room import TEXT_BYTES
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.udp_proxy import UdpProxy
 from gnar_lib.server.upstream import Upstream
@@ -43,6 +44,20 @@ class Wanted:
         rules = AddressRules.of(request.allow_from, request.deny_from)
         session_s = None if is_go else request.udp_timeout or DEFAULT_UDP_TIMEOUT_S
         return cls(request, name_of(request, config), rules, WebSettings.of(request), session_s)
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes to keep what is wanted, besides what every proxy takes."""
+        asked = self.request
+        lists = (
+            asked.request_headers,
+            asked.response_headers,
+            asked.basic_auth,
+            asked.allow_from,
+            asked.deny_from,
+        )
+        texts = [each for texts in lists for each in texts] + [asked.error_page] * bool(asked.error_page)
+        return sum(len(text) + TEXT_BYTES for text in texts)
 
     @property
     def is_named(self) -> bool:

@@ -36,8 +36,8 @@ def naming(**settings: Any) -> Iterator[Running]:
     """Run a server that gives names under `DOMAIN`; behind the block, check that none is left."""
     with serving(domain=DOMAIN, **settings) as running:
         yield running
-    assert len(running.server.shared.names) == 0
-    assert len(running.server.shared.ports) == 0
+    shared = running.server.shared
+    assert (len(shared.names), len(shared.ports), shared.room.taken) == (0, 0, 0)
 
 
 def dial(running: Running, client_id: str, auth: str = "hmac") -> ControlConn:
@@ -221,6 +221,26 @@ def test_names_count_as_proxies_and_refusals_are_for_good() -> None:
         assert ask(client, wanted("blog")).status == "success"
         assert ask(client, wanted("other", name="other")).error == "one client may have 1 proxies"
         client.close()
+
+
+def test_settings_of_all_proxies_have_room_in_memory_and_give_it_back() -> None:
+    with naming() as running:
+        running.server.shared.room.most = 2000
+        client, answer = log_in(running, "one", wanted("blog", error_page="x" * 1500))
+        assert answer.status == "success"
+        more = wanted("shop", name="shop", request_headers=("X: " + "y" * 600,))
+        answer = ask(client, more)
+        assert (answer.error, answer.retry) == (
+            "the settings of all proxies take 0 MiB already (max-memory)",
+            True,
+        )
+        assert ask(client, wanted("small", name="small")).status == "success"
+        again, answer = log_in(running, "one", wanted("blog"))  # as it comes back, it has less
+        assert answer.status == "success"
+        assert ask(again, more).status == "success"
+        leave(again)
+        assert running.server.shared.room.taken == 663
+        close(client, again)
 
 
 # ---- names that somebody has -------------------------------------------------------------------------------
