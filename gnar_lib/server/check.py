@@ -51,6 +51,7 @@ class ServerCheck:
             self._try_control_port(host)
             self._try_ports(host)
         self._try_udp()
+        self._try_web_ports()
         try_admin(self._list, self._config.admin, self._budget.of(HEALTH_S))
         try_hooks(self._list, self._config.hooks, self._budget.of(NAME_S))
         self._tell_state_dir()
@@ -161,6 +162,26 @@ class ServerCheck:
         if size < BUFFER_BYTES and sys.platform == "linux":
             text += f"; for longer bursts: sysctl net.core.rmem_max={BUFFER_BYTES}, and wmem_max"
         self._list.ok("udp", text)
+
+    def _try_web_ports(self) -> None:
+        """Try to listen on the ports to which users of names come."""
+        config = self._config
+        for key, bind, port in (
+            ("http-port", config.http_bind, config.http_port),
+            ("https-port", config.bind, config.https_port),
+        ):
+            if not port:
+                continue
+            try:
+                with deadline(self._budget.of(NAME_S), "looking the address up"):
+                    listen(bind, port).close()
+            except PortTakenError:
+                if not self._is_running:  # else it has most likely this port, too
+                    self._list.wrong(key, f"{port} is taken by another program; choose another, or stop that")
+            except ConnError as exc:
+                self._list.wrong(key, f"{port} {_NEEDS_RIGHTS}" if _is_denied(exc) else str(exc))
+            else:
+                self._list.ok(key, f"{port} is free for users of names")
 
     def _tell_state_dir(self) -> None:
         if not self._config.state_dir:
