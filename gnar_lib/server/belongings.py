@@ -206,10 +206,15 @@ class Belongings:
 
     def lose(self, name: Name) -> None:
         """Close the proxy that has had a name: another client has the name now."""
-        for ingress in self.all:
-            if ingress.named is not None and ingress.named.name == name:
-                self.close(ingress, CloseReason.CLIENT_LEFT)
-                self._client.on_lost()
+        ingress = self._used.get(name.key) or self._inherited.get(name.key) or self._with_port(name)
+        if ingress is not None:
+            self.close(ingress, CloseReason.CLIENT_LEFT)
+            self._client.on_lost()
+
+    def _with_port(self, name: Name) -> Ingress | None:
+        """Return the ingress that has a name besides its port; None if there is none."""
+        found = (each for each in self.all if each.named is not None and each.named.name == name)
+        return next(found, None)
 
     # ---- a client that comes back --------------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class Control:
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended_by_hand = False  # an administrator has ended the client, or its last proxy
         self._is_ended = False
+        self._has_lost = False  # `_on_lost` was called
 
     def __str__(self) -> str:
         return format_address(self.address)
@@ -228,6 +229,9 @@ class Control:
 
     def _on_lost(self) -> None:
         """Have the client connect anew, and ask again: it was silent, and another has one of its names."""
+        if self._has_lost:
+            return
+        self._has_lost = True
         if self.session is not None and FEATURE_LEAVE in self.session.features:
             self.post(Heartbeat(leaving=True))
         else:

@@ -278,15 +278,18 @@ def test_client_that_comes_back_has_its_name_and_users_who_wait_are_announced_ag
         close(before, after)
 
 
-def test_silent_client_loses_its_name_to_another_of_its_credential_and_is_sent_away() -> None:
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_silent_client_loses_its_names_to_another_of_its_credential_and_is_sent_away(kind: str) -> None:
     with naming() as running:
-        silent, _ = log_in(running, "one", wanted("blog"))
+        silent, _ = log_in(running, "one", wanted("blog", kind))
+        assert ask(silent, wanted("shop", kind, "shop")).status == "success"
         (holder,) = running.server.control_ingress.clients
         holder._heard_s -= 60
         other, answer = log_in(running, "two", wanted("blog"), auth="md5")
         assert answer.error == "the name blog.example.com is taken"
         new, answer = log_in(running, "three", wanted("blog"))
-        assert answer.status == "success"
+        assert answer.status == ask(new, wanted("shop", name="shop")).status == "success"
+        assert holder.ingresses == []
         while not (isinstance(message := recv(silent.conn), Heartbeat) and message.leaving):
             pass  # it connects anew, and asks again
         back, answer = log_in(running, "one", wanted("blog"))
