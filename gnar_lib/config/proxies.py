@@ -67,7 +67,26 @@ def flag_proxies(flags: Mapping[str, Any], env: Mapping[str, str]) -> list[dict[
                 raise ConfigError(
                     f"--{key}: goes with a mapping or --local-port; a file says it for each proxy"
                 )
-    return proxies
+    return _with_web_settings_for_names_alone(proxies)
+
+
+def _with_web_settings_for_names_alone(proxies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the proxies, of which those of HTTP have the settings for all that are about HTTP.
+
+    Unless there is none of HTTP: then `named` says that they go with none.
+    """
+    if not any(_kind_of(proxy) == "http" for proxy in proxies):
+        return proxies
+    return [
+        {key: value for key, value in proxy.items() if key not in WEB or _kind_of(proxy) == "http"}
+        for proxy in proxies
+    ]
+
+
+def _kind_of(proxy: Mapping[str, Any]) -> str:
+    """Return the type of a proxy: one that has a name, and no port at the server, is of HTTP by itself."""
+    default = "http" if "subdomain" in proxy and "remote-port" not in proxy else "tcp"
+    return str(proxy.get("proxy-type", default))
 
 
 def _page(path: str) -> str:
@@ -101,8 +120,7 @@ def named(proxies: list[dict[str, Any]]) -> tuple[ProxyConfig, ...]:
             raise ConfigError(f"proxy-name {key!r} is given twice; each proxy needs its own")
     places: set[tuple[object, ...]] = set()
     for proxy in proxies:
-        if "proxy-type" not in proxy and "subdomain" in proxy and "remote-port" not in proxy:
-            proxy["proxy-type"] = "http"
+        proxy["proxy-type"] = _kind_of(proxy)
         name = proxy.get("proxy-name") or _free_name(proxy, taken)
         taken.add(name)
         _check(name, proxy)
@@ -130,7 +148,7 @@ def _places_of(config: ProxyConfig) -> list[tuple[tuple[object, ...], str]]:
 
 def _check(name: str, proxy: Mapping[str, Any]) -> None:
     """Raise `ConfigError` if the settings of one proxy do not go together."""
-    kind = proxy.get("proxy-type", "tcp")
+    kind = proxy["proxy-type"]
     where = f"proxy {name!r}: "
     if kind == "udp" and "subdomain" in proxy:
         raise ConfigError(f"{where}subdomain: a proxy of UDP has no name")
@@ -151,6 +169,6 @@ def _free_name(proxy: Mapping[str, Any], taken: set[str]) -> str:
     """Return a name that is not in `taken`: `tcp-3000`, or `tcp-HOST-3000` for a host other than loopback."""
     host = proxy.get("local-host", LOOPBACK)
     where = "" if host == LOOPBACK else f"{host}-"
-    base = f"{proxy.get('proxy-type', 'tcp')}-{where}{proxy['local-port']}"
+    base = f"{proxy['proxy-type']}-{where}{proxy['local-port']}"
     names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

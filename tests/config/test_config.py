@@ -466,6 +466,64 @@ def test_flags_for_all_go_with_every_mapping_and_a_name_with_the_only_one() -> N
     assert (alone.proxy_name, alone.subdomain) == ("web", "www")
 
 
+def test_proxy_with_a_name_and_no_port_is_of_http_and_has_the_settings_about_http() -> None:
+    flags = {"mappings": ["blog=1", "=2", "3:4", "5"], "host-header": "local", "deny-from": "::1"}
+    found = load_client(flags, {}).proxies
+    assert [each.proxy_type for each in found] == ["http", "http", "tcp", "tcp"]
+    assert [each.subdomain for each in found] == ["blog", "", "", ""]
+    assert [each.host_header for each in found] == ["local", "local", "", ""]
+    assert {each.deny_from for each in found} == {("::1/128",)}
+    (chosen,) = load_client({"mappings": ["1"], "subdomain": ""}, {}).proxies
+    assert (chosen.proxy_type, chosen.subdomain, chosen.has_name) == ("http", "", True)
+    (both,) = load_client({"mappings": ["1:2"], "subdomain": "a"}, {}).proxies
+    assert (both.proxy_type, both.has_name) == ("tcp", True)
+    (passed,) = load_client({"mappings": ["a=1"], "proxy-type": "https"}, {}).proxies
+    assert (passed.proxy_type, passed.proxy_name) == ("https", "https-1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, (0, "", 0)),
+        ({"domain": "a.b", "bind": "::1"}, (80, "::1", 0)),
+        ({"domain": "a.b", "http-port": "8080", "http-bind": "::1"}, (8080, "::1", 0)),
+        ({"allow-hosts": "www.a.b", "tls-cert": "x"}, (80, "", 443)),
+        ({"domain": "a.b", "tls-cert": "x", "http-port": "off"}, (0, "", 443)),
+        ({"domain": "a.b", "tls-cert": "x", "https-port": "8443"}, (80, "", 8443)),
+        ({"domain": "a.b", "caddy-api": "unix//run/x.sock", "bind": "::1"}, (8080, "127.0.0.1", 0)),
+        ({"domain": "a.b", "caddy-api": "http://127.0.0.1:2019", "http-bind": ""}, (8080, "", 0)),
+        ({"domain": "a.b", "https-port": "443"}, (80, "", 443)),
+    ],
+    ids=repr,
+)
+def test_ports_of_names_follow_from_what_is_given(
+    flags: dict[str, str], expected: tuple[int, str, int]
+) -> None:
+    config = load_server(flags, {})
+    assert (config.http_port, config.http_bind, config.https_port) == expected
+
+
+def test_forwarded_headers_are_believed_from_loopback_unless_that_is_said() -> None:
+    assert load_server({}, {}).trust_forwarded == ("127.0.0.0/8", "::1/128")
+    assert load_server({"trust-forwarded": "none"}, {}).trust_forwarded == ()
+    assert load_server({"reserved-names": "a, b"}, {}).reserved_names == ("a", "b")
+    assert "postmaster" in load_server({}, {}).reserved_names
+
+
+def test_error_page_and_certificates_are_beside_the_file_that_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "gnar.toml"
+    path.write_text('domain = "a.b"\ntls-cert = ["a.pem", "/b.pem"]\nerror-page = "x.html"\n')
+    config = load_server({"config": str(path)}, {})
+    assert config.tls_cert == (str(tmp_path / "a.pem"), "/b.pem")
+    assert config.error_page == str(tmp_path / "x.html")
+    page = tmp_path / "page.html"
+    page.write_text("x" * 8193)
+    with pytest.raises(ConfigError, match="longer than 8192 characters"):
+        load_client({"mappings": ["a=1"], "error-page": str(page)}, {})
+    page.write_text("<p>é")
+    assert load_client({"mappings": ["a=1"], "error-page": str(page)}, {}).proxies[0].error_page == "<p>é"
+
+
 # ---- tokens ------------------------------------------------------------------------------------------------
 
 
