@@ -117,6 +117,7 @@ class Conversation:
             request_head_bytes=head.size,
             request_body=Body(self._body_bytes),
             response_body=Body(self._body_bytes),
+            is_forwarded=self._origin.tells_users,
             replay_of=self._origin.replay_of,
         )
         self._unanswered.append(exchange)

@@ -25,6 +25,10 @@ _LEFT_TO_CURL = frozenset(
         b"transfer-encoding",
     }
 )
+# What a server of gnar adds when it forwards requests of HTTP.
+_OF_SERVER = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
 _OWN = (b"Accept", b"User-Agent")  # that curl adds unless it is told something else
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
@@ -48,10 +52,13 @@ def url_of(exchange: Exchange) -> str:
     target = quote(exchange.target, safe="%/:?#[]@!$&'()*+,;=-._~{}|^`\\\"<>")
     if re.match(r"[a-z][a-z0-9+.-]*://", target, re.IGNORECASE):
         return target
-    host = quote(value_of(exchange.request_fields, b"host"), safe="[]:.-_~") or "localhost"
+    host = value_of(exchange.request_fields, b"host")
+    if exchange.is_forwarded:  # by a server that may have put another Host there
+        host = value_of(exchange.request_fields, b"x-forwarded-host") or host
+    host_text = quote(host.partition(b",")[0], safe="[]:.-_~") or "localhost"
     told = value_of(exchange.request_fields, b"x-forwarded-proto").partition(b",")[0].strip()
     scheme = "https" if told == b"https" else "http"
-    return f"{scheme}://{host}{target if target.startswith('/') else ''}"
+    return f"{scheme}://{host_text}{target if target.startswith('/') else ''}"
 
 
 def curl_of(exchange: Exchange, *, with_secrets: bool = False) -> Command:
@@ -67,7 +74,10 @@ def curl_of(exchange: Exchange, *, with_secrets: bool = False) -> Command:
     if _GLOB.search(url):
         words.append("--globoff")
     words.append(shlex.quote(url))
-    words += _field_words(exchange.request_fields, notes, with_secrets=with_secrets)
+    fields = exchange.request_fields
+    if exchange.is_forwarded:
+        fields = [field for field in fields if field[0].lower() not in _OF_SERVER]
+    words += _field_words(fields, notes, with_secrets=with_secrets)
     before, body_words = _body_words(exchange, notes)
     return Command(before + _lines([*words, *body_words]), tuple(notes))
 

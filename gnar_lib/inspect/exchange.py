@@ -73,6 +73,7 @@ class Exchange:
     request_head_bytes: int
     request_body: Body
     response_body: Body
+    is_forwarded: bool = False  # the server has said in its fields whom the request is from, and what for
     replay_of: int = 0  # id of the exchange whose request was sent again; 0 for none
     began_at: float = field(default_factory=time.time)
     began_s: float = field(default_factory=time.monotonic)

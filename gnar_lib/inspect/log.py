@@ -11,6 +11,8 @@ from gnar_lib.inspect.exchange import Exchange, Field, text_of
 from gnar_lib.inspect.masks import masked
 from gnar_lib.writer import Writer
 
+# A pipe that nobody reads is an error, and holds nothing up.
+_OPEN = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
 CLOSE_S = 1.0  # for the disk, when the process ends
 
 
@@ -20,7 +22,7 @@ class ExchangeLog:
     def __init__(self, path: str) -> None:
         """Raises `StorageError`."""
         try:
-            number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            number = os.open(path, _OPEN, 0o600)
             self._file = os.fdopen(number, "a", encoding="utf-8", errors="replace")
         except OSError as exc:
             raise StorageError(f"inspect-log: cannot write to {path}: {exc.strerror}") from exc

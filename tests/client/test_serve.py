@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from gnar_lib import events, logger
 from gnar_lib.client import serve
 from gnar_lib.client.link import Link
+from gnar_lib.client.live import Board
 from gnar_lib.client.serve import Client, run_client
 from gnar_lib.config import Address, ClientConfig, PortRanges, ProxyConfig, Secret, ServerConfig
 from gnar_lib.events import ProxyOpened, Reloaded, Side
@@ -184,3 +186,32 @@ def test_location_of_a_proxy_is_known_while_it_is_open(running: Running) -> None
     assert client.shared.crew.wait_empty(TIMEOUT_S)
     assert client.shared.users.wait_empty(TIMEOUT_S)
     assert client.location("blog") == ""
+
+
+def test_the_inspector_looks_at_proxies_of_a_reload_and_its_settings_stay(
+    running: Running, said: list[events.Event], tmp_path: Path
+) -> None:
+    page = Address(LOOPBACK, free_port())
+    before = replace(running.config, inspect=page, inspect_log=str(tmp_path / "requests.log"))
+    client = Client(before, lambda: None)
+    client.open_inspector()
+    client.start()
+    client.answered.wait()
+    other = replace(running.config.proxies[0], proxy_name="other")
+    client.reload(replace(running.config, proxies=(other,), inspect_bodies=0))
+    (proxy,) = client._proxies.values()
+    assert proxy.inspector is not None
+    unchanged = ("inspect", "inspect-bodies", "inspect-log")
+    assert said[-1] == Reloaded(Side.CLIENT, 1, unchanged=unchanged)
+    board = Board(page, client.shared.meter, client.inspector_url)
+    view = client.view(board, 0, 1)
+    assert [fact.text for fact in view.facts if fact.label == "Requests"] == [f"http://{page}/"]
+    client.close()
+    assert client.shared.crew.wait_empty(TIMEOUT_S)
+
+
+def test_without_an_inspector_users_conns_are_not_tapped(running: Running) -> None:
+    client = Client(running.config, lambda: None)
+    client.open_inspector()
+    assert [proxy.inspector for proxy in client._proxies.values()] == [None]
+    assert client.inspector_url == ""

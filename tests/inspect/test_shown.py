@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import threading
 import zlib
@@ -36,11 +37,11 @@ SECRETS = (
 )
 
 
-def asked(head: bytes, body: bytes = b"", answer: bytes = OK, body_bytes: int = 1000) -> Exchange:
+def asked(head: bytes, body: bytes = b"", answer: bytes = OK, *, is_forwarded: bool = False) -> Exchange:
     """Return the exchange of a request that is given without its end."""
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
     said: list[Said] = [("user", head + length + b"\r\n" + body), ("service", answer)]
-    (found,) = hear(said, body_bytes)
+    (found,) = hear(said, tells_users=is_forwarded)
     return found
 
 
@@ -131,6 +132,17 @@ def test_the_url_is_that_of_the_user_where_somebody_tells_it() -> None:
     assert " https://blog.example.com/a " in curl_of(exchange).text
 
 
+def test_what_the_server_has_put_into_a_request_is_not_sent_to_it_again() -> None:
+    told = b"X-Forwarded-Host: blog.example.com\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1\r\n"
+    head = b"GET /a HTTP/1.1\r\nHost: localhost:3000\r\n" + told
+    command = curl_of(asked(head, is_forwarded=True)).text
+    assert " https://blog.example.com/a " in command
+    assert "X-Forwarded" not in command
+    command = curl_of(asked(head)).text
+    assert " https://localhost:3000/a " in command
+    assert "X-Forwarded-For: 192.0.2.1" in command
+
+
 @pytest.mark.parametrize(
     ("name", "secret"),
     [
@@ -207,6 +219,9 @@ def test_each_exchange_is_a_line_of_the_log_without_secrets(tmp_path: Path) -> N
 def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"inspect-log: cannot write to .*: No such file or directory"):
         ExchangeLog(str(tmp_path / "none" / "requests.log"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError):  # nobody reads it
+        ExchangeLog(str(tmp_path / "pipe"))
 
 
 # ---- bodies ------------------------------------------------------------------------------------------------

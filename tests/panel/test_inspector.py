@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers.harness import LOOPBACK, WAIT_S, Tunnels, free_port, tunnels_of_test
 from tests.panel.browser import Browser
+from tests.panel.test_accessible import AXE, hard_to_read_in_the_dark, violations
 
 ROW = "#requests tbody tr"
 EVIL = "<img/src=x/onerror=document.title='owned'>"
@@ -128,6 +129,8 @@ def test_requests_appear_and_are_opened_sent_again_compared_and_forgotten(inspec
         browser.run(f"return {differing}.map((line) => line.textContent.trim())") == ['"b": 2', '"b": 3'] * 2
     )
 
+    check_accessible(browser)
+
     inspected.open(f"/page?{EVIL}")
     browser.click("#curl")
     browser.wait_text("#curl-notes", "left out, since it may hold a secret: Cookie")
@@ -142,6 +145,13 @@ def test_requests_appear_and_are_opened_sent_again_compared_and_forgotten(inspec
     browser.click("#question-yes")
     browser.wait_text("#requests .nothing", "No request yet.")
     check_json(browser)
+
+
+def check_accessible(browser: Browser) -> None:
+    """See that axe finds nothing that keeps a person from using the page, where axe is installed."""
+    if AXE.exists():
+        browser.run(AXE.read_text())
+        assert violations(browser) == hard_to_read_in_the_dark(browser) == []
 
 
 def check_json(browser: Browser) -> None:

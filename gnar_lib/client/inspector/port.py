@@ -73,7 +73,12 @@ class Port:
 
 def _listen(where: Address) -> Listener:
     if where.port:
-        return listen(where.host, where.port)
+        try:
+            return listen(where.host, where.port)
+        except PortTakenError as exc:
+            raise PortTakenError(
+                f"inspect: {exc}; choose another port, or `on` for the next free one"
+            ) from exc
     for port in range(FIRST_PORT, LAST_PORT):
         try:
             return listen(where.host, port)

@@ -148,7 +148,7 @@ def test_the_next_free_port_is_taken_unless_one_was_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(port_module, "LAST_PORT", taken.port + 9)
     with watching() as watched:
         assert taken.port < watched.port <= taken.port + 9
-    with pytest.raises(PortTakenError):
+    with pytest.raises(PortTakenError, match="choose another port, or `on`"):
         port_module._listen(Address(LOOPBACK, taken.port))
     taken.close()
 

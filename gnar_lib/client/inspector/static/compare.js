@@ -36,16 +36,16 @@ function table(title, left, right) {
     const cells = [make("th", { scope: "row" }, name), make("td", {}, one), make("td", {}, other)];
     return make("tr", { "data-differs": one !== other }, ...cells);
   });
-  return make("section", {}, make("h4", {}, title), make("table", { class: "pairs", "aria-label": title }, make("tbody", {}, ...rows)));
+  return make("section", {}, make("h3", {}, title), make("table", { class: "pairs", "aria-label": title }, make("tbody", {}, ...rows)));
 }
 
 function texts(title, left, right) {
   const [one, other] = [readable(left), readable(right)];
-  if (one === other) return make("section", {}, make("h4", {}, title), make("p", { class: "nothing" }, one ? "The same." : "None."));
+  if (one === other) return make("section", {}, make("h3", {}, title), make("p", { class: "nothing" }, one ? "The same." : "None."));
   const rows = aligned(one.split("\n"), other.split("\n"));
   const side = (at) =>
     make("pre", { tabindex: 0 }, ...rows.map((row) => make("span", { class: "line", "data-differs": row[0] !== row[1] }, row[at] ?? "", "\n")));
-  return make("section", {}, make("h4", {}, title), make("div", { class: "columns" }, side(0), side(1)));
+  return make("section", {}, make("h3", {}, title), make("div", { class: "columns" }, side(0), side(1)));
 }
 
 /** Pairs of lines: equal ones beside each other, null where the other text has a line of its own. */

@@ -82,7 +82,7 @@ export class Opened {
     const { target, query, kept_messages: messages, request, response } = exchange;
     this.#renew("facts", [exchange.change, target], () => facts(exchange));
     this.#renew("timing", [exchange.request_s, exchange.first_byte_s, exchange.seconds], () => timing(exchange));
-    this.#renew("request", [query, request], () => [...(query.length ? [make("h4", {}, "Query"), pairs(query, "Query")] : []), ...side(request)]);
+    this.#renew("request", [query, request], () => [...(query.length ? [make("h3", {}, "Query"), pairs(query, "Query")] : []), ...side(request)]);
     this.#renew("response", [exchange.status, response], () => (exchange.status ? side(response) : [make("p", { class: "nothing" }, "None yet.")]));
     byId("messages").hidden = !exchange.is_websocket;
     this.#messages.show(messages.map((message) => ({ id: message.number, ...message })));
@@ -101,6 +101,7 @@ export class Opened {
 
   // Those of the same path come first, since these are what one compares.
   #showOthers() {
+    if (document.activeElement === byId("other") && byId("other").options.length > 0) return; // a person is choosing
     const path = (row) => row.target.split("?")[0];
     const own = this.#model.rows.get(this.#id);
     const rows = [...this.#model.rows.values()].filter((row) => row.id !== this.#id).reverse();
@@ -167,7 +168,7 @@ function timing({ request_s: sent, first_byte_s: first, seconds }) {
 }
 
 function side({ headers, body }) {
-  return [make("h4", {}, `Header fields (${count(headers.length)})`), pairs(headers, "Header fields"), make("h4", {}, "Body"), ...bodyElements(body)];
+  return [make("h3", {}, `Header fields (${count(headers.length)})`), pairs(headers, "Header fields"), make("h3", {}, "Body"), ...bodyElements(body)];
 }
 
 function makeMessage(message) {
