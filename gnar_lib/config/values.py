@@ -221,7 +221,8 @@ def inspect(value: object) -> Address | None:
     Returns None for off. `on` has the port 0, which stands for the first free one of the inspector's own.
     """
     expected = "on, off, a port, or an address of this machine such as 127.0.0.1:4040"
-    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in {"on", "off"}):
+    words = {"on", "off", "true", "false", "yes", "no"}
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in words):
         return Address(LOOPBACK, 0) if flag(value) else None
     try:
         if _integer(value) is not None:

@@ -814,3 +814,41 @@ def test_relay_takes_secrets_of_the_admin_port_alone_from_variables() -> None:
 def test_keys_of_the_admin_port_that_have_changed_are_named() -> None:
     before, after = load_server({}, {}), load_server({"admin-port": "1", "grace": "1"}, {})
     assert changed_keys(before, after) == ("grace", "admin-port")
+
+
+# ---- the inspector -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        *[(each, Address("127.0.0.1", 0)) for each in ("on", "true", True)],
+        *[(each, None) for each in ("off", "no", False)],
+        *[(each, Address("127.0.0.1", 4050)) for each in ("4050", 4050, "127.0.0.1:4050")],
+        ("localhost:4050", Address("localhost", 4050)),
+        ("[::1]:4050", Address("::1", 4050)),
+    ],
+)
+def test_where_the_page_of_the_inspector_is(value: object, read: Address | None) -> None:
+    assert values.inspect(value) == read
+
+
+@pytest.mark.parametrize(
+    "value", ["", "maybe", "example.com:4050", "192.0.2.1:4050", ":4050", "65536", 0, 1.5, None]
+)
+def test_the_page_of_the_inspector_is_nowhere_else(value: object) -> None:
+    with pytest.raises(ConfigError):
+        values.inspect(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [("0", 0), (0, 0), ("64kb", 65536), ("1.5MB", 3 << 19), ("10b", 10)]
+)
+def test_how_much_of_each_body_is_kept(value: object, size: int) -> None:
+    assert values.kept_size(value) == size
+
+
+@pytest.mark.parametrize("value", ["", "64", 64, "17mb", "1gb", "64kb/s", "-1kb", True, None])
+def test_sizes_that_bodies_cannot_be_kept_in(value: object) -> None:
+    with pytest.raises(ConfigError):
+        values.kept_size(value)
