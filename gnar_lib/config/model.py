@@ -224,9 +224,7 @@ class ClientConfig(LogConfig):
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended
     grace_s: float = DEFAULT_GRACE_S  # how long users may finish when the client stops
     plain: bool = False  # write lines also where there is a terminal for a live view
-    inspect: Address | None = (
-        None  # where the page of the inspector is; port 0: the first free one of its own
-    )
+    inspect: Address | None = None  # where the inspector's page is; port 0: the first free one of its own
     inspect_bodies: int = DEFAULT_INSPECT_BODIES  # bytes that the inspector keeps of each body
     inspect_log: str = ""  # file that gets a line for each exchange; empty for none
     admin: AdminConfig = NO_ADMIN

@@ -5,7 +5,7 @@ what is no HTTP/1 is given up on in silence. Knows neither client nor page.
 """
 
 from gnar_lib.inspect.conversation import Conversation, Origin
-from gnar_lib.inspect.curl import Command, curl_of, url_of
+from gnar_lib.inspect.curl import Command, curl_of, host_of, url_of
 from gnar_lib.inspect.decode import Decoded, decoded
 from gnar_lib.inspect.exchange import Body, Exchange, Message, State, text_of, value_of
 from gnar_lib.inspect.har import har_text
@@ -29,6 +29,7 @@ __all__ = [
     "curl_of",
     "decoded",
     "har_text",
+    "host_of",
     "is_secret",
     "text_of",
     "url_of",

@@ -47,18 +47,23 @@ class Command:
     notes: tuple[str, ...]
 
 
+def host_of(exchange: Exchange) -> str:
+    """Return the host that the user has asked for, with its port if it has one; empty if nobody tells."""
+    host = value_of(exchange.request_fields, b"host")
+    if exchange.is_forwarded:  # by a server that may have put another Host there
+        host = value_of(exchange.request_fields, b"x-forwarded-host") or host
+    return text_of(host.partition(b",")[0].strip())
+
+
 def url_of(exchange: Exchange) -> str:
     """Return the URL that a request was for, as the user has written it as far as that is known."""
     target = quote(exchange.target, safe="%/:?#[]@!$&'()*+,;=-._~{}|^`\\\"<>")
     if re.match(r"[a-z][a-z0-9+.-]*://", target, re.IGNORECASE):
         return target
-    host = value_of(exchange.request_fields, b"host")
-    if exchange.is_forwarded:  # by a server that may have put another Host there
-        host = value_of(exchange.request_fields, b"x-forwarded-host") or host
-    host_text = quote(host.partition(b",")[0], safe="[]:.-_~") or "localhost"
+    host = quote(host_of(exchange), safe="[]:.-_~") or "localhost"
     told = value_of(exchange.request_fields, b"x-forwarded-proto").partition(b",")[0].strip()
     scheme = "https" if told == b"https" else "http"
-    return f"{scheme}://{host_text}{target if target.startswith('/') else ''}"
+    return f"{scheme}://{host}{target if target.startswith('/') else ''}"
 
 
 def curl_of(exchange: Exchange, *, with_secrets: bool = False) -> Command:

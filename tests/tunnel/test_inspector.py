@@ -91,6 +91,22 @@ def test_what_passes_is_recorded_and_passes_on_as_it_came(
     assert SECRET not in log.read_text()
 
 
+def test_users_of_a_name_are_told_apart_on_one_connection(multiplexed_tunnels: Tunnels) -> None:
+    page_port, web_port = free_port(), free_port()
+    with Service(serve) as service:
+        _, server_port = multiplexed_tunnels.server("-D", "example.test", "--http-port", str(web_port))
+        options = (f"blog={service.port}", "--host-header", "inside", "--inspect", str(page_port))
+        multiplexed_tunnels.client(server_port, *options, wait=False)[0].wait_log("open at")
+        conn = HTTPConnection(LOOPBACK, web_port, timeout=WAIT_S)
+        for user in ("198.51.100.7", "198.51.100.8"):  # as a proxy on this machine tells it
+            conn.request("GET", "/", headers={"Host": "blog.example.test", "X-Forwarded-For": user})
+            assert conn.getresponse().read() == b"hello"
+        conn.close()
+        found = ask(page_port, "GET", "/api/exchanges")["exchanges"]
+        assert [each["user"] for each in found] == ["198.51.100.7", "198.51.100.8"]
+        assert {each["host"] for each in found} == {"blog.example.test"}
+
+
 def test_an_address_that_others_reach_is_refused(multiplexed_tunnels: Tunnels) -> None:
     client = multiplexed_tunnels.run("client", "localhost", "3000", "--inspect", "0.0.0.0:4040")
     assert client.wait_exit() == 2

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 from urllib.parse import parse_qsl
 
-from gnar_lib.inspect import Body, Exchange, Message, decoded, text_of, url_of, value_of
+from gnar_lib.inspect import Body, Exchange, Message, decoded, host_of, text_of, url_of, value_of
 
 MAX_PARAMETERS = 1000  # of a query, or of a form
 MAX_TARGET = 2000  # characters, in the list
@@ -25,7 +25,7 @@ def summary(exchange: Exchange) -> Row:
         "user": exchange.user,
         "method": exchange.method,
         "target": text_of(exchange.target)[:MAX_TARGET],
-        "host": text_of(value_of(exchange.request_fields, b"host")),
+        "host": host_of(exchange),
         "status": exchange.status,
         "state": exchange.state.value,
         "problem": exchange.problem,
