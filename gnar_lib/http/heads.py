@@ -62,6 +62,7 @@ _LOOKED_AT_IN_REQUEST = _OF_CONNECTION | {
     b"x-real-ip",
 }
 _LOOKED_AT_IN_RESPONSE = _OF_CONNECTION
+_KEEP_ALIVE = [b"keep-alive"]
 _LENGTHS = (b"content-length", b"transfer-encoding", b"host")
 
 
@@ -150,9 +151,10 @@ def read_request(head: bytes, limits: Limits) -> RequestToPass:
 def _read_connection(request: RequestToPass, seen: dict[bytes, list[bytes]], kept: Pairs) -> None:
     """Take note of what concerns the connection, and leave out what `Connection` names."""
     request.keeps_alive = not request.is_1_0
-    if b"connection" not in seen:
+    given = seen.get(b"connection")
+    if given is None or (given == _KEEP_ALIVE and request.keeps_alive):  # as browsers say
         return
-    options = _options(seen[b"connection"])
+    options = _options(given)
     if b"close" in options:
         request.keeps_alive = False
     if b"upgrade" in options and not request.is_1_0:
@@ -253,24 +255,28 @@ def read_response(head: bytes, limits: Limits, *, to_head: bool) -> ResponseToPa
         else:
             kept.append(pair)
     is_1_0 = minor == b"0"
-    options = _options(seen.get(b"connection", []))
-    response.keeps_alive = b"close" not in options and (not is_1_0 or b"keep-alive" in options)
-    response.upgrade = b", ".join(seen.get(b"upgrade", []))
-    if options:
+    given = seen.get(b"connection")
+    if given is None or given == _KEEP_ALIVE:
+        response.keeps_alive = not is_1_0 or given is not None
+    else:
+        options = _options(given)
+        response.keeps_alive = b"close" not in options and (not is_1_0 or b"keep-alive" in options)
+        response.upgrade = b", ".join(seen.get(b"upgrade", []))
         _leave_out(options, kept)
     try:
         length = _length(seen, is_1_0=is_1_0)
     except HTTPError as exc:
         raise HTTPError(502, "nobody can tell how long the answer of the service is") from exc
     has_length = b"content-length" in seen or length == CHUNKED
-    if has_length and length != CHUNKED and response.status != _NO_CONTENT:
-        kept.append((b"Content-Length", b" " + seen[b"content-length"][0]))
+    if response.status < _FIRST_FINAL or response.status == _NO_CONTENT:
+        has_length = True  # which nobody has to say (RFC 9110, section 8.6)
+        length = 0
     elif length == CHUNKED:
         kept.append((b"Transfer-Encoding", b" chunked"))
-    if to_head or response.status < _FIRST_FINAL or response.status in (_NO_CONTENT, _NOT_MODIFIED):
-        response.length = 0
-    else:
-        response.length = length if has_length else UNTIL_CLOSE
+    elif has_length:
+        kept.append((b"Content-Length", b" " + seen[b"content-length"][0]))
+    has_body = not to_head and response.status != _NOT_MODIFIED
+    response.length = (length if has_length else UNTIL_CLOSE) if has_body else 0
     response.lines = lines_of(kept)
     return response
 

@@ -166,6 +166,7 @@ ANSWERS = {
     b"200\r\n": (UNTIL_CLOSE, b"", True),
     b"200 OK\r\nConnection: close, a\r\nA: 1\r\nB: 2\r\n": (UNTIL_CLOSE, b"B: 2\r\n", False),
     b"204 No Content\r\nContent-Length: 5\r\n": (0, b"", True),
+    b"204 No Content\r\nTransfer-Encoding: chunked\r\n": (0, b"", True),
     b"304 Not Modified\r\nContent-Length: 5\r\n": (0, b"Content-Length: 5\r\n", True),
     b"100 Continue\r\n": (0, b"", True),
 }
