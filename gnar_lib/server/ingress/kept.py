@@ -89,6 +89,8 @@ class KeptIngresses:
         """
         config = self.shared.config
         wanted = Wanted.of(request, config, is_go=not request.udp_timeout)
+        if wanted.name is not None:
+            self.shared.names.check(wanted.name, credential)
         ingress = new_ingress(self.shared, opened, self.nobody, Rights.of(config), wanted)
         owner = credential, ""
         if ingress.named is not None:
