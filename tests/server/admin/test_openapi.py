@@ -117,7 +117,8 @@ def world(multiplexed_tunnels: Tunnels, tmp_path: Path) -> Iterator[World]:
         "--state-dir",
         str(tmp_path),
     )
-    _, port = multiplexed_tunnels.server("-a", str(admin.port), *secrets)
+    names = ("-D", "example.com", "--http-port", str(free_port()))
+    _, port = multiplexed_tunnels.server("-a", str(admin.port), *secrets, *names)
     with Service(echo) as service, ExitStack() as stack:
         to_service = ("-l", str(service.port), "-r", "0")
         gone, _ = multiplexed_tunnels.client(port, *to_service, "-n", "gone")
@@ -125,10 +126,11 @@ def world(multiplexed_tunnels: Tunnels, tmp_path: Path) -> Iterator[World]:
             proxy_table("blog", service.port, 0),
             proxy_table("dns", service.port, 0, "udp"),
             proxy_table("näs <b>", service.port, 0),
+            proxy_table("web", service.port, 0, "http") + 'subdomain = "web"\n',
         ]
         (tmp_path / "client.toml").write_text("".join(tables))
         client, _ = multiplexed_tunnels.client(port, "-c", str(tmp_path / "client.toml"))
-        client.wait_log("open at", count=3)
+        client.wait_log("open at", count=4)
         gone.kill()
         asker = admin.with_secret(PASSWORD)
         ports = {each["name"]: each["port"] for each in asker.get("proxies")["proxies"]}
@@ -146,7 +148,9 @@ def test_answers_and_streams_are_as_described(world: World) -> None:
         assert complaint(path.capitalize(), admin.get(path)) == ""
     assert {each["state"] for each in admin.get("clients")["clients"]} == {"connected", "gone"}
     proxies = {each["name"]: each for each in admin.get("proxies")["proxies"]}
-    assert {each["kind"] for each in proxies.values()} == {"tcp", "udp"}
+    assert {each["kind"] for each in proxies.values()} == {"tcp", "udp", "http"}
+    assert proxies["web"]["port"] == 0
+    assert proxies["web"]["link"].startswith("http://web.example.com:")
     assert proxies["blog"]["limit_up"] == proxies["blog"]["limit_down"] > 0
     assert complaint("Day", admin.get(f"proxies/{proxies['blog']['id']}/history")) == ""
     query = f"/api/v1/live?proxy={proxies['blog']['id']}"
