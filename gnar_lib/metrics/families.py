@@ -110,6 +110,10 @@ def _of_server(state: State, tally: Tally) -> Iterator[Metric]:
     yield _by(count, tally.logins_refused)
     text = "Users turned away, for their number or for their address."
     yield _by(Counter("gnar_users_refused_total", text, labels=["kind"]), tally.users_refused)
+    if state.answers is not None:
+        classes = {f"{hundreds}xx": count for hundreds, count in enumerate(state.answers) if hundreds > 1}
+        text = "Answers to requests by name, of services and of the server itself."
+        yield _by(Counter("gnar_http_answers_total", text, labels=["class"]), classes)
 
 
 def _of_client(state: State, tally: Tally) -> Iterator[Metric]:

@@ -27,5 +27,6 @@ class State:
     logins: int | None = None  # connections to a server that are logging in
     users_waiting: int | None = None  # at a server, for a data connection: the conn map
     data_conns_waiting: int | None = None  # for a user, at either end
+    answers: Sequence[int] | None = None  # of a server to requests by name, by the hundreds of their statuses
     is_connected: bool | None = None  # a client to its server
     round_trip_s: float | None = None  # between a client and its server

@@ -27,6 +27,7 @@ class Shared:
         self.places = Places("this server", UserLimits(config.max_users, config.max_users_per_address))
         self.dismissed = Dismissed()  # clients that an administrator has ended
         self.meter = Meter()  # of all proxies together; the meter of each proxy lists its live connections
+        self.answers = [0] * 6  # to requests by name, by the hundreds of their statuses
         self.crew = Crew("server")  # logins, control connections, data connections of UDP
         self.users = Crew("user")  # one greenlet for each user of TCP
 

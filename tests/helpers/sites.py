@@ -88,7 +88,7 @@ class SiteOfTest:
         self.crew = Crew("user")
         listener = listen(LOOPBACK, 0)
         config = ServerConfig(**{"trust_forwarded": (), "http_port": listener.port, **settings})
-        shared: Any = SimpleNamespace(names=names, config=config, users=self.crew)
+        shared: Any = SimpleNamespace(names=names, config=config, users=self.crew, answers=[0] * 6)
         self.ingress = WebIngress(shared)
         if limits is not None:
             self.ingress.site.use_limits(limits)

@@ -33,6 +33,7 @@ class Told:
         self.state = State(self.meter, self.proxies)
         if side is Side.SERVER:
             self.state = replace(self.state, clients=2, logins=1, users_waiting=3, data_conns_waiting=8)
+            self.state = replace(self.state, answers=[0, 0, 5, 0, 4, 1])
         if side is Side.CLIENT:
             self.state = replace(self.state, is_connected=True, round_trip_s=0.015, data_conns_waiting=8)
 

@@ -146,6 +146,7 @@ def test_events_are_counted_until_the_end() -> None:
         assert value(metrics, "gnar_logins_refused_total", reason="token") == 2
         assert value(metrics, "gnar_logins_refused_total", reason="clock") == 0
         assert value(metrics, "gnar_users_refused_total", kind="tcp") == 2
+        assert value(metrics, "gnar_http_answers_total", **{"class": "4xx"}) == 4
         assert value(metrics, "gnar_logins_total") == 2
         assert value(metrics, "gnar_descriptors_short_total") == 2
     emit(events.ClientCame, USER, "gnar", multiplexed=False)

@@ -62,6 +62,7 @@ class Admin:
             clients=len(clients),
             logins=len(self._ingress.in_progress),
             users_waiting=len(self._shared.conn_map),
+            answers=self._shared.answers,
             data_conns_waiting=sum(control.upstream.waiting for control in clients),
         )
 

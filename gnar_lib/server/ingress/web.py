@@ -45,7 +45,7 @@ class WebIngress:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self.site = Site(shared.names, shared.config)
+        self.site = Site(shared.names, shared.config, shared.answers)
         self._visitors: set[Visitor] = set()
         self._listeners: dict[str, Listener] = {}  # by scheme
         self._certificates: Certificates | None = None

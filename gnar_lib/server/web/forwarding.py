@@ -234,6 +234,7 @@ class Forwarding:
         is_clean = taken == len(rest)  # else the service has sent something that nobody has asked for
         head = self._response_head(response, b"" if goes_on else b"Connection: close\r\n")
         self.has_begun = True
+        self._site.answers[response.status // 100] += 1
         send_counted(head + (rest if is_clean else rest[:taken]), user, lane.down)
         if chunks is not None:
             self._pass_chunks(chunks)

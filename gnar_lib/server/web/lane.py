@@ -63,7 +63,7 @@ class Lane:
         if conn is None:
             self._reason = "nothing to connect to"
             raise HTTPError(503, f"{proxy.name} cannot be reached at the moment", [("Retry-After", "5")])
-        self._conn = conn
+        self._conn, self._reach = conn, proxy.reach
         emit(UserConnected, Side.SERVER, proxy.name, self.address, time.monotonic() - self._began_s)
         self._live.__enter__()
         if isinstance(conn, SocketConn):

@@ -24,8 +24,9 @@ LIMITS = Limits(head_bytes=32 * 1024, target_bytes=16 * 1024, fields=200)
 class Site:
     """The web ports of a server. A reload calls `use` with its new settings."""
 
-    def __init__(self, names: Names, config: ServerConfig) -> None:
+    def __init__(self, names: Names, config: ServerConfig, answers: list[int]) -> None:
         self.names = names
+        self.answers = answers  # counts them, by the hundreds of their statuses
         places = max((descriptors.limit - descriptors.reserve) // 2, 2)
         self.use_limits(replace(LIMITS, connections=places, connections_of_network=places // 2))
         self.is_closing = False

@@ -11,6 +11,7 @@ from socket import SHUT_WR
 
 from gnar_lib import logger
 from gnar_lib.errors import ConnClosed, ConnError, DeadlineError
+from gnar_lib.events import UserRefused, emit
 from gnar_lib.http.head import HeadBuffer
 from gnar_lib.http.heads import RequestToPass, read_request
 from gnar_lib.http.message import HTTPError, phrase
@@ -160,7 +161,8 @@ class Visitor:
 
     def _check(self, proxy: Proxy, request: RequestToPass, origin: Origin, address: Sockaddr) -> None:
         """Raise `HTTPError` if a request is not to reach the service."""
-        if proxy.rules.refusal(address):
+        if reason := proxy.rules.refusal(address):
+            emit(UserRefused, proxy.name, proxy.kind, address, reason)
             raise HTTPError(403, "your address may not come here")
         settings = proxy.web
         if settings.redirects_https and origin.scheme == "http":
@@ -287,6 +289,7 @@ class Visitor:
             b"" if goes_on else b"Connection: close\r\n",
         )
         is_for_head = request is not None and request.method == b"HEAD"
+        self._site.answers[status // 100] += 1
         with deadline(self._site.limits.send_s, f"{self._conn}: sending"):
             self._conn.sendall(head if is_for_head else head + body)
         if not goes_on:

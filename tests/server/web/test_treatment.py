@@ -192,6 +192,7 @@ def test_an_address_may_be_refused() -> None:
         site.names.proxies["a"].rules.refused = {"127.0.0.1"}
         got = responses(site.ask(GET % b""))[0]
     assert got.status == 403
+    assert site.ingress.site.answers == [0, 0, 0, 0, 1, 0]
 
 
 def test_an_error_has_the_page_of_the_proxy_or_of_the_server(tmp_path: Any) -> None:
