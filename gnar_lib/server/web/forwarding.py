@@ -22,7 +22,7 @@ from gnar_lib.proxy.portion import copy_chunked, copy_length
 from gnar_lib.proxy.stream import copy_to_end, stream
 from gnar_lib.server.web.forwarded import Origin
 from gnar_lib.server.web.lane import Lane
-from gnar_lib.server.web.site import Site
+from gnar_lib.server.web.site import Site, is_small
 from gnar_lib.server.web.upload import Upload
 
 PIECE_BYTES = 16 * 1024  # received at once while a head is awaited
@@ -210,10 +210,12 @@ class Forwarding:
 
     def _read_response(self, head: bytes, *, to_head: bool) -> ResponseToPass:
         lane = self.lane
-        if head != lane.received_head or to_head != lane.was_to_head:  # else the same has come again
-            lane.received = read_response(head, self._site.limits, to_head=to_head)
-            lane.received_head, lane.was_to_head = head, to_head
-        return lane.received
+        if head == lane.received_head and to_head == lane.was_to_head:  # the same has come again
+            return lane.received
+        response = read_response(head, self._site.limits, to_head=to_head)
+        if is_small(head, response.pairs):
+            lane.received, lane.received_head, lane.was_to_head = response, head, to_head
+        return response
 
     def _pass_final(self, response: ResponseToPass, rest: bytes) -> bool:
         """Pass the final answer on; returns whether another request may follow."""

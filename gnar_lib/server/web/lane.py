@@ -86,6 +86,10 @@ class Lane:
         after_s = time.monotonic() - self._began_s
         emit(UserAnswered, Side.SERVER, self.proxy.name, self.address, after_s)
 
+    def forget_request(self) -> None:
+        """Let go of the last request, which is large."""
+        self.sent_for, self.sent_head = None, b""
+
     def stop_reading(self) -> None:
         """Have nothing wake the greenlet of the user for this lane, until it waits for the lane again."""
         if isinstance(self._conn, SocketConn):

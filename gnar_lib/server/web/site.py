@@ -8,6 +8,7 @@ from pathlib import Path
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import ConfigError
 from gnar_lib.http.crowd import Crowd
+from gnar_lib.http.heads import Pairs
 from gnar_lib.http.limits import Limits
 from gnar_lib.net import descriptors
 from gnar_lib.server.names.table import Names
@@ -15,6 +16,8 @@ from gnar_lib.server.web.forwarded import Trust
 
 MAX_PAGE_BYTES = 64 * 1024
 HTTPS = 443
+# Of the last request and answer, what each of thousands of connections may keep while nothing happens.
+SMALL_HEAD_BYTES, SMALL_HEAD_FIELDS = 4096, 40
 
 # More than at the admin port: browsers send long cookies. One network can have half of the connections, since
 # a proxy such as Caddy brings all users from one address.
@@ -47,6 +50,11 @@ class Site:
         if config.hsts_s:
             self.hsts = b"Strict-Transport-Security: max-age=%d\r\n" % config.hsts_s
         self.error_page = error_page
+
+
+def is_small(head: bytes, pairs: Pairs) -> bool:
+    """Tell whether a head, and what it says, may be kept in case the same comes again."""
+    return len(head) <= SMALL_HEAD_BYTES and len(pairs) <= SMALL_HEAD_FIELDS
 
 
 def read_page(path: str) -> str:

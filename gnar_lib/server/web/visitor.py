@@ -24,7 +24,7 @@ from gnar_lib.server.web.forwarded import Origin, Peer
 from gnar_lib.server.web.forwarding import HEAD_END, PIECE_BYTES, Forwarding, NoAnswerError
 from gnar_lib.server.web.lane import Lane
 from gnar_lib.server.web.pages import page
-from gnar_lib.server.web.site import Site
+from gnar_lib.server.web.site import Site, is_small
 
 MOST_LANES = 4  # of one connection: behind a proxy such as Caddy, requests for many names take turns on it
 GONE_S = 60.0  # a user who sends no more may still want the answer, but not for longer than this
@@ -99,6 +99,8 @@ class Visitor:
     def _receive_head(self) -> tuple[bytes, bytes] | None:
         """Return the next head and what came behind it, None if the user has enough. Raises `HTTPError`."""
         site, conn = self._site, self._conn
+        if not is_small(self._last_head, self._last.pairs):
+            self._forget()
         self.until_s = time.monotonic() + site.limits.idle_s
         site.crowd.begin_wait(conn)
         try:
@@ -110,6 +112,12 @@ class Visitor:
         finally:
             self.until_s = 0.0
             site.crowd.end_wait(conn)
+
+    def _forget(self) -> None:
+        """Let go of the last request, which is large: the connection may wait for long now."""
+        self._last_head, self._last, self._last_origin = b"", RequestToPass(), None
+        for lane in self._lanes.values():
+            lane.forget_request()
 
     def _receive_rest(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return a head of which more than `data` has to come."""

@@ -1,0 +1,40 @@
+"""What users who mean harm may do at the web port, and what that costs others."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from gnar_lib.net import SocketConn
+from tests.helpers.sites import read_until, scripted, site_before
+
+END = b"\r\n\r\n"
+CONNS = 64
+KEPT_KIB = (
+    24  # of one connection, with those to the service; the heads alone have 56 KiB, without their fields
+)
+LONG = b"".join(b"X%d: %b\r\n" % (number, b"y" * 140) for number in range(190))
+
+
+def test_connections_that_wait_remember_no_long_heads() -> None:
+    def serve(conn: SocketConn) -> None:
+        while read_until(conn, END):
+            conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + LONG + b"\r\n")
+
+    def ask(conn: SocketConn) -> None:
+        conn.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n" + LONG + b"\r\n")
+        assert read_until(conn, END).startswith(b"HTTP/1.1 200")
+
+    with scripted(serve) as service, site_before(service.port) as site:
+        conns = [site.dial() for _ in range(CONNS + 1)]
+        ask(conns[0])  # loads what is loaded once
+        tracemalloc.start()
+        try:
+            for conn in conns[1:]:
+                ask(conn)
+            held_kib = tracemalloc.get_traced_memory()[0] / 1024
+        finally:
+            tracemalloc.stop()
+        for conn in conns:
+            conn.close()
+    print(f"{held_kib / CONNS:.1f} KiB for each connection")
+    assert held_kib / CONNS < KEPT_KIB
