@@ -15,6 +15,7 @@ from gnar_lib.http.heads import RequestToPass
 from gnar_lib.net import Sockaddr, host_of
 
 MAX_VALUE_BYTES = 4096  # of X-Forwarded-For or Forwarded; more is replaced, whoever sends it
+MAX_HOPS = 32  # of X-Forwarded-For, that are looked at to find out who the user is
 _HOST = re.compile(rb"[A-Za-z0-9._~\[\]:-]{1,255}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -102,11 +103,13 @@ class Peer:
 
     def _user_among(self, hops: list[str]) -> str:
         """Return the last of the addresses that nobody has to be trusted for; else the first of them."""
-        addresses = [found for hop in reversed(hops) if (found := _node_address(hop))]
-        for host in addresses:
-            if not self._trust.includes(host):
-                return host
-        return addresses[-1] if addresses else self.host
+        first = ""
+        for hop in hops[: -MAX_HOPS - 1 : -1]:  # from the last on
+            if host := _node_address(hop):
+                first = host
+                if not self._trust.includes(host):
+                    break
+        return first or self.host
 
 
 def _node_address(text: str) -> str:
