@@ -10,6 +10,7 @@ import re
 from enum import Enum
 
 from gnar_lib.errors import ProtocolError
+from gnar_lib.http.heads import FORWARDED, plain_name
 
 MAX_LINE_BYTES = 1024  # of a size with its extensions, or of one trailer
 MAX_TRAILERS = 32
@@ -18,7 +19,7 @@ MAX_TRAILERS = 32
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[^\x00-\x08\x0a-\x1f\x7f]*")
 # Fields that say how a message is to be read, or who may do what, come too late in trailers (RFC 9110,
-# section 6.5.1).
+# section 6.5.1). Some services take trailers for header fields, and so for what gnar has said there.
 _NO_TRAILERS = frozenset(
     {
         b"authorization",
@@ -30,11 +31,13 @@ _NO_TRAILERS = frozenset(
         b"expect",
         b"forwarded",
         b"host",
+        b"proxy-authorization",
         b"set-cookie",
         b"te",
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"x-real-ip",
     }
 )
 _CRLF = b"\r\n"
@@ -50,12 +53,14 @@ class _State(Enum):
 class Chunks:
     """Reads one chunked body as it comes, in pieces of any size."""
 
-    def __init__(self) -> None:
+    def __init__(self, no_trailers: frozenset[bytes] = frozenset()) -> None:
+        """Refuse `no_trailers` besides those that never are ones; each is a `plain_name`."""
         self.count = 0  # chunks that have begun
         self._state = _State.SIZE
         self._left = 0  # bytes of the chunk that are still to come, with the two that end it
         self._line = b""  # the beginning of a line whose end is still to come
         self._trailers = 0
+        self._no_trailers = no_trailers
 
     @property
     def has_ended(self) -> bool:
@@ -125,5 +130,6 @@ class Chunks:
         found = _TRAILER.fullmatch(line)
         if found is None or self._trailers > MAX_TRAILERS:
             raise ProtocolError("a trailer is malformed")
-        if found[1].lower().replace(b"_", b"-") in _NO_TRAILERS:
+        name = plain_name(found[1])
+        if name in _NO_TRAILERS or name in self._no_trailers or name.startswith(FORWARDED):
             raise ProtocolError(f"{found[1].decode()} cannot be a trailer")

@@ -56,14 +56,14 @@ _LOOKED_AT_IN_REQUEST = _OF_CONNECTION | {
     b"proxy-authorization",
     b"authorization",
     b"forwarded",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-proto",
     b"x-real-ip",
 }
 _LOOKED_AT_IN_RESPONSE = _OF_CONNECTION
 _KEEP_ALIVE = [b"keep-alive"]
 _LENGTHS = (b"content-length", b"transfer-encoding", b"host")
+FORWARDED = b"x-forwarded-"  # with -for, -proto and others: what whoever passes a request on says of the user
+_PUNCTUATION = b"!#$%&'*+.^_`|~"
+_AS_HYPHENS = bytes.maketrans(_PUNCTUATION, b"-" * len(_PUNCTUATION))
 
 
 class RequestToPass:
@@ -129,15 +129,13 @@ def read_request(head: bytes, limits: Limits) -> RequestToPass:
         raise HTTPError(431, f"there are more than {limits.fields} header fields")
     seen, kept = request.seen, request.pairs
     for pair in pairs:
-        name = pair[0].lower()
-        if name in _LOOKED_AT_IN_REQUEST:
-            seen.setdefault(name, []).append(pair[1].strip(b" \t"))
-        elif b"_" in name and (known := name.replace(b"_", b"-")) in _LOOKED_AT_IN_REQUEST:
-            # A service that knows fields as CGI's variables could take it for the other one.
-            if known in _LENGTHS:
-                raise HTTPError(400, f"{name.decode()} is not the name of a header field here")
-        else:
+        name = plain_name(pair[0])
+        if name not in _LOOKED_AT_IN_REQUEST and not name.startswith(FORWARDED):
             kept.append(pair)
+        elif name == pair[0].lower():
+            seen.setdefault(name, []).append(pair[1].strip(b" \t"))
+        elif name in _LENGTHS:  # in an odd spelling; the others are left out
+            raise HTTPError(400, f"{pair[0].decode()} is not the name of a header field here")
     _read_connection(request, seen, kept)
     _read_host(request, target, seen)
     request.length = _length(seen, is_1_0=request.is_1_0)
@@ -146,6 +144,14 @@ def read_request(head: bytes, limits: Limits) -> RequestToPass:
             raise HTTPError(417, "the only Expect is 100-continue")
         request.expects_continue = not request.is_1_0
     return request
+
+
+def plain_name(name: bytes) -> bytes:
+    """Return the name of a field as a service may take it: in lower case, punctuation as hyphens.
+
+    CGI knows X_Real_IP by the same name as X-Real-IP, and PHP knows X.Real.IP by that, too.
+    """
+    return name.lower().translate(_AS_HYPHENS)
 
 
 def _read_connection(request: RequestToPass, seen: dict[bytes, list[bytes]], kept: Pairs) -> None:
@@ -182,10 +188,13 @@ def _read_host(request: RequestToPass, target: bytes, seen: dict[bytes, list[byt
     if len(hosts) > 1 or (not hosts and not request.is_1_0):
         raise HTTPError(400, "there has to be one Host")
     authority = hosts[0] if hosts else b""
+    if (method := request.method.upper()) == b"CONNECT":
+        # Whatever its target: services disagree about where such a request ends.
+        raise HTTPError(405, "CONNECT is not served here", [("Allow", "GET, HEAD, POST, PUT, DELETE")])
+    if method == b"HEAD" != request.method:
+        raise HTTPError(501, "a service may take this method for HEAD, whose answer has no body")
     if target[:1] == b"/":
         request.target = target
-    elif request.method == b"CONNECT":
-        raise HTTPError(405, "CONNECT is not served here", [("Allow", "GET, HEAD, POST, PUT, DELETE")])
     elif found := _ABSOLUTE.fullmatch(target):
         # The target says the host, whatever Host says (RFC 9112, section 3.2.2).
         authority, path, query = found[1], found[2] or b"/", found[3] or b""
@@ -268,15 +277,16 @@ def read_response(head: bytes, limits: Limits, *, to_head: bool) -> ResponseToPa
     except HTTPError as exc:
         raise HTTPError(502, "nobody can tell how long the answer of the service is") from exc
     has_length = b"content-length" in seen or length == CHUNKED
-    if response.status < _FIRST_FINAL or response.status == _NO_CONTENT:
-        has_length = True  # which nobody has to say (RFC 9110, section 8.6)
-        length = 0
-    elif length == CHUNKED:
+    # Answers without a body may not even speak of one (RFC 9110, section 8.6; RFC 9112, section 6.1).
+    is_bodiless = response.status < _FIRST_FINAL or response.status == _NO_CONTENT
+    if length == CHUNKED and not is_bodiless:
         kept.append((b"Transfer-Encoding", b" chunked"))
-    elif has_length:
+    elif has_length and not is_bodiless:
         kept.append((b"Content-Length", b" " + seen[b"content-length"][0]))
-    has_body = not to_head and response.status != _NOT_MODIFIED
-    response.length = (length if has_length else UNTIL_CLOSE) if has_body else 0
+    if to_head or is_bodiless or response.status == _NOT_MODIFIED:
+        response.length = 0
+    else:
+        response.length = length if has_length else UNTIL_CLOSE
     response.lines = lines_of(kept)
     return response
 

@@ -58,6 +58,8 @@ REFUSED = {
     "a trailer that is none": b"0\r\nnonsense\r\n\r\n",
     "a folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
     "a length in a trailer": b"0\r\nContent-Length: 5\r\n\r\n",
+    "who the user is, in a trailer": b"0\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "who the user is, in a trailer that is spelled oddly": b"0\r\nX.Real_IP: 1.1.1.1\r\n\r\n",
     "a length in a trailer, with an underline": b"0\r\nContent_Length: 5\r\n\r\n",
     "a Host in a trailer": b"0\r\nHost: a\r\n\r\n",
     "too many trailers": b"0\r\n" + b"X: y\r\n" * 40 + b"\r\n",

@@ -69,9 +69,47 @@ def test_fields_of_the_connection_are_not_passed_on() -> None:
 def test_what_others_say_of_the_user_is_set_apart() -> None:
     found = request(
         HOST + b"X-Forwarded-For: 1\r\nX_FORWARDED_FOR: 2\r\nForwarded: for=3\r\nX-Real-Ip: 4\r\nA: 5\r\n"
+        b"X-Forwarded-Prefix: /6\r\nX.Real.IP: 7\r\nX~Forwarded~Port: 8\r\nX-Forwarded+Ssl: 9\r\n"
     )
     assert found.pairs == [(b"A", b" 5")]
     assert found.seen[b"x-forwarded-for"] == [b"1"]
+    assert found.seen[b"x-forwarded-prefix"] == [b"/6"]
+    assert found.seen.keys() == {
+        b"host",
+        b"x-forwarded-for",
+        b"forwarded",
+        b"x-real-ip",
+        b"x-forwarded-prefix",
+    }
+
+
+@pytest.mark.parametrize("line", [b"CONNECT / HTTP/1.1", b"CONNECT a:80 HTTP/1.1", b"connect /x HTTP/1.0"])
+def test_connect_is_refused_whatever_its_target(line: bytes) -> None:
+    with pytest.raises(HTTPError) as raised:
+        request(HOST, line)
+    assert raised.value.status == 405
+
+
+@pytest.mark.parametrize("method", [b"head", b"Head", b"hEAD"])
+def test_a_method_that_some_take_for_head_is_refused(method: bytes) -> None:
+    with pytest.raises(HTTPError) as raised:
+        request(HOST, method + b" / HTTP/1.1")
+    assert raised.value.status == 501
+
+
+@pytest.mark.parametrize("name", [b"Content_Length", b"Content.Length", b"Transfer~Encoding"])
+def test_odd_spellings_of_what_says_how_to_read_are_refused(name: bytes) -> None:
+    with pytest.raises(HTTPError) as raised:
+        request(HOST + name + b": 1\r\n")
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("status", [100, 103, 204])
+@pytest.mark.parametrize("line", [b"Transfer-Encoding: chunked", b"Content-Length: 5"])
+def test_answers_without_a_body_do_not_speak_of_one(status: int, line: bytes) -> None:
+    head = b"HTTP/1.1 %d X\r\n%b\r\nA: 1\r\n\r\n" % (status, line)
+    found = read_response(head, LIMITS, to_head=False)
+    assert (found.length, found.lines) == (0, b"A: 1\r\n")
 
 
 def test_an_upgrade_is_asked_for_in_two_fields() -> None:

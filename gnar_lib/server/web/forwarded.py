@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gnar_lib.http.heads import RequestToPass
+from gnar_lib.http.heads import FORWARDED, RequestToPass
 from gnar_lib.net import Sockaddr, host_of
 
 MAX_VALUE_BYTES = 4096  # of X-Forwarded-For or Forwarded; more is replaced, whoever sends it
 MAX_HOPS = 32  # of X-Forwarded-For, that are looked at to find out who the user is
+_SAID_ANEW = (b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(rb"[A-Za-z0-9._~\[\]:-]{1,255}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -99,6 +101,9 @@ class Peer:
         ) % (_appended(said, self._shown), scheme, host, _appended(forwarded, hop))
         if real := seen.get(b"x-real-ip"):
             fields += b"X-Real-IP: %b\r\n" % real[0]
+        for name, values in seen.items():  # such as X-Forwarded-Port
+            if name.startswith(FORWARDED) and name not in _SAID_ANEW:
+                fields += b"".join([b"%b: %b\r\n" % (name, value) for value in values])
         return Origin(request, self._user_among(hops), scheme.decode(), fields)
 
     def _user_among(self, hops: list[str]) -> str:
@@ -125,4 +130,4 @@ def _appended(before: bytes, more: bytes) -> bytes:
 
 def _quoted(host: bytes) -> bytes:
     """Return a host for Forwarded, in quotes unless it is a token (RFC 7239, section 4)."""
-    return b'"%b"' % host if b":" in host or not host else host
+    return host if _TOKEN.fullmatch(host) else b'"%b"' % host

@@ -87,7 +87,7 @@ class Forwarding:
         length, lane = self._request.length, self.lane
         copy: Callable[[], None] | None = None
         if length == CHUNKED:
-            chunks = Chunks()
+            chunks = Chunks(lane.proxy.web.request_edits.names)
             try:
                 taken = chunks.feed(body)
             except ProtocolError as exc:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gnar_lib.errors import ProxyRefusedError
-from gnar_lib.http.heads import Pairs
+from gnar_lib.http.heads import Pairs, plain_name
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.web.basic import BasicAuth
 
@@ -35,17 +35,17 @@ class Edits:
             if found[1].lower() in _NOT_YOURS:
                 hint = "; there is host-header" if found[1].lower() == "host" else ""
                 raise ProxyRefusedError(f"the header field {found[1]} cannot be set or removed{hint}")
-            names.add(found[1].lower().encode())
+            names.add(plain_name(found[1].encode()))
         if len(names) > MAX_EDITS:
             raise ProxyRefusedError(f"at most {MAX_EDITS} header fields can be set or removed")
-        self._names = frozenset(names)
+        self.names = frozenset(names)
 
     def __bool__(self) -> bool:
-        return bool(self._names)
+        return bool(self.names)
 
     def without(self, pairs: Pairs) -> Pairs:
-        """Return fields without those that are set or removed."""
-        return [pair for pair in pairs if pair[0].lower() not in self._names] if self._names else pairs
+        """Return fields without those that are set or removed, however their names are spelled."""
+        return [pair for pair in pairs if plain_name(pair[0]) not in self.names] if self.names else pairs
 
 
 _NO_EDITS = Edits(())

@@ -67,6 +67,17 @@ def test_what_those_say_who_are_trusted_is_appended_to() -> None:
     }
 
 
+def test_what_else_is_said_of_the_user_is_believed_from_the_same_alone() -> None:
+    lines = b"X-Forwarded-Port: 443\r\nX-Forwarded-Prefix: /a\r\n"
+    assert b"-port" not in origin(lines).fields.lower()
+    assert b"x-forwarded-port: 443\r\nx-forwarded-prefix: /a\r\n" in origin(lines, "127.0.0.1").fields
+
+
+def test_a_host_adds_nothing_to_what_is_said_of_the_user() -> None:
+    fields = told(origin(b"", authority=b"x;for=1.1.1.1").fields)
+    assert fields["Forwarded"] == 'for=192.0.2.1;host="x;for=1.1.1.1";proto=http'
+
+
 @pytest.mark.parametrize(
     ("said", "user"),
     [
@@ -136,6 +147,24 @@ def test_header_fields_are_set_and_removed_both_ways() -> None:
     assert head.lower().count(b"x-old") == 1
     assert got.headers.get_all("x-old") == ["other"]
     assert "Server" not in got.headers
+
+
+WANTED = {"request_headers": ("X-User: guest", "-X-Gone")}
+
+
+@pytest.mark.parametrize("name", [b"X-User", b"x_user", b"X.User", b"X-Gone", b"X_GONE"])
+def test_fields_that_are_set_or_removed_come_in_no_other_spelling(name: bytes) -> None:
+    head, _ = seen_and_got(GET % (name + b": admin\r\n"), WANTED)
+    assert b"X-User: guest\r\n" in head
+    assert b"admin" not in head
+
+
+@pytest.mark.parametrize("name", [b"X-User", b"x_user", b"X-Gone"])
+def test_fields_that_are_set_or_removed_cannot_be_trailers(name: bytes) -> None:
+    lines = b"Transfer-Encoding: chunked\r\n"
+    chunks = b"1\r\nx\r\n0\r\n%b: admin\r\n\r\n" % name
+    head, got = seen_and_got(GET % lines + chunks, WANTED)
+    assert (head, got.status) == (b"", 400)
 
 
 @pytest.fixture
