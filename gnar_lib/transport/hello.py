@@ -8,9 +8,9 @@ from typing import Final
 from gnar_lib.errors import ProtocolError
 
 MAX_HELLO_BYTES: Final = 16 * 1024  # with the headers of its records; browsers send 2 KiB
-# Of one ClientHello. Whoever waits for the rest asks again with each byte that comes, and all records are
-# looked at each time.
-MAX_RECORDS: Final = 512
+# Of one ClientHello, which usually comes in one. Whoever waits for the rest asks again with each byte that
+# comes, and all records are looked at each time.
+MAX_RECORDS: Final = 64
 MAX_NAME_BYTES: Final = 253  # RFC 1035, section 2.3.4, without the dot at the end
 
 # RFC 8446: the first two numbers are in section 5.1, the others in sections 4, 4.2 and B.3.1.

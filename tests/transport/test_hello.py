@@ -37,7 +37,7 @@ def test_name_is_found_when_the_last_byte_has_come_and_not_before(hello: bytes, 
     assert server_name(hello[:first]) == name
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 40, 100])
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 40, 100])
 def test_name_is_found_however_the_message_is_cut_into_records(most: int) -> None:
     message = handshake_of(hello_with(EXTENSION, sni(b"example.com")))
     hello = cut_into_records(message, most)
@@ -122,8 +122,8 @@ def test_bytes_that_come_one_by_one_cost_little() -> None:
     hello = cut_into_records(b"\x01" + sized(bytes(10_000), 3), 1)
     began_s = time.thread_time()
     first_refused = MAX_RECORDS * len(cut_into_records(b"x"))
-    for size in range(0, first_refused, 6):
+    for size in range(first_refused):
         assert server_name(hello[:size]) is None
     with pytest.raises(ProtocolError, match=f"more than {MAX_RECORDS} records"):
         server_name(hello[:first_refused])
-    assert time.thread_time() - began_s < 1.0
+    assert time.thread_time() - began_s < 0.25  # a tenth of that is usual
