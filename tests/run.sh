@@ -34,6 +34,7 @@ htpasswd|apache2-utils|tests of hashes of passwords
 haproxy|haproxy|benchmarks
 iperf3|iperf3|benchmarks of bulk
 wrk|wrk|benchmarks of HTTP
+h2load|nghttp2-client|tests of names with a crowd of users
 caddy|caddy|tests of names with HTTPS by Caddy
 nginx|nginx-light|benchmarks and tests with a real web server
 go|golang-go|tests with the Go peers

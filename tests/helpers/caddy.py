@@ -171,10 +171,21 @@ class RealCaddy:
         """The routes of the server srv0."""
         return list(self.apps["http"]["servers"]["srv0"]["routes"])
 
+    @property
+    def leads_to_gnar(self) -> bool:
+        """Whether gnar's route is there; False also while Caddy changes, when its API is away for a moment."""
+        with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
+            return any(route.get("@id") == "gnar" for route in self.routes)
+        return False
+
+    @property
+    def root(self) -> Path:
+        """The certificate of the authority that Caddy is by itself."""
+        return next(self._folder.rglob("authorities/local/root.crt"))
+
     def dial(self, name: str) -> ssl.SSLSocket:
         """Return a TLS connection for a name, whose certificate is checked."""
-        root = next(self._folder.rglob("authorities/local/root.crt"))
-        context = ssl.create_default_context(cafile=str(root))
+        context = ssl.create_default_context(cafile=str(self.root))
         sock = socket.create_connection((LOOPBACK, self.https), WAIT_S)
         try:
             tls = context.wrap_socket(sock, server_hostname=name)
@@ -213,13 +224,7 @@ class Kept:
 
 def wait_ready(keeper: Caddy, caddy: RealCaddy) -> None:
     """Wait until gnar's route is there, and gnar knows that."""
-
-    def is_there() -> bool:
-        with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
-            return any(route.get("@id") == "gnar" for route in caddy.routes) and keeper.is_ready
-        return False
-
-    wait_until(is_there, f"gnar's route is in Caddy: {keeper.trouble}")
+    wait_until(lambda: caddy.leads_to_gnar and keeper.is_ready, f"gnar's route is in Caddy: {keeper.trouble}")
 
 
 def respond(text: str, *hosts: str, **route: Json) -> Json:

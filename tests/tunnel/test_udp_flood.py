@@ -20,9 +20,9 @@ from tests.helpers.harness import (
     Tunnels,
     echo,
     free_port,
-    is_open,
     wait_until,
 )
+from tests.helpers.nginx import nginx
 from tests.helpers.udp import UdpService, UdpTunnel, ask_udp, plain_is_slow, udp_socket, user_of
 
 KEPT = 0.3  # of the requests of a TCP proxy, beside a flood of datagrams
@@ -96,21 +96,8 @@ def web_server(tmp_path: Path) -> Iterator[int]:
     port, folder = free_port(), tmp_path / "web"
     folder.mkdir()
     (folder / "index.html").write_text("ok")
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {folder}/pid; events {{}} http {{ {paths} access_log off;"
-        f"keepalive_requests 100000000; server {{ listen {LOOPBACK}:{port}; root {folder}; }} }}"
-    )
-    argv = ["nginx", "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"]
-    process = subprocess.Popen([*map(str, argv)], stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: is_open(port), "nginx listens")
+    with nginx(folder, port):
         yield port
-    finally:
-        process.kill()
-        process.wait(WAIT_S)
 
 
 @plain_is_slow

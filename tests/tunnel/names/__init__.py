@@ -1,0 +1,1 @@
+"""Names end to end: programs of gnar, real services behind names, and real users."""
