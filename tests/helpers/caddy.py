@@ -172,13 +172,6 @@ class RealCaddy:
         return list(self.apps["http"]["servers"]["srv0"]["routes"])
 
     @property
-    def leads_to_gnar(self) -> bool:
-        """Whether gnar's route is there; False also while Caddy changes, when its API is away for a moment."""
-        with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
-            return any(route.get("@id") == "gnar" for route in self.routes)
-        return False
-
-    @property
     def root(self) -> Path:
         """The certificate of the authority that Caddy is by itself."""
         return next(self._folder.rglob("authorities/local/root.crt"))
