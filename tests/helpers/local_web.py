@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
-from tests.helpers.harness import LOOPBACK, WAIT_S, dial
+from tests.helpers.harness import LOOPBACK, WAIT_S, dial, wait_until
 
 DOMAIN = "gnar.localhost"  # whose names curl and chromium look for on this machine
 MIB = 1 << 20
@@ -321,12 +321,25 @@ class Users:
                 conn.close()
         conn.close()
 
-    def wait_served(self, count: int, wait: Any) -> None:
+    def wait_served(self, count: int) -> None:
         """Wait until so many more have been served."""
         wanted = self.served + count
-        wait(lambda: self.served >= wanted or bool(self.failed), f"{count} more users are served")
+        wait_until(lambda: self.served >= wanted or bool(self.failed), f"{count} more users are served")
 
     def end(self) -> None:
         self._is_over = True
         for thread in self._threads:
             thread.join()
+
+
+@contextmanager
+def users_of(port: int, label: str) -> Iterator[Users]:
+    """Have users ask for a name during the block, each of whom has to get an answer 200."""
+    users = Users(port, label)
+    try:
+        users.wait_served(5)
+        yield users
+        users.wait_served(5)
+    finally:
+        users.end()
+    assert not users.failed, users.failed[:5]

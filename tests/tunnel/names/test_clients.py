@@ -11,26 +11,13 @@ from subprocess import PIPE, Popen
 
 from gnar_lib.proto import Exchange, ProxyReq, ProxyResp, to_frame
 from tests.helpers.harness import LOOPBACK, TOKEN, WAIT_S, Forwarder, dial, free_port, wait_until
-from tests.helpers.local_web import HALF_BYTES, Users, get, host_of
+from tests.helpers.local_web import HALF_BYTES, get, host_of, users_of
 from tests.helpers.terminals import Terminal
 from tests.peers.plain import go_login, recv_message
 from tests.tunnel.names.conftest import Names
 
 OPTIONS = {"plain": (), "mux": ("-m",)}
 PARTIAL, RESET = 18, 56  # of curl: the file is short, the connection was lost
-
-
-@contextmanager
-def users_of(names: Names, label: str) -> Iterator[Users]:
-    """Have users ask for a name during the block, each of whom has to get an answer 200."""
-    users = Users(names.http, label)
-    try:
-        users.wait_served(5, wait_until)
-        yield users
-        users.wait_served(5, wait_until)
-    finally:
-        users.end()
-    assert users.failed == []
 
 
 @contextmanager
@@ -72,10 +59,10 @@ def test_client_that_is_killed_breaks_downloads_off_and_its_next_start_has_the_n
 
 def test_client_is_restarted_and_no_user_sees_an_error(names: Names, way: str) -> None:
     old = names.client(f"again-{way}", *OPTIONS[way])
-    with users_of(names, f"again-{way}") as users:
+    with users_of(names.http, f"again-{way}") as users:
         assert old.stop() == 0
         names.client(f"again-{way}", *OPTIONS[way])
-        users.wait_served(20, wait_until)
+        users.wait_served(20)
 
 
 def test_second_client_that_wants_a_name_is_told_that_it_is_taken(names: Names) -> None:
