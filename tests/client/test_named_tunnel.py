@@ -12,6 +12,7 @@ from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.net import Crew, SocketConn, listen
 from tests.helpers.conns import accept
+from tests.helpers.harness import free_port
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, Running, serving
@@ -19,7 +20,7 @@ from tests.helpers.servers import LOOPBACK, Running, serving
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    with serving(domain="example.com", http_port=8080) as made:
+    with serving(domain="example.com", http_port=free_port(), http_bind=LOOPBACK) as made:
         yield made
 
 
@@ -49,7 +50,7 @@ def ask(running: Running, host: str, text: bytes) -> bytes:
 def test_users_of_a_name_reach_the_service_before_and_after_a_reload(
     multiplex: bool, running: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crew = Crew("service")
+    crew, port = Crew("service"), running.server.shared.config.http_port
     service = listen(LOOPBACK, 0)
     service.serve(crew, echo)
     blog = ProxyConfig(proxy_name="web", local_port=service.port, proxy_type="http", subdomain="blog")
@@ -58,7 +59,7 @@ def test_users_of_a_name_reach_the_service_before_and_after_a_reload(
     try:
         client.start()
         assert client.answered.wait(10)
-        wait_until(lambda: "http://blog.example.com:8080  ->" in capsys.readouterr().out, "it is shown")
+        wait_until(lambda: f"http://blog.example.com:{port}  ->" in capsys.readouterr().out, "it is shown")
         assert ask(running, "blog.example.com", b"hello") == b"hello"
         client.reload(replace(config, proxies=(replace(blog, subdomain="shop"),)))
         wait_until(lambda: running.server.shared.names.find("shop.example.com", "/"), "it has the other name")
@@ -66,7 +67,7 @@ def test_users_of_a_name_reach_the_service_before_and_after_a_reload(
         assert ask(running, "shop.example.com", b"again") == b"again"
         (proxy,) = client._proxies.values()
         wait_until(lambda: proxy.state is ProxyState.OPEN, "the client knows that")
-        assert client.location("web") == "http://shop.example.com:8080"
+        assert client.location("web") == f"http://shop.example.com:{port}"
         client.stop_taking_users()
         wait_until(lambda: not running.server.shared.names.knows("shop.example.com"), "the name is free")
     finally:

@@ -24,6 +24,7 @@ from gnar_lib.server.names.table import AWAY_S
 from gnar_lib.server.proxies import Proxy
 from tests.helpers.clock import Clock
 from tests.helpers.conns import accept
+from tests.helpers.harness import free_port
 from tests.helpers.logins import TOKEN, go_login
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, serving
@@ -103,13 +104,14 @@ def close(*conns: ControlConn | Conn) -> None:
 
 @pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
 def test_user_of_a_name_reaches_the_client_and_no_port_is_open(multiplex: bool) -> None:
-    with naming(http_port=8080) as running, heard(ProxyOpened, ProxyClosed) as told:
+    port = free_port()
+    with naming(http_port=port, http_bind=LOOPBACK) as running, heard(ProxyOpened, ProxyClosed) as told:
         config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex)
         client = ControlConn.dial(config, "one")
         client.log_in(wanted("blog"))
         answer = answer_of(client.conn)
         assert answer == ProxyResp(
-            "blog.example.com", "success", proxy_name="blog", url="http://blog.example.com:8080"
+            "blog.example.com", "success", proxy_name="blog", url=f"http://blog.example.com:{port}"
         )
         assert len(running.server.shared.ports) == 0
         assert "proxies=1 " in running.server.status()
