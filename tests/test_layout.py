@@ -22,7 +22,7 @@ RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
     ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
-    ("auth", "transport", "proxy", "inspect", "metrics", "terminal", "hooks", "admin", "checklist"),
+    ("auth", "transport", "proxy", "inspect", "metrics", "terminal", "hooks", "admin", "visit", "checklist"),
     ("health", "relay", "client", "server", "top", "discover"),
     ("demo", "about", "usage", "synopsis", "completion", "manpage", "cmd"),
     ("gnar",),

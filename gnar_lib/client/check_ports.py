@@ -6,6 +6,7 @@ import secrets
 from contextlib import suppress
 
 from gnar_lib.checklist import Budget, Checklist, Verdict
+from gnar_lib.client.check_names import NamesCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.trial import Port, Trial
 from gnar_lib.config import ClientConfig, ProxyConfig
@@ -29,6 +30,7 @@ class PortCheck:
         self._config = config
         self._list = checklist
         self._budget = budget
+        self._names = NamesCheck(config, checklist, budget)
         self._crew = Crew("check of ports")  # users who try ports
 
     def tell_of(self, verdict: Verdict, what: str, proxy: ProxyConfig, text: str) -> None:
@@ -47,11 +49,14 @@ class PortCheck:
             return
         for port in ports:
             trial.wait_answer(port, self._budget.of(ANSWERS_S))
-        tried = [port for port in ports if port.is_open and port.number][:MOST_REACHED]  # names have none
+        self._names.run(trial, ports)
+        tried = [port for port in ports if port.is_open and _has_public_port(port)][:MOST_REACHED]
         for port in ports:
             if port not in tried:
+                was_visited = port.is_open and port.of.has_name
                 trial.give_back(port)
-                self._tell_port(port)
+                if not was_visited:
+                    self._tell_port(port)
         good = self._come_as_users(trial, tried)
         self._list.tell_rest("port")
         if good is None:
@@ -174,6 +179,11 @@ def _number(port: Port) -> str:
     if port.of.has_name and not port.number:
         return f"the name {port.proxy.subdomain}" if port.proxy.subdomain else "any name"
     return f"{port.of.proxy_type} port {port.number}" if port.number else "any port"
+
+
+def _has_public_port(port: Port) -> bool:
+    """Tell whether users come to a port; one that a proxy with a name has by chance is on loopback."""
+    return bool(port.number) and not (port.of.has_name and not port.of.remote_port)
 
 
 def _refused_by_go(number: str) -> str:

@@ -38,6 +38,8 @@ BLOCK = bytes(64 * 1024)
 MOST_BYTES = 64 << 20  # of one measurement: a second of half a gigabit, and no more for those who pay for it
 SECRET_BYTES = 16
 NAME_PREFIX = "check "  # of a proxy, in the server's log
+PAGE_PREFIX = "gnar-check-"  # of the path of a page
+PAGE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
 _ECHO, _DOWN, _UP = b"e", b"d", b"u"  # what a user of the trial wants of the local service
 
 
@@ -46,6 +48,8 @@ class _Service:
 
     def __init__(self) -> None:
         self.secret = os.urandom(SECRET_BYTES)
+        self.page_name = f"{PAGE_PREFIX}{self.secret.hex()}"  # of which it has a page, for users of names
+        self.page = os.urandom(SECRET_BYTES).hex().encode()  # what stands there
         self.received = 0  # bytes of uploads
         self.began_s = 0.0  # when the first of them came
         self._crew = Crew("trial")
@@ -67,6 +71,9 @@ class _Service:
         try:
             with deadline(HELLO_S, "the beginning"):
                 said = recv_exactly(conn, SECRET_BYTES + 1)
+            if said.startswith(b"GET /"):
+                self._show_page(conn, said)
+                return
             if not hmac.compare_digest(said[:SECRET_BYTES], self.secret):
                 raise ProtocolError("a user from elsewhere")
             wish = said[SECRET_BYTES:]
@@ -79,6 +86,19 @@ class _Service:
                     conn.sendall(data)
         finally:
             conn.abort()
+
+    def _show_page(self, conn: Conn, head: bytes) -> None:
+        """Answer a request by HTTP whose head begins with `head`."""
+        with deadline(HELLO_S, "the request"):
+            while b"\r\n\r\n" not in head and len(head) < len(BLOCK):
+                head += conn.recv(len(BLOCK)) or b"\r\n\r\n"
+            target = head.split(b" ")[1]
+            if not hmac.compare_digest(target.rpartition(b"/")[2], self.page_name.encode()):
+                raise ProtocolError("a user from elsewhere")
+            conn.sendall(PAGE_HEAD % len(self.page) + self.page)
+            conn.shutdown(socket.SHUT_WR)
+            while conn.recv(len(BLOCK)):
+                pass
 
     def _count(self, conn: Conn) -> None:
         while data := conn.recv(len(BLOCK)):
@@ -134,6 +154,16 @@ class Trial:
         self._connection: Connection | None = None  # from `begin` on
 
     # ---- ports ---------------------------------------------------------------------------------------------
+
+    @property
+    def page_name(self) -> str:
+        """The last part of the path at which the service answers users of names."""
+        return self._service.page_name
+
+    @property
+    def page(self) -> bytes:
+        """What the service answers there."""
+        return self._service.page
 
     def port(self, of: ProxyConfig) -> Port:
         """Return a port for a proxy of the settings, which `begin` or `ask` asks for."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from gevent.hub import get_hub
 
-from gnar_lib.errors import ListenError, PortTakenError
+from gnar_lib.errors import ConnError, ListenError, PortTakenError
 from gnar_lib.events import DescriptorsShort, emit
 from gnar_lib.net.address import Sockaddr, format_address, resolve
 from gnar_lib.net.conn import SocketConn, socket_class
@@ -175,3 +175,8 @@ def listen_error(address: Sockaddr, exc: Exception) -> ListenError:
         return PortTakenError(f"{where} is already in use")
     reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
     return ListenError(f"cannot listen on {where}: {reason}")
+
+
+def is_denied(error: ConnError) -> bool:
+    """Tell whether an address cannot be listened on since this user has no right to."""
+    return getattr(error.__cause__, "errno", None) in (errno.EACCES, errno.EPERM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import socket
 import sys
@@ -20,6 +19,8 @@ from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ConnError, GnarError, PortTakenError
 from gnar_lib.net import bind_udp, deadline, format_address, give_way, listen, resolve
 from gnar_lib.net.datagram import BUFFER_BYTES
+from gnar_lib.net.endpoint import is_denied
+from gnar_lib.server.check_names import NamesCheck
 
 TOTAL_S = 15.0  # for everything
 NAME_S = 5.0  # for each name
@@ -51,7 +52,7 @@ class ServerCheck:
             self._try_control_port(host)
             self._try_ports(host)
         self._try_udp()
-        self._try_web_ports()
+        NamesCheck(self._config, self._list, self._budget, is_running=self._is_running).run()
         try_admin(self._list, self._config.admin, self._budget.of(HEALTH_S))
         try_hooks(self._list, self._config.hooks, self._budget.of(NAME_S))
         self._tell_state_dir()
@@ -104,7 +105,7 @@ class ServerCheck:
         except PortTakenError:
             self._tell_who_has(port)
         except ConnError as exc:
-            self._list.wrong("port", f"{port} {_NEEDS_RIGHTS}" if _is_denied(exc) else str(exc))
+            self._list.wrong("port", f"{port} {_NEEDS_RIGHTS}" if is_denied(exc) else str(exc))
         else:
             self._list.ok("port", f"{port} is free for clients to come to")
 
@@ -132,7 +133,7 @@ class ServerCheck:
                 listen(host, port).close()
                 free += 1
             except ConnError as exc:
-                (denied if _is_denied(exc) else taken).append(port)
+                (denied if is_denied(exc) else taken).append(port)
             give_way()
         of = f"{len(tried)}" if len(tried) == len(allowed) else f"the first {len(tried)}"
         text = f"{allowed}: {free} of {of} are free for clients{_shown('taken', taken)}"
@@ -162,26 +163,6 @@ class ServerCheck:
         if size < BUFFER_BYTES and sys.platform == "linux":
             text += f"; for longer bursts: sysctl net.core.rmem_max={BUFFER_BYTES}, and wmem_max"
         self._list.ok("udp", text)
-
-    def _try_web_ports(self) -> None:
-        """Try to listen on the ports to which users of names come."""
-        config = self._config
-        for key, bind, port in (
-            ("http-port", config.http_bind, config.http_port),
-            ("https-port", config.bind, config.https_port),
-        ):
-            if not port:
-                continue
-            try:
-                with deadline(self._budget.of(NAME_S), "looking the address up"):
-                    listen(bind, port).close()
-            except PortTakenError:
-                if not self._is_running:  # else it has most likely this port, too
-                    self._list.wrong(key, f"{port} is taken by another program; choose another, or stop that")
-            except ConnError as exc:
-                self._list.wrong(key, f"{port} {_NEEDS_RIGHTS}" if _is_denied(exc) else str(exc))
-            else:
-                self._list.ok(key, f"{port} is free for users of names")
 
     def _tell_state_dir(self) -> None:
         if not self._config.state_dir:
@@ -248,10 +229,6 @@ def _nearest(folder: Path) -> Path:
     return Path(folder.anchor)
 
 
-def _is_denied(error: ConnError) -> bool:
-    return getattr(error.__cause__, "errno", None) in (errno.EACCES, errno.EPERM)
-
-
 def _below_1024(host: str) -> str:
     """Return what there is to say of ports below 1024; empty if they are as all others."""
     for port in range(FIRST_FREE_PORT - 1, 0, -1):
@@ -260,7 +237,7 @@ def _below_1024(host: str) -> str:
         except PortTakenError:
             continue
         except ConnError as exc:
-            return ", but for those below 1024, for which this user has no right" if _is_denied(exc) else ""
+            return ", but for those below 1024, for which this user has no right" if is_denied(exc) else ""
         break
     return ""
 

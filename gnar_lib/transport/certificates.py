@@ -31,6 +31,8 @@ class Certificates:
         self.context.sni_callback = self._choose
         self._files = files
         self._default, self._by_name = files[0].context, dict[str, ssl.SSLContext]()
+        for each in files:
+            each.warn_if_expired()
         self._index()
 
     @classmethod
@@ -72,6 +74,11 @@ class Certificates:
         tls.context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
 
 
+def read_certificate(cert: str, key: str) -> Certificate:
+    """Return what the certificate in a file says of itself; raises `ConfigError` if it cannot be used."""
+    return _Files(cert, key).certificate
+
+
 class _Files:
     """A certificate's file, and its key's, which may be the same one. Raises `ConfigError`."""
 
@@ -80,7 +87,6 @@ class _Files:
         self._seen = self._changed = self._signature()
         self._has_warned = False
         self.context, self.certificate = self._read()
-        self.warn_if_expired()
 
     def read_again(self) -> None:
         """Read the files again if they have changed before the last call, and not since."""

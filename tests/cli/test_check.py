@@ -344,31 +344,16 @@ def test_a_server_without_a_token_is_told_of_where_others_reach_it(
     assert capsys.readouterr().out == f"{expected}\n"
 
 
-def test_ports_of_names_are_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    free = free_port()
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
-        config = ServerConfig(bind=LOOPBACK, http_bind=LOOPBACK, http_port=free, https_port=port)
-        for is_running in (False, True):
-            check = server_check.ServerCheck(config, "", Checklist())
-            check._is_running = is_running
-            check._try_web_ports()
-    assert capsys.readouterr().out.splitlines() == [
-        f"ok     http-port    {free} is free for users of names",
-        f"wrong  https-port   {port} is taken by another program; choose another, or stop that",
-        f"ok     http-port    {free} is free for users of names",
-    ]
-
-
 def test_names_are_asked_for_and_given_back_and_older_servers_are_told_of(checks: Checks) -> None:
     with Service(echo) as service:
-        server, port = checks.server("-D", "example.com", "--http-port", free_port())
+        web_port = free_port()
+        server, port = checks.server("-D", "localhost", "--http-port", web_port)
         _, nameless = checks.server()
         good = checks.client(port, f"blog={service.port}", f"{service.port}:{free_port()}")
         bad = checks.client(port, f"admin={service.port}")
         without = checks.client(nameless, f"blog={service.port}")
         assert good.wait_exit() == 0
-        assert "the name blog.example.com is allowed and free" in good.out
+        assert f"http://blog.localhost:{web_port} is allowed and free, and users reach it" in good.out
         assert bad.wait_exit() == without.wait_exit() == 1
         assert "the name 'admin' is reserved" in bad.out
         assert "this server has no domain" in without.out

@@ -4,6 +4,7 @@ Knows no proxies and no names: Caddy gets one route for all of them, and asks th
 in use before it gets a certificate.
 """
 
+from gnar_lib.server.caddy.api import CaddyError
 from gnar_lib.server.caddy.keeper import Caddy
 
-__all__ = ["Caddy"]
+__all__ = ["Caddy", "CaddyError"]

@@ -13,7 +13,7 @@ from gnar_lib import logger
 from gnar_lib.errors import ConnError
 from gnar_lib.net import deadline
 from gnar_lib.server.caddy.api import CONFIG, Api, CaddyError, ChangedError, Json, NotTakenError
-from gnar_lib.server.caddy.plan import Made, plan, removal
+from gnar_lib.server.caddy.plan import Made, Plan, plan, removal
 from gnar_lib.server.caddy.shape import table
 from gnar_lib.server.caddy.wish import Wish
 
@@ -92,6 +92,18 @@ class Caddy:
             _log.warning("gnar's route stays in Caddy: %s", exc)
         finally:
             api.close()
+
+    def foresee(self) -> tuple[Plan, bool]:
+        """Read Caddy's configuration once; return what gnar wants it to be, and whether it is that already.
+
+        Writes nothing. Raises `CaddyError`.
+        """
+        try:
+            config = self._api.read()
+        finally:
+            self._api.close()
+        planned = plan(config.value, self._srv_name, self._wish, self._made, is_old=self._is_old)
+        return planned, planned.apps == table(config.value, "apps")
 
     def _look(self) -> float:
         """Put Caddy right if it is not; return how long to wait, 0 to wait for a change."""
