@@ -25,7 +25,7 @@ COPY --from=build /src/gnar.pyz /usr/local/bin/
 ENV SHIV_ROOT=/opt/gnar
 # A number, so that Kubernetes can see that the user is not root. Any other user works as well.
 USER 8910:8910
-# The control port. The ports of the proxies are published when a container is started.
+# The control port. The ports of the proxies, and 80 and 443 for names, are published when a container is started.
 EXPOSE 8910
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["gnar.pyz", "health"]

@@ -22,7 +22,7 @@ WHO_S = 2.0  # for whoever has a port to say who that is
 SOON = timedelta(days=14)  # in which a certificate should have been renewed
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _NOT_FOUND = 404
-_GRANT = "or let systemd or setcap grant the right (docs/names.md)"
+_GRANT = "or let systemd grant the right (docs/systemd.md)"
 _MADE_UP = "gnar-check"  # how names begin that nobody has
 
 

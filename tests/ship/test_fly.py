@@ -108,6 +108,21 @@ def test_the_admin_panel_is_an_option_that_needs_a_password() -> None:
     assert str(internal_ports(FILE_WITH_OPTIONS, "tcp")[1]) == env["GNAR_ADMIN_PORT"]
 
 
+def test_what_the_guide_adds_for_names_is_known_and_the_server_takes_it() -> None:
+    (text,) = re.findall(r"```text\n(GNAR_DOMAIN.*?)```", GUIDE, re.DOTALL)
+    variables, _, services = text.partition("\n\n")
+    (service,) = tomli.loads(services)["services"]
+    assert_keys_known({"services": [service]})
+    config = load_server({}, FILE["env"] | tomli.loads(variables))
+    assert service["internal_port"] == config.http_port
+    assert service["internal_port"] not in internal_ports(FILE_WITH_OPTIONS, "tcp")
+    assert "127.0.0.0/8" not in config.trust_forwarded
+    assert {port["port"]: port["handlers"] for port in service["ports"]} == {
+        80: ["http"],
+        443: ["tls", "http"],
+    }
+
+
 def test_ports_that_are_open_are_those_that_clients_may_open() -> None:
     config = load_server({}, FILE["env"])
     control, *forwarded = internal_ports(FILE, "tcp", "udp")

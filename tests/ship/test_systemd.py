@@ -32,7 +32,8 @@ def shown_files() -> dict[str, str]:
     return shown
 
 
-DROP_INS = shown_files()
+SHOWN = shown_files()
+DROP_INS = {path: text for path, text in SHOWN.items() if ".service.d/" in path}
 
 
 def with_drop_ins(path: str) -> tuple[str, str]:
@@ -71,6 +72,7 @@ def test_systemd_finds_nothing_wrong_with_the_sockets(gnar_pyz: Path, tmp_path: 
     service = UNITS["gnar-server.service"].replace(INSTALLED_AT, str(gnar_pyz))
     (tmp_path / "gnar-server.service").write_text(service)
     text = (ROOT / "systemd" / "gnar-server.socket").read_text()
+    text += SHOWN["/etc/systemd/system/gnar-server.socket.d/names.conf"]
     verified = analyze(tmp_path, "gnar-server.socket", text, "verify", "--man=no")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     assert values_of(text, "ListenStream")[0] == str(DEFAULT_PORT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gnar_lib.config import ServerConfig
 from gnar_lib.config.hosts import ascii_host, fits
 from gnar_lib.config.model import DEFAULT_HTTP_PORT, DEFAULT_HTTPS_PORT, NAMED_KINDS
+from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ConfigError, ProxyRefusedError
 from gnar_lib.proto import ProxyReq
 
@@ -102,9 +103,14 @@ def _path_of(request: ProxyReq) -> str:
     return path.rstrip("/")
 
 
+def _is_behind_another(config: ServerConfig) -> bool:
+    """Tell whether users come by a program on this machine, such as a Caddy that was set up by hand."""
+    return is_loopback(config.http_bind) and not is_loopback(config.bind) and not config.tls_cert
+
+
 def url_of(name: Name, config: ServerConfig) -> str:
     """Return where users find a proxy with this name."""
-    if config.caddy_api and name.kind != "https":
+    if name.kind != "https" and (config.caddy_api or _is_behind_another(config)):
         return f"https://{name}"
     if config.tls_cert or name.kind == "https":
         port = "" if config.https_port == DEFAULT_HTTPS_PORT else f":{config.https_port}"

@@ -170,6 +170,12 @@ def test_request_for_what_this_server_does_not_do_is_refused(
             "https://a.example.com:8443/b",
             "https://a.example.com:8443",
         ),
+        ({"http_port": 8080, "http_bind": "127.0.0.1"}, "https://a.example.com/b", "https://a.example.com:0"),
+        (
+            {"http_port": 8080, "http_bind": "127.0.0.1", "bind": "127.0.0.1"},
+            "http://a.example.com:8080/b",
+            "https://a.example.com:0",
+        ),
         ({"http_port": 8080, "caddy_api": "http://x"}, "https://a.example.com/b", "https://a.example.com:0"),
     ],
 )
