@@ -11,7 +11,7 @@ from gnar_lib.client.trial import Port, Trial
 from gnar_lib.config import ClientConfig, ProxyConfig
 from gnar_lib.config.hosts import whole_host
 from gnar_lib.errors import ConfigError, ConnError, DialError, GnarError, UnreachableError
-from gnar_lib.net import Crew
+from gnar_lib.net import Crew, deadline
 from gnar_lib.terminal.text import milliseconds
 from gnar_lib.visit import JSON_ERROR, PORTS, Seen, addresses_of, visit
 
@@ -70,7 +70,8 @@ class NamesCheck:
         page = f"{parts.scheme}://{parts.netloc}{port.of.path.rstrip('/')}/{trial.page_name}"
         host = parts.hostname or ""
         try:
-            found = addresses_of(host)[0]
+            with deadline(self._left_s, f"looking {host} up"):
+                found = addresses_of(host)[0]
         except DialError as exc:
             if isinstance(exc, UnreachableError):
                 raise
@@ -78,7 +79,11 @@ class NamesCheck:
                 raise ConnError(f"the server passes requests on, but DNS has no address for {host}") from exc
             record = f"*.{host.partition('.')[2]}"
             raise ConnError(f"DNS has no address for {host}: is there a record for {record}?") from exc
-        if not _is_public(found) and all(map(_is_public, addresses_of(self._config.server.host))):
+        with deadline(self._left_s, "looking the server up"):
+            is_strange = not _is_public(found) and all(
+                map(_is_public, addresses_of(self._config.server.host))
+            )
+        if is_strange:  # a server has no business to have this client come to others in its network
             raise ConnError(
                 f"DNS says that {host} is {found}, which is no public address; the server has one"
             )

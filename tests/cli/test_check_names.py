@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -14,13 +15,17 @@ from gnar_lib.checklist import Budget, Checklist
 from gnar_lib.client import check_names as client_names
 from gnar_lib.client.trial import Trial
 from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
-from gnar_lib.errors import DialError, UnreachableError
+from gnar_lib.errors import ConnError, DialError, UnreachableError
 from gnar_lib.proto import ProxyResp
 from gnar_lib.proto.msg import STATUS_SUCCESS
 from gnar_lib.server import check_names as server_names
+from gnar_lib.server.caddy.plan import Made, plan
+from gnar_lib.server.caddy.wish import Wish
 from gnar_lib.transport.x509 import Certificate
+from gnar_lib.visit import Seen, visit
 from tests.helpers.certificates import make_certificate
 from tests.helpers.harness import LOOPBACK, WAIT_S, Service, free_port, read_until
+from tests.helpers.tls import client_context, server_context
 
 if TYPE_CHECKING:
     import socket
@@ -96,6 +101,26 @@ def test_ports_of_names_are_free_or_somebody_has_them(
         monkeypatch.setattr(server_names, "WHO_S", 0.2)  # for a server without TLS, which says nothing
         (silent,) = told(capsys, replace(NAMES, https_port=nginx.port))["https-port"]
         assert silent.startswith(f"wrong {nginx.port} is taken by another program: stop that, or choose")
+
+
+def test_web_server_is_visited_by_tls(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(conn: socket.socket) -> None:
+        with suppress(OSError), server_context().wrap_socket(conn, server_side=True) as tls:
+            read_until(tls, b"\r\n\r\n")
+            tls.sendall(NOBODY)
+
+    with Service(serve) as gnar:
+        own = told(capsys, replace(NAMES, https_port=gnar.port), is_running=True)["https-port"]
+        assert own == [f"ok {gnar.port} is open: the gnar server that is running has it"]
+        url = f"https://localhost:{gnar.port}/"
+        with pytest.raises(ConnError, match="certificate verify failed"):
+            visit(url, WAIT_S)
+        monkeypatch.setattr("gnar_lib.transport.tls.client_context", client_context)
+        assert visit(url, WAIT_S) == Seen(404, "", "application/problem+json", b"{}")
+        with pytest.raises(ConnError, match=r"certificate verify failed.*mismatch"):
+            visit(url.replace("localhost", "other.localhost"), WAIT_S)
 
 
 def test_port_that_this_user_may_not_have_is_told_with_a_way_out(
@@ -188,14 +213,18 @@ def test_caddy_is_read_and_never_written(capsys: pytest.CaptureFixture[str]) -> 
         fields = f"Content-Type: application/json\r\nETag: x\r\nContent-Length: {len(body)}"
         return f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body
 
+    port = free_port()
+    wish = Wish.of("localhost", (), (LOOPBACK, port))
+    done = {"apps": plan(None, "srv0", wish, Made(), is_old=False).apps}
     other = {"apps": {"http": {"servers": {"web": {"listen": [":443"]}}}}}
     for config, expected in (
         (None, "ok server 'srv0' gets gnar's route when gnar starts"),
+        (done, "ok leads users of names to gnar already"),
         (other, "wrong Caddy has no server 'srv0': give --caddy-srv-name one that it has"),
     ):
         with Web(at(config)) as caddy:
             api = f"http://{LOOPBACK}:{caddy.port}"
-            (line,) = told(capsys, replace(NAMES, caddy_api=api, http_port=free_port()))["caddy"]
+            (line,) = told(capsys, replace(NAMES, caddy_api=api, http_port=port))["caddy"]
             assert line.startswith(expected)
             assert [head.partition(" HTTP")[0] for head in caddy.heads] == ["GET /config/"]
     (line,) = told(capsys, replace(NAMES, caddy_api=f"http://{LOOPBACK}:{free_port()}"))["caddy"]
