@@ -51,8 +51,7 @@ def test_a_long_list_of_addresses_takes_no_longer_than_a_short_one() -> None:
         head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1," + said + b"\r\n\r\n"
         request = read_request(head, Limits())
         began_s = time.process_time()
-        for _ in range(20):
-            user = peer.origin_of(request).user
+        users = {peer.origin_of(request).user for _ in range(20)}
         took_s.append(time.process_time() - began_s)
-        assert user == "127.0.0.1"  # whoever stands before so many proxies is not looked for
+        assert users == {"127.0.0.1"}  # whoever stands before so many proxies is not looked for
     assert took_s[1] < 4 * took_s[0], took_s
