@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from gnar_lib.config import ServerConfig
+from gnar_lib.config.files import read_text
 from gnar_lib.errors import ConfigError
 from gnar_lib.http.crowd import Crowd
 from gnar_lib.http.heads import Pairs
@@ -14,7 +14,7 @@ from gnar_lib.net import descriptors
 from gnar_lib.server.names.table import Names
 from gnar_lib.server.web.forwarded import Trust
 
-MAX_PAGE_BYTES = 64 * 1024
+MAX_PAGE = 64 * 1024  # characters
 HTTPS = 443
 # Of the last request and answer, what each of thousands of connections may keep while nothing happens.
 SMALL_HEAD_BYTES, SMALL_HEAD_FIELDS = 4096, 40
@@ -60,11 +60,9 @@ def is_small(head: bytes, pairs: Pairs) -> bool:
 def read_page(path: str) -> str:
     """Return the HTML of somebody's own error page; raises `ConfigError`."""
     try:
-        data = Path(path).read_bytes()[: MAX_PAGE_BYTES + 1]
-        if len(data) > MAX_PAGE_BYTES:
-            raise ConfigError(f"error-page: {path} is longer than {MAX_PAGE_BYTES >> 10} KiB")
-        return data.decode()
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"error-page: {path} is not UTF-8") from exc
-    except OSError as exc:
-        raise ConfigError(f"error-page: cannot read {path}: {exc.strerror or exc}") from exc
+        text = read_text(path)
+    except ConfigError as exc:
+        raise ConfigError(f"error-page: {exc}") from exc
+    if len(text) > MAX_PAGE:
+        raise ConfigError(f"error-page: {path}: longer than {MAX_PAGE} characters")
+    return text
