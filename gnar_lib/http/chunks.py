@@ -17,7 +17,7 @@ MAX_TRAILERS = 32
 # A size, then extensions (RFC 9112, section 7.1.1), without the white space that could stand between them and
 # that not everybody takes. More than 15 digits would be more than anybody sends.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
-# Whole chunks of 1 to 15 bytes in a row: who sends a body in such chunks costs little more than others.
+# Whole chunks of 1 to 15 bytes in a row, so that whoever sends a body in such chunks costs little more.
 _EXTENSIONS = rb"(?:;[\t\x20-\x7e\x80-\xff]{0,1000})?\r\n"
 _TINY = re.compile(
     rb"(?:0{0,14}(?:%b))+"

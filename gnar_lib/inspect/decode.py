@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from gnar_lib.inspect.exchange import Body, Field, text_of, value_of
 
 MAX_DECODED_BYTES = 256 * 1024  # of one body
 MAX_CODINGS = 3  # one in another
+# Codecs of Python that no browser takes for a character set: the time of the first two grows with the square
+# of the size, the others make half characters.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:-]{1,40})", re.ASCII | re.IGNORECASE)
 
 
@@ -68,10 +72,19 @@ def _text(data: bytes, charset: str, *, is_cut: bool) -> str | None:
     """Return data as text, None if it is none."""
     if b"\0" in data and not charset.lower().startswith("utf-16"):
         return None
-    for name in filter(None, (charset, "utf-8")):
+    for name in filter(None, (_codec_of(charset), "utf-8")):
         for less in range(4 if is_cut else 1):  # bytes of a character that is cut
             try:
                 return data[: len(data) - less].decode(name)
             except (LookupError, ValueError):
                 continue
     return None
+
+
+def _codec_of(charset: str) -> str:
+    """Return the name of the codec for a character set; empty if there is none."""
+    try:
+        name = codecs.lookup(charset).name.replace("_", "-")
+    except (LookupError, ValueError):
+        return ""
+    return "" if name in _NO_CHARSETS else name

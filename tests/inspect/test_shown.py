@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -275,8 +276,19 @@ def test_a_body_that_becomes_huge_is_read_to_a_bound() -> None:
         (b"\xe4", [(b"Content-Type", b"text/html; charset=nonsense")], None, ""),
         (b"\xe4", [(b"Content-Type", b"text/html; charset=base64")], None, ""),
         (b"a\0b", [], None, ""),
+        (b"+2AA-", [(b"Content-Type", b"text/html; charset=utf-7")], "+2AA-", ""),
+        (b"\\ud800", [(b"Content-Type", b"text/html; charset=unicode_escape")], "\\ud800", ""),
     ],
 )
 def test_what_is_no_text_is_not_taken_for_one(data: bytes, fields: Any, text: str | None, left: str) -> None:
     found = decoded(body_of(data), fields)
     assert (found.text, found.left, found.data) == (text, left, data)
+
+
+@pytest.mark.parametrize("charset", [b"idna", b"punycode"])
+def test_no_character_set_takes_long(charset: bytes) -> None:
+    fields = [(b"Content-Encoding", b"gzip"), (b"Content-Type", b"text/plain; charset=" + charset)]
+    body = body_of(gzip.compress(b"xn--a" + b"abcdefgh" * (256 << 7)))
+    began_s = time.thread_time()
+    assert decoded(body, fields).text is not None
+    assert time.thread_time() - began_s < 0.2  # a hundredth of that is usual; as names, more than a second
