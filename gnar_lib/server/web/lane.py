@@ -14,8 +14,7 @@ from gnar_lib.http.heads import ResponseToPass
 from gnar_lib.http.message import HTTPError
 from gnar_lib.net import Conn, Sockaddr, SocketConn
 from gnar_lib.server.proxies import Proxy
-
-STALE_S = 1.0  # an idle lane is looked at before it is used again after so long
+from gnar_lib.yamux import Stream
 
 
 class Lane:
@@ -27,7 +26,6 @@ class Lane:
         self.address = address  # of the user, behind whoever passes requests on
         self._user = user
         self._began_s = time.monotonic()
-        self.used_s = self._began_s  # when the last answer ended
         self._network = proxy.places.network_of(address) if counts_address else ""
         self._has_place = self._is_open = False
         self._conn: Conn | None = None
@@ -71,10 +69,20 @@ class Lane:
 
     @property
     def may_be_used(self) -> bool:
-        """Whether a further request may go this way, as far as can be told without asking."""
-        if self._conn is None or self._reach is not self.proxy.reach:  # the client has come back since
+        """Whether a further request may go this way, as far as can be told without asking.
+
+        A service that has sent something meanwhile, such as a body behind an answer to HEAD, or more than it
+        has told of, would have that taken for its next answer. One that has ended the conn takes no request.
+        """
+        conn = self._conn
+        if conn is None or self._reach is not self.proxy.reach:  # the client has come back since
             return False
-        return time.monotonic() - self.used_s < STALE_S or not self._conn.has_hung_up
+        if not isinstance(conn, SocketConn | Stream):
+            return not conn.has_hung_up
+        try:
+            return conn.recv_now(1) is None
+        except ConnError:
+            return False
 
     def why_gone(self, now_s: float) -> str:
         """Return why nothing can come from the service any more; empty if something can."""

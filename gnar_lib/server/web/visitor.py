@@ -198,7 +198,7 @@ class Visitor:
             try:
                 goes_on = forwarding.run(body)
                 if forwarding.keeps_lane:
-                    lane.is_used, lane.used_s = True, time.monotonic()
+                    lane.is_used = True
                 else:
                     self._drop(lane)
                 return goes_on

@@ -173,6 +173,41 @@ def test_what_a_service_sends_without_being_asked_is_for_nobody() -> None:
     assert len({*served}) == 3
 
 
+@pytest.mark.parametrize(
+    ("request_", "answer", "late"),
+    [
+        (b"HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n", OK),
+        (GET, b"HTTP/1.1 204 No Content\r\n\r\n", OK),
+        (GET, b"HTTP/1.1 304 Not Modified\r\n\r\n", OK),
+        (GET, OK, OK),
+    ],
+)
+def test_what_a_service_sends_late_is_for_nobody(request_: bytes, answer: bytes, late: bytes) -> None:
+    """Such as a body that looks like an answer: behind a proxy, the next request may be somebody else's."""
+    has_come: list[SocketConn] = []
+
+    def serve(conn: SocketConn) -> None:
+        if read_until(conn, END).startswith(request_[:6]):
+            conn.sendall(answer)
+            wait_until(lambda: bool(has_come), "the user has the answer")
+            conn.sendall(late.replace(b"ok", b"no"))
+            has_come.append(conn)
+            conn.recv(1)
+        else:
+            conn.sendall(OK)
+
+    with scripted(serve) as service, site_before(service.port) as site, deadline(WAIT_S, "answers"):
+        user = site.dial()
+        user.sendall(request_)
+        assert read_until(user, answer[-4:]) == answer
+        has_come.append(user)
+        wait_until(lambda: len(has_come) > 1, "the service has sent more")
+        user.sendall(LAST)
+        got = responses(received(user))
+        user.close()
+    assert [(each.status, each.body) for each in got] == [(200, b"ok")]
+
+
 # ---- uploads -----------------------------------------------------------------------------------------------
 
 
