@@ -17,7 +17,17 @@ _REMOVAL = re.compile(r"-([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 # What says how a message is to be read, or is gnar's own to say.
 _NOT_YOURS = frozenset(
-    {"connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        b"connection",
+        b"content-length",
+        b"host",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
 )
 
 
@@ -32,10 +42,11 @@ class Edits:
                 self.lines += f"{found[1]}: {found[2].strip()}\r\n".encode("latin-1")
             elif not (found := _REMOVAL.fullmatch(text)):
                 raise ProxyRefusedError(f"{text!r} is no header field, such as 'Name: value' or '-Name'")
-            if found[1].lower() in _NOT_YOURS:
-                hint = "; there is host-header" if found[1].lower() == "host" else ""
+            name = plain_name(found[1].encode())
+            if name in _NOT_YOURS:
+                hint = "; there is host-header" if name == b"host" else ""
                 raise ProxyRefusedError(f"the header field {found[1]} cannot be set or removed{hint}")
-            names.add(plain_name(found[1].encode()))
+            names.add(name)
         if len(names) > MAX_EDITS:
             raise ProxyRefusedError(f"at most {MAX_EDITS} header fields can be set or removed")
         self.names = frozenset(names)
