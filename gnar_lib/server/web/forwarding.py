@@ -46,12 +46,14 @@ class Forwarding:
         "_upload",
         "_user",
         "has_begun",
+        "has_switched",
         "keeps_lane",
         "lane",
     )
 
     def __init__(self, site: Site, user: Conn, request: RequestToPass, origin: Origin, lane: Lane) -> None:
         self.has_begun = False  # a byte of the final answer may have been sent to the user
+        self.has_switched = False  # both ends speak another protocol now
         self.keeps_lane = False  # another request may follow on the lane
         self._site = site
         self._user = user
@@ -285,7 +287,7 @@ class Forwarding:
             raise HTTPError(502, "the service changes to a protocol for which nobody has asked")
         lane, user = self.lane, self._user
         lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.upgrade or self._request.upgrade)
-        self.has_begun = True
+        self.has_begun = self.has_switched = True
         user.sendall(self._response_head(response, lines))
         if rest:
             lane.conn.unread(rest)

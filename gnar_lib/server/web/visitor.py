@@ -54,6 +54,7 @@ class Visitor:
         self._has_begun_head = False
         self._last_head, self._last = b"", RequestToPass()  # the last head, and what it says
         self._last_origin: Origin | None = None
+        self._has_last_answer = False  # of a service: nothing else is answered, whatever the user sends
         self._is_first = True  # no request has been answered yet
 
     def run(self) -> None:
@@ -64,13 +65,19 @@ class Visitor:
                 conn.keep_reading = True
             while self._serve_one():
                 self._is_first = False
+            if self._has_last_answer:
+                self._close_lanes()
+                self._linger()
         except ConnError as exc:
             _log.debug("%s", exc)
         finally:
             self._stop_reading()
-            for lane in [*self._lanes.values()]:
-                lane.close()
+            self._close_lanes()
             conn.close()
+
+    def _close_lanes(self) -> None:
+        for lane in [*self._lanes.values()]:
+            self._drop(lane)
 
     def _serve_one(self) -> bool:
         """Serve the next request; returns whether another may follow."""
@@ -201,6 +208,7 @@ class Visitor:
                     lane.is_used = True
                 else:
                     self._drop(lane)
+                self._has_last_answer = not goes_on and not forwarding.has_switched
                 return goes_on
             except NoAnswerError as exc:
                 self._drop(lane, str(exc))

@@ -208,6 +208,23 @@ def test_what_a_service_sends_late_is_for_nobody(request_: bytes, answer: bytes,
     assert [(each.status, each.body) for each in got] == [(200, b"ok")]
 
 
+def test_the_last_answer_arrives_though_the_user_sends_more() -> None:
+    """To close with bytes unread would reset the connection, and could take the answer away."""
+    with (
+        scripted(answering(OK)) as service,
+        site_before(service.port) as site,
+        deadline(WAIT_S, "the answer"),
+    ):
+        user = site.dial()
+        user.sendall(LAST + b"x")
+        gevent.idle()
+        for _ in range(100):
+            user.sendall(b"x" * 100)
+            gevent.idle()
+        assert [each.body for each in responses(received(user))] == [b"ok"]
+        user.close()
+
+
 # ---- uploads -----------------------------------------------------------------------------------------------
 
 
