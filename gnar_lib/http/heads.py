@@ -53,6 +53,7 @@ _OF_CONNECTION = frozenset(
 _LOOKED_AT_IN_REQUEST = _OF_CONNECTION | {
     b"host",
     b"expect",
+    b"proxy",  # which CGI programs would take for the setting HTTP_PROXY
     b"proxy-authorization",
     b"authorization",
     b"forwarded",

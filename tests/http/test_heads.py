@@ -58,7 +58,7 @@ def test_fields_of_the_connection_are_not_passed_on() -> None:
         HOST
         + b"Connection: close, X-Mine , te\r\nX-Mine: 1\r\nX-Other: 2\r\nKeep-Alive: 5\r\n"
         + b"Proxy-Connection: x\r\nTE: trailers, gzip\r\nUpgrade: websocket\r\n"
-        + b"Proxy-Authorization: Basic eA==\r\n"
+        + b"Proxy-Authorization: Basic eA==\r\nProxy: http://192.0.2.1\r\n"
     )
     assert lines_of(found.pairs) == b"X-Other: 2\r\n"
     assert not found.keeps_alive
