@@ -232,7 +232,8 @@ class Offer:
     def _settle(self) -> None:
         """Accept nobody, and wait until those who have been accepted have their data connections.
 
-        A data connection on demand comes to the control port, which is still this process's.
+        Users of names may ask once more, and the answer says that their connection ends. A data connection on
+        demand comes to the control port, which is still this process's.
         """
         for control in self._control_ingress.clients:
             for ingress in control.held:
@@ -240,11 +241,14 @@ class Offer:
                     ingress.pause()
         self._web.pause()
         until_s = time.monotonic() + SETTLE_S
+        gevent.sleep(SETTLE_EVERY_S)  # the greenlets of the last ones begin
         while self._has_users_waiting() and time.monotonic() < until_s:
             gevent.sleep(SETTLE_EVERY_S)
         self._control_ingress.pause()
 
     def _has_users_waiting(self) -> bool:
+        if self._web.expects_requests:
+            return True
         return any(control.upstream.users_waiting for control in self._control_ingress.clients)
 
     def _resume(self) -> None:

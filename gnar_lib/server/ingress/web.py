@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TICK_S = 1.0
 READ_CERTIFICATES_EVERY_S = 5.0
+ASKING_S = 0.3  # who has come, or has got an answer, within this time is likely to ask something
 HELLO_S = 10.0  # for a ClientHello, and again for the rest of the handshake
 HELLO_PIECE_BYTES = 4096
 MAX_HELLO_PIECES = 256  # each is read with those before it, so that single bytes would take long
@@ -49,6 +50,7 @@ class WebIngress:
         self._visitors: set[Visitor] = set()
         self._listeners: dict[str, Listener] = {}  # by scheme
         self._certificates: Certificates | None = None
+        self._greeting: dict[SocketConn, float] = {}  # who shakes hands by TLS, and since when
         self._refusing = 0
         self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
         self._timer: Any = None
@@ -99,19 +101,29 @@ class WebIngress:
         return self._listeners
 
     def pause(self) -> None:
-        """Accept nobody until `resume`: whoever comes waits in the kernel."""
+        """Accept nobody until `resume`: whoever comes waits in the kernel, and who is there may ask once."""
+        self.site.is_ending = True
         for listener in self._listeners.values():
             listener.pause()
 
     def resume(self) -> None:
         """Accept users."""
+        self.site.is_ending = False
         handlers = {"http": self._serve_http, "https": self._serve_https}
         for scheme, listener in self._listeners.items():
             listener.serve(self._shared.users, handlers[scheme], is_for_users=True)
 
+    @property
+    def expects_requests(self) -> bool:
+        """Whether somebody is likely to ask something soon, who would get no answer from a process that ends."""
+        now_s = time.monotonic()
+        if any(now_s - began_s < ASKING_S for began_s in self._greeting.values()):
+            return True
+        return any(visitor.waited_s(now_s) < ASKING_S for visitor in self._visitors)
+
     def stop_listening(self) -> None:
         """Accept nobody any more, and end connections behind the request that they are at."""
-        self.site.is_closing = True
+        self.site.is_ending = self.site.is_closing = True
         for listener in self._listeners.values():
             listener.close()
         self.site.crowd.close_waiting()
@@ -177,10 +189,12 @@ class WebIngress:
             if self.site.is_closing or not crowd.enter(conn):
                 return
             crowd.begin_wait(conn)
+            self._greeting[conn] = time.monotonic()
             name = self._receive_name(conn)
             proxy = self.site.names.find_tls(name)
             if proxy is not None:  # who has a certificate of its own
                 crowd.leave(conn)
+                del self._greeting[conn]
                 proxy.serve(conn)
             elif self._certificates is None:
                 conn.sendall(UNRECOGNIZED_NAME)
@@ -190,6 +204,7 @@ class WebIngress:
         except ConnError as exc:
             _log.debug("%s: %s", conn, exc)
         finally:
+            self._greeting.pop(conn, None)
             crowd.leave(conn)
             conn.close()
 
@@ -219,6 +234,7 @@ class WebIngress:
         with deadline(HELLO_S, f"{conn}: the TLS handshake"):
             self._handshakes.take(network_of(conn.getpeername()))
             tls = TlsConn.accept(conn, certificates.context)
+        del self._greeting[conn]
         crowd.leave(conn)
         try:
             if crowd.enter(tls):

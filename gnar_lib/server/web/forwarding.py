@@ -227,7 +227,7 @@ class Forwarding:
             self._request.keeps_alive
             and length != UNTIL_CLOSE
             and not is_uploading
-            and not self._site.is_closing
+            and not self._site.is_ending
         )
         chunks = None
         if length == CHUNKED:

@@ -32,7 +32,8 @@ class Site:
         self.answers = answers  # counts them, by the hundreds of their statuses
         places = max((descriptors.limit - descriptors.reserve) // 2, 2)
         self.use_limits(replace(LIMITS, connections=places, connections_of_network=places // 2))
-        self.is_closing = False
+        self.is_ending = False  # each answer is the last one of its connection
+        self.is_closing = False  # nobody is served any more, but for requests that are being passed on
         self.https_port = HTTPS  # where users find names by HTTPS
         self.use(config)
 

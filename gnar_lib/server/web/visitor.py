@@ -6,6 +6,7 @@ passed on. What gnar itself answers is here as well.
 
 from __future__ import annotations
 
+import math
 import time
 from socket import SHUT_WR
 
@@ -106,6 +107,8 @@ class Visitor:
     def _receive_head(self) -> tuple[bytes, bytes] | None:
         """Return the next head and what came behind it, None if the user has enough. Raises `HTTPError`."""
         site, conn = self._site, self._conn
+        if site.is_closing:  # since the last answer, which still said that another may follow
+            return None
         if not is_small(self._last_head, self._last.pairs):
             self._forget()
         self.until_s = time.monotonic() + site.limits.idle_s
@@ -141,6 +144,13 @@ class Visitor:
         finally:
             self._has_begun_head = False
         return head, buffer.take_all()
+
+    def waited_s(self, now_s: float) -> float:
+        """Return for how many seconds a head has been awaited, or has been coming; infinite if none is."""
+        if not self.until_s:
+            return math.inf
+        limits = self._site.limits
+        return now_s - self.until_s + (limits.head_s if self._has_begun_head else limits.idle_s)
 
     def expire(self, now_s: float) -> None:
         """End a wait for a head that has lasted for too long."""
@@ -293,7 +303,7 @@ class Visitor:
     ) -> bool:
         """Send a whole answer; returns whether another request may follow."""
         goes_on = request is not None and request.keeps_alive and not request.length
-        goes_on = goes_on and not self._site.is_closing
+        goes_on = goes_on and not self._site.is_ending
         head = (
             b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b%b\r\n"
         ) % (
