@@ -115,7 +115,7 @@ class WebIngress:
 
     @property
     def expects_requests(self) -> bool:
-        """Whether somebody is likely to ask something soon, who would get no answer from a process that ends."""
+        """Whether somebody is likely to ask soon, who would get no answer from a process that has let go."""
         now_s = time.monotonic()
         if any(now_s - began_s < ASKING_S for began_s in self._greeting.values()):
             return True
