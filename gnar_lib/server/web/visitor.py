@@ -179,7 +179,12 @@ class Visitor:
             raise HTTPError(404, f"nobody has the name {request.host} here")
         address = self._address_of(origin)
         self._check(proxy, request, origin, address)
-        return self._forward(proxy, request, origin, address, body)
+        goes_on = self._forward(proxy, request, origin, address, body)
+        if not goes_on and not request.upgrade:
+            for lane in [*self._lanes.values()]:
+                self._drop(lane)
+            self._linger()
+        return goes_on
 
     def _address_of(self, origin: Origin) -> Sockaddr:
         return (origin.user, 0) if self._peer.is_trusted else self._address
