@@ -26,9 +26,11 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
-# Tests by the beginnings of their names that share what takes seconds to make: a browser, a build.
+# Tests by the beginnings of their names that share what takes seconds to make: a browser, a build, services.
 GROUPS = (
     "tests/panel/",
+    "tests/tunnel/names/",
+    "tests/tunnel/test_names_caddy.py",
     "tests/pyz/test_build.py",
     "tests/ship/test_install.py",
     "tests/yamux/test_interop.py",

@@ -35,7 +35,7 @@ FLAGS = (
     "--no-first-run",
     "--hide-scrollbars",
     "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE *.localhost",
     "--lang=en-GB",
 )
 

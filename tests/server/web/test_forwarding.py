@@ -110,12 +110,12 @@ def test_an_answer_without_a_length_ends_with_the_connection() -> None:
 def test_answer_that_ends_a_connection_is_not_lost_when_more_comes_than_was_asked_for() -> None:
     last = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     body = bytes(100_000)
-    with scripted(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + body)) as service:
-        with site_before(service.port) as site:
-            user = site.dial()
-            user.sendall(last + bytes(100_000))
-            (got,) = responses(received(user))
-            user.close()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + body
+    with scripted(answering(answer)) as service, site_before(service.port) as site:
+        user = site.dial()
+        user.sendall(last + bytes(100_000))
+        (got,) = responses(received(user))
+        user.close()
     assert got.body == body
 
 

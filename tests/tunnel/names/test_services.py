@@ -6,13 +6,14 @@ import hashlib
 import os
 import subprocess
 import time
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, wait_until
-from tests.helpers.local_web import EVENTS, MIB, WebSocket, curl, get, h2load, host_of
+from tests.helpers.harness import LOOPBACK, WAIT_S, Gnar, free_port, wait_until
+from tests.helpers.local_web import DOMAIN, EVENTS, MIB, WebSocket, curl, get, get_on, h2load, host_of
 from tests.tunnel.names.conftest import Names
 
 UPLOAD_BYTES = 100 * MIB
@@ -128,3 +129,18 @@ def test_user_beyond_those_that_a_proxy_may_have_is_told_when_to_come_again(name
     assert first.getresponse().status == 200
     first.close()
     wait_until(lambda: get(names.http, f"one-{way}").status == 200, "the place is free")
+
+
+def test_limits_of_the_server_hold_for_names(names: Names) -> None:
+    http = free_port()
+    limits = ("--max-users", "1", "--max-speed", "2mb")
+    _, control = names.tunnels.server("--domain", DOMAIN, "--http-port", str(http), *limits)
+    client, _ = names.tunnels.client(control, f"app={names.app.port}", wait=False)
+    client.wait_log("open at")
+    with closing(HTTPConnection(LOOPBACK, http, timeout=2 * WAIT_S)) as first:
+        began = time.monotonic()
+        assert len(get_on(first, "app", f"/length/{4 * MIB}").body) == 4 * MIB
+        assert time.monotonic() - began > 1.0
+        refused = get(http, "app")
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+        assert get_on(first, "app").status == 200
