@@ -45,7 +45,9 @@ def test_client_that_is_killed_breaks_downloads_off_and_its_next_start_has_the_n
     names: Names, way: str, tmp_path: Path
 ) -> None:
     client = names.client(f"killed-{way}", *OPTIONS[way])
-    framings = ("length", "chunked", "close")
+    framings = ["length", "chunked"]
+    if way == "mux":  # else the kernel ends the data connection in order, which is how such a body ends
+        framings.append("close")
     with downloads(names, f"killed-{way}", tmp_path, *framings) as users:
         client.kill()
         for user in users:
