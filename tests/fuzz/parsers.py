@@ -32,6 +32,7 @@ from gnar_lib.discover.asking import name_in_answer
 from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
 from gnar_lib.http.chunks import Chunks
+from gnar_lib.http.h2 import FirstRequest, H2Error, Opening
 from gnar_lib.http.heads import lines_of, read_request
 from gnar_lib.http.request import make_request
 from gnar_lib.inspect import State, curl_of, har_text
@@ -44,6 +45,7 @@ from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.yamux import Session
 from tests.helpers.exchanges import Said, cut, hear
+from tests.helpers.h2 import opening
 from tests.helpers.hello import cut_into_records, handshake_of
 from tests.helpers.loop import turn
 from tests.peers.mux import clean, conn_pair, stream_count
@@ -246,6 +248,33 @@ def chunked_bodies(data: bytes, random: Random) -> bool:
     return True
 
 
+def h2_openings(data: bytes, random: Random) -> bool:
+    """The same request is found however the bytes are cut, and can be written again."""
+
+    def read(pieces: Callable[[], int]) -> FirstRequest | str | None:
+        parser, at = Opening(), 0
+        found: FirstRequest | None = None
+        try:
+            while found is None and at < len(data):
+                size = pieces()
+                found, at = parser.feed(data[at : at + size]), at + size
+        except H2Error as exc:
+            return str(exc)
+        assert parser.take_all() == data[:at]
+        return found
+
+    found = read(lambda: len(data))
+    assert found == read(lambda: random.choice((1, 5, 100)))
+    if not isinstance(found, FirstRequest):
+        return False
+    assert bool(found.host) <= bool(found.authority)
+    pseudo = [(b":method", found.method), (b":path", found.target or b"/"), (b":authority", found.authority)]
+    again = Opening().feed(opening([*pseudo, *found.pairs]))
+    assert again is not None
+    assert (again.method, again.host, again.pairs) == (found.method, found.host, found.pairs)
+    return True
+
+
 def http_responses(data: bytes, random: Random) -> bool:
     """The same response comes however the bytes are cut, or none of them is one."""
 
@@ -417,7 +446,7 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses, exchanges),
-        *(heads_to_pass, chunked_bodies, credentials, hashes, hello),
+        *(heads_to_pass, h2_openings, chunked_bodies, credentials, hashes, hello),
         *(relay_addresses, settings, toml, service_answers),
     )
 }
