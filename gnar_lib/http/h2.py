@@ -89,6 +89,7 @@ class Opening:
 
     def __init__(self) -> None:
         self.has_begun = False  # the head of the first request
+        self.has_settings = False  # the client has got SETTINGS
         self.window_bytes = _DEFAULT_WINDOW_BYTES  # of a body that the user takes without being asked
         self._data = bytearray()
         self._at = 0  # where the next frame begins
@@ -112,15 +113,16 @@ class Opening:
 
     @property
     def waits_for_settings(self) -> bool:
-        """Whether the client has said all that it has to say before it gets SETTINGS."""
-        return len(PREFACE) < self._at == len(self._data) and not self.has_begun and not self._awaits_ack
+        """Whether the client has said all that it has to say before it gets SETTINGS, and has got none."""
+        is_between_frames = len(PREFACE) < self._at == len(self._data)
+        return is_between_frames and not self.has_begun and not self.has_settings
 
     def expect_ack(self) -> None:
         """Note that SETTINGS have been sent: the request is returned once the client has answered them.
 
         The answer is taken out, since whoever gets the bytes has not sent SETTINGS yet.
         """
-        self._awaits_ack = True
+        self.has_settings = self._awaits_ack = True
 
     def take_all(self) -> bytes:
         """Return all bytes that have come, and keep none."""

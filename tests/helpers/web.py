@@ -91,13 +91,17 @@ def serving(routes: Routes | None = None, **options: Any) -> Iterator[Served]:
 def curl(served: Served, *arguments: str) -> str:
     """Return what curl writes; "@" in an argument is the address of the service."""
     where = f"http://{LOOPBACK}:{served.port}"
-    command = ["curl", "-sS", "--noproxy", "*", *(each.replace("@", where) for each in arguments)]
+    return output_of("curl", "-sS", "--noproxy", "*", *(each.replace("@", where) for each in arguments))
+
+
+def output_of(*command: str) -> str:
+    """Return what a program writes, which this process serves meanwhile."""
     # Not waited for by gevent.subprocess: from then on, that would take the exit status of every child of
     # this process, also of those that other tests start.
     with tempfile.TemporaryFile("w+") as output:
         running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            wait_until(lambda: running.poll() is not None, "curl has ended")
+            wait_until(lambda: running.poll() is not None, f"{command[0]} has ended")
         finally:
             running.kill()
             running.wait()

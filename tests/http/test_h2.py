@@ -116,6 +116,7 @@ def test_a_client_may_wait_for_settings_and_its_answer_is_taken_out() -> None:
     parser.expect_ack()
     assert [*waits, parser.waits_for_settings] == [False, True, False]
     assert parser.feed(ping + frame(h2.SETTINGS, flags=ACK)) is None
+    assert not parser.waits_for_settings
     request = frame(HEADERS, block(), END_HEADERS, 1)
     assert parser.feed(request) is not None
     assert parser.take_all() == START + ping + request
