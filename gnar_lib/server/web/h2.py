@@ -160,6 +160,7 @@ class _Passage:
 
     def _answer(self, error: HTTPError, request: FirstRequest) -> bytes:
         """Return the answer to the first request, and the end of the connection."""
+        self._site.answers[error.status // 100] += 1
         if request.value(b"content-type").startswith(b"application/grpc"):
             answer = h2.answer(request.stream, _grpc_fields(error))
         else:
