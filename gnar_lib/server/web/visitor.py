@@ -13,6 +13,7 @@ from socket import SHUT_WR
 from gnar_lib import logger
 from gnar_lib.errors import ConnClosed, ConnError, DeadlineError
 from gnar_lib.events import UserRefused, emit
+from gnar_lib.http.h2 import PREFACE_HEAD
 from gnar_lib.http.head import HeadBuffer
 from gnar_lib.http.heads import RequestToPass, read_request
 from gnar_lib.http.message import HTTPError, phrase
@@ -48,6 +49,7 @@ class Visitor:
         self._site = site
         self._conn = conn
         self._address = conn.getpeername()
+        self._scheme = scheme
         self._peer = Peer(self._address, scheme, site.trust)
         self._lanes: dict[Proxy, Lane] = {}  # the last used one is the last
         self._passing: Forwarding | None = None  # the request that is being passed on
@@ -88,6 +90,8 @@ class Visitor:
                 return False
             head, rest = received
             if head != self._last_head:  # else the same is asked for again, as programs do
+                if head == PREFACE_HEAD and self._is_first:
+                    return self._pass_through(head + rest)
                 self._last = read_request(head, self._site.limits)
                 self._last_head = head
             request = self._last
@@ -101,6 +105,14 @@ class Visitor:
             return self._pass_on(request, rest)
         except HTTPError as exc:
             return self._answer(exc, request)
+
+    def _pass_through(self, data: bytes) -> bool:
+        """Serve a connection of HTTP/2, which begins with `data`, to its end."""
+        from gnar_lib.server.web import h2  # few connections need it
+
+        if h2.pass_through(self._site, self._conn, self._scheme, data):
+            self._linger()
+        return False
 
     # ---- heads ---------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ OF_THE_SERVICE = {
     "a body that is far too long",
     "chunks that are too long",
     "a chunk that is too long",
+    "HTTP/2",  # which a web port passes through
 }
 LAST_STATUSES = {
     "HTTP/1.0": [404],  # without Host, there is no name
