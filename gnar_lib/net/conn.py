@@ -19,7 +19,7 @@ from gnar_lib.net.address import Sockaddr, format_address
 from gnar_lib.net.contract import Conn, Counter
 from gnar_lib.net.lingering import is_owed, linger
 from gnar_lib.net.options import dead_after_s, set_user_timeout, try_option
-from gnar_lib.net.progress import has_hung_up, tcp_progress, unacknowledged
+from gnar_lib.net.progress import has_hung_up, has_unreceived, tcp_progress, unacknowledged
 from gnar_lib.net.switching import CLOSED, LENT, WaitingSocket
 
 # In a patched process `socket.socket` is gevent's class; the hot path wants the original one.
@@ -227,6 +227,11 @@ class SocketConn(WaitingSocket):
     def has_hung_up(self) -> bool:
         """Whether the other end sends no more, or has gone, also while bytes are unread (TCP on Linux)."""
         return has_hung_up(self.sock)
+
+    @property
+    def has_unreceived(self) -> bool:
+        """Whether the kernel has bytes for this end, so that `close` may throw away what was sent."""
+        return has_unreceived(self.sock)
 
     def why_gone(self, now_s: float) -> str:
         """Return why nothing can come any more, if the other end has gone without a word; else empty."""

@@ -38,6 +38,13 @@ if sys.platform == "linux":
         """Return how many sent bytes the peer's kernel has not acknowledged; raises `OSError`."""
         return _queued(sock, termios.TIOCOUTQ)  # for a socket the same as SIOCOUTQ, tcp(7)
 
+    def has_unreceived(sock: socket.socket) -> bool:
+        """Tell whether bytes wait to be received: to close the socket may throw away what was sent."""
+        try:
+            return _queued(sock, termios.FIONREAD) > 0
+        except OSError:  # closed
+            return False
+
     def _queued(sock: socket.socket, queue: int) -> int:
         """Return how many bytes are in a queue of a socket: FIONREAD for received, TIOCOUTQ for sent ones."""
         return int.from_bytes(fcntl.ioctl(sock.fileno(), queue, b"\0" * 4), sys.byteorder)
@@ -88,6 +95,10 @@ else:
     def unacknowledged(_sock: socket.socket) -> int:
         """Return 0, since nobody can tell."""
         return 0
+
+    def has_unreceived(_sock: socket.socket) -> bool:
+        """Return True, since nobody can tell."""
+        return True
 
     def tcp_progress(_sock: socket.socket) -> TcpProgress | None:
         """Return None, since nobody can tell."""

@@ -192,11 +192,16 @@ class Visitor:
         address = self._address_of(origin)
         self._check(proxy, request, origin, address)
         goes_on = self._forward(proxy, request, origin, address, body)
-        if not goes_on and not request.upgrade:
+        if not goes_on and not request.upgrade and (request.length or self._has_unreceived):
             for lane in [*self._lanes.values()]:
                 self._drop(lane)
             self._linger()
         return goes_on
+
+    @property
+    def _has_unreceived(self) -> bool:
+        """Whether the user may have sent more than was read, so that `close` could take the answer away."""
+        return not isinstance(self._conn, SocketConn) or self._conn.has_unreceived
 
     def _address_of(self, origin: Origin) -> Sockaddr:
         return (origin.user, 0) if self._peer.is_trusted else self._address
