@@ -34,9 +34,8 @@ htpasswd|apache2-utils|tests of hashes of passwords
 haproxy|haproxy|benchmarks
 iperf3|iperf3|benchmarks of bulk
 wrk|wrk|benchmarks of HTTP
-h2load|nghttp2-client|tests of names with a crowd of users
 caddy|caddy|tests of names with HTTPS by Caddy
-h2load|nghttp2-client|tests of HTTP/2
+h2load|nghttp2-client|tests of HTTP/2, and of names with a crowd of users
 nginx|nginx-light|benchmarks and tests with a real web server
 go|golang-go|tests with the Go peers
 /usr/share/gocode/src/github.com/hashicorp/yamux|golang-github-hashicorp-yamux-dev|tests of multiplexing with Go
