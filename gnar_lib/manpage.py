@@ -173,7 +173,7 @@ def _examples(program: Program) -> Iterator[str]:
 
 def _usage(usage: str) -> str:
     """Return a line of usage in which words that are typed as they stand are bold."""
-    typed = r"(?<![<\[\w-])(-{0,2}[a-z][a-z-]*)(?![\w>-])"
+    typed = r"(?<![<\[\w-])(-{0,2}[a-z][a-z0-9-]*)(?![\w>-])"
     return _hyphens(re.sub(typed, r"\\fB\1\\fP", usage))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _TITLE = re.compile(r"gnar(?: [a-z]+)?: (\S.*)")
 _HEADING = re.compile(r"(Usage|Commands|Options|Examples?):(?: (\S.*))?")
-_OPTION = re.compile(r" {2,6}(?:(-\w), )?(--[a-z][a-z-]*)(?: ([A-Z][A-Z:_-]*))?  +(\S.*)")
+_OPTION = re.compile(r" {2,6}(?:(-\w), )?(--[a-z][a-z0-9-]*)(?: ([A-Z][A-Z:_-]*))?  +(\S.*)")
 _COMMAND = re.compile(r"  ([a-z]+)  +(\S.*)")
 _CONTINUATION = re.compile(r" {8,}(\S.*)")
 _CHOICES = re.compile(r"[a-z0-9]+(?:\|[a-z0-9]+)+\b")

@@ -135,6 +135,7 @@ Options:
       --response-headers LINES  the same, in what the service answers
       --basic-auth USER    let in whoever knows this user:password (or user:hash)
       --redirect-https     send users without TLS to https://
+      --http2              pass connections of HTTP/2, such as those of gRPC, through as they are
       --error-page FILE    HTML for answers that the server makes by itself, such as 503
       --heartbeat SECONDS  between two signs of life of an idle connection (default 5)
       --dead-after SECS    give up a peer that should answer, and is silent (default 120)
@@ -189,6 +190,7 @@ Options:
       --response-headers LINES  the same, in what the service answers
       --basic-auth USER    let in whoever knows this user:password; or set GNAR_BASIC_AUTH
       --redirect-https     send users without TLS to https://
+      --http2              pass connections of HTTP/2, such as those of gRPC, through as they are
       --error-page FILE    HTML for answers that the server makes by itself, such as 503
       --speed-limit RATE   limit of all users together, such as 100kb (per second, each direction)
       --max-users COUNT    users at the same time (default: no limit)

@@ -45,13 +45,13 @@ def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
 
 
 def test_options_of_the_commands_and_of_the_page_about_them_are_the_same() -> None:
-    options = {word for text, _ in cmd._COMMANDS.values() for word in re.findall(r"--[a-z][a-z-]+", text)}
-    unadvertised = set(re.findall(r"--[a-z][a-z-]+", SERVER_UNADVERTISED)) - options
-    assert set(re.findall(r"--[a-z][a-z-]+", CONFIGURATION)) - unadvertised | {"--help"} == options
+    options = {word for text, _ in cmd._COMMANDS.values() for word in re.findall(r"--[a-z][a-z0-9-]+", text)}
+    unadvertised = set(re.findall(r"--[a-z][a-z0-9-]+", SERVER_UNADVERTISED)) - options
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", CONFIGURATION)) - unadvertised | {"--help"} == options
 
 
 def test_every_setting_of_a_proxy_and_of_both_ends_has_its_row() -> None:
-    rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
+    rows = set(re.findall(r"^\| (?:`-\w`, )?`--([a-z0-9-]+)` \|", CONFIGURATION, re.MULTILINE))
     assert rows - {"config", "replace", "check"} == {*keys.SERVER, *keys.CLIENT, *keys.PROXY}
 
 

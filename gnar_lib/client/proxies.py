@@ -104,6 +104,7 @@ class ClientProxy:
             allow_from=self.config.allow_from,
             deny_from=self.config.deny_from,
             redirect_https=self.config.redirect_https,
+            http2=self.config.http2,
             error_page=self.config.error_page,
         )
 

@@ -31,6 +31,7 @@ WEB: dict[str, Reader] = {  # of a proxy of HTTP
     "response-headers": names.headers,
     "basic-auth": names.basic_auth,
     "redirect-https": values.flag,
+    "http2": values.flag,
     "error-page": values.path,
 }
 ADMIN: dict[str, Reader] = {  # of any process

@@ -173,6 +173,7 @@ class ProxyConfig:
     response_headers: tuple[str, ...] = ()  # the same
     basic_auth: tuple[Secret, ...] = ()  # "user:password" or "user:hash" of those who may come; empty for all
     redirect_https: bool = False  # requests without TLS are redirected
+    http2: bool = False  # connections of users who begin with HTTP/2 are passed through as they are
     error_page: str = ""  # HTML of answers that the server makes by itself; empty for the server's own
 
     @property

@@ -88,7 +88,8 @@ class ProxyReq(Message):
     networks such as 10.0.0.0/8. `host_header` takes the place of users' Host; `request_headers` and
     `response_headers` are set, as in "Name: value", or removed, as in "-Name". `basic_auth` is "user:hash"
     for each user who may come, all users if it is empty. With `redirect_https`, requests without TLS are
-    redirected. `error_page` is the HTML of answers that the server makes by itself.
+    redirected. With `http2`, connections of HTTP/2 are passed through as they are. `error_page` is the HTML
+    of answers that the server makes by itself.
     """
 
     TYPE = PacketType.PROXY_REQ
@@ -109,6 +110,7 @@ class ProxyReq(Message):
     allow_from: tuple[str, ...] = ()
     deny_from: tuple[str, ...] = ()
     redirect_https: bool = False
+    http2: bool = False
     error_page: str = ""
 
 

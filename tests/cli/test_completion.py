@@ -21,7 +21,7 @@ from tests.helpers.harness import WAIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OPTIONS = {
-    name: set(", ".join(re.findall(r"^  +((?:-\w, )?--[a-z-]+)", text, re.MULTILINE)).split(", "))
+    name: set(", ".join(re.findall(r"^  +((?:-\w, )?--[a-z0-9-]+)", text, re.MULTILINE)).split(", "))
     for name, (text, _) in cmd._COMMANDS.items()
 }
 COMMANDS = set(OPTIONS)

@@ -100,6 +100,7 @@ ALL_PROXY = [
     "response-headers",
     "basic-auth",
     "redirect-https",
+    "http2",
     "error-page",
 ]
 
@@ -164,7 +165,7 @@ def test_files_name_every_key() -> None:
     for kind, paths in (("server", ALL_SERVER + ALL_HOOK), ("client", ALL_CLIENT + ALL_PROXY)):
         for files in (VALID, INVALID):
             text = "\n".join(path.read_text() for path in files if path.stem.startswith(kind))
-            keys = set(re.findall(r"^([a-z-]+) = ", text, re.MULTILINE))
+            keys = set(re.findall(r"^([a-z0-9-]+) = ", text, re.MULTILINE))
             missing = set(paths) - keys
             assert missing <= ({"grace", "multiplex"} if (kind, files) == ("client", INVALID) else set())
 

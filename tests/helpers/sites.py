@@ -118,10 +118,10 @@ def site_before(
 ) -> Iterator[SiteOfTest]:
     """Serve the name `a` for the block, whose service is at `port`; fails if anything stays behind.
 
-    `wanted` is what the client of the name asks for, `settings` are those of the server.
+    `wanted` is what the client of the name asks for, besides HTTP/2; `settings` are those of the server.
     """
     names = FakeNames()
-    names.proxies["a"] = Service(port, **(wanted or {}))
+    names.proxies["a"] = Service(port, **{"http2": True, **(wanted or {})})
     with clean(80.0):
         site = SiteOfTest(names, limits, **settings)
         try:

@@ -115,6 +115,10 @@ class _Passage:
             emit(UserRefused, proxy.name, proxy.kind, address, reason)
             raise HTTPError(403, "your address may not come here")
         settings = proxy.web
+        if not settings.passes_http2:
+            raise HTTPError(_VERSION_NOT_SUPPORTED, "this name is served by HTTP/1.1 alone, without http2")
+        if self._site.names.find(request.host, "") is not proxy:  # later requests may be for any path
+            raise HTTPError(_VERSION_NOT_SUPPORTED, "a path of this name is served by HTTP/1.1 alone")
         if settings.redirects_https and self._scheme == "http":
             raise HTTPError(_VERSION_NOT_SUPPORTED, "this name is served by HTTPS alone")
         if settings.basic_auth or settings.host_header or settings.request_edits or settings.response_edits:

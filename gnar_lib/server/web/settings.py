@@ -72,6 +72,7 @@ class WebSettings:
     response_edits: Edits = _NO_EDITS
     basic_auth: BasicAuth = _NOBODY  # who may come, by name and password; nobody in it lets all come
     redirects_https: bool = False
+    passes_http2: bool = False  # connections of users who begin with HTTP/2
     error_page: str = ""  # in HTML; empty for gnar's own
 
     @classmethod
@@ -85,6 +86,7 @@ class WebSettings:
             Edits(request.response_headers),
             BasicAuth(request.basic_auth),
             request.redirect_https,
+            request.http2,
             request.error_page,
         )
 

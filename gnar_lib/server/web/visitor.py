@@ -57,7 +57,7 @@ class Visitor:
         self._has_begun_head = False
         self._last_head, self._last = b"", RequestToPass()  # the last head, and what it says
         self._last_origin: Origin | None = None
-        self._has_last_answer = False  # of a service: nothing else is answered, whatever the user sends
+        self._has_to_linger = False  # behind the last answer, since the user may have sent more
         self._is_first = True  # no request has been answered yet
 
     def run(self) -> None:
@@ -68,7 +68,7 @@ class Visitor:
                 conn.keep_reading = True
             while self._serve_one():
                 self._is_first = False
-            if self._has_last_answer:
+            if self._has_to_linger:
                 self._close_lanes()
                 self._linger()
         except ConnError as exc:
@@ -111,7 +111,9 @@ class Visitor:
         from gnar_lib.server.web import h2  # few connections need it
 
         if h2.pass_through(self._site, self._conn, self._scheme, data):
-            self._linger()
+            self._linger(
+                half_closes=False
+            )  # a program of gRPC could take the end for a failure of the request
         return False
 
     # ---- heads ---------------------------------------------------------------------------------------------
@@ -191,17 +193,13 @@ class Visitor:
             raise HTTPError(404, f"nobody has the name {request.host} here")
         address = self._address_of(origin)
         self._check(proxy, request, origin, address)
-        goes_on = self._forward(proxy, request, origin, address, body)
-        if not goes_on and not request.upgrade and (request.length or self._has_unreceived):
-            for lane in [*self._lanes.values()]:
-                self._drop(lane)
-            self._linger()
-        return goes_on
+        return self._forward(proxy, request, origin, address, body)
 
     @property
     def _has_unreceived(self) -> bool:
         """Whether the user may have sent more than was read, so that `close` could take the answer away."""
-        return not isinstance(self._conn, SocketConn) or self._conn.has_unreceived
+        conn = self._conn
+        return not isinstance(conn, SocketConn) or conn.has_unread or conn.has_unreceived
 
     def _address_of(self, origin: Origin) -> Sockaddr:
         return (origin.user, 0) if self._peer.is_trusted else self._address
@@ -240,7 +238,8 @@ class Visitor:
                     lane.is_used = True
                 else:
                     self._drop(lane)
-                self._has_last_answer = not goes_on and not forwarding.has_switched
+                if not goes_on and not forwarding.has_switched:
+                    self._has_to_linger = bool(request.length) or self._has_unreceived
                 return goes_on
             except NoAnswerError as exc:
                 self._drop(lane, str(exc))
@@ -349,11 +348,12 @@ class Visitor:
         proxy = None if request is None else self._site.names.find(request.host, request.path)
         return (proxy.web.error_page if proxy is not None else "") or self._site.error_page
 
-    def _linger(self) -> None:
+    def _linger(self, *, half_closes: bool = True) -> None:
         """Wait until the user has the last answer: with bytes unread, `close` could take the answer away."""
         conn, until_s = self._conn, time.monotonic() + LINGER_S
         self._stop_reading()
-        conn.shutdown(SHUT_WR)
+        if half_closes:
+            conn.shutdown(SHUT_WR)
         self._site.crowd.begin_wait(conn)
         try:
             while time.monotonic() < until_s:

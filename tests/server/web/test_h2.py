@@ -156,6 +156,7 @@ def test_a_program_of_grpc_gets_the_words_as_it_knows_them() -> None:
         {"response_headers": ("-X",)},
         {"basic_auth": ("ann:$2b$04$5dSeL6InYVzkh8Lcqn7iJuJHviixOmWPybMRcNdGfSnRkO1zVT/Xa",)},
         {"redirect_https": True},
+        {"http2": False},
     ],
 )
 def test_a_proxy_that_has_requests_treated_is_served_by_http_1_alone(wanted: dict[str, Any]) -> None:
