@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gnar_lib.auth import Credential
 from gnar_lib.errors import NameTakenError
 from gnar_lib.server.names.check import Name
+from gnar_lib.server.names.paths import is_odd, plain_path
 from gnar_lib.server.proxies import Proxy
 
 AWAY_S = 60.0  # for which a name is held for a client that has gone without a word
@@ -38,6 +39,11 @@ class Held:
     holder: Holder | None  # None: nobody, for as long as it is held for a client that is away
     is_open: bool = False  # users can come, if only to be told that the client is away
     until_s: float = 0.0  # of `time.monotonic`: how long it is held without a holder
+    plain_path: str = field(init=False)  # the beginning of the paths, as services read it
+
+    def __post_init__(self) -> None:
+        path = self.name.path
+        self.plain_path = plain_path(path).rstrip("/") if is_odd(path) else path
 
 
 class Names:
@@ -65,7 +71,8 @@ class Names:
     def find(self, host: str, path: str) -> Proxy | None:
         """Return the proxy that has the requests for a host and a path; None if there is none.
 
-        `host` is without a port. The host itself goes before `*`, and the longest of the paths before others.
+        `host` is without a port. The host itself goes before `*`, and the longest of the paths before others,
+        as services read the path: `//api`, `/%61pi` and `/x/../api` are `/api`.
         """
         return self._find("http", host, path)
 
@@ -81,8 +88,11 @@ class Names:
     def _find(self, kind: str, host: str, path: str) -> Proxy | None:
         host = _plain(host)
         for each in (host, _wildcard_of(host)):
-            for held in self._hosts.get((kind, each), ()):
-                if held.is_open and _is_below(path, held.name.path):
+            on_host = self._hosts.get((kind, each), ())
+            if on_host and on_host[0].plain_path and is_odd(path):
+                path = plain_path(path)
+            for held in on_host:
+                if held.is_open and _is_below(path, held.plain_path):
                     return held.proxy
         return None
 
@@ -116,7 +126,7 @@ class Names:
         self._held[name.key] = held
         on_host = self._hosts.setdefault((name.kind, name.host), [])
         on_host.append(held)
-        on_host.sort(key=lambda each: -len(each.name.path))
+        on_host.sort(key=lambda each: -len(each.plain_path))
 
     def open(self, name: Name, proxy: Proxy) -> None:
         """Let users of a name come to the proxy that has it."""

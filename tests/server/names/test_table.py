@@ -118,6 +118,47 @@ def test_name_is_taken_for_others_and_for_the_same_client(names: Names) -> None:
         assert caught.value.owner == OURS
 
 
+ODD = [
+    "//admin",
+    "/%61dmin",
+    "/x/../admin/",
+    "/./admin/x",
+    "/admin;a=b/x",
+    "/x%2f..%2fadmin",
+    "/..\\admin",
+    "///admin",
+]
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_a_path_is_found_as_services_read_it(names: Names, path: str) -> None:
+    """A proxy that asks for a password may be in front of one path of a service that others may see."""
+    for name in (web("a.org"), web("a.org", "/admin"), web("a.org", "/x")):
+        opened(names, name)
+    found = names.find("a.org", path)
+    assert found is not None
+    assert found.name == "a.org/admin"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/admin/../x", ""),
+        ("/x%20y/z", "/x%20y"),
+        ("/x y", "/x%20y"),
+        ("/%2561dmin", ""),
+        ("/%", ""),
+        ("/..", ""),
+    ],
+)
+def test_an_odd_path_may_be_that_of_a_name(names: Names, path: str, expected: str) -> None:
+    for name in (web("a.org"), web("a.org", "/admin"), web("a.org", "/x%20y")):
+        opened(names, name)
+    found = names.find("a.org", path)
+    assert found is not None
+    assert found.name == "a.org" + expected
+
+
 def test_paths_of_a_host_are_for_clients_with_the_same_credential(names: Names) -> None:
     opened(names, web("a.org", "/x"))
     opened(names, web("a.org"))
