@@ -12,7 +12,7 @@ from gnar_lib.errors import ProtocolError
 MAX_KEPT_BYTES = 4096  # of one message
 MAX_INFLATED_BYTES = 1 << 20  # of one message; behind a longer one nothing is decompressed any more
 INFLATER_BYTES = 64 * 1024  # what zlib needs for one direction, about
-MAX_MESSAGES_PER_S = 5000  # of one direction; more would take too much time
+MAX_FRAMES_PER_S = 5000  # of one direction, also in one message; more would take too much time
 _SHORT_HEAD_BYTES = 2  # without a longer length and a mask
 _MAX_CONTROL_BYTES = 125
 _STEP_BYTES = 16 * 1024
@@ -83,7 +83,7 @@ class FrameParser:
         self._data: Part | None = None  # the message of data that has begun
         self._control: Part | None = None
         self._is_deflated = False  # the message of data
-        self._second = 0  # in which so many messages have come:
+        self._second = 0  # in which so many frames have come:
         self._in_second = 0
 
     def feed(self, data: memoryview) -> None:
@@ -113,6 +113,7 @@ class FrameParser:
         code = first & 0x0F
         if first & _RESERVED or (code != _CONTINUED and code not in _KINDS) or length >> 63:
             raise ProtocolError("this is no frame of a WebSocket")
+        self._check_rate()
         is_deflated = bool(first & _COMPRESSED)
         self._left, self._masked, self._is_last = length, 0, bool(first & _FIN)
         if code >= _FIRST_CONTROL:
@@ -145,7 +146,6 @@ class FrameParser:
             self._left = None
         if is_message_end:
             part.size = part.sent_bytes if part.is_compressed else part.size
-            self._check_rate()
             self._on_message(part)
             if part is self._control:
                 self._control = None
@@ -157,8 +157,8 @@ class FrameParser:
         if second != self._second:
             self._second, self._in_second = second, 0
         self._in_second += 1
-        if self._in_second > MAX_MESSAGES_PER_S:
-            raise ProtocolError("there are too many messages")
+        if self._in_second > MAX_FRAMES_PER_S:
+            raise ProtocolError("there are too many frames")
 
     def _unmasked(self, piece: bytes) -> bytes:
         if not self._mask:

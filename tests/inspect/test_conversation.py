@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 
 import pytest
@@ -276,3 +277,24 @@ def test_a_body_of_tiny_chunks_is_not_read_to_its_end() -> None:
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n"
     (found,) = hear([("user", GET), ("service", chunks)])
     assert (found.state, found.problem) == (State.BROKEN, "what comes consists of too little")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [b"\x81\x00" * 40_000, b"\x01\x00" + b"\x00\x00" * 40_000, b"\x89\x00" * 40_000],
+    ids=["messages", "one message", "pings"],
+)
+def test_a_flood_of_frames_is_not_read_to_its_end(frames: bytes) -> None:
+    inspector = Inspector(1000)
+    conversation = inspector.conversation(Origin("web", "user"))
+    conversation.requested(UPGRADE)
+    conversation.answered(SWITCHED + b"\r\n")
+    began_s = time.thread_time()
+    for _ in range(20):
+        conversation.answered(frames)
+    took_s = time.thread_time() - began_s
+    (found,) = inspector.store
+    assert found.has_lost_messages
+    assert found.response_body.size == 20 * len(frames)
+    assert took_s < 0.5  # a tenth of that is usual; all frames take 2 s
+    conversation.give_up("")
