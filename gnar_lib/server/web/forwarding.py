@@ -28,6 +28,7 @@ from gnar_lib.server.web.upload import Upload
 PIECE_BYTES = 16 * 1024  # received at once while a head is awaited
 MAX_INTERIM = 32  # answers 1xx before the final one
 SWITCHING, CONTINUE, FIRST_FINAL = 101, 100, 200
+_WITH_BODY = (b"POST", b"PUT", b"PATCH")
 HEAD_END = b"\r\n\r\n"
 
 
@@ -82,6 +83,15 @@ class Forwarding:
     def waits_for_body(self) -> bool:
         """Whether nothing of an answer has come, and some of the body has yet to come."""
         return self._upload is not None and not (self._upload.has_ended or self.has_begun)
+
+    @property
+    def _is_last_on_lane(self) -> bool:
+        """Whether no other request may follow on the lane.
+
+        Some services leave the body of a GET unread, and would take it for the next request.
+        """
+        request = self._request
+        return request.is_1_0 or (request.length != 0 and request.method not in _WITH_BODY)
 
     # ---- the request ---------------------------------------------------------------------------------------
 
@@ -144,7 +154,7 @@ class Forwarding:
             lines = b"Content-Length: %d\r\n" % request.length
         if request.upgrade:
             lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % request.upgrade
-        elif request.is_1_0:
+        elif self._is_last_on_lane:
             lines += b"Connection: close\r\n"
         elif request.trailers:
             lines += b"Connection: TE\r\nTE: trailers\r\n"
@@ -248,7 +258,7 @@ class Forwarding:
             copy_length(lane.conn, user, length - taken, lane.down)
         self.keeps_lane = (
             is_clean and response.keeps_alive and length != UNTIL_CLOSE and not is_uploading
-        ) and not self._request.is_1_0
+        ) and not self._is_last_on_lane
         if self._upload is not None:
             self._end_upload(self._upload)
         return goes_on

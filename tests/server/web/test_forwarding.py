@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gevent
 import pytest
@@ -218,6 +220,38 @@ def test_what_a_service_sends_late_is_for_nobody(request_: bytes, answer: bytes,
         got = responses(received(user))
         user.close()
     assert [(each.status, each.body) for each in got] == [(200, b"ok")]
+
+
+def test_a_body_that_a_service_leaves_unread_becomes_no_request() -> None:
+    """Python's `http.server` does not look for a body of GET, and reads the next request in its place."""
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.path)))
+            self.end_headers()
+            self.wfile.write(self.path.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as service:
+        thread = threading.Thread(target=service.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with site_before(service.server_port) as site:
+                first = b"GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+                got = responses(site.ask(first + hidden + LAST))
+        finally:
+            service.shutdown()
+            thread.join()
+    assert [each.body for each in got] == [b"/x", b"/last"]
+    assert paths == ["/x", "/last"]
 
 
 def test_the_last_answer_arrives_though_the_user_sends_more() -> None:
