@@ -69,9 +69,13 @@ class FakeNames:
 
     def __init__(self) -> None:
         self.proxies: dict[str, Service] = {}
+        self.with_paths: set[str] = set()
 
     def find(self, host: str, _path: str) -> Service | None:
         return self.proxies.get(host)
+
+    def has_paths(self, host: str) -> bool:
+        return host in self.with_paths
 
     def find_tls(self, _host: str) -> None:
         return None

@@ -76,6 +76,12 @@ class Names:
         """
         return self._find("http", host, path)
 
+    def has_paths(self, host: str) -> bool:
+        """Tell whether the path decides which proxy has the requests for a host."""
+        host = _plain(host)
+        on_hosts = (self._hosts.get(("http", each), ()) for each in (host, _wildcard_of(host)))
+        return any(held.name.path for on_host in on_hosts for held in on_host)
+
     def find_tls(self, host: str) -> Proxy | None:
         """Return the proxy to which TLS for a host is passed through; None if there is none."""
         return self._find("https", host, "")

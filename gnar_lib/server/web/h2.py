@@ -117,7 +117,7 @@ class _Passage:
         settings = proxy.web
         if not settings.passes_http2:
             raise HTTPError(_VERSION_NOT_SUPPORTED, "this name is served by HTTP/1.1 alone, without http2")
-        if self._site.names.find(request.host, "") is not proxy:  # later requests may be for any path
+        if self._site.names.has_paths(request.host):  # later requests may be for any path
             raise HTTPError(_VERSION_NOT_SUPPORTED, "a path of this name is served by HTTP/1.1 alone")
         if settings.redirects_https and self._scheme == "http":
             raise HTTPError(_VERSION_NOT_SUPPORTED, "this name is served by HTTPS alone")

@@ -159,6 +159,13 @@ def test_an_odd_path_may_be_that_of_a_name(names: Names, path: str, expected: st
     assert found.name == "a.org" + expected
 
 
+def test_it_is_known_whether_the_path_decides(names: Names) -> None:
+    for name in (web("a.org"), web("b.org", "/x"), web("*.dev.org"), web("c.dev.org", "/y")):
+        opened(names, name)
+    asked = ("a.org", "B.org.", "x.dev.org", "c.dev.org", "nobody.org")
+    assert [names.has_paths(host) for host in asked] == [False, True, False, True, False]
+
+
 def test_paths_of_a_host_are_for_clients_with_the_same_credential(names: Names) -> None:
     opened(names, web("a.org", "/x"))
     opened(names, web("a.org"))

@@ -166,6 +166,15 @@ def test_a_proxy_that_has_requests_treated_is_served_by_http_1_alone(wanted: dic
     assert "alone" in h2.goodbye(got)[2]
 
 
+def test_a_name_with_paths_is_served_by_http_1_alone_since_others_could_follow_on_the_connection() -> None:
+    with echo_behind() as (site, echo):
+        site.names.with_paths.add("a")
+        got = site.ask(opening())
+    assert echo.got == b""
+    assert h2.fields_of(got)[b":status"] == b"505"
+    assert h2.goodbye(got)[:2] == (1, Code.HTTP_1_1_REQUIRED)
+
+
 @pytest.mark.parametrize("name", [b"x-forwarded-for", b"forwarded", b"via"])
 def test_a_proxy_in_front_is_refused_since_it_would_send_requests_for_other_names_as_well(
     name: bytes,
