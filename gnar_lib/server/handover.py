@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -59,8 +59,13 @@ from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.ingress.named import NamedIngress
 from gnar_lib.server.ingress.tcp import TcpIngress
 from gnar_lib.server.ingress.udp import UdpIngress
-from gnar_lib.server.ingress.web import WebIngress
 from gnar_lib.server.shared import Shared
+
+if TYPE_CHECKING:
+    from gnar_lib.server.ingress.noweb import NoWeb
+    from gnar_lib.server.ingress.web import WebIngress
+
+    WebPorts = WebIngress | NoWeb
 
 PROTOCOL = 1  # which this version speaks
 CONTROL = "control"  # the kind of the control port; proxied ports are of "tcp" or "udp"
@@ -122,7 +127,7 @@ class Offer:
     def __init__(
         self,
         control_ingress: ControlIngress,
-        web: WebIngress,
+        web: WebPorts,
         shared: Shared,
         on_replaced: Callable[[], None],
     ) -> None:
@@ -369,7 +374,7 @@ def _request_of(handed: Handed) -> ProxyReq:
 
 
 def take_over(
-    predecessor: Predecessor, control_ingress: ControlIngress, web: WebIngress, shared: Shared
+    predecessor: Predecessor, control_ingress: ControlIngress, web: WebPorts, shared: Shared
 ) -> int:
     """Serve in the place of the running server from now on; return the control port. Raises `GnarError`.
 

@@ -22,7 +22,7 @@ from gnar_lib.net.given import GivenSocket, given_sockets
 from gnar_lib.server.given import control_socket
 from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
-from gnar_lib.server.ingress.web import WebIngress
+from gnar_lib.server.ingress.noweb import NoWeb
 from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
@@ -31,6 +31,7 @@ from gnar_lib.yamux.parting import parting
 if TYPE_CHECKING:
     from gnar_lib.server.admin.serve import Admin
     from gnar_lib.server.caddy import Caddy
+    from gnar_lib.server.ingress.web import WebIngress
 
 EXPIRE_EVERY_S = 1.0
 LEAVE_S = 10.0  # for clients to connect to the process that has taken over
@@ -53,7 +54,7 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.shared = Shared(config)  # what all parts of this server have in common
         self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
-        self.web = WebIngress(self.shared)  # the ports at which users reach names
+        self.web = _web_of(self.shared)  # the ports at which users reach names
         self._caddy: Caddy | None = None  # the Caddy in front, if gnar looks after its route
         self.is_given = False  # `start_given` was called
         self._admin: Admin | None = None  # while there is an admin port
@@ -201,6 +202,15 @@ class Server:
             f"udp_users={sum(control.udp_users for control in clients)} udp_dropped={totals.dropped} "
             f"waiting={waiting} conn_map={len(shared.conn_map)} logins={logins}"
         )
+
+
+def _web_of(shared: Shared) -> WebIngress | NoWeb:
+    """Return the web ports of a server, which has yet to start them; raises `UsageError`."""
+    if not (shared.config.http_port or shared.config.https_port):
+        return NoWeb()
+    from gnar_lib.server.ingress.web import WebIngress  # loads what nothing else needs
+
+    return WebIngress(shared)
 
 
 def _apply(config: ServerConfig) -> None:

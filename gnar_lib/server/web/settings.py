@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gnar_lib.errors import ProxyRefusedError
 from gnar_lib.http.heads import Pairs, plain_name
 from gnar_lib.proto import ProxyReq
-from gnar_lib.server.web.basic import BasicAuth
+
+if TYPE_CHECKING:
+    from gnar_lib.server.web.basic import BasicAuth
 
 MAX_EDITS = 64  # of header fields, in each direction
 _EDIT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -60,7 +63,6 @@ class Edits:
 
 
 _NO_EDITS = Edits(())
-_NOBODY = BasicAuth(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class WebSettings:
     host_header: bytes = b""  # takes the place of Host; empty leaves it
     request_edits: Edits = _NO_EDITS
     response_edits: Edits = _NO_EDITS
-    basic_auth: BasicAuth = _NOBODY  # who may come, by name and password; nobody in it lets all come
+    basic_auth: BasicAuth | None = None  # who may come, by name and password; None lets all come
     redirects_https: bool = False
     passes_http2: bool = False  # connections of users who begin with HTTP/2
     error_page: str = ""  # in HTML; empty for gnar's own
@@ -84,7 +86,7 @@ class WebSettings:
             request.host_header.encode(),
             Edits(request.request_headers),
             Edits(request.response_headers),
-            BasicAuth(request.basic_auth),
+            _basic_auth(request.basic_auth),
             request.redirect_https,
             request.http2,
             request.error_page,
@@ -92,3 +94,12 @@ class WebSettings:
 
 
 NO_SETTINGS = WebSettings()
+
+
+def _basic_auth(users: tuple[str, ...]) -> BasicAuth | None:
+    """Return who may come, None for everybody; raises `ProxyRefusedError`."""
+    if not users:
+        return None
+    from gnar_lib.server.web.basic import BasicAuth  # most proxies need no passwords
+
+    return BasicAuth(users)
