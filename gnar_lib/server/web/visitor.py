@@ -33,6 +33,7 @@ GONE_S = 60.0  # a user who sends no more may still want the answer, but not for
 BODY_S = 60.0  # within which something has to come of the body of a request
 LINGER_S = 5.0  # for a user who has got the last answer to hang up
 LINGER_IDLE_S = 2.0
+GOODBYE_S = 0.3  # for a program of gRPC, which could take an end that comes at once for a failed request
 LINGER_PIECE_BYTES = 64 * 1024
 HTTPS_PORT = 443
 # Requests that may be sent twice (RFC 9110, section 9.2.2); those with a body cannot, since it is gone.
@@ -111,9 +112,7 @@ class Visitor:
         from gnar_lib.server.web import h2  # few connections need it
 
         if h2.pass_through(self._site, self._conn, self._scheme, data):
-            self._linger(
-                half_closes=False
-            )  # a program of gRPC could take the end for a failure of the request
+            self._linger(GOODBYE_S)
         return False
 
     # ---- heads ---------------------------------------------------------------------------------------------
@@ -348,23 +347,33 @@ class Visitor:
         proxy = None if request is None else self._site.names.find(request.host, request.path)
         return (proxy.web.error_page if proxy is not None else "") or self._site.error_page
 
-    def _linger(self, *, half_closes: bool = True) -> None:
-        """Wait until the user has the last answer: with bytes unread, `close` could take the answer away."""
-        conn, until_s = self._conn, time.monotonic() + LINGER_S
+    def _linger(self, goodbye_s: float = 0.0) -> None:
+        """Wait until the user has the last answer: with bytes unread, `close` could take the answer away.
+
+        The user, who knows that this is the last one, has `goodbye_s` to end the connection first.
+        """
+        conn = self._conn
         self._stop_reading()
-        if half_closes:
-            conn.shutdown(SHUT_WR)
         self._site.crowd.begin_wait(conn)
         try:
-            while time.monotonic() < until_s:
-                with deadline(LINGER_IDLE_S, f"{conn}: closing"):
-                    if not conn.recv(LINGER_PIECE_BYTES):
-                        return
-                give_way()
-        except DeadlineError:
-            return
+            if not (goodbye_s and self._reads_end(goodbye_s, goodbye_s)):
+                conn.shutdown(SHUT_WR)
+                self._reads_end(LINGER_S, LINGER_IDLE_S)
         finally:
             self._site.crowd.end_wait(conn)
+
+    def _reads_end(self, seconds: float, idle_s: float) -> bool:
+        """Read until the user ends the connection; False after `seconds`, or after `idle_s` of silence."""
+        until_s = time.monotonic() + seconds
+        try:
+            while time.monotonic() < until_s:
+                with deadline(idle_s, f"{self._conn}: closing"):
+                    if not self._conn.recv(LINGER_PIECE_BYTES):
+                        return True
+                give_way()
+        except DeadlineError:
+            pass
+        return False
 
     def _stop_reading(self) -> None:
         """Have nothing wake this greenlet for the user or a lane, until it waits for them again."""
