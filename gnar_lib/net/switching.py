@@ -151,9 +151,17 @@ def _run_jobs(job: Job) -> None:
 
 
 def busy_greenlets() -> int:
-    """Return how many greenlets there are in the process, without the spare ones; takes milliseconds."""
+    """Return how many greenlets this thread has, without the spare ones; takes milliseconds."""
+    root = _root_of(getcurrent())
     alive = [thing for thing in gc.get_objects() if isinstance(thing, greenlet) and not thing.dead]
-    return len(alive) - len(_spare)
+    return sum(_root_of(each) is root for each in alive) - len(_spare)
+
+
+def _root_of(each: greenlet) -> greenlet:
+    """Return the greenlet of the thread to which a greenlet belongs."""
+    while each.parent is not None:
+        each = each.parent
+    return each
 
 
 # ---- sockets -----------------------------------------------------------------------------------------------

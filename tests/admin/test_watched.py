@@ -28,11 +28,11 @@ def status_of(port: int, path: str) -> int:
     return 200
 
 
-def test_client_tells_its_metrics_and_whether_it_is_connected(tunnels: Tunnels) -> None:
+def test_client_tells_its_metrics_and_whether_it_is_connected(plain_tunnels: Tunnels) -> None:
     admin = free_port()
-    server, server_port = tunnels.server()
+    server, server_port = plain_tunnels.server()
     with Service(echo) as service:
-        client, port = tunnels.client(server_port, str(service.port), "-a", str(admin))
+        client, port = plain_tunnels.client(server_port, str(service.port), "-a", str(admin))
         assert ask(port, b"x" * 1000) == b"x" * 1000
         wait_until(lambda: status_of(admin, "/readyz") == 200, "the client is ready")
         shown = fetch(admin, "/metrics")

@@ -90,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_client_that_goes_away_is_told_by_a_signed_post_and_by_a_command(
-    tunnels: Tunnels, folder: Path
+    plain_tunnels: Tunnels, folder: Path
 ) -> None:
     script = write_script(folder)
     with Service(echo) as service, Receiver() as receiver:
@@ -101,9 +101,9 @@ def test_client_that_goes_away_is_told_by_a_signed_post_and_by_a_command(
         )
         port = free_port()
         env = {"GNAR_TOKEN": TOKEN, "DEBUG": "1", **SECRETS}
-        server = tunnels.run("server", str(port), "--bind", LOOPBACK, "-c", config, env=env)
+        server = plain_tunnels.run("server", str(port), "--bind", LOOPBACK, "-c", config, env=env)
         server.wait_log("listening on")
-        client, remote = tunnels.client(port, "-l", str(service.port), "-n", "nas")
+        client, remote = plain_tunnels.client(port, "-l", str(service.port), "-n", "nas")
         assert ask(remote) == b"ping"
         client.kill()
         gone = receiver.wait("client-gone")

@@ -23,11 +23,11 @@ def metrics_at(port: int) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-def test_a_server_tells_what_flows_while_it_flows(tunnels: Tunnels) -> None:
+def test_a_server_tells_what_flows_while_it_flows(plain_tunnels: Tunnels) -> None:
     admin = free_port()
-    _, control = tunnels.server("-a", str(admin))
+    _, control = plain_tunnels.server("-a", str(admin))
     with Service(echo, free_port()) as service:
-        _, port = tunnels.client(control, "-l", str(service.port), "-r", "0", "-n", "blog")
+        _, port = plain_tunnels.client(control, "-l", str(service.port), "-r", "0", "-n", "blog")
         with dial(port) as user:
             for total in (SIZE, 2 * SIZE):
                 user.sendall(bytes(SIZE))

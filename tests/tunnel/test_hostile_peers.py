@@ -119,8 +119,8 @@ def test_peers_that_guess_tokens_by_the_hundred_harm_nobody(echo_tunnel: Tunnel)
     assert ask(echo_tunnel.port) == b"ping"
 
 
-def test_login_of_more_than_4_kib_is_closed(tunnels: Tunnels) -> None:
-    server, server_port = tunnels.server()
+def test_login_of_more_than_4_kib_is_closed(plain_tunnels: Tunnels) -> None:
+    server, server_port = plain_tunnels.server()
     with dial(server_port) as attacker:
         attacker.sendall(b"\x01" + (5000).to_bytes(2, "big") + b" " * 3000)
         with contextlib.suppress(ConnectionResetError):

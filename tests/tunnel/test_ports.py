@@ -61,11 +61,11 @@ def test_port_0_is_chosen_from_the_allowed_ones(plain_tunnels: Tunnels) -> None:
         assert ask(port) == b"ping"
 
 
-def test_range_forwards_each_port_to_its_own(tunnels: Tunnels) -> None:
+def test_range_forwards_each_port_to_its_own(plain_tunnels: Tunnels) -> None:
     first, remote = free_ports(3), free_ports(3)
     services = [Service(answer_with(b"%d" % n), first + n) for n in range(3)]
-    _, server_port = tunnels.server()
-    client, _ = tunnels.client(server_port, f"{first}-{first + 2}:{remote}-{remote + 2}", wait=False)
+    _, server_port = plain_tunnels.server()
+    client, _ = plain_tunnels.client(server_port, f"{first}-{first + 2}:{remote}-{remote + 2}", wait=False)
     client.wait_log("open at", count=3)
     assert [ask(remote + n) for n in range(3)] == [b"0", b"1", b"2"]
     for n in range(3):
@@ -113,10 +113,10 @@ def test_file_with_several_proxies_shows_them_in_one_block(plain_tunnels: Tunnel
 
 
 def test_port_that_one_client_holds_is_taken_for_another_until_it_goes(
-    echo_tunnel: Tunnel, tunnels: Tunnels
+    echo_tunnel: Tunnel, plain_tunnels: Tunnels
 ) -> None:
     address = ("-l", str(echo_tunnel.service.port), "-r", str(echo_tunnel.port))
-    other, _ = tunnels.client(echo_tunnel.server_port, *address, wait=False)
+    other, _ = plain_tunnels.client(echo_tunnel.server_port, *address, wait=False)
     other.wait_log(f"port {echo_tunnel.port} is taken; trying again in")
     assert ask(echo_tunnel.port) == b"ping"
     assert echo_tunnel.client.stop() == 0

@@ -57,10 +57,10 @@ def test_client_that_comes_back_takes_over_its_proxies_at_once(tunnels: Tunnels)
 
 
 @pytest.mark.waits
-def test_silent_client_keeps_its_port_until_the_server_takes_it_for_dead(tunnels: Tunnels) -> None:
+def test_silent_client_keeps_its_port_until_the_server_takes_it_for_dead(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
-        _, server_port = tunnels.server("--dead-after", "7")
-        client, port = tunnels.client(server_port, "-l", str(service.port), "--heartbeat", "1")
+        _, server_port = plain_tunnels.server("--dead-after", "7")
+        client, port = plain_tunnels.client(server_port, "-l", str(service.port), "--heartbeat", "1")
         client.signal(signal.SIGSTOP)
         try:
             assert 5 < wait_until(lambda: not is_open(port), "the port is closed", 20) < 15
@@ -68,11 +68,11 @@ def test_silent_client_keeps_its_port_until_the_server_takes_it_for_dead(tunnels
             client.signal(signal.SIGCONT)
 
 
-def test_server_that_is_not_there_is_tried_again(tunnels: Tunnels) -> None:
+def test_server_that_is_not_there_is_tried_again(plain_tunnels: Tunnels) -> None:
     server_port = free_port()
     with Service(echo) as service:
-        client, _ = tunnels.client(server_port, "-l", str(service.port), wait=False)
+        client, _ = plain_tunnels.client(server_port, "-l", str(service.port), wait=False)
         client.wait_log(r"client cannot connect .* trying again in")  # nothing was lost yet
-        tunnels.server(port=server_port)
+        plain_tunnels.server(port=server_port)
         port = int(client.wait_log(r"open at \S+:(\d+)")[1])
         assert ask(port) == b"ping"

@@ -128,20 +128,20 @@ def test_hangup_that_replaces_the_only_proxy_opens_the_new_one_and_leaves_users(
 
 
 def test_hangup_while_the_server_is_away_keeps_one_control_connection(
-    tunnels: Tunnels, tmp_path: Path
+    plain_tunnels: Tunnels, tmp_path: Path
 ) -> None:
     config, ports = tmp_path / "client.toml", {"old": free_port()}
     with Service(echo) as service:
-        server, server_port = tunnels.server()
+        server, server_port = plain_tunnels.server()
         write_proxies(config, service, ports)
-        client, _ = tunnels.client(server_port, "-c", str(config))
+        client, _ = plain_tunnels.client(server_port, "-c", str(config))
         server.kill()
         client.wait_log("lost the server")
         ports["new"] = free_port()
         write_proxies(config, service, ports)
         client.signal(signal.SIGHUP)
         client.wait_log("configuration reloaded")
-        server, _ = tunnels.server(port=server_port)
+        server, _ = plain_tunnels.server(port=server_port)
         client.wait_log(r"\[new\] open at")
         client.wait_log(r"\[old\] open at", count=2)
         assert client.status()["links"] == 1
@@ -172,12 +172,12 @@ def test_hangup_of_the_server_changes_settings_and_touches_no_client(
             assert user.recv(1) == b"y"
 
 
-def test_hangup_changes_how_long_users_of_a_server_may_finish(tunnels: Tunnels, tmp_path: Path) -> None:
+def test_hangup_changes_how_long_users_of_a_server_may_finish(plain_tunnels: Tunnels, tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text("grace = 0\n")
     with Service(echo) as service:
-        server, server_port = tunnels.server("-c", str(config))
-        _, port = tunnels.client(server_port, "-l", str(service.port))
+        server, server_port = plain_tunnels.server("-c", str(config))
+        _, port = plain_tunnels.client(server_port, "-l", str(service.port))
         with dial(port) as user:
             user.sendall(b"x")
             assert user.recv(1) == b"x"

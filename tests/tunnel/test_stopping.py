@@ -109,10 +109,10 @@ def test_second_signal_ends_at_once(echo_tunnel: Tunnel, end: str) -> None:
         assert process.wait_exit(SOON_S) == 0
 
 
-def test_grace_ends_by_itself(tunnels: Tunnels) -> None:
+def test_grace_ends_by_itself(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
-        _, server_port = tunnels.server()
-        client, port = tunnels.client(server_port, "-l", str(service.port), "--grace", "0.3")
+        _, server_port = plain_tunnels.server()
+        client, port = plain_tunnels.client(server_port, "-l", str(service.port), "--grace", "0.3")
         with dial(port) as user:
             user.sendall(b"x")
             assert user.recv(1) == b"x"

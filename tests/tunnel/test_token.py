@@ -28,19 +28,19 @@ def test_wrong_token_is_told_in_one_line_and_exits_1(plain_tunnels: Tunnels) -> 
     assert "wrong\n" not in server.log.replace("wrong token", "")
 
 
-def test_wrong_token_by_md5_exits_1(tunnels: Tunnels) -> None:
-    _, port = tunnels.server()
-    client, _ = tunnels.client(port, "-l", "1", "--auth", "md5", token="wrong", wait=False)
+def test_wrong_token_by_md5_exits_1(plain_tunnels: Tunnels) -> None:
+    _, port = plain_tunnels.server()
+    client, _ = plain_tunnels.client(port, "-l", "1", "--auth", "md5", token="wrong", wait=False)
     assert client.wait_exit() == 1
 
 
-def test_md5_login_is_taken_unless_the_server_wants_hmac(tunnels: Tunnels) -> None:
+def test_md5_login_is_taken_unless_the_server_wants_hmac(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
-        _, any_port = tunnels.server()
-        _, port = tunnels.client(any_port, "-l", str(service.port), "--auth", "md5")
+        _, any_port = plain_tunnels.server()
+        _, port = plain_tunnels.client(any_port, "-l", str(service.port), "--auth", "md5")
         assert ask(port) == b"ping"
-        _, strict_port = tunnels.server("--auth", "hmac")
-        client, _ = tunnels.client(strict_port, "-l", str(service.port), "--auth", "md5", wait=False)
+        _, strict_port = plain_tunnels.server("--auth", "hmac")
+        client, _ = plain_tunnels.client(strict_port, "-l", str(service.port), "--auth", "md5", wait=False)
         assert client.wait_exit() == 1
 
 

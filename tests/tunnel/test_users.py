@@ -59,23 +59,23 @@ def test_local_service_down_costs_the_user_a_closed_connection_and_one_line(
     echo_tunnel.assert_nothing_left()
 
 
-def test_ipv6_users_reach_a_server_that_listens_everywhere(tunnels: Tunnels) -> None:
+def test_ipv6_users_reach_a_server_that_listens_everywhere(plain_tunnels: Tunnels) -> None:
     with Service(echo) as service:
         server_port = free_port()
-        server = tunnels.run("server", str(server_port), env={"GNAR_TOKEN": TOKEN})
+        server = plain_tunnels.run("server", str(server_port), env={"GNAR_TOKEN": TOKEN})
         server.wait_log("listening on")
-        _, port = tunnels.client(server_port, "-l", str(service.port))
+        _, port = plain_tunnels.client(server_port, "-l", str(service.port))
         for host in ("::1", LOOPBACK):
             with dial(port, host) as user:
                 user.sendall(b"x")
                 assert user.recv(1) == b"x"
 
 
-def test_several_clients_each_serve_their_own_users(tunnels: Tunnels) -> None:
+def test_several_clients_each_serve_their_own_users(plain_tunnels: Tunnels) -> None:
     with contextlib.ExitStack() as stack:
-        server, server_port = tunnels.server()
+        server, server_port = plain_tunnels.server()
         services = [stack.enter_context(Service(answer_with(b"%d" % number))) for number in range(3)]
-        clients = [tunnels.client(server_port, "-l", str(service.port)) for service in services]
+        clients = [plain_tunnels.client(server_port, "-l", str(service.port)) for service in services]
         assert [ask(port) for _, port in clients] == [b"0", b"1", b"2"]
         clients[1][0].kill()
         wait_until(lambda: not is_open(clients[1][1]), "the killed client's port is closed")

@@ -69,12 +69,12 @@ def only(things: list[Any], **fields: object) -> Any:
 # ---- ending ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_ended_is_ended_for_the_client_as_well_and_the_rest_stays(tunnels: Tunnels) -> None:
-    server, port, admin = watched_server(tunnels)
+def test_what_is_ended_is_ended_for_the_client_as_well_and_the_rest_stays(plain_tunnels: Tunnels) -> None:
+    server, port, admin = watched_server(plain_tunnels)
     with Service(echo) as service, ExitStack() as stack:
         to_service = ("-l", str(service.port), "-r", "0")
-        client, blog = tunnels.client(port, *to_service, "-n", "blog")
-        other, nas = tunnels.client(port, *to_service, "-n", "nas")
+        client, blog = plain_tunnels.client(port, *to_service, "-n", "blog")
+        other, nas = plain_tunnels.client(port, *to_service, "-n", "nas")
         user, neighbour, elsewhere = (stack.enter_context(dial(each)) for each in (blog, blog, nas))
         assert [served(each) for each in (user, neighbour, elsewhere)] == [True] * 3
 
