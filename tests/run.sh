@@ -98,6 +98,8 @@ main() {
     step "ruff format" ruff format --check .
     mypy >build/mypy.txt 2>&1 & # takes one core, and the tests do not always need both
     mypy=$!
+    # Pytest compiles the tests in its own way. If they are new, each of the workers would do that for itself.
+    [ $# != 0 ] || [ -d tests/__pycache__ ] || python -m pytest --collect-only -q >/dev/null 2>&1 || true
     # The tests wait for half of their time, so six workers keep two cores busy.
     # tests/conftest.py puts the tests into an order in which few of them wait at the same time.
     [ $# != 0 ] || set -- -n 6 --durations=10 --durations-min=1

@@ -265,6 +265,7 @@ def test_a_foreign_page_ends_nothing_and_shows_nothing(locked: Panel, foreign: s
 # ---- many --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_5000_connections_the_page_and_the_server_stay_usable(panel: Panel) -> None:
     browser, crowd = panel.browser, Crowd()
     try:

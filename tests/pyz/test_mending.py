@@ -63,6 +63,7 @@ def spoil_by_removing_half(home: Path) -> None:
     (home / "files").unlink()
 
 
+@pytest.mark.slow
 def test_spoilt_folder_is_mended(moved: Path, tmp_path: Path) -> None:
     start(moved, "--version", SHIV_ROOT=tmp_path / "root")
     (home,) = unpacked(tmp_path / "root")

@@ -137,6 +137,7 @@ def plant_in_a_compiled_module(home: Path) -> None:
     compiled.write_bytes(before[:-1000] + bytes(1000))
 
 
+@pytest.mark.slow
 def test_file_of_another_content_is_not_run_though_its_size_is_right(moved: Path, tmp_path: Path) -> None:
     start(moved, "--version", SHIV_ROOT=tmp_path)
     (home,) = unpacked(tmp_path)

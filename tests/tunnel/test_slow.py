@@ -110,6 +110,7 @@ def cost_of_a_stop(tunnel: Tunnel, download: Download) -> int:
     return most_kib - before_kib
 
 
+@pytest.mark.slow
 @pytest.mark.waits
 def test_reader_that_stops_for_ten_seconds_costs_little_and_gets_the_rest(
     gnar_pyz: Path, tmp_path: Path

@@ -85,12 +85,12 @@ def test_datagrams_of_every_size_arrive_whole_and_apart(tunnels: Tunnels, echo_s
 
 
 def test_ipv4_and_ipv6_users_reach_a_server_that_listens_everywhere(
-    plain_tunnels: Tunnels, echo_service: UdpService
+    tunnels: Tunnels, echo_service: UdpService
 ) -> None:
     server_port = free_port()
-    server = plain_tunnels.run("server", str(server_port), env={"GNAR_TOKEN": TOKEN})
+    server = tunnels.run("server", str(server_port), env={"GNAR_TOKEN": TOKEN})
     server.wait_log("listening on")
-    _, port = plain_tunnels.client(server_port, "-y", "udp", str(echo_service.port))
+    _, port = tunnels.client(server_port, "-y", "udp", str(echo_service.port))
     for host in (LOOPBACK, "::1", "127.0.0.2"):  # connected sockets take answers from that address alone
         assert ask_udp(port, host.encode(), host) == host.encode()
     assert server.status()["udp_users"] == 3
@@ -103,9 +103,7 @@ def test_service_sees_users_apart(tunnels: Tunnels, echo_service: UdpService) ->
     assert len(set(echo_service.peers[asked_before:])) == 20
 
 
-def test_tcp_and_udp_share_a_port_number(
-    plain_tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
-) -> None:
+def test_tcp_and_udp_share_a_port_number(tunnels: Tunnels, echo_service: UdpService, tmp_path: Path) -> None:
     with Service(echo) as service:
         port = free_port()
         config = tmp_path / "client.toml"
@@ -114,8 +112,8 @@ def test_tcp_and_udp_share_a_port_number(
             f'[[proxys]]\nproxy-name = "u"\nlocal-port = {echo_service.port}\nremote-port = {port}\n'
             'proxy-type = "udp"\n'
         )
-        _, server_port = plain_tunnels.server()
-        client, _ = plain_tunnels.client(server_port, "-c", str(config))
+        _, server_port = tunnels.server()
+        client, _ = tunnels.client(server_port, "-c", str(config))
         client.wait_log("open at", count=2)
         assert ask(port) == b"ping"
         assert ask_udp(port) == b"ping"
@@ -129,40 +127,34 @@ def test_tcp_and_udp_share_a_port_number(
 
 
 @plain_is_slow
-def test_udp_bind_wins_over_bind_and_may_be_a_name(plain_tunnels: Tunnels, echo_service: UdpService) -> None:
-    _, server_port = plain_tunnels.server("--udp-bind", "localhost")
+def test_udp_bind_wins_over_bind_and_may_be_a_name(tunnels: Tunnels, echo_service: UdpService) -> None:
+    _, server_port = tunnels.server("--udp-bind", "localhost")
     port = free_port()
-    client, _ = plain_tunnels.client(server_port, "-y", "udp", f"{echo_service.port}:{port}")
+    client, _ = tunnels.client(server_port, "-y", "udp", f"{echo_service.port}:{port}")
     client.wait_log("open at")
     host = socket.getaddrinfo("localhost", port, type=socket.SOCK_DGRAM)[0][4][0]
     assert ask_udp(port, b"x", str(host)) == b"x"
-    _, elsewhere = plain_tunnels.server("--udp-bind", "127.0.0.9")
-    _, port = plain_tunnels.client(elsewhere, "-y", "udp", str(echo_service.port))
+    _, elsewhere = tunnels.server("--udp-bind", "127.0.0.9")
+    _, port = tunnels.client(elsewhere, "-y", "udp", str(echo_service.port))
     assert not is_bound(port)
     assert ask_udp(port, b"x", "127.0.0.9") == b"x"
 
 
 @plain_is_slow
-def test_udp_port_that_is_taken_or_not_allowed_is_said(
-    plain_tunnels: Tunnels, echo_service: UdpService
-) -> None:
+def test_udp_port_that_is_taken_or_not_allowed_is_said(tunnels: Tunnels, echo_service: UdpService) -> None:
     allowed = free_port()
-    _, server_port = plain_tunnels.server("--allow-ports", str(allowed))
-    alone, _ = plain_tunnels.client(
-        server_port, "-y", "udp", f"{echo_service.port}:{allowed - 1}", wait=False
-    )
+    _, server_port = tunnels.server("--allow-ports", str(allowed))
+    alone, _ = tunnels.client(server_port, "-y", "udp", f"{echo_service.port}:{allowed - 1}", wait=False)
     assert alone.wait_exit() == 1
     with udp_socket(allowed):
-        client, _ = plain_tunnels.client(server_port, "-y", "udp", str(echo_service.port), wait=False)
+        client, _ = tunnels.client(server_port, "-y", "udp", str(echo_service.port), wait=False)
         client.wait_log("no allowed port is free; trying again in")
     client.wait_log("open at")
     assert ask_udp(allowed) == b"ping"
 
 
-def test_sessions_end_by_themselves_and_leave_nothing(
-    plain_tunnels: Tunnels, echo_service: UdpService
-) -> None:
-    tunnel = UdpTunnel(plain_tunnels, echo_service.port, "--udp-timeout", "0.5")
+def test_sessions_end_by_themselves_and_leave_nothing(tunnels: Tunnels, echo_service: UdpService) -> None:
+    tunnel = UdpTunnel(tunnels, echo_service.port, "--udp-timeout", "0.5")
     wait_until(lambda: tunnel.client.status()["udp_sessions"] == 0, "no session is left")
     before = tunnel.client.fds()
     assert echoes_of_users(tunnel.port, 50) == 50
