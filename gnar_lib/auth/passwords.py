@@ -61,7 +61,7 @@ def find_defect(hashed: str) -> str:
             costs = f"from {MIN_BCRYPT_COST} to {MAX_BCRYPT_COST}"
             return f"its cost is {cost}, and bcrypt is taken with a cost {costs}"
         try:
-            import bcrypt  # noqa: F401
+            import bcrypt  # noqa: F401  (whether it is there is all that is asked)
         except ImportError as exc:  # the package is missing, or a library that it needs
             return f"this machine cannot check bcrypt hashes ({exc}): take a plain password or a scrypt hash"
         return ""

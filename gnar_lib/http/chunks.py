@@ -10,6 +10,7 @@ import re
 from enum import Enum
 
 from gnar_lib.errors import ProtocolError
+from gnar_lib.http.head import TOKEN
 from gnar_lib.http.heads import FORWARDED, plain_name
 
 MAX_LINE_BYTES = 1024  # of a size with its extensions, or of one trailer
@@ -23,7 +24,7 @@ _TINY = re.compile(
     rb"(?:0{0,14}(?:%b))+"
     % b"|".join(b"[%x%X]%b[\\x00-\\xff]{%d}\\r\\n" % (size, size, _EXTENSIONS, size) for size in range(1, 16))
 )
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[^\x00-\x08\x0a-\x1f\x7f]*")
+_TRAILER = re.compile(rb"(" + TOKEN + rb"):[^\x00-\x08\x0a-\x1f\x7f]*")
 # Fields that say how a message is to be read, or who may do what, come too late in trailers (RFC 9110,
 # section 6.5.1). Some services take trailers for header fields, and so for what gnar has said there.
 _NO_TRAILERS = frozenset(

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from gnar_lib.errors import ProtocolError
+from gnar_lib.http.head import TOKEN
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
 PREFACE_HEAD: Final = PREFACE[:18]  # where somebody who knows HTTP/1.1 alone finds the end of a head
@@ -38,7 +39,7 @@ _NOT_FIRST = frozenset({_DATA, _RST_STREAM, _PUSH_PROMISE, _CONTINUATION})
 _PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"[^\x00\r\n]*")
-_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHOD = re.compile(TOKEN)
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=-]+)(?::[0-9]{0,5})?")
 

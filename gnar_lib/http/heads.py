@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 
+from gnar_lib.http.head import TOKEN
 from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import HTTPError
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_FIELD_LINES = rb"(?:" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*"
+_FIELD_LINES = rb"(?:" + TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*"
 _REQUEST = re.compile(
-    rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n(" + _FIELD_LINES + rb")\r\n"
+    rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n(" + _FIELD_LINES + rb")\r\n"
 )
 _RESPONSE = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*)?\r\n(" + _FIELD_LINES + rb")\r\n"
@@ -232,7 +232,7 @@ def _length(seen: dict[bytes, list[bytes]], *, is_1_0: bool) -> int:
 def _what_is_wrong(head: bytes) -> HTTPError:
     """Return the error for the head of a request that is not well-formed."""
     line, _, _ = head.partition(b"\r\n")
-    found = re.fullmatch(_TOKEN + rb" [^ ]+ HTTP/([0-9]\.[0-9])", line)
+    found = re.fullmatch(TOKEN + rb" [^ ]+ HTTP/([0-9]\.[0-9])", line)
     if found and found[1] not in (b"1.0", b"1.1"):
         return HTTPError(505, "HTTP/1.1 and HTTP/1.0 are served here")
     if found is None or re.fullmatch(rb"[^ ]+ [^ #]+ [^ ]+", line) is None:

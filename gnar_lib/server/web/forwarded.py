@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gnar_lib.http.head import TOKEN
 from gnar_lib.http.heads import FORWARDED, RequestToPass
 from gnar_lib.net import Sockaddr, host_of
 
 MAX_VALUE_BYTES = 4096  # of X-Forwarded-For or Forwarded; more is replaced, whoever sends it
 MAX_HOPS = 32  # of X-Forwarded-For, that are looked at to find out who the user is
 _SAID_ANEW = (b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(TOKEN)
 _HOST = re.compile(rb"[A-Za-z0-9._~\[\]:-]{1,255}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
