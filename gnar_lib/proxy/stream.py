@@ -1,14 +1,11 @@
 """`stream(a, b)` joins two conns: it carries bytes both ways until both have ended.
 
-Knows neither server nor client. Each direction begins with reads into a shared buffer, since most connections
-are short. When a read shows that bulk has begun, and both conns are plain sockets, the kernel moves the bytes
-(`splice.py`) until the bulk is over.
+Knows neither server nor client, and not how bytes are copied (`ways.py`).
 """
 
 from __future__ import annotations
 
 import socket
-import sys
 from collections import OrderedDict
 from itertools import islice
 from typing import Any
@@ -17,14 +14,11 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, ConnError, WriteError
-from gnar_lib.net import Conn, Crew, SocketConn, wait_for
+from gnar_lib.net import Conn, Crew, wait_for
 from gnar_lib.net.options import half_close_timeout_s
 from gnar_lib.pio.flow import Flow
-from gnar_lib.proxy.buffer import copy_buffered
 from gnar_lib.proxy.watch import watch
-
-if sys.platform == "linux":
-    from gnar_lib.proxy.splice import Pipe, copy_spliced
+from gnar_lib.proxy.ways import copy_to_end
 
 IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
 PARK_AT_ONCE = 64  # pairs in one turn of the loop
@@ -278,41 +272,3 @@ class _Sweep:
 
 
 _awake = _Sweep()
-
-
-def copy_to_end(src: Conn, dst: Conn, flow: Flow) -> None:
-    """Copy one direction until `src` has ended; raises `ConnError`."""
-    if not isinstance(src, SocketConn):
-        copy_buffered(src, dst, flow)
-        return
-    src.keep_reading = True  # from here on, this greenlet waits only for conns
-    try:
-        _copy_from_socket(src, dst, flow)
-    finally:  # the end of a stream can be read again and again: a watcher would keep the loop busy
-        src.stop_reading()
-
-
-def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
-    """Copy until `src` has ended, in the fastest way that the two conns allow at each moment."""
-    if sys.platform == "linux" and isinstance(dst, SocketConn):
-        _copy_between_sockets(src, dst, flow)
-    else:
-        copy_buffered(src, dst, flow)
-
-
-if sys.platform == "linux":
-
-    def _copy_between_sockets(src: SocketConn, dst: SocketConn, flow: Flow) -> None:
-        while not copy_buffered(src, dst, flow, until_bulk=True):
-            pipe = Pipe.take()
-            if pipe is None:
-                copy_buffered(src, dst, flow)
-                return
-            try:
-                ended = copy_spliced(src, dst, flow, pipe)
-            except BaseException:
-                pipe.discard()
-                raise
-            pipe.keep()
-            if ended:
-                return

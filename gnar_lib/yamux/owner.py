@@ -17,6 +17,7 @@ class Owner(Protocol):
     sender: Sender  # sends the frames of all streams
     path: Path  # what the windows of all streams share
     stored_bytes: int  # received and unread, in all streams
+    moves: bool  # streams may go on over conns beside them
 
     @property
     def why_closed(self) -> str:
@@ -36,6 +37,9 @@ class Owner(Protocol):
 
     def on_claimed(self, stream_id: int) -> None:
         """A stream of the peer has said what it is for."""
+
+    def bring_beside(self, stream_id: int) -> bool:
+        """Begin to bring a conn beside a stream; False if this end cannot bring any."""
 
     def send_window_update(self, frame: bytes) -> None:
         """Send a WindowUpdate `frame`; measure the round trip if no recent measurement is known."""

@@ -60,6 +60,8 @@ class Session:
         self.error: GnarError | None = None  # why the session ended; None if this end closed it
         self.path = Path()  # what the windows of all streams share
         self.stored_bytes = 0  # received and unread, in all streams
+        self.moves = False  # both ends have agreed that streams may go on over conns beside them
+        self.bring: Callable[[Stream], None] | None = None  # begins to bring one, if this end can do that
         self.sender = Sender(conn, self._end)  # sends the frames of the session and of all streams
         self._conn = conn  # closed by `_end`
         self._name = str(conn)  # how errors and log lines name this session
@@ -130,6 +132,10 @@ class Session:
         self._opening.add(stream)
         self._settle_soon()
         return stream
+
+    def stream(self, stream_id: int) -> Stream | None:
+        """Return a stream that has not ended; None if there is none of that id."""
+        return self._streams.get(stream_id)
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
         """Accept from now on.
@@ -286,6 +292,14 @@ class Session:
             self._reset_half_gone(each)
         if not (len(self._arrivals) or len(self._opening) or self._half_gone):
             self._settler.stop()
+
+    def bring_beside(self, stream_id: int) -> bool:
+        """Begin to bring a conn beside a stream; False if this end cannot bring any."""
+        stream = self._streams.get(stream_id)
+        if self.bring is None or stream is None:
+            return False
+        self.bring(stream)
+        return True
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the hub."""

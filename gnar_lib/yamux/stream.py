@@ -9,7 +9,8 @@ from typing import Final
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, ProtocolError, WriteError
-from gnar_lib.net import Sockaddr, wait_for
+from gnar_lib.net import EventedConn, Sockaddr, wait_for
+from gnar_lib.yamux.beside import ASK, BESIDE_FLAGS, MOVED, READY, Beside
 from gnar_lib.yamux.chunks import copy_borrowed
 from gnar_lib.yamux.frame import (
     ACK,
@@ -38,7 +39,8 @@ class Stream:
     """A conn whose bytes travel as frames of a session, which makes it.
 
     The session forgets the stream when both ends have ended it. Bytes that have arrived are kept until they
-    are read; the receive window limits how many they are.
+    are read; the receive window limits how many they are. A direction can go on over a conn `beside` the
+    stream: whoever reads the stream reads on there, and whoever writes may `move`.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Stream:
         "_why_reset",
         "_window",
         "_write_waiter",
+        "beside",
         "closed",
         "id",
         "is_new",
@@ -68,6 +71,7 @@ class Stream:
 
     def __init__(self, session: Owner, stream_id: int, flags: int) -> None:
         self.id = stream_id
+        self.beside: Beside | None = None  # the conn on which bulk goes on; closed with the stream
         self.closed = False  # this end has called `close` or `abort`
         self.was_read = False  # a wait to read has ended since somebody set this to False
         self.is_touched = False  # a frame for this stream was among those of the present read
@@ -100,9 +104,12 @@ class Stream:
         """Return the address of the session's other end."""
         return self._session.getpeername()
 
-    def why_gone(self, now_s: float) -> str:  # noqa: ARG002  (the session measures its peer's silence)
+    def why_gone(self, now_s: float) -> str:
         """Return why nothing can come any more, if the other end has gone without a word; else empty."""
-        is_broken = self._state is _RESET or self._session.closed
+        beside = self.beside
+        if beside is not None and (reason := beside.conn.why_gone(now_s)):
+            return reason
+        is_broken = self._state is _RESET or (self._session.closed and self._state is not _ENDED)
         return f"{self}: {self._why_broken}" if is_broken and not self._chunks else ""
 
     # ---- reading -------------------------------------------------------------------------------------------
@@ -110,6 +117,8 @@ class Stream:
     def recv(self, size: int) -> bytes:
         """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
         while (data := self.recv_now(size)) is None:
+            if (conn := self._reads_on) is not None:
+                return conn.recv(size)
             self._wait_to_read()
         return data
 
@@ -119,7 +128,9 @@ class Stream:
             data, self._unread = self._unread[:size], self._unread[size:]
             return data
         if not self._chunks:
-            return b"" if self._is_at_end() else None
+            if not self._is_at_end():
+                return None
+            return b"" if (conn := self._reads_on) is None else conn.recv_now(size)
         chunk, offset = self._chunks[0], self._offset
         if not offset and len(chunk) <= size:
             data = bytes(chunk)  # no copy if the chunk is bytes already
@@ -139,7 +150,7 @@ class Stream:
         chunks = self._chunks
         while not chunks:
             if self._is_at_end():
-                return 0
+                return 0 if (conn := self._reads_on) is None else conn.recv_into(buffer)
             self._wait_to_read()
             chunks = self._chunks
         filled, size = 0, len(buffer)
@@ -158,7 +169,7 @@ class Stream:
             return self.recv(len(self._unread))
         while not self._chunks:
             if self._is_at_end():
-                return b""
+                return b"" if (conn := self._reads_on) is None else conn.borrow()
             self._wait_to_read()
         chunk = self._chunks[0][self._offset :] if self._offset else self._chunks[0]
         del self._chunks[0]
@@ -205,6 +216,9 @@ class Stream:
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         if self.closed:
             raise ConnClosed(f"{self}: closed")
+        if not self._unread and (conn := self._reads_on) is not None:
+            conn.call_once_readable(callback)
+            return
         self._on_readable = callback
         self._session.call_soon(self.wake)  # bytes may be there already
 
@@ -212,6 +226,10 @@ class Stream:
         """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
         if self._read_waiter is not None and not self.closed:  # else `wake` is about to wake it
             self._read_waiter.throw(error)
+        elif (conn := self._reads_on) is not None and not self.closed:
+            if not conn.was_read:
+                conn.interrupt(error)
+            conn.was_read = False
 
     def _consumed(self, count: int) -> None:
         """Let the peer send more in place of the bytes that the reader took."""
@@ -226,6 +244,8 @@ class Stream:
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Send as many bytes as fit without waiting, and return how many that were."""
+        if self.beside is not None and self.beside.sends:
+            return self.beside.conn.send_now(data)
         sender, total, sent = self._session.sender, len(data), 0
         view: bytes | bytearray | memoryview = data
         while sent < total:
@@ -247,6 +267,9 @@ class Stream:
 
     def sendall(self, data: bytes | memoryview) -> None:
         """Send all bytes, waiting for room as often as necessary."""
+        if self.beside is not None and self.beside.sends:
+            self.beside.conn.sendall(data)
+            return
         sent = self.send_now(data)
         if sent == len(data):
             self._check_sending()
@@ -297,12 +320,16 @@ class Stream:
 
     def shutdown(self, how: int) -> None:
         """End one direction (half-close): after `SHUT_WR` the peer reads the end. `SHUT_RD` does nothing."""
-        if how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
+        if self.beside is not None and self.beside.sends:
+            self.beside.conn.shutdown(how)
+        elif how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
             self._end(Event.SEND_FIN)
 
     def abort(self) -> None:
         """Close with a reset."""
         if not self.closed:
+            if self.beside is not None:
+                self.beside.conn.abort()
             self._close()
             if self._state not in _OVER:
                 self._end(Event.SEND_RST)
@@ -322,7 +349,8 @@ class Stream:
         if self.closed:
             return
         self._close()
-        self.shutdown(socket.SHUT_WR)
+        if self._state is _OPEN or self._state is _PEER_ENDED:
+            self._end(Event.SEND_FIN)
         if self._state is _WE_ENDED:
             self._session.on_half_gone(self.id)
             if grant := self._window.refill():
@@ -330,6 +358,8 @@ class Stream:
 
     def _close(self) -> None:
         self.closed = True
+        if self.beside is not None:
+            self.beside.conn.close()
         self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
@@ -343,12 +373,17 @@ class Stream:
     @property
     def is_readable(self) -> bool:
         """Whether a read would not wait: bytes have come, or none will come any more."""
-        return bool(self._chunks) or self.has_hung_up
+        return bool(self._chunks) or self._has_ended
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether nothing more comes on the stream itself."""
+        return self._session.closed or not (self._state is _OPEN or self._state is _WE_ENDED)
 
     @property
     def has_hung_up(self) -> bool:
         """Whether the peer sends nothing more."""
-        return self._session.closed or not (self._state is _OPEN or self._state is _WE_ENDED)
+        return self._has_ended if (conn := self._reads_on) is None else conn.has_hung_up
 
     def claim(self) -> None:
         """Take note that the stream has said what it is for: until then the peer may have few of them."""
@@ -383,6 +418,75 @@ class Stream:
                 self._on_accepted()
             self._window.release()
 
+    # ---- the conn beside the stream ------------------------------------------------------------------------
+
+    def ask_beside(self) -> None:
+        """Have a conn brought beside this stream, unless there is one, or the ends do not do that."""
+        if self.beside is not None or not self._session.moves or self._state in _OVER:
+            return
+        if not self._session.bring_beside(self.id):
+            self._send_beside_flag(ASK)
+
+    def attach(self, conn: EventedConn, *, is_ready: bool) -> bool:
+        """Keep `conn` beside this stream, which closes it; False if there is no use for it.
+
+        `is_ready`: the peer has brought the conn, and is told that it is there.
+        """
+        if self.beside is not None or self.closed or self._state in _OVER or self._session.closed:
+            return False
+        self.beside = Beside(conn, is_ready=is_ready)
+        if is_ready:
+            self._send_beside_flag(READY)
+        return True
+
+    def detach(self) -> None:
+        """Do without the conn beside this stream, which the peer does not seem to have got."""
+        if self.beside is not None and not self.beside.is_ready:
+            self.beside.conn.abort()
+            self.beside = None
+
+    def move(self) -> bool:
+        """Send what follows over the conn beside the stream; False if there is none that both ends have."""
+        beside = self.beside
+        if beside is None or not beside.is_ready:
+            return False
+        self._check_sending()
+        if beside.conn.has_hung_up and not beside.receives:  # the peer has given it up since
+            beside.is_ready = False
+            return False
+        self._flags |= MOVED  # which the frame with FIN carries
+        beside.sends = True
+        self._end(Event.SEND_FIN)
+        return True
+
+    @property
+    def goes_on_beside(self) -> bool:
+        """Whether what the peer sends comes over the conn beside the stream, behind what the stream has."""
+        return self.beside is not None and self.beside.receives
+
+    @property
+    def _reads_on(self) -> EventedConn | None:
+        """The conn from which the next bytes come; None while they come from the stream itself."""
+        beside = self.beside
+        return None if beside is None or not beside.receives or self._chunks else beside.conn
+
+    def _send_beside_flag(self, flag: int) -> None:
+        self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | flag, self.id, 0))
+
+    def _on_beside_flags(self, flags: int) -> None:
+        """The peer asks for a conn, has got one, or goes on over it."""
+        beside = self.beside
+        if flags & MOVED:
+            if beside is None or not flags & FIN:
+                self.break_off("the peer goes on over a connection that is not there")
+            else:
+                beside.receives = True
+        elif flags & READY:
+            if beside is not None:
+                beside.is_ready = True
+        elif beside is None and self._session.moves:
+            self._session.bring_beside(self.id)
+
     # ---- for the receiver and the session ------------------------------------------------------------------
 
     def on_flags(self, flags: int) -> None:
@@ -391,6 +495,10 @@ class Stream:
             return
         if self._is_unaccepted and flags & ACK:
             self._on_accepted()
+        if flags & BESIDE_FLAGS:
+            self._on_beside_flags(flags)
+            if self._state in _OVER:
+                return
         if flags & FIN:
             self._end(Event.RECEIVE_FIN)
         if flags & RST and self._state is not _ENDED:

@@ -19,7 +19,8 @@ from gnar_lib.http.message import HTTPError
 from gnar_lib.net import Conn, SocketConn
 from gnar_lib.proxy.buffer import send_counted
 from gnar_lib.proxy.portion import copy_chunked, copy_length
-from gnar_lib.proxy.stream import copy_to_end, stream
+from gnar_lib.proxy.stream import stream
+from gnar_lib.proxy.ways import copy_to_end
 from gnar_lib.server.web.forwarded import Origin
 from gnar_lib.server.web.lane import Lane
 from gnar_lib.server.web.site import Site, is_small
