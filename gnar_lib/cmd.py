@@ -257,7 +257,14 @@ _COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
 def _flags(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given, by their long names without dashes."""
     given = {key: value for key, value in arguments.items() if key.startswith("--")}
-    return {key[2:]: value for key, value in given.items() if value not in (None, False)}
+    flags = {key[2:]: value for key, value in given.items() if value not in (None, False)}
+    if flags.pop("no-multiplex", False):
+        if "multiplex" in flags:
+            raise UsageError(
+                "--multiplex and --no-multiplex do not go together; leave both out to let gnar choose"
+            )
+        flags["multiplex"] = "off"
+    return flags
 
 
 def main(argv: list[str]) -> int:

@@ -121,7 +121,8 @@ Options:
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
-  -m, --multiplex          use one connection to the server for everything
+  -m, --multiplex          use one connection to the server, and never another
+      --no-multiplex       use a connection to the server for each user
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
       --udp-any-source     let answers from other addresses of a UDP service through
@@ -181,7 +182,8 @@ Options:
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
-  -m, --multiplex          use one connection to the server for everything
+  -m, --multiplex          use one connection to the server, and never another
+      --no-multiplex       use a connection to the server for each user
       --path PATH          take the requests of that name whose path begins so, such as /api
       --allow-from NETS    let in users of these networks alone, such as 10.0.0.0/8
       --deny-from NETS     let in no users of these networks

@@ -59,7 +59,7 @@ def _build() -> None:
         pytest.fail(f"build_zipapp.sh failed:\n{build.stdout}{build.stderr}", pytrace=False)
 
 
-@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
+@pytest.fixture(params=[(), ("--no-multiplex",)], ids=["default", "plain"])
 def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients; what is said of a tunnel holds either way."""
     yield from tunnels_of_test(gnar_pyz, tmp_path, request, request.param)
@@ -68,12 +68,12 @@ def tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> I
 @pytest.fixture
 def plain_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients without multiplexing."""
-    yield from tunnels_of_test(gnar_pyz, tmp_path, request)
+    yield from tunnels_of_test(gnar_pyz, tmp_path, request, ("--no-multiplex",))
 
 
 @pytest.fixture
 def multiplexed_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
-    """Start servers and clients with multiplexing."""
+    """Start servers and clients that use one connection and never another."""
     yield from tunnels_of_test(gnar_pyz, tmp_path, request, ("-m",))
 
 
@@ -84,7 +84,7 @@ def _tunnels_of_worker(gnar_pyz: Path, tmp_path_factory: pytest.TempPathFactory)
     shared.close()
 
 
-@pytest.fixture(params=[(), ("-m",)], ids=["plain", "multiplexed"])
+@pytest.fixture(params=[(), ("--no-multiplex",)], ids=["default", "plain"])
 def shared_tunnel(_tunnels_of_worker: SharedTunnels, request: pytest.FixtureRequest) -> Iterator[Tunnel]:
     """Return a tunnel to an echo service, for tests that end none of its processes and leave nothing."""
     failures = request.session.testsfailed

@@ -16,7 +16,7 @@ from gnar_lib.auth.login import (
     md5_token,
 )
 from gnar_lib.auth.rights import Rights
-from gnar_lib.auth.session import ReplayWindow, Session, waiting_id
+from gnar_lib.auth.session import ReplayWindow, Session, beside_id, carrier_id, waiting_id
 
 __all__ = [
     "HMAC",
@@ -29,6 +29,8 @@ __all__ = [
     "Rights",
     "ServerLogin",
     "Session",
+    "beside_id",
+    "carrier_id",
     "md5_token",
     "waiting_id",
 ]

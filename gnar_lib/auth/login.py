@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gnar_lib import __version__
-from gnar_lib.auth.session import Session, mac, same, waiting_id
+from gnar_lib.auth.session import Session, beside_id, carrier_id, mac, same, waiting_id
 from gnar_lib.config import Secret
 from gnar_lib.errors import AuthError, AuthMethodError, ClockError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
 from gnar_lib.proto.numbers import (
     DEFAULT_HEARTBEAT_S,
+    FEATURE_MOVE,
     FEATURES,
     MIN_HEARTBEAT_S,
     NONCE_BYTES,
@@ -51,6 +52,8 @@ class ClientLogin:
         heartbeat: int = DEFAULT_HEARTBEAT_S,
     ) -> None:
         self.token = token
+        # Which this end names: whoever names FEATURE_MOVE has to multiplex.
+        self.features = tuple(each for each in FEATURES if each != FEATURE_MOVE)
         self.is_check = False  # the client only tries whether everything works
         self.client_id = client_id  # by which the server knows a client that comes back
         self.heartbeat = heartbeat  # the seconds between two Heartbeats for which the client asks
@@ -66,7 +69,7 @@ class ClientLogin:
             token=_NO_TOKEN if self.proves else md5_token(self.token, now),
             version=VERSION,
             timestamp=now,
-            features=FEATURES,
+            features=self.features,
             auth=HMAC if self.proves else MD5,
             nonce=self._nonce,
             client_id=self.client_id,
@@ -90,6 +93,18 @@ class ClientLogin:
         proof = session.sign(waiting_id(number))
         return Login(token=_NO_TOKEN, timestamp=0, session=session.id, waiting=number, proof=proof)
 
+    @staticmethod
+    def carrier_message(session: Session, number: int) -> Login:
+        """Return the Login of the session's `number`-th further multiplexed session."""
+        proof = session.sign(carrier_id(number))
+        return Login(token=_NO_TOKEN, timestamp=0, session=session.id, carrier=number, proof=proof)
+
+    @staticmethod
+    def beside_message(session: Session, stream: str) -> Login:
+        """Return the Login of the connection beside a stream, such as "0:12"."""
+        proof = session.sign(beside_id(stream))
+        return Login(token=_NO_TOKEN, timestamp=0, session=session.id, beside=stream, proof=proof)
+
     def answer(self, challenge: Challenge) -> Proof:
         """Return the proof that this end knows the token."""
         self._server_nonce = challenge.nonce
@@ -106,7 +121,8 @@ class ClientLogin:
                 raise AuthError("the server could not prove that it knows the token")
         nonces = (self._nonce, self._server_nonce or welcome.nonce)
         heartbeat = slower_heartbeat(welcome.heartbeat, MIN_HEARTBEAT_S) if welcome.heartbeat else 0
-        return Session.of(self.token, welcome.session, nonces, welcome.features, heartbeat)
+        features = tuple(each for each in welcome.features if each in self.features)
+        return Session.of(self.token, welcome.session, nonces, features, heartbeat)
 
 
 @dataclass(frozen=True, slots=True)

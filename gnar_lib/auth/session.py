@@ -65,6 +65,16 @@ def waiting_id(number: int) -> str:
     return f"waiting {number}"
 
 
+def carrier_id(number: int) -> str:
+    """Return what the `number`-th further multiplexed session signs in place of a `conn_id`."""
+    return f"carrier {number}"
+
+
+def beside_id(stream: str) -> str:
+    """Return what the connection beside a stream, such as "0:12", signs in place of a `conn_id`."""
+    return f"beside {stream}"
+
+
 class ReplayWindow:
     """Accepts each number once, in about the order in which the numbers were given out.
 

@@ -225,7 +225,7 @@ class ClientCheck:
             list_.ok("token", "the server takes it, by md5")
         else:
             list_.ok("token", "the server takes it, and has proven that it knows it, too")
-        if control.mux is not None:
+        if config.multiplex:
             list_.ok("multiplex", "the server takes one connection for everything")
         self._tell_clock(control)
 

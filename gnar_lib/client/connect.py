@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 
 from gnar_lib.auth import ClientLogin, Session
 from gnar_lib.config import ClientConfig
 from gnar_lib.config.model import NAMED_KINDS
 from gnar_lib.errors import ConnClosed, NamesUnsupportedError, ProtocolError, UnsupportedError
-from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
+from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.progress import round_trip_s
 from gnar_lib.net.target import Target
@@ -28,6 +27,7 @@ from gnar_lib.proto import (
 )
 from gnar_lib.proto.numbers import (
     FEATURE_LEAVE,
+    FEATURE_MOVE,
     FEATURE_MUX,
     FEATURE_NAMES,
     FEATURE_UDP,
@@ -59,11 +59,13 @@ class ControlConn:
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
         self.max_proxies = 0  # how many proxies the server takes of this client; 0: it has not said
         self.server_ahead_s: float | None = None  # of its clock, to half a second; None: it has not said
-        self.mux: Mux | None = None  # the multiplexed session over the socket; None without -m
+        self.mux: Mux | None = None  # the multiplexed session over the socket; None without multiplexing
         self._sock_conn = sock_conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
         self._login.is_check = is_check
-        self._multiplexes = config.multiplex
+        self._multiplexes = config.multiplex  # None: if the server is of gnar's own
+        if config.multiplex is None:
+            self._login.features += (FEATURE_MOVE,)
         self._waiting_number = 0  # of the last data connection that was opened to wait
 
     @classmethod
@@ -125,6 +127,11 @@ class ControlConn:
         return self.session is not None and FEATURE_USERS in self.session.features
 
     @property
+    def moves(self) -> bool:
+        """Whether there may be further connections beside the multiplexed session: bulk moves to them."""
+        return self.session is not None and FEATURE_MOVE in self.session.features
+
+    @property
     def round_trip_s(self) -> float | None:
         """How long a round trip to the server takes; None where nobody can tell."""
         return round_trip_s(self._sock_conn.sock)
@@ -151,15 +158,21 @@ class ControlConn:
         if self._login.proves:
             self._prove()
             self._check_names(request)
-        if self._multiplexes:
-            mux = self.mux = Mux(self._sock_conn, is_client=True, receives=False)
-            self.conn = mux.open()
+        if self._multiplexes or self.moves:
+            self._multiplex()
         send(self.conn, request)
         if not self._login.proves:
             self._see_who_answers()
             self._check_names(request)
+            if self.moves:  # the server has passed the first request over, which was for a Go server
+                self._multiplex()
+                send(self.conn, request)
         if self.mux is not None:
             self.mux.receive()
+
+    def _multiplex(self) -> None:
+        self.mux = Mux(self._sock_conn, is_client=True, receives=False)
+        self.conn = self.mux.open()
 
     def _check_names(self, request: ProxyReq) -> None:
         if reason := "" if self.gives_names else why_names(request):
@@ -209,21 +222,13 @@ class ControlConn:
 
     # ---- data connections ----------------------------------------------------------------------------------
 
-    def serve_streams(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
-        """Have `handle` serve each stream that the server opens, in a greenlet of `crew`.
-
-        `handle` closes the stream. Without -m there are no streams, and nothing happens.
-        """
-        if self.mux is not None:
-            self.mux.serve(crew, handle)
-
     def open_data(self, asked: Exchange) -> Conn:
         """Return a new data connection for the user whom the Exchange `asked` has announced.
 
         The data connection is proven and ready for the user's bytes; the caller closes it. Raises
         `ConnError`.
         """
-        if self.mux is not None:
+        if self.mux is not None and not self.moves:
             return _open_stream(self.mux, Exchange(conn_id=asked.conn_id, proxy_type=asked.proxy_type))
         if self.session is None:
             login, proof = self._login.go_message(), ""
@@ -234,7 +239,7 @@ class ControlConn:
 
     @property
     def may_wait(self) -> bool:
-        """Whether data connections can wait at this server for a user: not with -m, which needs none."""
+        """Whether data connections can wait at this server for a user: not with streams, which need none."""
         return self.session is not None and self.mux is None
 
     def open_waiting(self) -> Conn:
@@ -242,10 +247,29 @@ class ControlConn:
 
         Raises `ConnError`, or `ProtocolError` with a Go server, which has no data connections that wait.
         """
-        if self.session is None:
-            raise ProtocolError("a Go server has no data connections that wait")
+        session = self._own_session
         self._waiting_number += 1
-        return self._dial_and_send(to_frame(self._login.waiting_message(self.session, self._waiting_number)))
+        return self._dial_and_send(to_frame(self._login.waiting_message(session, self._waiting_number)))
+
+    def open_carrier(self, number: int) -> SocketConn:
+        """Return a new connection for the `number`-th further multiplexed session, proven.
+
+        The caller closes it. Raises `ConnError`, or `ProtocolError` with a Go server.
+        """
+        return self._dial_and_send(to_frame(self._login.carrier_message(self._own_session, number)))
+
+    def open_beside(self, stream: str) -> SocketConn:
+        """Return a new connection beside a stream, such as "0:12", proven; the caller closes it.
+
+        Raises `ConnError`, or `ProtocolError` with a Go server.
+        """
+        return self._dial_and_send(to_frame(self._login.beside_message(self._own_session, stream)))
+
+    @property
+    def _own_session(self) -> Session:
+        if self.session is None:
+            raise ProtocolError("a Go server has no such connections")
+        return self.session
 
     def _dial_and_send(self, frames: bytes) -> SocketConn:
         """Return a new connection to the server on which `frames` were sent; the caller closes it."""
@@ -268,7 +292,7 @@ class ControlConn:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the control connection; with -m, the data connections go with it."""
+        """Close the control connection; with multiplexing, its streams go with it."""
         if self.mux is None:  # unread bytes make `close` send a reset: an end has to come before
             self._sock_conn.shutdown(socket.SHUT_WR)
             self._sock_conn.close()
@@ -277,7 +301,7 @@ class ControlConn:
             self.mux.close()
 
     def retire(self) -> None:
-        """Close the control connection, since another has taken its place; users stay, also with -m."""
+        """Close the control connection, since another has taken its place; users stay, also on streams."""
         if self.mux is None:
             self.conn.close()
         else:

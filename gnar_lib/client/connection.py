@@ -10,6 +10,7 @@ from gevent.event import Event
 
 from gnar_lib import logger
 from gnar_lib.client import tunnel
+from gnar_lib.client.carriers import Carriers
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.pool import WaitingPool
 from gnar_lib.client.proxies import ClientProxy
@@ -42,6 +43,7 @@ class Connection:
         self.control = control  # `close` closes it
         silence_s = waiting_silence_s(control.heartbeat_s)
         self.pool = WaitingPool(shared.users, shared.turns, control.open_waiting, self._serve, silence_s)
+        self._carriers = Carriers(control, shared.crew, shared.users, shared.turns, self._serve_stream)
         self._shared = shared
         self._proxy_of = proxy_of
         self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
@@ -69,7 +71,7 @@ class Connection:
         """
         self._crew.spawn(self._receive, on_answer)
         self._crew.spawn(self._tick, on_tick)
-        self.control.serve_streams(self._shared.users, self._serve_stream)
+        self._carriers.start()
 
     def wait_for_trouble(self) -> None:
         """Wait until another is needed; raises the error if the control connection has ended.
@@ -136,6 +138,7 @@ class Connection:
             if self.is_silent:
                 self._on_silence()
             self._beat()
+            self._carriers.tend()
             on_tick()
 
     def _on_silence(self) -> None:
@@ -191,6 +194,7 @@ class Connection:
         """Close the control connection of a connection that was retired: the server has noticed the other."""
         if not self._is_released:
             self._is_released = True
+            self._carriers.drain()
             self.control.retire()
 
     @property
@@ -206,7 +210,7 @@ class Connection:
     @property
     def carries_users(self) -> bool:
         """Whether there is a multiplexed session that goes on, whatever the control connection does."""
-        return self.control.mux is not None and not self.control.mux.closed
+        return (self.control.mux is not None and not self.control.mux.closed) or self._carriers.are_there
 
     @property
     def is_over(self) -> bool:
@@ -220,6 +224,7 @@ class Connection:
         self._crew.kill()
         self._outbox.close()
         self.pool.close()
+        self._carriers.close()
         self.control.close()
 
     # ---- users: each way ends in `tunnel.serve` ------------------------------------------------------------

@@ -219,7 +219,7 @@ class ClientConfig(LogConfig):
     proxies: tuple[ProxyConfig, ...]
     token: Secret = NO_SECRET
     auth: str = "hmac"  # or "md5", for a Go server
-    multiplex: bool = False  # one connection to the server for everything
+    multiplex: bool | None = None  # True: over one connection and never another; False: not at all
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
     half_close_timeout_s: float = DEFAULT_HALF_CLOSE_TIMEOUT_S  # of a user, one of whose directions has ended

@@ -28,7 +28,8 @@ socket_class: type[socket.socket] = monkey.get_original("socket", "socket")
 IOV_MAX = 1024  # buffers that one `sendmsg` takes, on every system that has it
 
 # SO_LINGER with no time: `close` sends a reset. The two numbers are short ones on Windows.
-_LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+_LINGER = "hh" if sys.platform == "win32" else "ii"
+_LINGER_RESET, _LINGER_NOT = struct.pack(_LINGER, 1, 0), struct.pack(_LINGER, 0, 0)
 
 _log = logger.get("net")
 
@@ -200,10 +201,7 @@ class SocketConn(WaitingSocket):
         The reset comes behind what was sent before, which a peer that is still there gets.
         """
         if not self.closed:
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            except OSError:
-                _log.debug("%r: no linger", self)
+            self.reset_if_killed(wanted=True)  # `close` resets as well
             if is_owed(self.sock):
                 linger(self.sock)
         self.close()
@@ -259,6 +257,14 @@ class SocketConn(WaitingSocket):
     def set_user_timeout(self, seconds: float) -> None:
         """Give the conn up when sent bytes stay unacknowledged for so long (TCP on Linux alone)."""
         set_user_timeout(self.sock, seconds)
+
+    def reset_if_killed(self, *, wanted: bool) -> None:
+        """Have the peer get a reset, and no end, if this process is killed, or if it closes the conn."""
+        try:
+            option = _LINGER_RESET if wanted else _LINGER_NOT
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        except OSError:
+            _log.debug("%r: no linger", self)
 
     def unacknowledged(self) -> int:
         """Return how many sent bytes the peer's kernel has not acknowledged; 0 where nobody can tell.

@@ -122,6 +122,12 @@ class EventedConn(Conn, Protocol):
     def set_user_timeout(self, seconds: float) -> None:
         """Give the conn up when sent bytes stay unacknowledged for so long, where that can be told."""
 
+    def reset_if_killed(self, *, wanted: bool) -> None:
+        """Have the peer get a reset, and no end, if this process is killed, where the platform can do that.
+
+        Whoever wants that takes it back before `close`, which would reset the conn as well.
+        """
+
     def unacknowledged(self) -> int:
         """Return how many sent bytes the peer has not acknowledged; 0 where nobody can tell."""
 

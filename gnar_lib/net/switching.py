@@ -153,7 +153,8 @@ def _run_jobs(job: Job) -> None:
 def busy_greenlets() -> int:
     """Return how many greenlets this thread has, without the spare ones; takes milliseconds."""
     root = _root_of(getcurrent())
-    alive = [thing for thing in gc.get_objects() if isinstance(thing, greenlet) and not thing.dead]
+    # The type, since `isinstance` fails for proxies of objects that are gone (`weakref.proxy`).
+    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet) and not thing.dead]
     return sum(_root_of(each) is root for each in alive) - len(_spare)
 
 

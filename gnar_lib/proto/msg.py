@@ -37,7 +37,9 @@ class Login(Message):
     `timestamp` is in Unix seconds. Gnar's own clients send `features`, `nonce` and `auth` on a control
     connection, and a `client_id`, by which a client that comes back takes its proxies over. On a data
     connection they name the `session` instead; a data connection that is to wait for a user is the session's
-    `waiting`-th, signed by `proof`. By `heartbeat`, a client asks for so many seconds between two Heartbeats.
+    `waiting`-th, signed by `proof`. So are the `carrier`-th further multiplexed session, and the connection
+    `beside` a stream: "0:12" is the stream 12 of carrier 0. By `heartbeat`, a client asks for so many seconds
+    between two Heartbeats.
     By `check`, it says that it only tries whether everything works, and is gone in a moment.
     """
 
@@ -52,6 +54,8 @@ class Login(Message):
     client_id: str = ""
     session: str = ""
     waiting: int = 0
+    carrier: int = 0
+    beside: str = ""
     proof: str = ""
     heartbeat: int = 0
     check: bool = False

@@ -32,7 +32,8 @@ FEATURE_UDP = "udp"  # datagrams in binary
 FEATURE_USERS = "users"  # limits on the users of a proxy
 FEATURE_LEAVE = "leave"  # Heartbeats that say that their sender leaves
 FEATURE_NAMES = "names"  # proxies that have a name and no port; rules for users' addresses
-FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS, FEATURE_LEAVE, FEATURE_NAMES)
+FEATURE_MOVE = "move"  # multiplexing without being told to; bulk goes on over data connections of its own
+FEATURES = (FEATURE_WAIT, FEATURE_MUX, FEATURE_UDP, FEATURE_USERS, FEATURE_LEAVE, FEATURE_NAMES, FEATURE_MOVE)
 
 
 # ---- what follows from the pace of the heartbeats ----------------------------------------------------------

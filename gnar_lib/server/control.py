@@ -29,7 +29,7 @@ from gnar_lib.server.belongings import BY_ADMINISTRATOR, Belongings, Client
 from gnar_lib.server.ingress.kept import KeptIngresses
 from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.logins import Peer
-from gnar_lib.server.upstream import Upstream
+from gnar_lib.server.upstream import Carriers, Upstream
 from gnar_lib.yamux import Session as Mux
 
 TICK_S = 1.0  # between two looks at the client and at what it has
@@ -45,7 +45,7 @@ class Control:
     """A client that has logged in, for as long as its control connection lasts.
 
     `conn` is the control connection. With a client that multiplexes, `conn` is a stream of `mux`; otherwise
-    `mux` is None. `end` closes both, and then calls `on_end`.
+    `mux` is None. `end` closes both, and the client's further sessions, and then calls `on_end`.
     """
 
     def __init__(
@@ -61,13 +61,15 @@ class Control:
         self.conn = conn
         self.peer = peer
         self.session = peer.session  # the login session; None for a Go client
-        self.mux = mux
+        self._carriers = None if mux is None else Carriers(mux, peer.session)
         self.client_id = peer.login.client_id  # the same when the client comes back; empty for a Go client
         self.address = conn.getpeername()  # of the client
         self._shared = shared
         self._on_end = on_end
         self._outbox = outbox = Outbox(conn, shared.crew)
-        self.upstream = Upstream(shared.conn_map, outbox.post, peer.session, mux, lambda: self.is_silent)
+        self.upstream = Upstream(
+            shared.conn_map, outbox.post, peer.session, self._carriers, lambda: self.is_silent
+        )
         client = Client(peer, self.address, outbox.post, lambda: self.is_silent, self._on_lost)
         self._has = has = Belongings(kept, self.upstream, client)
         self.tell = has.tell
@@ -113,8 +115,13 @@ class Control:
     @property
     def silent_s(self) -> float:
         """For how many seconds nothing has come from the client. Any byte of a multiplexed session counts."""
-        heard_s = self._heard_s if self.mux is None else max(self._heard_s, self.mux.heard_s)
+        heard_s = self._heard_s if self._carriers is None else max(self._heard_s, self._carriers.heard_s)
         return time.monotonic() - heard_s
+
+    @property
+    def mux(self) -> Mux | None:
+        """The multiplexed session that has the control connection; None without, and once that is left."""
+        return None if self._carriers is None else self._carriers.first
 
     @property
     def is_silent(self) -> bool:
@@ -216,10 +223,10 @@ class Control:
 
     def _end_without_users(self) -> None:
         """End the control connection; a multiplexed session ends with its last user."""
-        mux, self.mux = self.mux, None  # so that it outlives this control connection
+        carriers, self._carriers = self._carriers, None  # so that they outlive this control connection
         self.end()
-        if mux is not None:
-            mux.drain()
+        if carriers is not None:
+            carriers.drain()
 
     def _leave(self) -> None:
         """Keep what the client has for its next start, and tell the client that no more users come."""
@@ -243,9 +250,9 @@ class Control:
         if self.session is None or FEATURE_LEAVE not in self.session.features:
             self._end_without_users()
             return
-        mux, self.mux = self.mux, None
-        if mux is not None:
-            mux.drain()
+        carriers, self._carriers = self._carriers, None
+        if carriers is not None:
+            carriers.drain()
         self.post(Heartbeat(leaving=True))
 
     # ---- what an administrator ends ------------------------------------------------------------------------
@@ -280,6 +287,26 @@ class Control:
             _log.warning("refused %s: a data connection that proves nothing", conn)
             conn.close()
 
+    def admit_carrier(self, conn: EventedConn, login: Login) -> None:
+        """Carry users on a further multiplexed session until it ends; refuse one that proves nothing."""
+        carriers = self._carriers
+        mux = None if carriers is None else carriers.admit(conn, login)
+        if carriers is None or mux is None:
+            _log.debug("refused %s: a further session of %s", conn, self)
+            conn.close()
+            return
+        try:
+            mux.wait_end()
+        finally:
+            carriers.forget(mux)
+            mux.close()
+
+    def admit_beside(self, conn: EventedConn, login: Login) -> None:
+        """Have bulk of a stream go on over a connection; close one that proves nothing, or is not needed."""
+        if self._carriers is None or not self._carriers.attach(conn, login):
+            _log.debug("refused %s: no stream of %s needs it", conn, self)
+            conn.close()
+
     # ---- the end -------------------------------------------------------------------------------------------
 
     def stop_listening(self) -> None:
@@ -292,8 +319,8 @@ class Control:
             self._is_ended = self._has.is_over = True
             self._outbox.close()
             self.conn.close()
-            if self.mux is not None:
-                self.mux.close()
+            if self._carriers is not None:
+                self._carriers.close()
             self.upstream.close()
         self._has.close_all(CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT)
         self._on_end(self)

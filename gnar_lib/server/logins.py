@@ -25,7 +25,7 @@ from gnar_lib.events import Refusal
 from gnar_lib.net import Conn, deadline
 from gnar_lib.proto import Exchange, Login, Message, Proof, ProxyCancel, ProxyReq, Welcome, expect, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
-from gnar_lib.proto.numbers import FEATURES, MAX_LOGIN_BYTES, MAX_REQUEST_BYTES
+from gnar_lib.proto.numbers import FEATURE_MOVE, FEATURES, MAX_LOGIN_BYTES, MAX_REQUEST_BYTES
 
 LINGER_S = 2.0  # the longest wait until a client that was refused hangs up
 MAX_LINGER_BYTES = 2 * MAX_REQUEST_BYTES  # that are read meanwhile: gnar's own clients send less
@@ -38,6 +38,11 @@ class Peer:
     login: Login
     session: auth.Session | None
     credential: auth.Credential
+
+    @property
+    def moves(self) -> bool:
+        """Whether the client multiplexes without being told to, and bulk on its streams may move."""
+        return self.session is not None and FEATURE_MOVE in self.session.features
 
     @property
     def version(self) -> str:
@@ -77,6 +82,20 @@ class ForWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class ForCarrier:
+    """A further multiplexed session of a client. Its `login` has not been proven yet."""
+
+    login: Login
+
+
+@dataclass(frozen=True, slots=True)
+class ForBeside:
+    """A connection on which bulk of a stream goes on. Its `login` has not been proven yet."""
+
+    login: Login
+
+
+@dataclass(frozen=True, slots=True)
 class ForStreams:
     """A multiplexed session: the first byte behind the login is the beginning of a frame of yamux."""
 
@@ -97,7 +116,8 @@ class ForHealth:
 
 
 PurposeOfStream = ForControl | ForData | ForCancel
-Purpose = PurposeOfStream | ForWaiting | ForStreams | ForHealth
+PurposeOfDataConn = ForData | ForWaiting | ForCarrier | ForBeside
+Purpose = PurposeOfStream | PurposeOfDataConn | ForStreams | ForHealth
 
 
 def purpose_of(first: Message, peer: Peer) -> PurposeOfStream:
@@ -133,9 +153,7 @@ def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Pur
         send(conn, Welcome(features=FEATURES))
         return ForHealth()
     if login.session:
-        if login.waiting:
-            return ForWaiting(login)
-        return ForData(login, expect(conn, Exchange, MAX_LOGIN_BYTES))
+        return _purpose_of_data_conn(conn, login)
     attempt = auth.ServerLogin(config.token, config.auth, login, heartbeat=config.heartbeat)
     if not attempt.is_ours:
         attempt.check()
@@ -155,6 +173,16 @@ def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Pur
     return _purpose_behind_login(conn, Peer(login, session, attempt.credential))
 
 
+def _purpose_of_data_conn(conn: Conn, login: Login) -> PurposeOfDataConn:
+    if login.waiting:
+        return ForWaiting(login)
+    if login.carrier:
+        return ForCarrier(login)
+    if login.beside:
+        return ForBeside(login)
+    return ForData(login, expect(conn, Exchange, MAX_LOGIN_BYTES))
+
+
 def cause_of(error: GnarError) -> Refusal:
     """Return why a login is refused that has failed with an error of `log_in`."""
     match error:
@@ -171,10 +199,17 @@ def cause_of(error: GnarError) -> Refusal:
 
 
 def _purpose_behind_login(conn: Conn, peer: Peer) -> Purpose:
-    """Receive what follows the login of `peer` on a connection, and return what the connection is for."""
+    """Receive what follows the login of `peer` on a connection, and return what the connection is for.
+
+    A client that multiplexes without being told to does so behind the Welcome. Before it has seen whose
+    Welcome that is, it may have asked for a proxy, since a Go server expects that, and will ask again.
+    """
     if _first_byte(conn) == yamux.VERSION:
         return ForStreams(peer)
-    return purpose_of(recv_first(conn), peer)
+    purpose = purpose_of(recv_first(conn), peer)
+    if isinstance(purpose, ForControl) and peer.moves:
+        return ForStreams(peer)
+    return purpose
 
 
 def recv_first(conn: Conn) -> Message:

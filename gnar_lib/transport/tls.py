@@ -424,6 +424,10 @@ class TlsConn:
         """Let at most about `limit_bytes` wait unsent below this conn, where the platform can do that."""
         self._conn.limit_unsent(limit_bytes)
 
+    def reset_if_killed(self, *, wanted: bool) -> None:
+        """Have the peer get a reset, and no end, if this process is killed."""
+        self._conn.reset_if_killed(wanted=wanted)
+
     def set_user_timeout(self, seconds: float) -> None:
         """Give the conn up when sent bytes stay unacknowledged for so long, where that can be told."""
         self._conn.set_user_timeout(seconds)

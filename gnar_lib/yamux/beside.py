@@ -18,12 +18,22 @@ BESIDE_FLAGS: Final = MOVED | ASK | READY
 
 
 class Beside:
-    """The conn beside one stream, which closes it, and what goes over the conn."""
+    """The conn beside one stream, which closes it, and what goes over the conn.
+
+    The end of a direction there is the end of what the user has sent. So a process that is killed must not
+    end it in order, as the kernel would otherwise.
+    """
 
     __slots__ = ("conn", "is_ready", "receives", "sends")
 
     def __init__(self, conn: EventedConn, *, is_ready: bool) -> None:
         self.conn = conn
+        conn.reset_if_killed(wanted=True)
         self.is_ready = is_ready  # the peer has the conn, too
         self.sends = False  # what this end sends goes over the conn
         self.receives = False  # what the peer sends comes over the conn, once the stream has been read
+
+    def close(self) -> None:
+        """Close the conn in order; more than once does no harm."""
+        self.conn.reset_if_killed(wanted=False)
+        self.conn.close()

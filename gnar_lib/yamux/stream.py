@@ -359,7 +359,7 @@ class Stream:
     def _close(self) -> None:
         self.closed = True
         if self.beside is not None:
-            self.beside.conn.close()
+            self.beside.close()
         self._on_readable = None
         self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
@@ -439,11 +439,13 @@ class Stream:
             self._send_beside_flag(READY)
         return True
 
-    def detach(self) -> None:
-        """Do without the conn beside this stream, which the peer does not seem to have got."""
-        if self.beside is not None and not self.beside.is_ready:
-            self.beside.conn.abort()
-            self.beside = None
+    def detach(self) -> bool:
+        """Do without a conn beside this stream that the peer does not seem to have got; tell whether so."""
+        if self.beside is None or self.beside.is_ready or self.closed:
+            return False
+        self.beside.conn.abort()
+        self.beside = None
+        return True
 
     def move(self) -> bool:
         """Send what follows over the conn beside the stream; False if there is none that both ends have."""

@@ -191,7 +191,9 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
     address = Address(LOOPBACK, listener.getsockname()[1])
     hints = {}
     for token, kind in ((TOKEN, "hmac"), (TOKEN, "md5"), (NONE, "hmac")):
-        control = ControlConn.dial(ClientConfig(server=address, proxies=(), token=token, auth=kind), "")
+        control = ControlConn.dial(
+            ClientConfig(server=address, proxies=(), token=token, auth=kind, multiplex=False), ""
+        )
         hints[bool(token), kind] = control.hint
         control.conn.close()
     listener.close()

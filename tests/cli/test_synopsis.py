@@ -133,4 +133,5 @@ def test_options_of_http_are_those_of_the_client_and_the_name() -> None:
 def test_every_option_of_server_and_client_has_a_variable(command: str) -> None:
     (options,) = [each.options for each in cmd._program().commands if each.name == command]
     names = {option.names[-1] for option in options} - {"--help", "--replace", "--check"}
+    names.discard("--no-multiplex")  # GNAR_MULTIPLEX=off says the same
     assert {*variables()[command].values()} == names

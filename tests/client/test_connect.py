@@ -132,7 +132,7 @@ def test_what_a_go_server_says_first_is_left_for_whoever_serves_the_connection()
         assert not control.may_wait
         assert not control.carries_datagrams_in_binary
         assert recv(control.conn) == ANSWER
-        with pytest.raises(ProtocolError, match="a Go server has no data connections that wait"):
+        with pytest.raises(ProtocolError, match="a Go server has no such connections"):
             control.open_waiting()
 
 

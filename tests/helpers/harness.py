@@ -403,7 +403,7 @@ class Tunnels:
 
     @property
     def multiplexes(self) -> bool:
-        return "-m" in self.mode
+        return "--no-multiplex" not in self.mode
 
     @property
     def pids(self) -> list[int]:

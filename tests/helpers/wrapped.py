@@ -105,6 +105,9 @@ class WrappedConn:
     def unacknowledged(self) -> int:
         return self._inner.unacknowledged()
 
+    def reset_if_killed(self, *, wanted: bool) -> None:
+        self._inner.reset_if_killed(wanted=wanted)
+
     def set_user_timeout(self, seconds: float) -> None:
         self._inner.set_user_timeout(seconds)
 

@@ -95,7 +95,9 @@ def test_rules_and_the_standard_library_are_of_one_mind(
 
 
 def log_in(running: Running, kind: str, *, allow: str = "", deny: str = "") -> tuple[ControlConn, int]:
-    control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "one")
+    control = ControlConn.dial(
+        ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "one"
+    )
     lists = {"allow_from": (allow,) if allow else (), "deny_from": (deny,) if deny else ()}
     control.log_in(ProxyReq(0, "x", "", kind, **lists))  # type: ignore[arg-type]
     return control, answer_of(control.conn).remote_port
@@ -141,7 +143,9 @@ def test_datagrams_of_users_who_may_not_come_are_dropped_until_the_client_says_o
 
 def log_in_again(running: Running, port: int) -> tuple[ControlConn, int]:
     """Log in as the same client, and ask for its UDP port without rules."""
-    control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "one")
+    control = ControlConn.dial(
+        ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "one"
+    )
     control.log_in(ProxyReq(port, "x", "", "udp"))
     return control, answer_of(control.conn).remote_port
 
@@ -151,7 +155,9 @@ def test_rules_that_a_client_asks_for_when_it_comes_back_hold_from_then_on() -> 
         client, port = log_in(running, "tcp")
         send(client.conn, ProxyReq(port, "x", "", "tcp"))
         answer_of(client.conn)
-        again = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "one")
+        again = ControlConn.dial(
+            ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "one"
+        )
         again.log_in(ProxyReq(port, "x", "", "tcp", deny_from=("127.0.0.0/8",)))
         assert answer_of(again.conn).status == "success"
         user = dial(socket.AF_INET, (LOOPBACK, port))

@@ -179,7 +179,7 @@ def test_client_that_did_not_hear_of_its_end_is_told_when_it_comes_back() -> Non
 def test_nobody_is_told_of_a_check(said: list[events.Event]) -> None:
     with serving() as running:
         control = ControlConn.dial(
-            ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "x", is_check=True
+            ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "x", is_check=True
         )
         control.log_in(ProxyReq(0, "check", "", "tcp"))
         assert answer_of(control.conn).remote_port

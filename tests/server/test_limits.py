@@ -76,7 +76,9 @@ def refusals() -> Iterator[list[UserRefused]]:
 
 def open_proxy(running: Running, name: str, kind: str = "tcp", **limits: Any) -> tuple[ControlConn, int]:
     """Log in and open a proxy with these limits; return the control connection and the port."""
-    control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), name)
+    control = ControlConn.dial(
+        ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), name
+    )
     control.log_in(ProxyReq(0, name, "", kind, **limits))
     assert control.limits_users
     return control, answer_of(control.conn).remote_port

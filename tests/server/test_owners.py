@@ -32,7 +32,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[LoginRefused]:
 
 def log_in(running: Running, client_id: str, port: int, kind: str, token: Secret) -> ProxyResp:
     """Log in as a client of ours in some way, ask for a port, and return the answer; then leave."""
-    config = ClientConfig(server=Address(LOOPBACK, running.port), proxies=(), token=token, auth=kind)
+    config = ClientConfig(
+        server=Address(LOOPBACK, running.port), proxies=(), token=token, auth=kind, multiplex=False
+    )
     control = ControlConn.dial(config, client_id)
     control.log_in(replace(REQUEST, remote_port=port))
     answer = answer_of(control.conn)

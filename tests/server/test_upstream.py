@@ -17,6 +17,7 @@ from gnar_lib.proto import Exchange, Heartbeat, Message, expect
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import EXPIRY_S, ConnMap
 from gnar_lib.server.upstream import ondemand
+from gnar_lib.server.upstream.carriers import Carriers
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
@@ -65,7 +66,11 @@ class Client:
     def __post_init__(self) -> None:
         self.conn_map = ConnMap(clock=lambda: self.now_s)
         self.upstream = Upstream(
-            self.conn_map, self.posted.append, self.session, self.mux, lambda: self.is_silent
+            self.conn_map,
+            self.posted.append,
+            self.session,
+            None if self.mux is None else Carriers(self.mux, self.session),
+            lambda: self.is_silent,
         )
 
     def asked(self) -> Exchange:
@@ -145,7 +150,7 @@ def test_user_of_a_silent_client_waits_and_is_given_nothing_that_may_be_dead(end
     plain = Client(own, is_silent=True)
     plain.upstream.expect_users()
     assert plain.upstream.admit(waiting, ClientLogin.waiting_message(own, 1))
-    for client, key in ((multiplexed, mux), (plain, own.id)):
+    for client, key in ((multiplexed, own.id), (plain, own.id)):
         (data, _) = ends.pair()
         with taking(lambda client=client: client.upstream.take(user, "blog", BLOG)) as result:  # type: ignore[misc]
             assert client.deliver(key, data)

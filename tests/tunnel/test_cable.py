@@ -103,7 +103,7 @@ class Scene:
         self._programs: list[Program] = []
         self.server = self.start_server("server", CONTROL_PORT)
         self.start(self.near, "service", sys.executable, "-c", ECHO)
-        self.client = self.start_client("client", CONTROL_PORT, PLAIN)
+        self.client = self.start_client("client", CONTROL_PORT, PLAIN, "--no-multiplex")
         self.go = self.start_go_client("go", CONTROL_PORT, GO)
         self.client.wait_log("open at")
         self.go.wait_log("success")

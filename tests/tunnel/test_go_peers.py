@@ -31,7 +31,7 @@ from tests.peers.plain import go_client, go_login, recv_message
 OPENED = to_frame(ProxyResp(domain="", status="success"))
 
 
-@pytest.mark.parametrize("tunnels", [()], ids=["plain"], indirect=True)
+@pytest.mark.parametrize("tunnels", [("--no-multiplex",)], ids=["plain"], indirect=True)
 def test_go_server_that_closes_an_open_proxy_is_not_said_to_have_refused_it(tunnels: Tunnels) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         server_port, port = listener.getsockname()[1], free_port()

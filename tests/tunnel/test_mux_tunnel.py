@@ -166,7 +166,7 @@ def test_session_that_dies_ends_its_users_and_the_client_comes_back(tunnels: Tun
 
 @pytest.mark.waits
 def test_first_byte_over_a_long_path_takes_one_round_trip(gnar_pyz: Path, tmp_path: Path) -> None:
-    modes = {9000: (), 9001: ("-m",)}
+    modes = {9000: ("--no-multiplex",), 9001: ()}
     with contextlib.ExitStack() as stack:
         near, far = stack.enter_context(long_path(ROUND_TRIP_MS / 2, "THE FIRST BYTE OVER A LONG PATH"))
 

@@ -45,7 +45,7 @@ PIECES = 64  # of 1 MiB
 BEFORE_STOP = 8 * MIB
 HASTY_USERS = 500
 READING_NOTHING = 20
-MODES: dict[str, tuple[str, ...]] = {"plain": (), "multiplexed": ("-m",)}
+MODES: dict[str, tuple[str, ...]] = {"plain": ("--no-multiplex",), "multiplexed": ("-m",)}
 
 
 def pss_kib(*processes: Gnar) -> int:
@@ -184,7 +184,7 @@ def test_500_users_who_leave_at_once_leave_nothing_and_as_many_wait_as_before(
 
 # ---- the end of those that wait ----------------------------------------------------------------------------
 
-plain = pytest.mark.parametrize("tunnels", [()], ids=["plain"], indirect=True)
+plain = pytest.mark.parametrize("tunnels", [("--no-multiplex",)], ids=["plain"], indirect=True)
 
 
 @plain

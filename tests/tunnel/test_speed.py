@@ -32,7 +32,7 @@ PIECE = b"x" * (256 * KB)
 WHOLE = os.urandom(40 * KB)  # four seconds at 10 kB/s
 BULK = 64 * MB  # more than any limit lets through in the window, and in an hour at the lowest one
 
-MODES: dict[str, tuple[str, ...]] = {"plain": (), "multiplexed": ("-m",)}
+MODES: dict[str, tuple[str, ...]] = {"plain": ("--no-multiplex",), "multiplexed": ("-m",)}
 LIMITS = {  # of a file: what stands there, and bytes per second up and down
     "slow": ('"10kb"', 10 * KB, 10 * KB),
     "middle": ('"1mb"', MB, MB),

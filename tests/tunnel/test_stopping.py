@@ -119,7 +119,7 @@ def test_grace_ends_by_itself(plain_tunnels: Tunnels) -> None:
             assert client.stop() == 0
 
 
-@pytest.mark.parametrize("tunnels", [()], ids=["plain"], indirect=True)
+@pytest.mark.parametrize("tunnels", [("--no-multiplex",)], ids=["plain"], indirect=True)
 def test_server_that_stops_waits_for_no_user_without_a_data_connection(tunnels: Tunnels) -> None:
     server, server_port = tunnels.server()
     port = free_port()

@@ -15,9 +15,19 @@ from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
 from gnar_lib.server.ingress.kept import KeptIngresses
-from gnar_lib.server.logins import ForCancel, ForControl, ForData, ForHealth, ForStreams, ForWaiting, Peer
+from gnar_lib.server.logins import (
+    ForBeside,
+    ForCancel,
+    ForCarrier,
+    ForControl,
+    ForData,
+    ForHealth,
+    ForStreams,
+    ForWaiting,
+    Peer,
+)
 from gnar_lib.server.shared import Shared
-from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT
+from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, key_of
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
@@ -116,8 +126,8 @@ class ControlIngress:
                 self._serve_control(conn, purpose)
             case ForData(login, exchange):
                 self._hand_over(conn, exchange, self._key_of(login, exchange))
-            case ForWaiting(login):
-                self._admit_waiting(conn, login)
+            case ForWaiting() | ForCarrier() | ForBeside():
+                self._admit(conn, purpose)
             case ForCancel(peer, message):
                 self._cancel(conn, message, peer)
 
@@ -125,6 +135,7 @@ class ControlIngress:
         """Take control and data connections of one client as streams of this connection, until it ends."""
         conn.set_user_timeout(_patience_s(peer))
         mux = Mux(conn, is_client=False)
+        mux.moves = peer.moves
         self.in_progress.add(mux)  # until it has a control connection
         try:
             mux.serve(self._shared.crew, lambda stream: self._serve_stream(stream, mux, peer))
@@ -156,7 +167,7 @@ class ControlIngress:
             case ForControl():
                 self._serve_control(stream, purpose, mux)
             case ForData(_, exchange):
-                self._hand_over(stream, exchange, mux)
+                self._hand_over(stream, exchange, key_of(peer.session, mux))
             case ForCancel(_, message):
                 self._cancel(stream, message, peer, mux)
 
@@ -238,13 +249,19 @@ class ControlIngress:
             return None
         return login.session if control.session.is_signed(exchange.conn_id, exchange.proof) else None
 
-    def _admit_waiting(self, conn: EventedConn, login: Login) -> None:
-        """Give a data connection that is to wait to the client whose session its login names."""
-        control = self._of_session.get(login.session)
+    def _admit(self, conn: EventedConn, purpose: ForWaiting | ForCarrier | ForBeside) -> None:
+        """Give a connection for users to the client whose session its login names."""
+        control = self._of_session.get(purpose.login.session)
         if control is None:  # the client has gone meanwhile
             conn.close()
-        else:
-            control.admit_waiting(conn, login)
+            return
+        match purpose:
+            case ForWaiting(login):
+                control.admit_waiting(conn, login)
+            case ForCarrier(login):
+                control.admit_carrier(conn, login)
+            case ForBeside(login):
+                control.admit_beside(conn, login)
 
     def _cancel(self, conn: Conn, message: ProxyCancel, peer: Peer, mux: Mux | None = None) -> None:
         """End a proxy of a Go client, for the same client. Gnar's own cancel on their control connection.

@@ -10,11 +10,19 @@ from gnar_lib.net import Conn, EventedConn, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Login, Message, to_frame
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, FEATURE_WAIT, NO_CONN_ID
 from gnar_lib.server.connmap import ConnMap
+from gnar_lib.server.upstream.carriers import Carriers
 from gnar_lib.server.upstream.ondemand import OnDemand
 from gnar_lib.server.upstream.waiting import WaitingPool
 from gnar_lib.yamux import Session as Mux
 
 ANY_GO_CLIENT = "a Go client"  # the key of all Go clients: they log in by the token, and know the `conn_id`
+
+
+def key_of(session: Session | None, mux: Mux | None) -> object:
+    """Return the key by which data connections of a client claim users; `mux` is its multiplexed session."""
+    if session is not None:
+        return session.id
+    return ANY_GO_CLIENT if mux is None else mux
 
 
 class Upstream:
@@ -24,8 +32,8 @@ class Upstream:
     multiplexed session. Otherwise, and when none waits, the client is asked for one.
 
     `post` sends a message on the client's control connection and never waits. `session` is None for a Go
-    client, `mux` is None unless the client multiplexes. While `is_silent` says that nothing has come from the
-    client for a while, users wait until the client has been heard.
+    client, `carriers` is None unless the client multiplexes. While `is_silent` says that nothing has come
+    from the client for a while, users wait until the client has been heard.
     """
 
     def __init__(
@@ -33,18 +41,19 @@ class Upstream:
         conn_map: ConnMap,
         post: Callable[[Message], None],
         session: Session | None,
-        mux: Mux | None,
+        carriers: Carriers | None,
         is_silent: Callable[[], bool],
     ) -> None:
         self._session = session
         self._is_silent = is_silent
-        self._mux: Mux | None = None  # on which the server may open streams: a Go client takes none
+        self._carriers: Carriers | None = None  # on which the server may open streams: a Go client takes none
         if session is not None and FEATURE_MUX in session.features:
-            self._mux = mux
-        key = mux if mux is not None else session.id if session is not None else ANY_GO_CLIENT
-        self._on_demand = OnDemand(conn_map, key, post)
+            self._carriers = carriers
+        self._on_demand = OnDemand(
+            conn_map, key_of(session, None if carriers is None else carriers.first), post
+        )
         self._pool: WaitingPool | None = None  # unless data connections of this client do not wait
-        if mux is None and session is not None and FEATURE_WAIT in session.features:
+        if carriers is None and session is not None and FEATURE_WAIT in session.features:
             self._pool = WaitingPool(session, lambda count: post(Heartbeat(waiting=count)))
 
     @classmethod
@@ -112,10 +121,10 @@ class Upstream:
             return None
         if self._pool is not None:
             return self._pool.take()
-        if self._mux is None:
+        if self._carriers is None:
             return None
         try:
-            return self._mux.open()
+            return self._carriers.open()
         except MuxError:  # the session is ending, and with it the control connection
             return None
 
@@ -150,6 +159,8 @@ class Upstream:
         self._on_demand.tend()
         if self._pool is not None:
             self._pool.tend()
+        if self._carriers is not None:
+            self._carriers.tend()
 
     def give_up(self, owner: object) -> None:
         """Let no user of this proxy wait for a data connection any longer."""

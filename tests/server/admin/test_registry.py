@@ -43,7 +43,9 @@ class Watch:
         self, name: str, port: int = 0, client_id: str = "", **options: Any
     ) -> tuple[ControlConn, int]:
         """Log in, by default as a client of its own, and open a proxy."""
-        config = ClientConfig(Address(LOOPBACK, self.running.port), (), TOKEN, **options)
+        config = ClientConfig(
+            Address(LOOPBACK, self.running.port), (), TOKEN, **{"multiplex": False, **options}
+        )
         control = ControlConn.dial(config, client_id or f"the client of {name}")
         control.log_in(ProxyReq(port, name, "", "tcp"))
         return control, answer_of(control.conn).remote_port

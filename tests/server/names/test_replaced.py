@@ -41,7 +41,9 @@ def replaced(monkeypatch: pytest.MonkeyPatch, running: Running, **settings: Any)
 
 
 def log_in(running: Running, request: ProxyReq) -> tuple[ControlConn, ProxyResp]:
-    control = ControlConn.dial(ClientConfig(Address(LOOPBACK, running.port), (), TOKEN), "one")
+    control = ControlConn.dial(
+        ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "one"
+    )
     control.log_in(request)
     return control, answer_of(control.conn)
 

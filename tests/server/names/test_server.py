@@ -42,7 +42,7 @@ def naming(**settings: Any) -> Iterator[Running]:
 
 
 def dial(running: Running, client_id: str, auth: str = "hmac") -> ControlConn:
-    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth)
+    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth, multiplex=False)
     return ControlConn.dial(config, client_id)
 
 

@@ -16,7 +16,7 @@ from tests.helpers.terminals import Terminal
 from tests.peers.plain import go_login, recv_message
 from tests.tunnel.names.conftest import Names
 
-OPTIONS = {"plain": (), "mux": ("-m",)}
+OPTIONS = {"plain": ("--no-multiplex",), "mux": ()}
 PARTIAL, RESET = 18, 56  # of curl: the file is short, the connection was lost
 
 
