@@ -18,6 +18,9 @@ In the works hka32, hka1, hshort and hbulk, each request names the host bench.ex
 route by that name: two haproxys or nginxs in a row, frp with a subdomain, and `gnar names`, whose server has
 a domain. `gnar tunnel` does not look at requests.
 
+`gnar tunnel` is what gnar does without a flag, `gnar tunnel -m` has one connection for everything, and `gnar
+tunnel plain` (--no-multiplex) has one for each user. An older gnar that does not know a flag takes no part.
+
 The benchmark needs nginx, wrk and iperf3 as local services and loads, a C compiler for UDP and the long path,
 and haproxy and socat as contestants. CPU and peak memory are sums over the processes of a contestant; memory
 that processes share counts for each of them.
@@ -131,9 +134,9 @@ def _works(text: str) -> list[str]:
 def choose(
     contestants: Sequence[Contestant], only: Sequence[str] | None, notes: list[str]
 ) -> list[Contestant]:
-    """Return the contestants that take part: those in `only`, or all that are installed and not extra.
+    """Return the contestants that take part: those in `only`, or all that can run and are not extra.
 
-    Adds a note for each that is not installed. Raises BenchError for an unknown name.
+    Adds a note for each that cannot run here. Raises BenchError for an unknown name.
     """
     names = [contestant.name for contestant in contestants]
     unknown = [name for name in only or () if name not in names]
@@ -142,9 +145,9 @@ def choose(
     if only:
         return [contestant for contestant in contestants if contestant.name in only]
     contestants = [contestant for contestant in contestants if not contestant.extra]
-    absent = [contestant for contestant in contestants if contestant.optional and contestant.missing()]
-    notes += [f"{each.name} took no part; not on the PATH: {', '.join(each.missing())}" for each in absent]
-    return [contestant for contestant in contestants if contestant not in absent]
+    lacks = {each.name: each.lacks() if each.optional else "" for each in contestants}
+    notes += [f"{name} took no part; {lack}" for name, lack in lacks.items() if lack]
+    return [contestant for contestant in contestants if not lacks[contestant.name]]
 
 
 def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Contestant]) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 from bench.configs import haproxy_config
 from bench.frp import FRP_PROGRAMS, start_frp
-from bench.launch import Command, Contestant, Kind, Launch, Starter
+from bench.launch import NO_MULTIPLEX, Command, Contestant, Gnar, Kind, Launch, Starter
 from bench.procs import LOOPBACK, BenchError, free_port
 from bench.vhosts import by_host_name
 
 SOCAT_BACKLOG = 1024
 BULK_BUFFER_BYTES = 262_144  # for `socat -b`
 BORE_CONTROL_PORT = 7835  # fixed: bore has no flag for the control port
+# How data gets from server to client: as gnar chooses, over one connection, or over one for each user.
+PEER_WAYS: dict[str, Command] = {"": (), " -m": ("-m",)}  # by what the name of a contestant ends with
+WAYS: dict[str, Command] = {**PEER_WAYS, " plain": (NO_MULTIPLEX,)}
 RATHOLE_TOKEN = "bench"  # noqa: S105 (rathole demands one)
 
 
@@ -63,19 +66,16 @@ def gnar_relay(gnar: Command) -> Starter:
     return start
 
 
-def gnar_tunnel(server: Command, client: Command, *, multiplex: bool = False, go: bool = False) -> Starter:
-    """Return how to start `gnar server` and `gnar client`.
-
-    A Go server has no --bind, and needs -m to multiplex.
-    """
+def gnar_tunnel(gnar: Gnar) -> Starter:
+    """Return how to start `gnar server` and `gnar client`."""
 
     def start(launch: Launch) -> None:
         control = free_port()
-        flags = ["--bind", launch.near.bind] if not go else ["-m"] if multiplex else []
-        launch.server(*server, "server", "-p", control, *flags).wait_listening(control)
-        flags = (["-m"] if multiplex else []) + (["-y", "udp"] if launch.proto == "udp" else [])
+        flags = ["--bind", launch.near.bind] if not gnar.go else [flag for flag in gnar.flags if flag == "-m"]
+        launch.server(*gnar.server, "server", "-p", control, *flags).wait_listening(control)
+        flags = [*gnar.flags, *(["-y", "udp"] if launch.proto == "udp" else [])]
         ports = ["-l", launch.target, "-r", launch.port]
-        launch.client(*client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
+        launch.client(*gnar.client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
 
     return start
 
@@ -163,8 +163,7 @@ def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
         Contestant("socat -b 262144", Kind.RELAY, socat(*bulk), ("socat",)),
         Contestant("gnar relay", Kind.RELAY, gnar_relay(ours), ours[:1], both),
         Contestant("haproxy x2", Kind.TUNNEL, start_haproxy_x2, ("haproxy",)),
-        Contestant("gnar tunnel", Kind.TUNNEL, gnar_tunnel(ours, ours), ours[:1], every),
-        Contestant("gnar tunnel -m", Kind.TUNNEL, gnar_tunnel(ours, ours, multiplex=True), ours[:1], every),
+        *(_tunnel(f"gnar tunnel{suffix}", Gnar(ours, ours, flags), every) for suffix, flags in WAYS.items()),
         Contestant("rathole", Kind.TUNNEL, start_rathole, ("rathole",), both, optional=True),
         Contestant("bore", Kind.TUNNEL, start_bore, ("bore",), optional=True),
         Contestant("frp", Kind.TUNNEL, frp(plain=False), FRP_PROGRAMS, both, optional=True),
@@ -175,8 +174,13 @@ def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
         start = watched_tunnel(ours, multiplex=multiplex)
         found.append(Contestant(f"gnar watched{suffix}", Kind.TUNNEL, start, (ours[0], "curl"), extra=True))
     for name, server, client in map(parse_peer, peers):
-        programs = (server[0], client[0])
-        for suffix, multiplex in (("", False), (" -m", True)):
-            start = gnar_tunnel(server, client, multiplex=multiplex, go=True)
-            found.append(Contestant(name + suffix, Kind.TUNNEL, start, programs, both))
+        for suffix, flags in PEER_WAYS.items():
+            found.append(_tunnel(name + suffix, Gnar(server, client, flags, go=True), both))
     return found
+
+
+def _tunnel(name: str, gnar: Gnar, protos: Command) -> Contestant:
+    """Return a tunnel of gnar's; one that the file at hand does not know is left out."""
+    programs = tuple(dict.fromkeys((gnar.server[0], gnar.client[0])))
+    optional = NO_MULTIPLEX in gnar.flags
+    return Contestant(name, Kind.TUNNEL, gnar_tunnel(gnar), programs, protos, optional=optional, gnar=gnar)

@@ -1,7 +1,8 @@
-"""A contestant, one start of it, and the host name that users ask for; knows no program by name."""
+"""A contestant, one start of it, and the host name that users ask for; knows no program but gnar by name."""
 
 from __future__ import annotations
 
+import functools
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from bench.procs import Crew, Host, Proc, free_port
+from bench.procs import LOOPBACK, Crew, Host, Proc, free_port
 
 LABEL, DOMAIN = "bench", "example.test"
 NAME = f"{LABEL}.{DOMAIN}"  # host name in the requests of the works by host name
+
+NO_MULTIPLEX = "--no-multiplex"  # has a connection of its own for each user; older files do not know the flag
 
 Command = tuple[str, ...]
 
@@ -68,6 +71,28 @@ Starter = Callable[[Launch], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Gnar:
+    """The two ends of a tunnel of gnar's."""
+
+    server: Command
+    client: Command
+    flags: Command = ()  # of the client: how data gets from the server to the client
+    go: bool = False  # whether the two ends may be Go programs: their server has no --bind, and wants -m
+
+    def lacks(self) -> str:
+        """Return why the tunnel cannot run, for people; empty if it can. Raises BenchError."""
+        if NO_MULTIPLEX in self.flags and NO_MULTIPLEX not in _help_of(self.client):
+            return f"{' '.join(self.client)} client does not know {NO_MULTIPLEX}"
+        return ""
+
+
+@functools.cache
+def _help_of(client: Command) -> str:
+    """Return what a `gnar client` says of its flags; raises BenchError."""
+    return LOOPBACK.run([*client, "client", "--help"], check=False).stdout
+
+
+@dataclass(frozen=True, slots=True)
 class Contestant:
     """A program, or several together, that carry users' bytes to a local service."""
 
@@ -76,9 +101,13 @@ class Contestant:
     start: Starter
     programs: Command = ()  # programs that have to be on the PATH
     protos: Command = ("tcp",)  # of "tcp", "udp" and "http": TCP that is used by host name
-    optional: bool = False  # whether the contestant is left out, and has not failed, if programs are missing
+    optional: bool = False  # whether the contestant is left out, and has not failed, if it lacks something
     extra: bool = False  # whether the contestant takes part only if it is named
+    gnar: Gnar | None = None  # of a tunnel of gnar's
 
-    def missing(self) -> list[str]:
-        """Return the programs that are not on the PATH."""
-        return [program for program in self.programs if shutil.which(program) is None]
+    def lacks(self) -> str:
+        """Return why the contestant cannot run here, for people; empty if it can."""
+        absent = [program for program in self.programs if shutil.which(program) is None]
+        if absent:
+            return f"not on the PATH: {', '.join(absent)}"
+        return self.gnar.lacks() if self.gnar is not None else ""

@@ -89,9 +89,8 @@ def start_contestant(contestant: Contestant, site: Site) -> Entrant:
 
     Raises BenchError; then the programs of the contestant are ended.
     """
-    missing = contestant.missing()
-    if missing:
-        raise BenchError(f"no such program: {', '.join(missing)}")
+    if lack := contestant.lacks():
+        raise BenchError(lack)
     service = site.service
     launch = Launch(site.crew, site.near, site.far, service.proto, service.port)
     try:

@@ -203,6 +203,22 @@ def test_optional_contestant_is_left_out_with_a_note_unless_asked_for() -> None:
         choose([gone], ["other"], notes)
 
 
+def test_way_that_a_gnar_does_not_know_takes_no_part_and_says_so(tmp_path: Path) -> None:
+    for name, flag in (("newer", "--no-multiplex"), ("older", "-m")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho ' {flag}  a flag'\n")
+        program.chmod(0o755)
+    notes: list[str] = []
+    newer = [each.name for each in choose(all_contestants(f"{tmp_path}/newer", []), None, notes)]
+    assert newer.count("gnar tunnel plain") == 1
+    assert not any(note.startswith("gnar") for note in notes)
+    older = [each.name for each in choose(all_contestants(f"{tmp_path}/older", []), None, notes)]
+    assert [name for name in newer if name not in older] == ["gnar tunnel plain"]
+    assert [note for note in notes if note.startswith("gnar")] == [
+        f"gnar tunnel plain took no part; {tmp_path}/older client does not know --no-multiplex"
+    ]
+
+
 def _wait_for(look: Callable[[], Found], seconds: float = 15) -> Found:
     end = time.monotonic() + seconds
     while not (found := look()) and time.monotonic() < end:
