@@ -23,7 +23,8 @@ tunnel plain` (--no-multiplex) has one for each user. An older gnar that does no
 
 The benchmark needs nginx, wrk and iperf3 as local services and loads, a C compiler for UDP and the long path,
 and haproxy and socat as contestants. CPU and peak memory are sums over the processes of a contestant; memory
-that processes share counts for each of them.
+that processes share counts for each of them. User time, system time and system calls of each request are
+those of all processes of a contestant; they depend little on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from bench.procs import BenchError, end_on_signals, raise_file_limit
 from bench.results import Results
 from bench.rounds import Scoreboard, run_loopback, run_start
 from bench.soak import run_soak, seconds
-from bench.work import GROUPS, WORKS
+from bench.usage import has_strace
+from bench.work import GROUPS, WORKS, with_calls
 
 OPEN_FILES = 65_536  # limit for every program that is started; `--idle` may ask for more
 MIN_ROUNDS = 5  # a report of fewer rounds warns the reader
@@ -84,6 +86,15 @@ def parser() -> argparse.ArgumentParser:
         default=_works(works),
         metavar="WORK,...",
         help=f"of {works} (default all); {groups}",
+    )
+    add(
+        "--calls",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="S",
+        help="count the system calls of each request, too, in measurements of their own of S seconds (default"
+        " 1): strace slows programs down",
     )
     add("--json", type=Path, metavar="FILE", help="write every round's figures there")
     add("--plot", type=Path, metavar="FILE.svg", help="draw a bar chart")
@@ -158,7 +169,12 @@ def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Conte
         run_idle(board, contestants, args.idle)
     if args.long_path is not None or args.idle is not None:
         return
-    run_loopback(board, contestants, [work for name, work in WORKS.items() if name in args.work])
+    works = [work for name, work in WORKS.items() if name in args.work]
+    if args.calls is not None and has_strace():
+        works = with_calls(works, args.calls)
+    elif args.calls is not None:
+        board.results.notes.append("no system calls were counted; not on the PATH: strace")
+    run_loopback(board, contestants, works)
     if START in args.work and any(contestant.name.startswith("gnar") for contestant in contestants):
         run_start(board, shlex.split(args.gnar))
 

@@ -26,10 +26,23 @@ class Metric:
 
 TCP = "Tunnels and relays, loopback"
 UDP = "UDP echo, loopback"
+EACH = "Each request, loopback"
 HTTP = "HTTP by host name, loopback"
+NAMED_EACH = "Each request by host name, loopback"
 LONG = "A long path"
 IDLE = "Idle connections"
 START = "Start, warm"
+
+
+def _of_each(section: str, key: str, title: str) -> tuple[Metric, ...]:
+    """Return the metrics of what each request takes of the programs of a contestant."""
+    return (
+        Metric(f"user_{key}", section, f"{title} user", "us"),
+        Metric(f"system_{key}", section, f"{title} system", "us"),
+        Metric(f"calls_server_{key}", section, f"{title} server", "calls"),
+        Metric(f"calls_client_{key}", section, f"{title} client", "calls"),
+    )
+
 
 METRICS = {
     metric.key: metric
@@ -43,6 +56,8 @@ METRICS = {
         Metric("ka1", TCP, "ka 1 p50", "us"),
         Metric("short", TCP, "short", "conn/s", more_is_better=True),
         Metric("peak", TCP, "peak memory", "MiB", worst_counts=True),
+        *_of_each(EACH, "ka32", "ka 32"),
+        *_of_each(EACH, "short", "short"),
         Metric("udp1", UDP, "1 user", "trips/s", more_is_better=True),
         Metric("udp64", UDP, "64 users", "trips/s", more_is_better=True),
         Metric("udp_loss", UDP, "lost at a fixed rate", "%"),
@@ -58,6 +73,8 @@ METRICS = {
         Metric("cpu_hup", HTTP, "CPU up", "s/GB"),
         Metric("cpu_hdown", HTTP, "CPU down", "s/GB"),
         Metric("hpeak", HTTP, "peak memory", "MiB", worst_counts=True),
+        *_of_each(NAMED_EACH, "hka32", "ka 32"),
+        *_of_each(NAMED_EACH, "hshort", "short"),
         Metric("first", LONG, "first byte", "ms"),
         Metric("together", LONG, "20 at once", "ms"),
         Metric("long_up", LONG, "bulk up", "Mbit/s", more_is_better=True),
@@ -86,8 +103,10 @@ COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
         Kind.RELAY: (("haproxy",), ("socat",), ("socat -b 262144",)),
         Kind.TUNNEL: (("haproxy x2",), RUST),
     },
+    EACH: {Kind.RELAY: (("haproxy",),), Kind.TUNNEL: (("haproxy x2",), RUST)},
     UDP: {Kind.RELAY: (("direct",), ("socat",)), Kind.TUNNEL: (("direct",),)},
     HTTP: {Kind.NAMES: (("haproxy http x2",), ("nginx x2",), ("frp vhost", "frp vhost plain"), (TUNNEL,))},
+    NAMED_EACH: {Kind.NAMES: (("haproxy http x2",), (TUNNEL,))},
     LONG: {Kind.TUNNEL: (("direct",),)},
     IDLE: {Kind.TUNNEL: (RUST,)},
 }

@@ -25,7 +25,6 @@ TERM_WAIT_S = 2.0  # between SIGTERM and SIGKILL
 KILL_WAIT_S = 5.0  # for a killed program to be gone
 POLL_S = 0.02  # between two looks whether a program listens, or has ended
 LISTEN_WAIT_S = 10.0  # for a started program to listen
-SAMPLE_S = 0.5  # how often memory is measured while a measurement runs
 LAST_LINE_CHARS = 160  # of a program's output in an error
 MIB_KIB = 1024
 LOWEST_PORT = 12000
@@ -301,10 +300,17 @@ class Proc:
                         return True
         return False
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time of the program and all its children so far."""
-        ticks = sum(int(n) for fields in _session_stats(self._popen.pid).values() for n in fields[11:15])
-        return ticks / os.sysconf("SC_CLK_TCK")
+    def pids(self) -> list[int]:
+        """Return the ids of the program's process and of all its children."""
+        return [*_session_stats(self._popen.pid)]
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the user time and the system time of the program and all its children so far."""
+        stats = _session_stats(self._popen.pid).values()
+        per_second = os.sysconf("SC_CLK_TCK")
+        # utime and cutime (of children that have ended), then stime and cstime
+        user, system = (sum(int(fields[at]) + int(fields[at + 2]) for fields in stats) for at in (11, 12))
+        return user / per_second, system / per_second
 
     def peak_kib(self) -> int:
         """Return the sum of the peak resident memory (VmHWM) of each process that is running now."""
@@ -352,42 +358,3 @@ class Crew:
         with signals_ignored(), contextlib.ExitStack() as stack:
             for proc in self._procs:
                 stack.callback(proc.stop)
-
-
-class Usage:
-    """Measures programs during a `with` block.
-
-    `cpu_seconds` is their processor time in the block, `peak_mib` their peak memory since they were started.
-    """
-
-    def __init__(self, procs: Sequence[Proc]) -> None:
-        self._procs = procs
-        self._done = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
-        self._before = 0.0
-        self.cpu_seconds = 0.0
-        self.peak_mib = 0.0
-
-    def __enter__(self) -> Usage:
-        self._before = self._cpu()
-        self._sampler.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._sampler.join(KILL_WAIT_S)
-        self._note_peak()
-        self.cpu_seconds = self._cpu() - self._before
-
-    def _cpu(self) -> float:
-        return sum(proc.cpu_seconds() for proc in self._procs)
-
-    def _sample(self) -> None:
-        # Sampled during the block: a child that serves one connection is gone at the end of the block.
-        while not self._done.wait(SAMPLE_S):
-            self._note_peak()
-
-    def _note_peak(self) -> None:
-        self.peak_mib = max(self.peak_mib, sum(proc.peak_kib() for proc in self._procs) / MIB_KIB)

@@ -7,13 +7,15 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.launch import NAME
-from bench.procs import BenchError, Host, Proc, Usage
+from bench.metrics import METRICS
+from bench.procs import BenchError, Host, Proc
 from bench.services import BODIES_PROGRAM, Bodies, Echo, Iperf, NamedWeb, Service, Web
+from bench.usage import Calls, Usage
 
 USER_PROGRAM = Path(__file__).with_name("user.py")
 READY_WAIT_S = 15.0
@@ -26,6 +28,8 @@ MAX_ERRORS = 0.001  # share of wrk's requests that may fail; with more, the cont
 MANY_USERS, IN_FLIGHT = 64, 4
 RATE_USERS, RATE_PER_SECOND = 16, 20_000
 CLOSE = ("-H", "Connection: close")
+BY_NAME = ("-H", f"Host: {NAME}")
+WEB_PROGRAMS = ("nginx", "wrk")
 US_PER = {"us": 1.0, "ms": 1e3, "s": 1e6}
 
 Figures = dict[str, float]
@@ -127,31 +131,51 @@ def parse_wrk(text: str) -> Wrk:
     return Wrk(float(rate[1]), float(median[1]) * US_PER[median[2]], int(total[1]))
 
 
-def _with_peak(route: Route, measure: Callable[[], Figures]) -> Figures:
-    """Return what `measure` returns, and the peak memory of the contestant, if it has programs."""
-    with route.usage() as usage:
-        figures = measure()
-    return figures | ({"peak": usage.peak_mib} if route.procs else {})
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """A load of wrk's, whose figure is requests per second, or the median of their delays."""
 
+    key: str  # of the metric, and the end of the names of those about each request
+    connections: int
+    flags: tuple[str, ...] = ()  # of wrk
+    is_delay: bool = False
 
-def keep_alive_32(route: Route, seconds: float) -> Figures:
-    """Measure requests on 32 connections that stay open."""
-    return _with_peak(route, lambda: {"ka32": wrk(route, seconds, 32).per_second})
+    @property
+    def is_named(self) -> bool:
+        """Whether the requests name a host."""
+        return BY_NAME[1] in self.flags
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that `measure` yields."""
+        each = (f"{kind}_{self.key}" for kind in ("user", "system", "cpu"))
+        return (self.key, *(metric for metric in each if metric in METRICS))
 
-def keep_alive_200(route: Route, seconds: float) -> Figures:
-    """Return the requests per second on 200 connections that stay open."""
-    return {"ka200": wrk(route, seconds, 200).per_second}
+    @property
+    def call_metrics(self) -> tuple[str, ...]:
+        """The metrics that `count_calls` yields; empty if it counts none for this load."""
+        both = (f"calls_{role}_{self.key}" for role in ("server", "client"))
+        return tuple(metric for metric in both if metric in METRICS)
 
+    def measure(self, route: Route, seconds: float) -> Figures:
+        """Measure the load, and what each request takes of the contestant's programs; raises BenchError."""
+        with route.usage() as usage:
+            done = wrk(route, seconds, self.connections, *self.flags)
+        figures = {self.key: done.median_us if self.is_delay else done.per_second}
+        if not route.procs:
+            return figures
+        times = {"user": usage.user_seconds, "system": usage.system_seconds, "cpu": usage.cpu_seconds}
+        each = {f"{kind}_{self.key}": time_s * 1e6 / done.requests for kind, time_s in times.items()}
+        figures |= {metric: figure for metric, figure in each.items() if metric in self.metrics}
+        return figures | {"hpeak" if self.is_named else "peak": usage.peak_mib}
 
-def keep_alive_1(route: Route, seconds: float) -> Figures:
-    """Measure requests one after the other on one connection that stays open."""
-    return _with_peak(route, lambda: {"ka1": wrk(route, seconds, 1).median_us})
-
-
-def short(route: Route, seconds: float) -> Figures:
-    """Measure requests with a new connection for each, 16 at a time."""
-    return _with_peak(route, lambda: {"short": wrk(route, seconds, 16, *CLOSE).per_second})
+    def count_calls(self, route: Route, seconds: float) -> Figures:
+        """Count the system calls that each request takes of the contestant's programs; raises BenchError."""
+        if not route.procs:
+            return {}
+        with Calls(route.procs) as calls:
+            done = wrk(route, seconds, self.connections, *self.flags)
+        return {f"calls_{role}_{self.key}": count / done.requests for role, count in calls.by_role.items()}
 
 
 def udp_load(route: Route, what: str, *numbers: float) -> Figures:
@@ -178,33 +202,6 @@ def udp(route: Route, seconds: float) -> Figures:
     }
 
 
-def _named_wrk(route: Route, seconds: float, key: str, connections: int, *flags: str) -> tuple[Wrk, Figures]:
-    """Run wrk by host name; return its report, and processor time per request and peak memory."""
-    with route.usage() as usage:
-        done = wrk(route, seconds, connections, "-H", f"Host: {NAME}", *flags)
-    if not route.procs:
-        return done, {}
-    return done, {f"cpu_{key}": usage.cpu_seconds * 1e6 / done.requests, "hpeak": usage.peak_mib}
-
-
-def named_keep_alive_32(route: Route, seconds: float) -> Figures:
-    """Measure requests by host name on 32 connections that stay open."""
-    done, usage = _named_wrk(route, seconds, "hka32", 32)
-    return {"hka32": done.per_second, **usage}
-
-
-def named_keep_alive_1(route: Route, seconds: float) -> Figures:
-    """Measure requests by host name one after the other on one connection that stays open."""
-    done, usage = _named_wrk(route, seconds, "hka1", 1)
-    return {"hka1": done.median_us, **usage}
-
-
-def named_short(route: Route, seconds: float) -> Figures:
-    """Measure requests by host name with a new connection for each, 16 at a time."""
-    done, usage = _named_wrk(route, seconds, "hshort", 16, *CLOSE)
-    return {"hshort": done.per_second, **usage}
-
-
 def bodies(route: Route, what: str, path_or_size: object, seconds: float) -> tuple[float, float]:
     """Get or put bodies by host name; return bits per second, and bytes. Raises BenchError."""
     argv = [sys.executable, BODIES_PROGRAM, what, route.ip, route.port, NAME, path_or_size, seconds]
@@ -225,22 +222,54 @@ def named_bulk(route: Route, seconds: float) -> Figures:
     return figures
 
 
+LOADS = (
+    Requests("ka32", 32),
+    Requests("ka200", 200),
+    Requests("ka1", 1, is_delay=True),
+    Requests("short", 16, CLOSE),
+    Requests("hka32", 32, BY_NAME),
+    Requests("hka1", 1, BY_NAME, is_delay=True),
+    Requests("hshort", 16, (*BY_NAME, *CLOSE)),
+)
+
+
+def _web_work(load: Requests) -> Work:
+    """Return the work of a load of wrk's."""
+    service = NamedWeb if load.is_named else Web
+    return Work(load.key, service, load.metrics, load.measure, WEB_PROGRAMS)
+
+
+def _calls_work(load: Requests, seconds: float) -> Work:
+    """Return a work that counts the system calls of a load for so long, whatever else is measured for."""
+
+    def measure(route: Route, _: float) -> Figures:
+        return load.count_calls(route, seconds)
+
+    return replace(_web_work(load), name=f"calls of {load.key}", metrics=load.call_metrics, measure=measure)
+
+
 WORKS = {
     work.name: work
     for work in (
         Work("bulk", Iperf, ("up", "down", "cpu_up", "cpu_down"), bulk, ("iperf3",)),
-        Work("ka32", Web, ("ka32",), keep_alive_32, ("nginx", "wrk")),
-        Work("ka200", Web, ("ka200",), keep_alive_200, ("nginx", "wrk")),
-        Work("ka1", Web, ("ka1",), keep_alive_1, ("nginx", "wrk")),
-        Work("short", Web, ("short",), short, ("nginx", "wrk")),
+        *(_web_work(load) for load in LOADS if not load.is_named),
         Work("udp", Echo, ("udp1", "udp64", "udp_loss", "udp_wrong"), udp),
-        Work("hka32", NamedWeb, ("hka32", "cpu_hka32"), named_keep_alive_32, ("nginx", "wrk")),
-        Work("hka1", NamedWeb, ("hka1", "cpu_hka1"), named_keep_alive_1, ("nginx", "wrk")),
-        Work("hshort", NamedWeb, ("hshort", "cpu_hshort"), named_short, ("nginx", "wrk")),
+        *(_web_work(load) for load in LOADS if load.is_named),
         Work("hbulk", Bodies, ("hup", "hdown", "cpu_hup", "cpu_hdown"), named_bulk),
     )
 }
 GROUPS = {"http": tuple(name for name, work in WORKS.items() if work.service in {NamedWeb, Bodies})}
+
+
+def with_calls(works: Sequence[Work], seconds: float) -> list[Work]:
+    """Return works, with one behind each that counts the system calls of its requests for so long."""
+    loads = {load.key: load for load in LOADS}
+    found = []
+    for work in works:
+        found.append(work)
+        if (load := loads.get(work.name)) and load.call_metrics:
+            found.append(_calls_work(load, seconds))
+    return found
 
 
 def wait_ready(route: Route) -> None:

@@ -22,9 +22,10 @@ from bench.__main__ import choose, parser
 from bench.contestants import all_contestants, parse_peer
 from bench.launch import Contestant, Kind
 from bench.metrics import METRICS, TARGETS
-from bench.procs import LOOPBACK, BenchError, Crew, Usage, compile_c
+from bench.procs import LOOPBACK, BenchError, Crew, compile_c
 from bench.results import Results, show
 from bench.services import SOURCE
+from bench.usage import Calls, Usage, has_strace
 from bench.wan import LongPath, WanError, wan
 from bench.work import Wrk, parse_wrk
 
@@ -236,7 +237,33 @@ def test_usage_counts_processor_time_of_children_that_ended(tmp_path: Path) -> N
         with Usage([proc]) as usage:
             assert _wait_for(proc.log.read_text)
     assert usage.cpu_seconds >= 0.25
+    assert min(usage.user_seconds, usage.system_seconds) > 0  # the clock is asked by a system call
     assert usage.peak_mib > 1
+
+
+def test_system_calls_of_each_role_are_counted_and_the_program_goes_on(tmp_path: Path) -> None:
+    if not has_strace():
+        pytest.skip("NO SYSTEM CALLS ARE COUNTED: no strace")
+    called = tmp_path / "called"
+    call = """
+import os, sys, time
+while True:
+    for _ in range(100):
+        os.getppid()
+    open(sys.argv[1], "w").close()
+    time.sleep(0.01)
+"""
+    with Crew(tmp_path) as crew:
+        busy = crew.start(LOOPBACK, [sys.executable, "-c", call, called], role="server")
+        idle = crew.start(LOOPBACK, ["sleep", "60"], role="client")
+        assert _wait_for(called.exists)
+        with Calls([busy, idle]) as calls:
+            called.unlink(missing_ok=True)
+            assert _wait_for(called.exists)
+        called.unlink()
+        assert _wait_for(called.exists)
+    assert calls.by_role["server"] >= 50
+    assert calls.by_role["client"] == 0
 
 
 def test_crew_ends_children_too(tmp_path: Path) -> None:

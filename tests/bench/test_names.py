@@ -14,10 +14,11 @@ import pytest
 
 from bench.contestants import all_contestants
 from bench.launch import NAME
-from bench.procs import LOOPBACK, BenchError, Crew, Host, Usage
+from bench.procs import LOOPBACK, BenchError, Crew, Host
 from bench.rounds import Site, start_contestant
 from bench.services import BODIES_PROGRAM, Bodies
-from bench.work import Route, bodies, named_keep_alive_1, named_keep_alive_32, named_short
+from bench.usage import Usage
+from bench.work import WORKS, Route, bodies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,11 +56,11 @@ class _ToldWrk(Host):
 
 
 class _HalfASecond(Usage):
-    """Tells half a second of processor time and 30 MiB, whatever was used."""
+    """Tells half a second of processor time, most of it user time, and 30 MiB, whatever was used."""
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(None, None, None)
-        self.cpu_seconds, self.peak_mib = 0.5, 30
+        self.user_seconds, self.system_seconds, self.peak_mib = 0.375, 0.125, 30
 
 
 def test_requests_name_their_host_and_tell_processor_time_of_each(
@@ -70,11 +71,11 @@ def test_requests_name_their_host_and_tell_processor_time_of_each(
     with Crew(tmp_path) as crew:
         service = Bodies(crew, LOOPBACK)
         route = Route(host, host.ip, service.port, [crew.start(LOOPBACK, ["sleep", 60])], service)
-        found = [measure(route, 1) for measure in (named_keep_alive_32, named_keep_alive_1, named_short)]
+        found = [WORKS[name].measure(route, 1) for name in ("hka32", "hka1", "hshort")]
     assert found == [
-        {"hka32": 1999, "cpu_hka32": 250, "hpeak": 30},
+        {"hka32": 1999, "user_hka32": 187.5, "system_hka32": 62.5, "cpu_hka32": 250, "hpeak": 30},
         {"hka1": 40, "cpu_hka1": 250, "hpeak": 30},
-        {"hshort": 1999, "cpu_hshort": 250, "hpeak": 30},
+        {"hshort": 1999, "user_hshort": 187.5, "system_hshort": 62.5, "cpu_hshort": 250, "hpeak": 30},
     ]
     assert all(f"Host: {NAME}" in argv for argv in host.ran)
 
