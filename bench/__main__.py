@@ -4,6 +4,7 @@
     python -m bench --work http             HTTP by host name: gnar's names beside reverse proxies
     python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
     python -m bench --idle                  5,000 idle connections through each tunnel
+    python -m bench --clients 2000          2,000 idle clients of gnar's server
     python -m bench --soak 1h               gnar alone, for an hour of mixed use and disturbances
     python -m bench --only "gnar relay,haproxy" --work bulk --seconds 5
     python -m bench --peer go=./gnar-go --json bench.json --plot bench.svg
@@ -40,6 +41,7 @@ from pathlib import Path
 
 from bench import plot, report
 from bench.contestants import all_contestants
+from bench.fleet import run_clients
 from bench.idle import run_idle
 from bench.launch import Contestant
 from bench.longpath import run_long_path
@@ -124,6 +126,15 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
         " each and latency of one more",
     )
     add(
+        "--clients",
+        type=int,
+        nargs="?",
+        const=2000,
+        metavar="N",
+        help="instead of that, N idle clients of each gnar server (default 2000), with a proxy each: log-ins"
+        " a second, and the server's processor time and memory; this gnar's own code plays them all",
+    )
+    add(
         "--soak",
         type=seconds,
         metavar="TIME",
@@ -167,7 +178,9 @@ def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Conte
         run_long_path(board, contestants, args.long_path)
     if args.idle is not None:
         run_idle(board, contestants, args.idle)
-    if args.long_path is not None or args.idle is not None:
+    if args.clients is not None:
+        run_clients(board, contestants, args.clients)
+    if any(mode is not None for mode in (args.long_path, args.idle, args.clients)):
         return
     works = [work for name, work in WORKS.items() if name in args.work]
     if args.calls is not None and has_strace():

@@ -66,13 +66,19 @@ def gnar_relay(gnar: Command) -> Starter:
     return start
 
 
+def start_gnar_server(launch: Launch, gnar: Gnar) -> int:
+    """Start `gnar server` alone; return its control port."""
+    control = free_port()
+    flags = ["--bind", launch.near.bind] if not gnar.go else [flag for flag in gnar.flags if flag == "-m"]
+    launch.server(*gnar.server, "server", "-p", control, *flags).wait_listening(control)
+    return control
+
+
 def gnar_tunnel(gnar: Gnar) -> Starter:
     """Return how to start `gnar server` and `gnar client`."""
 
     def start(launch: Launch) -> None:
-        control = free_port()
-        flags = ["--bind", launch.near.bind] if not gnar.go else [flag for flag in gnar.flags if flag == "-m"]
-        launch.server(*gnar.server, "server", "-p", control, *flags).wait_listening(control)
+        control = start_gnar_server(launch, gnar)
         flags = [*gnar.flags, *(["-y", "udp"] if launch.proto == "udp" else [])]
         ports = ["-l", launch.target, "-r", launch.port]
         launch.client(*gnar.client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)

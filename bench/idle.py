@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import selectors
 import subprocess
 import sys
 import time
@@ -12,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.launch import Contestant, Kind
-from bench.procs import KILL_WAIT_S, LOOPBACK, MIB_KIB, BenchError, Crew, raise_file_limit
-from bench.rounds import Entrant, Scoreboard, Site, start_contestant
+from bench.procs import KILL_WAIT_S, LOOPBACK, MIB_KIB, Crew, answer_of
+from bench.rounds import Entrant, Scoreboard, Site, allow_files, run_anew, start_contestant
 from bench.services import Service, Web, check_programs
 from bench.work import USER_PROGRAM, Figures, Route, wrk
 
@@ -36,25 +34,14 @@ METRICS = (
 def run_idle(board: Scoreboard, contestants: Sequence[Contestant], count: int) -> None:
     """Measure each tunnel in turn with `count` idle connections; raises BenchError."""
     check_programs("nginx", "wrk")
-    needed = count * FILES_EACH + FILES_SPARE
-    allowed = raise_file_limit(needed)
-    if allowed < needed:
-        note = f"only {allowed} open files are allowed, and {count} idle connections want {needed}: ulimit -n"
-        board.results.notes.append(note)
-        board.progress.say(note)
+    allow_files(board, count * FILES_EACH + FILES_SPARE, f"{count} idle connections")
     tunnels = [contestant for contestant in contestants if contestant.kind is Kind.TUNNEL]
-    board.progress.expect(board.rounds * len(tunnels))
-    for number in range(board.rounds):
-        for contestant in tunnels:
-            label = f"round {number + 1}/{board.rounds}, {count} idle connections"
-            board.attempt(contestant, METRICS, label, functools.partial(_measure, board, contestant, count))
+    measure = functools.partial(_measure, board, count)
+    run_anew(board, tunnels, METRICS, f"{count} idle connections", measure)
 
 
-def _measure(board: Scoreboard, contestant: Contestant, count: int) -> Figures:
-    """Start one contestant and measure it.
-
-    A contestant is started for each round, since a program keeps memory from earlier loads.
-    """
+def _measure(board: Scoreboard, count: int, contestant: Contestant) -> Figures:
+    """Start one contestant and measure it."""
     with Crew(board.folder) as crew:
         service: Service = Web(crew, LOOPBACK)
         entrant = start_contestant(contestant, Site(crew, LOOPBACK, LOOPBACK, service))
@@ -92,7 +79,7 @@ def _idle_users(route: Route, count: int) -> Iterator[subprocess.Popen[bytes]]:
     pipe = subprocess.PIPE
     with route.host.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as holder:
         try:
-            _answer(holder, HOLD_WAIT_S)
+            answer_of(holder, HOLD_WAIT_S)
             yield holder
         finally:
             holder.kill()
@@ -102,19 +89,4 @@ def _close_users(holder: subprocess.Popen[bytes]) -> float:
     """Close the users' connections; return how many had been closed by the other side."""
     if holder.stdin:
         holder.stdin.close()
-    return float(_answer(holder, KILL_WAIT_S)["lost"])
-
-
-def _answer(holder: subprocess.Popen[bytes], timeout_s: float) -> dict[str, float]:
-    """Return the next line of user.py; raises BenchError with user.py's error, or after `timeout_s`."""
-    if not holder.stdout or not holder.stderr:
-        raise BenchError("user.py was started without pipes")
-    with selectors.DefaultSelector() as selector:
-        selector.register(holder.stdout, selectors.EVENT_READ)
-        if not selector.select(timeout_s):
-            raise BenchError(f"the idle connections took longer than {timeout_s:.0f} s")
-    line = holder.stdout.readline()
-    if not line:
-        raise BenchError(f"idle connections: {holder.stderr.read().decode().strip()}")
-    answer = json.loads(line)
-    return {key: float(value) for key, value in answer.items()}
+    return answer_of(holder, KILL_WAIT_S)["lost"]

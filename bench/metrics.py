@@ -31,6 +31,7 @@ HTTP = "HTTP by host name, loopback"
 NAMED_EACH = "Each request by host name, loopback"
 LONG = "A long path"
 IDLE = "Idle connections"
+FLEET = "A server with thousands of clients"
 START = "Start, warm"
 
 
@@ -89,6 +90,11 @@ METRICS = {
         Metric("p50_empty", IDLE, "p50 empty", "us"),
         Metric("p50_idle", IDLE, "p50 beside them", "us"),
         Metric("p50_ratio", IDLE, "p50 ratio", "x"),
+        Metric("fleet_rate", FLEET, "log-ins by the clock", "1/s", more_is_better=True),
+        Metric("fleet_per_cpu", FLEET, "log-ins by the server's CPU time", "1/s", more_is_better=True),
+        Metric("fleet_share", FLEET, "server, all idle", "% of a core"),
+        Metric("fleet_each", FLEET, "server, each", "KiB"),
+        Metric("fleet_lost", FLEET, "lost", "", worst_counts=True),
         Metric("start", START, "--version over python3 -c pass", "s"),
     )
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import resource
 import secrets
+import selectors
 import shutil
 import signal
 import socket
@@ -358,3 +360,22 @@ class Crew:
         with signals_ignored(), contextlib.ExitStack() as stack:
             for proc in self._procs:
                 stack.callback(proc.stop)
+
+
+def answer_of(program: subprocess.Popen[bytes], timeout_s: float) -> dict[str, float]:
+    """Return the next line of a program that prints lines of JSON.
+
+    Raises BenchError with what the program has said on standard error, or after `timeout_s`.
+    """
+    if not program.stdout or not program.stderr:
+        raise BenchError("a program that answers was started without pipes")
+    with selectors.DefaultSelector() as selector:
+        selector.register(program.stdout, selectors.EVENT_READ)
+        if not selector.select(timeout_s):
+            raise BenchError(f"no answer in {timeout_s:.0f} s")
+    line = program.stdout.readline()
+    if not line:
+        said = last_line(program.stderr.read().decode(errors="replace"))
+        raise BenchError(said or "a program ended without an answer")
+    answer = json.loads(line)
+    return {key: float(value) for key, value in answer.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.launch import Contestant, Kind, Launch
-from bench.procs import LOOPBACK, BenchError, Crew, Host
+from bench.procs import LOOPBACK, BenchError, Crew, Host, raise_file_limit
 from bench.results import Progress, Results
 from bench.services import Service, check_programs
 from bench.work import Figures, Route, Work, wait_ready
@@ -117,6 +117,30 @@ def start_all(
             board.fail(contestant, metrics, "start", str(exc))
             site.service.restart()
     return entrants
+
+
+def allow_files(board: Scoreboard, needed: int, what: str) -> None:
+    """Allow the programs that will be started so many open files; the report says if that is not possible."""
+    allowed = raise_file_limit(needed)
+    if allowed < needed:
+        note = f"only {allowed} open files are allowed, and {what} want {needed}: ulimit -n"
+        board.results.notes.append(note)
+        board.progress.say(note)
+
+
+def run_anew(
+    board: Scoreboard,
+    contestants: Sequence[Contestant],
+    metrics: Sequence[str],
+    label: str,
+    measure: Callable[[Contestant], Figures],
+) -> None:
+    """Measure contestants in turns, each of which `measure` starts, since programs keep memory."""
+    board.progress.expect(board.rounds * len(contestants))
+    for number in range(board.rounds):
+        for contestant in contestants:
+            of_round = f"round {number + 1}/{board.rounds}, {label}"
+            board.attempt(contestant, metrics, of_round, functools.partial(measure, contestant))
 
 
 def run_loopback(board: Scoreboard, contestants: Sequence[Contestant], works: Sequence[Work]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,10 +20,11 @@ import pytest
 
 from bench import plot, report
 from bench.__main__ import choose, parser
-from bench.contestants import all_contestants, parse_peer
-from bench.launch import Contestant, Kind
+from bench.contestants import all_contestants, parse_peer, start_gnar_server
+from bench.fleet import SERVICE_PORT, clients_of
+from bench.launch import Contestant, Gnar, Kind, Launch
 from bench.metrics import METRICS, TARGETS
-from bench.procs import LOOPBACK, BenchError, Crew, compile_c
+from bench.procs import LOOPBACK, BenchError, Crew, answer_of, compile_c
 from bench.results import Results, show
 from bench.services import SOURCE
 from bench.usage import Calls, Usage, has_strace
@@ -363,6 +365,19 @@ def _echo_programs(parent: int) -> list[int]:
             if "(udpecho" in name and int(rest.split()[1]) == parent:
                 found.append(int(entry.name))
     return found if len(found) == 2 else []
+
+
+def test_clients_in_one_process_come_from_addresses_of_their_own_and_stay(tmp_path: Path) -> None:
+    gnar = (sys.executable, str(ROOT / "gnar.py"))
+    with Crew(tmp_path) as crew:
+        launch = Launch(crew, LOOPBACK, LOOPBACK, "tcp", SERVICE_PORT)
+        control = start_gnar_server(launch, Gnar(gnar, gnar))
+        with clients_of(control, 5, ("-m",)) as (players, _):
+            assert players.stdin is not None
+            players.stdin.close()
+            assert answer_of(players, 15) == {"lost": 0}
+        log = launch.procs[0].log
+        assert _wait_for(lambda: len({*re.findall(r"is open for (127\.0\.1\.\d+):", log.read_text())}) == 5)
 
 
 def test_unknown_contestant_is_a_usage_error_that_names_them_all() -> None:
