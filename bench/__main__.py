@@ -5,6 +5,8 @@
     python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
     python -m bench --idle                  5,000 idle connections through each tunnel
     python -m bench --clients 2000          2,000 idle clients of gnar's server
+    python -m bench --proxies 1000          1,000 proxies of one gnar client
+    python -m bench --crowd 10000           10,000 users of a contestant at the same moment
     python -m bench --soak 1h               gnar alone, for an hour of mixed use and disturbances
     python -m bench --only "gnar relay,haproxy" --work bulk --seconds 5
     python -m bench --peer go=./gnar-go --json bench.json --plot bench.svg
@@ -41,11 +43,13 @@ from pathlib import Path
 
 from bench import plot, report
 from bench.contestants import all_contestants
+from bench.crowd import run_crowd
 from bench.fleet import run_clients
 from bench.idle import run_idle
 from bench.launch import Contestant
 from bench.longpath import run_long_path
 from bench.procs import BenchError, end_on_signals, raise_file_limit
+from bench.proxies import run_proxies
 from bench.results import Results
 from bench.rounds import Scoreboard, run_loopback, run_start
 from bench.soak import run_soak, seconds
@@ -135,6 +139,23 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
         " a second, and the server's processor time and memory; this gnar's own code plays them all",
     )
     add(
+        "--proxies",
+        type=int,
+        nargs="?",
+        const=1000,
+        metavar="N",
+        help="instead of that, one gnar client with N proxies (default 1000): until all are open",
+    )
+    add(
+        "--crowd",
+        type=int,
+        nargs="?",
+        const=10_000,
+        metavar="N",
+        help="instead of that, N users at the same moment (default 10000), who send 1 KiB, get it back and"
+        " leave: how many are refused, and how long they wait",
+    )
+    add(
         "--soak",
         type=seconds,
         metavar="TIME",
@@ -180,7 +201,12 @@ def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Conte
         run_idle(board, contestants, args.idle)
     if args.clients is not None:
         run_clients(board, contestants, args.clients)
-    if any(mode is not None for mode in (args.long_path, args.idle, args.clients)):
+    if args.proxies is not None:
+        run_proxies(board, contestants, args.proxies)
+    if args.crowd is not None:
+        run_crowd(board, contestants, args.crowd)
+    modes = (args.long_path, args.idle, args.clients, args.proxies, args.crowd)
+    if any(mode is not None for mode in modes):
         return
     works = [work for name, work in WORKS.items() if name in args.work]
     if args.calls is not None and has_strace():

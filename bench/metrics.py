@@ -32,6 +32,8 @@ NAMED_EACH = "Each request by host name, loopback"
 LONG = "A long path"
 IDLE = "Idle connections"
 FLEET = "A server with thousands of clients"
+PROXIES = "One client with many proxies"
+CROWD = "A crowd of users at once"
 START = "Start, warm"
 
 
@@ -95,6 +97,15 @@ METRICS = {
         Metric("fleet_share", FLEET, "server, all idle", "% of a core"),
         Metric("fleet_each", FLEET, "server, each", "KiB"),
         Metric("fleet_lost", FLEET, "lost", "", worst_counts=True),
+        Metric("proxies_one", PROXIES, "one is open", "s"),
+        Metric("proxies_all", PROXIES, "all are open", "s"),
+        Metric("proxies_server", PROXIES, "server CPU, each", "us"),
+        Metric("proxies_client", PROXIES, "client CPU, each", "us"),
+        Metric("crowd_refused", CROWD, "refused", "", worst_counts=True),
+        Metric("crowd_silent", CROWD, "silent", "", worst_counts=True),
+        Metric("crowd_p50", CROWD, "p50", "ms"),
+        Metric("crowd_longest", CROWD, "longest wait", "ms"),
+        Metric("crowd_cpu", CROWD, "CPU, each", "us"),
         Metric("start", START, "--version over python3 -c pass", "s"),
     )
 }

@@ -14,6 +14,7 @@ from bench.procs import BenchError, Crew, Host, Proc, compile_c, free_port
 ANSWER = "ok\n"  # small, so that a measurement shows the cost of requests, not of copying
 DOWNLOAD_BYTES = 1 << 36  # size of a sparse file; no measurement reads all of it
 SOURCE = Path(__file__).with_name("udpecho.c")
+TCP_SOURCE = Path(__file__).with_name("tcpecho.c")
 BODIES_PROGRAM = Path(__file__).with_name("bodies.py")
 
 
@@ -114,6 +115,30 @@ class Echo:
         self.program = compile_c(SOURCE, self.crew.folder)
         argv = [self.program, "serve", self.host.bind, self.port]
         self._proc = self.crew.start(self.host, argv, role="echo server")
+
+    def restart(self) -> None:
+        """Check that the server runs; it has no state."""
+        self._proc.check_alive()
+
+
+@dataclass
+class TcpEcho:
+    """A server that sends back what comes on every connection.
+
+    `program` is the path of a program that is also a crowd of users.
+    """
+
+    crew: Crew
+    host: Host
+    proto: str = "tcp"
+
+    def __post_init__(self) -> None:
+        self.port = free_port()
+        self.program = compile_c(TCP_SOURCE, self.crew.folder)
+        self._proc = self.crew.start(
+            self.host, [self.program, "serve", self.host.bind, self.port], role="echo server"
+        )
+        self._proc.wait_listening(self.port)
 
     def restart(self) -> None:
         """Check that the server runs; it has no state."""

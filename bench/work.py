@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench.launch import NAME
 from bench.metrics import METRICS
 from bench.procs import BenchError, Host, Proc
-from bench.services import BODIES_PROGRAM, Bodies, Echo, Iperf, NamedWeb, Service, Web
+from bench.services import BODIES_PROGRAM, Bodies, Echo, Iperf, NamedWeb, Service, TcpEcho, Web
 from bench.usage import Calls, Usage
 
 USER_PROGRAM = Path(__file__).with_name("user.py")
@@ -178,13 +178,25 @@ class Requests:
         return {f"calls_{role}_{self.key}": count / done.requests for role, count in calls.by_role.items()}
 
 
+def crowd(route: Route, users: int, seconds: float) -> Figures:
+    """Have users come at the same moment, with so long a deadline; return counters. Raises BenchError."""
+    if not isinstance(route.service, TcpEcho):
+        raise BenchError("the crowd needs the echo server as local service")
+    argv = [route.service.program, "crowd", route.ip, route.port, users, seconds]
+    return _counters(route.host.run(argv, timeout=seconds + SLACK_S).stdout)
+
+
+def _counters(printed: str) -> Figures:
+    """Read what the programs in C print."""
+    return {key: float(value) for key, value in (word.split("=") for word in printed.split())}
+
+
 def udp_load(route: Route, what: str, *numbers: float) -> Figures:
     """Run the load generator of an echo server; return its counters. Raises BenchError."""
     if not isinstance(route.service, Echo):
         raise BenchError("the load generator needs the echo server as local service")
     argv = [route.service.program, what, route.ip, route.port, *numbers]
-    printed = route.host.run(argv, timeout=numbers[-1] + SLACK_S).stdout
-    return {key: float(value) for key, value in (word.split("=") for word in printed.split())}
+    return _counters(route.host.run(argv, timeout=numbers[-1] + SLACK_S).stdout)
 
 
 def udp(route: Route, seconds: float) -> Figures:
@@ -294,6 +306,9 @@ def _probe(route: Route) -> None:
         ask_user(route, "first", 1, 0)
     elif isinstance(route.service, Iperf):
         iperf3(route, "-n", "16K", timeout=PROBE_S)
+    elif isinstance(route.service, TcpEcho):
+        if not crowd(route, 1, PROBE_S)["served"]:
+            raise BenchError("the echo did not come back")
     elif not udp_load(route, "load", 1, 1, 0.1)["answered"]:
         raise BenchError("no datagram was answered")
 

@@ -26,10 +26,10 @@ from bench.launch import Contestant, Gnar, Kind, Launch
 from bench.metrics import METRICS, TARGETS
 from bench.procs import LOOPBACK, BenchError, Crew, answer_of, compile_c
 from bench.results import Results, show
-from bench.services import SOURCE
+from bench.services import SOURCE, TcpEcho
 from bench.usage import Calls, Usage, has_strace
 from bench.wan import LongPath, WanError, wan
-from bench.work import Wrk, parse_wrk
+from bench.work import Route, Wrk, crowd, parse_wrk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -408,6 +408,33 @@ def test_datagram_that_reaches_the_wrong_user_is_counted(tmp_path: Path) -> None
     assert int(counted["sent"]) == 200
     assert int(counted["wrong"]) >= 150
     assert int(counted["answered"]) <= 50
+
+
+def test_crowd_tells_who_is_served_and_who_is_not(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew:
+        echo = TcpEcho(crew, LOOPBACK)
+        route = Route(LOOPBACK, LOOPBACK.ip, echo.port, [], echo)
+        told = crowd(route, 300, 15)
+        assert (told["served"], told["refused"], told["wrong"], told["silent"]) == (300, 0, 0, 0)
+        assert 0 < told["p50_ms"] <= told["longest_ms"] < 15_000
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=_refuse_then_answer_wrongly, args=(server,))
+            thread.start()
+            told = crowd(Route(LOOPBACK, LOOPBACK.ip, server.getsockname()[1], [], echo), 3, 3)
+            thread.join(10)
+    assert (told["served"], told["refused"], told["wrong"], told["silent"]) == (0, 1, 1, 1)
+    assert told["longest_ms"] >= 3000
+
+
+def _refuse_then_answer_wrongly(server: socket.socket) -> None:
+    """Take three users: hang up on one, send other bytes back to the next, and say nothing to the last."""
+    users = [server.accept()[0] for _ in range(3)]
+    users[0].close()
+    users[1].sendall(bytes(1024))
+    while users[2].recv(2048):
+        pass
+    for user in users:
+        user.close()
 
 
 @pytest.fixture
