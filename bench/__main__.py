@@ -3,6 +3,7 @@
     python -m bench                         everything on loopback, 5 rounds: about 30 minutes
     python -m bench --work http             HTTP by host name: gnar's names beside reverse proxies
     python -m bench --long-path             the tunnels over a path of 50 ms (needs root)
+    python -m bench --loss 1,3              the same path with packets lost
     python -m bench --idle                  5,000 idle connections through each tunnel
     python -m bench --clients 2000          2,000 idle clients of gnar's server
     python -m bench --proxies 1000          1,000 proxies of one gnar client
@@ -47,7 +48,8 @@ from bench.crowd import run_crowd
 from bench.fleet import run_clients
 from bench.idle import run_idle
 from bench.launch import Contestant
-from bench.longpath import run_long_path
+from bench.longpath import STAGES, TARGETS_MS, lossy, run_long_path
+from bench.metrics import LOSSES_PERCENT
 from bench.procs import BenchError, end_on_signals, raise_file_limit
 from bench.proxies import run_proxies
 from bench.results import Results
@@ -121,6 +123,17 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
         " new connection, 20 at once, beside bulk, on a full link of 50 Mbit/s, and bulk",
     )
     add(
+        "--loss",
+        type=_losses,
+        nargs="?",
+        default=[],
+        const=[*LOSSES_PERCENT],
+        metavar="PERCENT,...",
+        help="a long path, of 50 ms unless --long-path says otherwise, that loses so many packets each way (1"
+        " or 3; default both): 32 users whose connections stay and 4 with short ones, side by side. Without"
+        " --long-path nothing else is measured",
+    )
+    add(
         "--idle",
         type=int,
         nargs="?",
@@ -164,6 +177,14 @@ def _add_modes(made: argparse.ArgumentParser) -> None:
     )
 
 
+def _losses(text: str) -> list[int]:
+    """Read a list of percentages; raises an error of argparse for one of which there are no tables."""
+    known = {str(percent): percent for percent in LOSSES_PERCENT}
+    if unknown := [word for word in _words(text) if word not in known]:
+        raise argparse.ArgumentTypeError(f"no loss of {unknown[0]} %; there are: {', '.join(known)}")
+    return [known[word] for word in _words(text)]
+
+
 def _words(text: str) -> list[str]:
     """Split a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -195,8 +216,9 @@ def choose(
 
 def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Contestant]) -> None:
     """Measure what the command line asks for; raises BenchError when the machine lacks something."""
-    if args.long_path is not None:
-        run_long_path(board, contestants, args.long_path)
+    if args.long_path is not None or args.loss:
+        stages = [*(STAGES if args.long_path is not None else ()), *map(lossy, args.loss)]
+        run_long_path(board, contestants, stages, args.long_path or TARGETS_MS)
     if args.idle is not None:
         run_idle(board, contestants, args.idle)
     if args.clients is not None:
@@ -205,7 +227,7 @@ def run(args: argparse.Namespace, board: Scoreboard, contestants: Sequence[Conte
         run_proxies(board, contestants, args.proxies)
     if args.crowd is not None:
         run_crowd(board, contestants, args.crowd)
-    modes = (args.long_path, args.idle, args.clients, args.proxies, args.crowd)
+    modes = (args.long_path, args.loss or None, args.idle, args.clients, args.proxies, args.crowd)
     if any(mode is not None for mode in modes):
         return
     works = [work for name, work in WORKS.items() if name in args.work]

@@ -19,17 +19,21 @@ BULK_S = 5.0  # least duration: TCP takes a second or two to reach its rate
 TARGETS_MS = 50  # the round trip for which gnar has targets
 FIRST_USERS = 5  # users one after the other, in each round
 TOGETHER_USERS = 20  # users at the same time
+KEPT_USERS, SHORT_USERS = 32, 4  # side by side on a path that loses packets
+LOSSY_S = 10.0  # least duration: a few hundred short connections, of which one in a hundred counts
 WAITS_S = 30.0  # deadline of user.py
 
 
-def run_long_path(board: Scoreboard, contestants: Sequence[Contestant], round_trip_ms: float) -> None:
-    """Measure every tunnel over a link with that round trip; raises BenchError if no link can be made."""
+def run_long_path(
+    board: Scoreboard, contestants: Sequence[Contestant], stages: Sequence[Stage], round_trip_ms: float
+) -> None:
+    """Measure every tunnel over links with that round trip; raises BenchError if no link can be made."""
     check_programs("nginx", "iperf3")
     if round_trip_ms != TARGETS_MS:
         board.results.notes.append(f"gnar's targets for a long path are for one of {TARGETS_MS} ms")
     tunnels = [contestant for contestant in contestants if contestant.kind is not Kind.RELAY]
-    for stage in STAGES:
-        with wan(round_trip_ms / 2, rate_mbit=stage.rate_mbit) as (near, far):
+    for stage in stages:
+        with wan(round_trip_ms / 2, stage.loss_percent, stage.rate_mbit) as (near, far):
             _run_stage(board, tunnels, stage, (near, far))
 
 
@@ -41,6 +45,7 @@ class Stage:
     service: Callable[[Crew, Host], Service]
     rate_mbit: float  # of the link; 0 is no limit
     works: tuple[tuple[tuple[str, ...], Callable[[Route, float], Figures]], ...]  # metrics, and what measures
+    loss_percent: float = 0  # of the packets, each way
 
 
 def _run_stage(
@@ -97,6 +102,25 @@ def bulk(route: Route, seconds: float) -> Figures:
         bits_per_s, _ = iperf3(route, "-t", whole_seconds(seconds), *flags, timeout=seconds + SLACK_S)
         figures[direction] = bits_per_s / 1e6
     return figures
+
+
+def lossy(percent: int) -> Stage:
+    """Return the stage with users of both kinds, side by side, on a link that loses packets."""
+
+    def work(route: Route, seconds: float) -> Figures:
+        seconds = max(seconds, LOSSY_S)
+        times = ask_user(route, "mixed", KEPT_USERS, SHORT_USERS, seconds, timeout=seconds + WAITS_S)
+        figures = {}
+        for users, of_users in times.items():
+            if not isinstance(of_users, list) or not of_users:
+                raise BenchError(f"user.py mixed gave no times of {users} users")
+            hundredths = statistics.quantiles(of_users, n=100, method="inclusive")
+            for part in (50, 99):
+                figures[f"loss{percent}_{users}_p{part}"] = hundredths[part - 1]
+        return figures
+
+    metrics = tuple(f"loss{percent}_{users}_p{part}" for users in ("kept", "short") for part in (50, 99))
+    return Stage(f"{percent} % loss", Web, 0, ((metrics, work),), percent)
 
 
 STAGES = (

@@ -30,11 +30,24 @@ EACH = "Each request, loopback"
 HTTP = "HTTP by host name, loopback"
 NAMED_EACH = "Each request by host name, loopback"
 LONG = "A long path"
+LOSSY = "A long path that loses packets"
 IDLE = "Idle connections"
 FLEET = "A server with thousands of clients"
 PROXIES = "One client with many proxies"
 CROWD = "A crowd of users at once"
 START = "Start, warm"
+
+
+LOSSES_PERCENT = (1, 3)  # of the packets of a long path, each way
+
+
+def _of_loss(percent: int) -> tuple[Metric, ...]:
+    """Return the metrics of users whose connections stay, and of others, on a path that loses packets."""
+    return tuple(
+        Metric(f"loss{percent}_{users}_p{part}", LOSSY, f"{percent} %: {title} p{part}", "ms")
+        for users, title in (("kept", "ka 32"), ("short", "short"))
+        for part in (50, 99)
+    )
 
 
 def _of_each(section: str, key: str, title: str) -> tuple[Metric, ...]:
@@ -84,6 +97,7 @@ METRICS = {
         Metric("long_down", LONG, "bulk down", "Mbit/s", more_is_better=True),
         Metric("busy", LONG, "first byte, bulk runs", "ms"),
         Metric("full", LONG, "first byte, 50 Mbit/s full", "ms"),
+        *(metric for percent in LOSSES_PERCENT for metric in _of_loss(percent)),
         Metric("rest_server", IDLE, "server at rest", "MiB"),
         Metric("rest_client", IDLE, "client at rest", "MiB"),
         Metric("idle_server", IDLE, "server, each", "KiB"),
@@ -125,6 +139,7 @@ COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
     HTTP: {Kind.NAMES: (("haproxy http x2",), ("nginx x2",), ("frp vhost", "frp vhost plain"), (TUNNEL,))},
     NAMED_EACH: {Kind.NAMES: (("haproxy http x2",), (TUNNEL,))},
     LONG: {Kind.TUNNEL: (("direct",),)},
+    LOSSY: {Kind.TUNNEL: (("direct",),)},
     IDLE: {Kind.TUNNEL: (RUST,)},
 }
 

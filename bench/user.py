@@ -5,6 +5,9 @@
     user.py together IP PORT USERS          milliseconds until the last of many users at the same time has its
                                             first byte
     user.py busy IP PORT COUNT              like `first`, while another connection downloads
+    user.py mixed IP PORT KEPT SHORT SECONDS
+                                            milliseconds of the requests of users side by side: of KEPT ones
+                                            whose connection stays, of SHORT ones with another each time
     user.py hold IP PORT COUNT              opens connections, uses each once, and holds them until standard
                                             input closes; then prints how many were lost
 
@@ -110,6 +113,82 @@ def _download(conn: socket.socket, done: threading.Event, got: list[int]) -> Non
         got[0] += count
 
 
+class _Visitor:
+    """A user who asks again and again, on one connection or with a new one for each request.
+
+    The time of a request on a new connection is from connect. Users do not time the first request of a
+    connection that stays.
+    """
+
+    def __init__(self, address: tuple[str, int], selector: selectors.BaseSelector, *, stays: bool) -> None:
+        self.times: list[float] = []  # milliseconds of each request
+        self._address, self._selector, self._stays = address, selector, stays
+        self._is_first = True
+        self._connect()
+
+    def _connect(self) -> None:
+        self._start, self._answer = time.perf_counter(), b""
+        self._conn = socket.socket()
+        self._conn.setblocking(False)
+        self._conn.connect_ex(self._address)
+        self._selector.register(self._conn, selectors.EVENT_WRITE, self)
+
+    def on_ready(self, mask: int, end: float) -> None:
+        """Send the request, or read of its answer and ask again, unless the time is over."""
+        if mask & selectors.EVENT_WRITE:
+            self._conn.sendall(REQUEST)  # raises the error of a failed connect
+            self._selector.modify(self._conn, selectors.EVENT_READ, self)
+            return
+        got = self._conn.recv(READ_BYTES)
+        if not got:
+            raise ConnectionError("closed without a whole answer")
+        self._answer += got
+        if is_whole(self._answer):
+            self._on_answer(end)
+
+    def _on_answer(self, end: float) -> None:
+        now = time.perf_counter()
+        if not self._is_first or not self._stays:
+            self.times.append((now - self._start) * 1e3)
+        self._is_first, is_over = False, now >= end
+        if self._stays and not is_over:
+            self._start, self._answer = now, b""
+            self._conn.sendall(REQUEST)
+            return
+        self._selector.unregister(self._conn)
+        self._conn.close()
+        if not is_over:
+            self._connect()
+
+
+def is_whole(answer: bytes) -> bool:
+    """Tell whether an answer of HTTP with a Content-Length is there to the end."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    _, found, length = head.lower().partition(b"\r\ncontent-length:")
+    return bool(found) and len(body) >= int(length.split(b"\r\n")[0])
+
+
+def _times_of(users: list[_Visitor]) -> list[float]:
+    return [time_ms for user in users for time_ms in user.times]
+
+
+def mixed(ip: str, port: int, kept: int, short: int, seconds: float) -> dict[str, list[float]]:
+    """Return the milliseconds of the requests of both kinds of users, who come side by side.
+
+    Requests that are under way in the end are waited for: the slowest would be missing otherwise.
+    """
+    end = time.perf_counter() + seconds
+    with selectors.DefaultSelector() as selector:
+        users = [_Visitor((ip, port), selector, stays=number < kept) for number in range(kept + short)]
+        while selector.get_map():
+            events = selector.select(TIMEOUT_S)
+            if not events:
+                raise TimeoutError(f"no answer to anybody in {TIMEOUT_S:.0f} s")
+            for key, mask in events:
+                key.data.on_ready(mask, end)
+    return {"kept": _times_of(users[:kept]), "short": _times_of(users[kept:])}
+
+
 def hold(ip: str, port: int, count: int) -> None:
     """Open connections, send one request over each, and hold them until standard input closes."""
     conns: list[socket.socket] = []
@@ -156,6 +235,8 @@ def main(argv: list[str]) -> int:
             say({"ms": together(ip, port, count)})
         elif what == "busy":
             say(busy(ip, port, count))
+        elif what == "mixed":
+            say(mixed(ip, port, count, int(argv[4]), float(argv[5])))
         else:
             hold(ip, port, count)
     except OSError as exc:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,16 +19,15 @@ import pytest
 
 from bench import plot, report
 from bench.__main__ import choose, parser
-from bench.contestants import all_contestants, parse_peer, start_gnar_server
-from bench.fleet import SERVICE_PORT, clients_of
-from bench.launch import Contestant, Gnar, Kind, Launch
+from bench.contestants import all_contestants, parse_peer
+from bench.launch import Contestant, Kind
 from bench.metrics import METRICS, TARGETS
-from bench.procs import LOOPBACK, BenchError, Crew, answer_of, compile_c
+from bench.procs import LOOPBACK, BenchError, Crew, compile_c
 from bench.results import Results, show
-from bench.services import SOURCE, TcpEcho
+from bench.services import SOURCE
 from bench.usage import Calls, Usage, has_strace
 from bench.wan import LongPath, WanError, wan
-from bench.work import Route, Wrk, crowd, parse_wrk
+from bench.work import Wrk, parse_wrk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -185,6 +183,14 @@ def test_group_of_works_stands_for_its_members() -> None:
     assert chosen == ["udp", "hka32", "hka1", "hshort", "hbulk"]
     everything = parser().parse_args([]).work
     assert set(chosen) < set(everything)
+
+
+@pytest.mark.parametrize("text", ["2", "1,5", "many"])
+def test_loss_without_a_table_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--loss", text])
+    assert "there are: 1, 3" in capsys.readouterr().err
+    assert parser().parse_args(["--loss"]).loss == [1, 3]
 
 
 def test_peer_is_one_command_or_two() -> None:
@@ -367,19 +373,6 @@ def _echo_programs(parent: int) -> list[int]:
     return found if len(found) == 2 else []
 
 
-def test_clients_in_one_process_come_from_addresses_of_their_own_and_stay(tmp_path: Path) -> None:
-    gnar = (sys.executable, str(ROOT / "gnar.py"))
-    with Crew(tmp_path) as crew:
-        launch = Launch(crew, LOOPBACK, LOOPBACK, "tcp", SERVICE_PORT)
-        control = start_gnar_server(launch, Gnar(gnar, gnar))
-        with clients_of(control, 5, ("-m",)) as (players, _):
-            assert players.stdin is not None
-            players.stdin.close()
-            assert answer_of(players, 15) == {"lost": 0}
-        log = launch.procs[0].log
-        assert _wait_for(lambda: len({*re.findall(r"is open for (127\.0\.1\.\d+):", log.read_text())}) == 5)
-
-
 def test_unknown_contestant_is_a_usage_error_that_names_them_all() -> None:
     done = subprocess.run(_bench("--only", "nobody"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -408,33 +401,6 @@ def test_datagram_that_reaches_the_wrong_user_is_counted(tmp_path: Path) -> None
     assert int(counted["sent"]) == 200
     assert int(counted["wrong"]) >= 150
     assert int(counted["answered"]) <= 50
-
-
-def test_crowd_tells_who_is_served_and_who_is_not(tmp_path: Path) -> None:
-    with Crew(tmp_path) as crew:
-        echo = TcpEcho(crew, LOOPBACK)
-        route = Route(LOOPBACK, LOOPBACK.ip, echo.port, [], echo)
-        told = crowd(route, 300, 15)
-        assert (told["served"], told["refused"], told["wrong"], told["silent"]) == (300, 0, 0, 0)
-        assert 0 < told["p50_ms"] <= told["longest_ms"] < 15_000
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            thread = threading.Thread(target=_refuse_then_answer_wrongly, args=(server,))
-            thread.start()
-            told = crowd(Route(LOOPBACK, LOOPBACK.ip, server.getsockname()[1], [], echo), 3, 3)
-            thread.join(10)
-    assert (told["served"], told["refused"], told["wrong"], told["silent"]) == (0, 1, 1, 1)
-    assert told["longest_ms"] >= 3000
-
-
-def _refuse_then_answer_wrongly(server: socket.socket) -> None:
-    """Take three users: hang up on one, send other bytes back to the next, and say nothing to the last."""
-    users = [server.accept()[0] for _ in range(3)]
-    users[0].close()
-    users[1].sendall(bytes(1024))
-    while users[2].recv(2048):
-        pass
-    for user in users:
-        user.close()
 
 
 @pytest.fixture
