@@ -164,12 +164,12 @@ def _targets(contestant: str, against: tuple[str, ...], **bounds: float) -> list
 
 
 TARGETS = [
-    *_targets(RELAY, ("haproxy",), up=1.3, down=1.3, cpu_up=0.5, cpu_down=0.5, ka32=0.85, short=0.45),
+    *_targets(RELAY, ("haproxy",), up=1.3, down=1.3, cpu_up=0.5, cpu_down=0.5, ka32=0.85, short=0.7),
     *_targets(RELAY, ("socat",), up=3, down=3, cpu_up=1, cpu_down=1, ka32=1, ka1=1, short=2.5),
     *_targets(RELAY, ("socat -b 262144",), cpu_up=0.7, cpu_down=0.7),
-    *_targets(TUNNEL, ("haproxy x2",), up=1.3, down=1.3, cpu_up=0.45, cpu_down=0.45),
-    *_targets(TUNNEL, ("haproxy x2",), ka32=0.75, ka1=1.15, short=0.5),
-    *_targets(TUNNEL, RUST, up=1.2, down=1.2, ka32=0.75, ka1=1.15, short=0.75),
+    *_targets(TUNNEL, ("haproxy x2",), up=1.3, down=1.3, cpu_up=0.47, cpu_down=0.47),
+    *_targets(TUNNEL, ("haproxy x2",), ka32=0.75, ka1=1.15, short=0.8),
+    *_targets(TUNNEL, RUST, up=1.2, down=1.2, ka32=0.75, ka1=1.15, short=0.9),
     *_targets(MULTIPLEX, ("haproxy x2",), up=0.6, down=0.6, ka32=0.7, ka1=1.5, short=0.75),
     *_targets(NAMES, (TUNNEL,), hka32=0.6, hup=0.9, hdown=0.9),
     *_targets(NAMES_MULTIPLEX, (MULTIPLEX,), hka32=0.6, hup=0.9, hdown=0.9),
@@ -177,15 +177,19 @@ TARGETS = [
         target
         for contestant in (RELAY, TUNNEL, MULTIPLEX)
         for target in (
-            *_targets(contestant, ("direct",), udp1=0.25, udp64=0.4),
+            *_targets(contestant, ("direct",), udp1=0.45, udp64=0.4),
             *_targets(contestant, (), udp_wrong=0),
         )
     ),
-    *_targets(TUNNEL, (), first=55, together=110, busy=55, full=75),
+    *_targets(TUNNEL, (), first=52, together=55, busy=53, full=60),
     *_targets(MULTIPLEX, (), first=55, together=65, busy=75, full=110),
-    *_targets(TUNNEL, ("direct",), long_up=0.8, long_down=0.8),
+    *_targets(TUNNEL, ("direct",), long_up=0.95, long_down=0.95),
     *_targets(MULTIPLEX, ("direct",), long_up=0.8, long_down=0.8),
-    *_targets(TUNNEL, (), rest_server=40, idle_server=16, idle_client=16, idle_lost=0, p50_ratio=2),
+    *_targets(TUNNEL, (), loss1_kept_p50=53, loss1_kept_p99=180, loss1_short_p50=56, loss1_short_p99=180),
+    *_targets(TUNNEL, (), loss3_kept_p50=60, loss3_kept_p99=350, loss3_short_p50=65, loss3_short_p99=400),
+    *_targets(TUNNEL, (), rest_server=40, idle_server=6, idle_client=6, idle_lost=0, p50_ratio=2),
     *_targets(MULTIPLEX, (), rest_server=40, idle_server=8, idle_client=8, idle_lost=0, p50_ratio=2),
+    *_targets(TUNNEL, (), fleet_rate=1500, fleet_share=2, fleet_each=20, fleet_lost=0),
+    *_targets(TUNNEL, (), proxies_all=0.6, crowd_refused=0, crowd_silent=0),
     *_targets("gnar", (), start=0.15),
 ]
