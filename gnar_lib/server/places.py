@@ -42,7 +42,10 @@ class Places:
     @property
     def are_limited(self) -> bool:
         """Whether there is any limit, here or around."""
-        return self.limits != UserLimits() or (self._within is not None and self._within.are_limited)
+        limits = self.limits
+        if limits.users or limits.per_address:
+            return True
+        return self._within is not None and self._within.are_limited
 
     def network_of(self, address: Sockaddr) -> str:
         """Return what `enter` and `leave` have to be told of a user; empty while nobody has to know."""
