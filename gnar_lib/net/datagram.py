@@ -30,6 +30,7 @@ from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
 BATCH = 64  # datagrams of a socket in one turn of the loop, so that a flood does not starve others
+FULL_TURNS = 8  # without a look for more, after one that was in vain
 MAX_PEERS = 8192  # that are remembered: twice as many as a proxy has sessions
 PEER_AGE_S = 3600.0  # a peer is remembered for so long, unless `forget_after` says otherwise
 MAX_DATAGRAM_BYTES = 65536  # more than any datagram has, so that no datagram is cut
@@ -88,14 +89,32 @@ class _Peer(Entry):
 
 
 class Reader:
-    """Calls back whenever a socket can be read, except during a pause."""
+    """Calls back whenever a socket can be read, except during a pause; knows how often to read then.
 
-    __slots__ = ("_pause", "_read", "_watcher")
+    A read that finds nothing costs as much as one that brings a datagram. So each turn of the loop has a
+    budget: one datagram while they come one by one, 64 in a flood. A turn that has used its budget up doubles
+    it; but after a read that found nothing, 8 turns have to use theirs up before.
+    """
+
+    __slots__ = ("_full_turns", "_pause", "_read", "_watcher", "budget")
 
     def __init__(self, sock: socket.socket) -> None:
+        self.budget = 1  # datagrams to read in the next turn
+        self._full_turns = 0  # that have to come before the budget grows
         self._watcher: Any = read_watcher(get_hub().loop, sock)
         self._pause: Any = None  # the timer that ends a pause
         self._read: Callable[[], None] | None = None
+
+    def was_full(self) -> None:
+        """A turn has read as many datagrams as its budget allows."""
+        if self._full_turns:
+            self._full_turns -= 1
+        elif self.budget < BATCH:
+            self.budget = min(2 * self.budget, BATCH)
+
+    def ran_out(self, received: int) -> None:
+        """A turn has read so many datagrams, and then found nothing."""
+        self.budget, self._full_turns = received or 1, FULL_TURNS
 
     def start(self, read: Callable[[], None]) -> None:
         """Call `read` from now on."""
@@ -146,7 +165,6 @@ class DatagramSocket:
         self._by_address: dict[Sockaddr, _Peer] = {}  # the same, by the kernel's address
         self._reader = Reader(sock)
         self._handle: Callable[[list[Datagram]], None] | None = None  # takes what was received
-        self._budget = 1  # datagrams to read in the next turn
         self._overflow = 0  # datagrams that the kernel has dropped until the last look
         self.began_s = 0.0  # when this turn's work on datagrams began, for the `handle` of `serve`
         self._before_close = before_close
@@ -246,11 +264,7 @@ class DatagramSocket:
     # ---- in the hub ----------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        """Read what is there: one datagram when they come one by one, 64 in a flood.
-
-        A read that finds nothing costs as much as one that brings a datagram. So a turn reads at most twice
-        as many as the turn before.
-        """
+        """Read what is there, as far as the budget of this turn goes."""
         received: list[Datagram] = []
         self.began_s = now_s = time.monotonic()
         try:
@@ -258,9 +272,9 @@ class DatagramSocket:
                 self._receive(received, now_s)
             else:
                 self._receive_with_local_address(received, now_s, self._control)
-            self._budget = min(2 * self._budget, BATCH)
+            self._reader.was_full()
         except BlockingIOError:
-            self._budget = len(received) or 1
+            self._reader.ran_out(len(received))
         except OSError as exc:  # an earlier answer did not arrive, about which nobody here can do anything
             _log.debug("reading datagrams: %s", exc.strerror)
         if received and self._handle is not None:
@@ -268,7 +282,7 @@ class DatagramSocket:
 
     def _receive(self, received: list[Datagram], now_s: float) -> None:
         recvfrom, find, add = self.sock.recvfrom, self._by_address.get, received.append
-        for _ in range(self._budget):
+        for _ in range(self._reader.budget):
             payload, address = recvfrom(MAX_DATAGRAM_BYTES)
             peer = find(address) or self._meet(address)
             peer.used_s = now_s
@@ -280,7 +294,7 @@ class DatagramSocket:
         self, received: list[Datagram], now_s: float, control_for: Callable[[bytes], Ancillary]
     ) -> None:
         recvmsg, find, add = self._recvmsg, self._by_address.get, received.append
-        for _ in range(self._budget):
+        for _ in range(self._reader.budget):
             payload, ancillary, _, address = recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
             peer = find(address) or self._meet(address)
             peer.used_s = now_s

@@ -56,7 +56,6 @@ class DatagramConn(Entry):
 
     __slots__ = (
         "_any_source",
-        "_budget",
         "_checks_source",
         "_handle",
         "_is_decided",
@@ -96,7 +95,6 @@ class DatagramConn(Entry):
         self._is_decided = is_group  # whether answers change `_to` no more
         self._checks_source = to is not None  # whether datagrams from elsewhere may be among what is read
         self._recvmsg: Any = getattr(sock, "recvmsg", None)  # None on Windows, where nobody needs it
-        self._budget = 1  # datagrams to read in the next turn
         self._peer = b""  # the packed address under which `_handle` gets what was received
         self._handle: Callable[[list[Datagram]], None] | None = None
         self._on_stray: Callable[[DatagramConn, Sockaddr], None] | None = None
@@ -163,11 +161,11 @@ class DatagramConn(Entry):
                 self._receive_from_anywhere(received)
             else:
                 recv, peer, add = self.sock.recv, self._peer, received.append
-                for _ in range(self._budget):
+                for _ in range(self._reader.budget):
                     add((peer, recv(MAX_DATAGRAM_BYTES)))
-            self._budget = min(2 * self._budget, BATCH)
+            self._reader.was_full()
         except BlockingIOError:
-            self._budget = len(received) or 1
+            self._reader.ran_out(len(received))
             self._checks_source = self._to is not None  # what came before the socket was connected is read
         except _REFUSED:
             self._note_refused()
@@ -180,7 +178,7 @@ class DatagramConn(Entry):
 
     def _receive_from_anywhere(self, received: list[Datagram]) -> None:
         recvfrom, peer, add = self.sock.recvfrom, self._peer, received.append
-        for _ in range(self._budget):
+        for _ in range(self._reader.budget):
             payload, source = recvfrom(MAX_DATAGRAM_BYTES)
             if self._is_answer(source):
                 add((peer, payload))

@@ -11,8 +11,8 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, PortTakenError
-from gnar_lib.net import Datagram, datagram
-from gnar_lib.net.datagram import pack_address
+from gnar_lib.net import Datagram, Sockaddr, datagram
+from gnar_lib.net.datagram import BATCH, pack_address
 from gnar_lib.net.datagram_conn import connect_udp
 from gnar_lib.net.target import DatagramTarget
 from tests.helpers.datagrams import LOOPBACK, EchoService, echoing, udp_user
@@ -45,6 +45,43 @@ def test_datagram_of_any_size_arrives_whole(size: int) -> None:
     with echoing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
         user.sendto(payload, (LOOPBACK, sock.port))
         assert user.recv(65536) == payload
+
+
+class CountingSocket:
+    """A bound socket, and how often it was read."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.reads = 0
+
+    def recvfrom(self, size: int) -> tuple[bytes, Sockaddr]:
+        self.reads += 1
+        return self._sock.recvfrom(size)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+
+def test_datagrams_that_come_one_by_one_are_read_once_each() -> None:
+    with echoing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
+        sock.sock = counting = CountingSocket(sock.sock)  # type: ignore[assignment]  # all it uses
+        for _ in range(100):
+            user.sendto(b"question", (LOOPBACK, sock.port))
+            assert user.recv(100) == b"question"
+        assert counting.reads < 100 + 100 // 5  # every second one would be followed by a read in vain
+
+
+def test_flood_is_read_in_few_turns() -> None:
+    batches: list[int] = []
+    with closing(net.bind_udp(LOOPBACK, 0)) as sock, udp_user() as user:
+        sock.serve(lambda datagrams: batches.append(len(datagrams)))
+        user.sendto(b"alone", (LOOPBACK, sock.port))
+        wait_until(lambda: len(batches) == 1, "the first has come")
+        for _ in range(500):
+            user.sendto(b"", (LOOPBACK, sock.port))
+        wait_until(lambda: sum(batches) == 501, "all have come")
+    assert max(batches) == BATCH
+    assert len(batches) < 40
 
 
 def test_what_the_kernel_drops_is_counted() -> None:
