@@ -38,7 +38,7 @@ class UdpService:
         `binary`: the server takes datagrams in binary; a Go server takes them as JSON.
         """
         if self._carrier is not None:
-            self._carrier.conn.abort()
+            self._carrier.abort()
         framing: Framing = BinaryFraming() if binary else JsonFraming(with_address=False)
         self._carrier = carrier = Carrier(conn, framing, self._meter, self._log)
         try:
@@ -74,5 +74,5 @@ class UdpService:
     def close(self) -> None:
         """End the sessions, and close the data connection."""
         if self._carrier is not None:
-            self._carrier.conn.close()
+            self._carrier.close()
         self._sessions.close()

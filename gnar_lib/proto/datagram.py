@@ -29,51 +29,59 @@ class Framing(Protocol):
     """One form of datagrams on a stream."""
 
     def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames, perhaps in parts; raises `MessageTooLongError` if a datagram does not fit."""
+        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams in whole frames of `data`, and the size of those frames in bytes.
+        """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes.
 
-        That is all of them, or a batch where each takes long to parse: 0 bytes mean that no frame is whole.
-        Raises `ProtocolError` if `data` holds anything else.
+        That is a batch at most. 0 bytes mean that no frame is whole. Raises `ProtocolError` if `data` holds
+        anything else.
         """
 
 
 class BinaryFraming:
     """Type, length, 22 bytes of address, payload."""
 
-    _HEADER = struct.Struct(">BH")
     _BEGINNING = struct.Struct(f">BH{PACKED_ADDRESS_BYTES}s")
 
     def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames in parts; raises `MessageTooLongError` if a datagram does not fit."""
-        parts: list[bytes] = []
-        add, begin = parts.append, self._BEGINNING.pack
+        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
+        begin = self._BEGINNING.pack
         try:
-            for packed, payload in datagrams:
-                add(begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed))
-                add(payload)
+            return [
+                begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed) + payload
+                for packed, payload in datagrams
+            ]
         except struct.error as exc:
             raise MessageTooLongError(f"a datagram is larger than {MAX_PAYLOAD_BYTES} bytes") from exc
-        return parts
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes."""
-        datagrams = []
-        unpack, size = self._HEADER.unpack_from, len(data)
-        start, last_start = 0, size - self._HEADER.size
-        while start <= last_start:
-            kind, length = unpack(data, start)
+        """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes."""
+        datagrams: list[Datagram] = []
+        start = 0
+        unpack, beginning, size = self._BEGINNING.unpack_from, self._BEGINNING.size, len(data)
+        while (payload := start + beginning) <= size:
+            kind, length, packed = unpack(data, start)
             if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES:
-                raise ProtocolError(f"a frame of type 0x{kind:02x} and {length} bytes in place of a datagram")
-            end = start + 3 + length
-            if end > size:
                 break
-            datagrams.append((data[start + 3 : start + 25], data[start + 25 : end]))
+            end = payload - PACKED_ADDRESS_BYTES + length
+            if end > size:
+                return datagrams, start
+            datagrams.append((packed, data[payload:end]))
             start = end
-        if start < size and data[start] != DATAGRAM_TYPE:
-            raise ProtocolError(f"a frame of type 0x{data[start]:02x} in place of a datagram")
+            if len(datagrams) == BATCH:
+                return datagrams, start
+        if start < size:
+            self._check(data[start : start + packet.HEADER.size])
         return datagrams, start
+
+    @staticmethod
+    def _check(header: bytes) -> None:
+        """Raise `ProtocolError` if no datagram begins like this, as far as the header has come."""
+        kind, length = header[0], int.from_bytes(header[1:], "big")
+        is_whole = len(header) == packet.HEADER.size
+        if kind != DATAGRAM_TYPE or (is_whole and length < PACKED_ADDRESS_BYTES):
+            raise ProtocolError(f"a frame of type 0x{kind:02x} and {length} bytes in place of a datagram")
 
 
 class JsonFraming:
@@ -99,7 +107,7 @@ class JsonFraming:
         return {"IP": host, "Port": port, "Zone": _zone(scope)}
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
-        """Return the datagrams in the next whole frames of `data`, and the size of those frames in bytes."""
+        """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes."""
         datagrams: list[Datagram] = []
         start = 0
         while (size := packet.frame_size(data[start : start + packet.HEADER.size])) is not None:

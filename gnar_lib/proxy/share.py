@@ -28,6 +28,8 @@ class Share:
 
     def pause_after(self, began_s: float) -> float:
         """Return for how many seconds to take no more datagrams, after work on datagrams since `began_s`."""
+        if not busy_pairs():
+            return 0.0
         now_s = time.monotonic()
         earned_s = SHARE * (now_s - self._seen_s)
         self._credit_s = min(self._credit_s + earned_s, MAX_CREDIT_S) - (now_s - began_s)

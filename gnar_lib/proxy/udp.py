@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
 
 from gnar_lib import logger
-from gnar_lib.errors import ConnError, MessageTooLongError
-from gnar_lib.net import Conn, Crew, Datagram, SocketConn, give_way
+from gnar_lib.errors import ConnClosed, ConnError, MessageTooLongError
+from gnar_lib.net import Conn, Crew, Datagram, SocketConn, wait_for
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.meter import Meter
@@ -36,15 +38,16 @@ def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]
         before = len(datagrams)
         datagrams = [datagram for datagram in datagrams if limit.take_now(len(datagram[1]))]
         meter.dropped += before - len(datagrams)
-    size = sum([len(payload) for _, payload in datagrams])
-    flow.bytes += size
+    for _, payload in datagrams:
+        flow.bytes += len(payload)
     return datagrams
 
 
 class Carrier:
     """A data connection that carries the datagrams of one proxy; `run` closes the conn.
 
-    The datagrams that are posted in one turn of the loop are sent together. While the conn takes no more, a
+    The hub receives and sends, since a switch to a greenlet costs more than most of a datagram's way. The
+    datagrams that are posted in one turn of the loop are sent together. While the conn takes no more, a
     greenlet waits to send what is queued; past `MAX_QUEUED_BYTES`, further datagrams are dropped.
     """
 
@@ -54,13 +57,20 @@ class Carrier:
         self._log = log
         self._frame = framing.frame
         self._parse = framing.parse
-        self._parts: list[bytes] = []  # frames, or parts of frames, that are queued
+        self._loop: Any = get_hub().loop
+        self._queued: list[bytes] = []  # frames that are to be sent
         self._queued_bytes = 0
         self._is_writing = False  # a greenlet waits to send
         self._is_flushing = False  # `flush` will be called in this turn of the loop
         self._has_warned = False  # of a datagram that is too large
+        self._deliver: Callable[[list[Datagram]], None]  # takes what comes; from `run`
+        self._runner: greenlet | None = None  # the greenlet of `run`
+        self._rest = b""  # what has come and is not delivered yet
+        self._is_listening = False  # the hub calls `_on_readable` for all that comes, not just for the next
+        self._pause: Any = None  # the timer for the next batch
+        self._recv: Callable[[int], bytes | None] = conn.recv
         if isinstance(conn, SocketConn):  # a stream has limits of its own
-            conn.keep_reading = True  # the greenlet of `run` waits only for this conn
+            self._recv = conn.recv_now
             conn.limit_unsent(MAX_UNSENT_BYTES)
             conn.set_user_timeout(DEAD_AFTER_S)
 
@@ -70,35 +80,36 @@ class Carrier:
             self._meter.dropped += len(datagrams)
             return
         try:
-            parts = self._frame(datagrams)
+            frames = self._frame(datagrams)
         except MessageTooLongError:
-            parts = self._frames_that_fit(datagrams)
-        self._parts += parts
-        self._queued_bytes += sum(map(len, parts))
+            frames = self._frames_that_fit(datagrams)
+        data = b"".join(frames)
+        self._queued.append(data)
+        self._queued_bytes += len(data)
 
     def _frames_that_fit(self, datagrams: list[Datagram]) -> list[bytes]:
-        parts = []
+        frames = []
         for datagram in datagrams:
             try:
-                parts += self._frame([datagram])
+                frames += self._frame([datagram])
             except MessageTooLongError as exc:
                 self._meter.dropped += 1
                 if not self._has_warned:
                     self._has_warned = True
                     self._log.warning("dropped: %s (told once)", exc)
-        return parts
+        return frames
 
     def flush(self) -> None:
         """Send what is queued; a greenlet sends later what does not fit now."""
         self._is_flushing = False
-        if self._is_writing or not self._parts:
+        if self._is_writing or not self._queued:
             return
         data = self._take()
         try:
             sent = self.conn.send_now(data)
         except ConnError as exc:
             self._log.debug("the data connection broke: %s", exc)
-            self.conn.abort()  # which ends `run`
+            self.abort()
             return
         if sent < len(data):
             self._is_writing = True
@@ -106,45 +117,105 @@ class Carrier:
 
     def flush_soon(self) -> None:
         """Flush at the end of this turn of the loop, together with what is posted until then."""
-        if not self._is_flushing:
+        if not self._loop.pendingcnt:
+            self.flush()
+        elif not self._is_flushing:
             self._is_flushing = True
-            get_hub().loop.run_callback(self.flush)
+            self._loop.run_callback(self.flush)
 
     def run(self, deliver: Callable[[list[Datagram]], None]) -> None:
-        """Call `deliver` with each batch of datagrams that comes, until the conn ends, and close the conn.
+        """Have the hub call `deliver` with each batch that comes, until the conn ends, and close the conn.
 
-        Raises `ConnError` or `ProtocolError`.
+        `deliver` must not wait. Raises `ConnError` or `ProtocolError`.
         """
-        rest = b""
+        self._deliver, self._runner = deliver, getcurrent()
         try:
-            while data := self.conn.recv(READ_BYTES):
-                rest = self._deliver_all(rest + data, deliver, has_more=len(data) == READ_BYTES)
+            self.conn.call_once_readable(self._on_readable)
+            wait_for(self)
         finally:
+            self._runner = None
+            if self._pause is not None:
+                self._pause.stop()
             self.conn.close()
 
-    def _deliver_all(
-        self, data: bytes, deliver: Callable[[list[Datagram]], None], *, has_more: bool
-    ) -> bytes:
-        """Deliver the datagrams in all whole frames of `data` batch by batch; return the bytes behind them.
+    def close(self) -> None:
+        """Close the conn, which ends `run`."""
+        self.conn.close()
+        self._loop.run_callback(self._end, ConnClosed(f"{self.conn}: closed"))
 
-        Others have their turn between two batches, and behind the last if the conn `has_more`.
-        """
-        used = len(data)
-        while data and used:
-            began_s = time.monotonic()
-            datagrams, used = self._parse(data)
-            data = data[used:]
-            for start in range(0, len(datagrams), BATCH):
-                deliver(datagrams[start : start + BATCH])
-                pause_s = share.pause_after(began_s)
-                if pause_s or has_more or len(datagrams) - start >= BATCH:
-                    give_way(pause_s)
-                began_s = time.monotonic()
-        return data
+    def abort(self) -> None:
+        """Close the conn with a reset, which ends `run`."""
+        self.conn.abort()
+        self.close()
+
+    # ---- in the hub ----------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._recv(READ_BYTES)
+            if data:
+                self._rest += data
+                self._deliver_batch()
+            elif data is None:  # there was nothing
+                self._listen()
+            else:
+                self._end()
+        except Exception as exc:  # noqa: BLE001  (`run` raises it)
+            self._end(exc)
+
+    def _deliver_batch(self) -> None:
+        """Deliver a batch of what has come; others have their turn before the next."""
+        began_s = time.monotonic()
+        datagrams, used = self._parse(self._rest)
+        self._rest = self._rest[used:]
+        if datagrams:
+            self._deliver(datagrams)
+        pause_s = share.pause_after(began_s)
+        if pause_s or len(datagrams) == BATCH:
+            self._go_on_after(pause_s)
+        elif not self._is_listening:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Go on as soon as something comes. Raises `ConnClosed`."""
+        if isinstance(self.conn, SocketConn) and not self.conn.has_unread:
+            self._is_listening = True
+            self.conn.call_when_readable(self._on_readable)
+        else:
+            self.conn.call_once_readable(self._on_readable)
+
+    def _go_on_after(self, seconds: float) -> None:
+        """Go on with what has come after some seconds, or in the next turn of the loop."""
+        if isinstance(self.conn, SocketConn):
+            self.conn.call_when_readable(None)
+        self._is_listening = False
+        self._pause = self._loop.timer(seconds)
+        self._pause.start(self._on_pause_over)
+
+    def _on_pause_over(self) -> None:
+        self._pause = None
+        try:
+            self._deliver_batch()
+        except Exception as exc:  # noqa: BLE001  (`run` raises it)
+            self._end(exc)
+
+    def _end(self, error: Exception | None = None) -> None:
+        """Have `run` return, or raise an error."""
+        runner, self._runner = self._runner, None
+        if runner is None:  # it has ended already
+            return
+        if error is None:
+            runner.switch(self)
+        else:
+            runner.throw(error)
+
+    # ---- what the conn does not take at once ---------------------------------------------------------------
 
     def _take(self) -> bytes:
-        parts, self._parts, self._queued_bytes = self._parts, [], 0
-        return b"".join(parts)
+        data = b"".join(self._queued)
+        self._queued.clear()
+        self._queued_bytes = 0
+        return data
 
     def _write(self, data: bytes) -> None:
         """Send `data` and what is queued meanwhile, waiting for room."""
@@ -155,7 +226,7 @@ class Carrier:
                 self._queued_bytes -= len(data)
                 data = self._take()
         except ConnError:
-            self.conn.abort()
+            self.abort()
             raise
         finally:
             self._is_writing = False

@@ -40,6 +40,7 @@ class UdpProxy:
         self._upstream = upstream
         self._log = logger.get(f"UDP [{name}]")
         self._carrier: Carrier | None = None  # of the data connection, while there is one
+        self._answer: Callable[[list[Datagram]], int]  # sends datagrams to users; from `run`
         self._connected_s = 0.0  # when the data connection came
         self._is_wanted = Event()  # whether there is to be a data connection
         self._is_wanted.set()
@@ -81,10 +82,11 @@ class UdpProxy:
         self._connected_s = time.monotonic()
         is_binary = self._upstream.takes_binary_datagrams
         framing: Framing = BinaryFraming() if is_binary else JsonFraming(with_address=True)
+        self._answer = answer
         self._carrier = carrier = Carrier(data, framing, self.meter, self._log)
         on_connected()
         try:
-            carrier.run(lambda answers: self._on_answers(answers, answer))
+            carrier.run(self._on_answers if is_binary else self._on_nameless_answers)
         except (ConnError, ProtocolError) as exc:
             self._log.debug("the data connection broke: %s", exc)
         finally:
@@ -104,12 +106,15 @@ class UdpProxy:
         carrier.post(admit(admitted, self.meter.up, self.meter))
         carrier.flush()
 
-    def _on_answers(self, answers: list[Datagram], answer: Callable[[list[Datagram]], int]) -> None:
-        """Give each answer to its user. A Go client names no user, and means the one who spoke last."""
+    def _on_answers(self, answers: list[Datagram]) -> None:
+        """Give each answer to its user."""
         answers = admit(answers, self.meter.down, self.meter)
-        named = [(user or self._last_speaker, payload) for user, payload in answers]
-        self._users.note_answers(named)
-        self.meter.dropped += answer(named)
+        self._users.note_answers(answers)
+        self.meter.dropped += self._answer(answers)
+
+    def _on_nameless_answers(self, answers: list[Datagram]) -> None:
+        """A Go client names no user, and means the one who spoke last."""
+        self._on_answers([(user or self._last_speaker, payload) for user, payload in answers])
 
     def rest(self) -> bool:
         """Close the data connection until `wake`, if there is one to be spared; tell whether that was done.
@@ -126,7 +131,7 @@ class UdpProxy:
             return False
         self._log.debug("no users: the data connection is closed")
         self._is_wanted.clear()
-        carrier.conn.close()
+        carrier.close()
         return True
 
     def wake(self) -> None:
@@ -155,4 +160,4 @@ class UdpProxy:
         """Close the data connection, or wait for none any longer."""
         upstream.give_up(self)
         if self._carrier is not None:
-            self._carrier.conn.close()
+            self._carrier.close()

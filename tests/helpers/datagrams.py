@@ -14,6 +14,7 @@ from gnar_lib.net import Datagram, DatagramSocket
 from gnar_lib.net.datagram import pack_address
 from gnar_lib.net.target import DatagramTarget
 from gnar_lib.pio.meter import Meter
+from gnar_lib.proto.datagram import Framing
 from gnar_lib.proxy.sessions import Limits, OpensSockets, Sessions
 from tests.helpers.loop import turn, wait_until
 
@@ -118,3 +119,13 @@ def echoing(sock: DatagramSocket) -> Iterator[DatagramSocket]:
     finally:
         sock.close()
     assert sum(failed) == 0
+
+
+def parse_all(framing: Framing, data: bytes) -> tuple[list[Datagram], int]:
+    """Return the datagrams in all whole frames of `data`, and the size of those frames in bytes."""
+    found: list[Datagram] = []
+    start = 0
+    while (batch := framing.parse(data[start:]))[1]:
+        found += batch[0]
+        start += batch[1]
+    return found, start

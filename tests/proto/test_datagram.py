@@ -56,8 +56,8 @@ def test_frames_cut_anywhere_bring_the_same_datagrams(
     assert rest == b""
 
 
-def test_json_is_parsed_a_batch_at_a_time() -> None:
-    framing = JsonFraming(with_address=True)
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+def test_datagrams_are_parsed_a_batch_at_a_time(framing: Framing) -> None:
     data, counts = b"".join(framing.frame([(USER, b"")] * 150)), list[int]()
     used = 1
     while used:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import gevent.socket
 import pytest
 from gevent.event import Event
+from gevent.hub import get_hub
 
 from gnar_lib import logger, net
-from gnar_lib.errors import ProtocolError
+from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.net import Datagram
 from gnar_lib.net.datagram import BATCH
 from gnar_lib.pio.meter import Meter
@@ -25,7 +26,7 @@ from gnar_lib.proto.datagram import (
 from gnar_lib.proxy.share import Share
 from gnar_lib.proxy.udp import MAX_QUEUED_BYTES, Carrier
 from tests.helpers.conns import accept
-from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER
+from tests.helpers.datagrams import LOG, LOOPBACK, TIMEOUT_S, USER, parse_all
 from tests.helpers.loop import wait_until
 
 
@@ -42,6 +43,9 @@ class StuckConn:
         self.room = room
         self.sent = b""
         self._has_room = Event()
+
+    def recv(self, _: int) -> bytes:
+        return b""
 
     def make_room(self) -> None:
         """Have the conn take everything from now on."""
@@ -77,7 +81,7 @@ def test_slow_data_connection_holds_1_mib_and_drops_the_rest() -> None:
     assert conn.sent == b""
     conn.make_room()
     wait_until(lambda: not carrier._is_writing, "the queue is written")
-    found, used = framing.parse(conn.sent)
+    found, used = parse_all(framing, conn.sent)
     assert used == len(conn.sent) <= MAX_QUEUED_BYTES + 2048
     assert found == sent[: len(found)]
     assert len(found) == 5000 - meter.dropped
@@ -161,12 +165,66 @@ class PouringConn(StuckConn):
         super().__init__()
         self._content = content
 
+    def call_once_readable(self, callback: Callable[[], None]) -> None:
+        get_hub().loop.run_callback(callback)
+
     def recv(self, _: int) -> bytes:
         content, self._content = self._content, b""
         return content
 
     def close(self) -> None:
         self._content = b""
+
+
+def test_carrier_that_is_closed_ends_where_it_waits() -> None:
+    for end in (Carrier.close, Carrier.abort):
+        near, far = _pair()
+        carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+        running = gevent.spawn(carrier.run, lambda _: None)
+        far.sendall(b"".join(BinaryFraming().frame([(USER, b"half")]))[:-2])
+        wait_until(lambda carrier=carrier: carrier._rest != b"", "half a datagram has come")  # type: ignore[misc]
+        end(carrier)
+        with pytest.raises(ConnClosed):
+            running.get()
+        assert near.closed
+        far.close()
+
+
+def test_carrier_that_was_closed_before_it_ran_ends_at_once() -> None:
+    near, far = _pair()
+    carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+    carrier.close()
+    with pytest.raises(ConnClosed):
+        carrier.run(lambda _: None)
+    far.close()
+
+
+def test_defect_behind_a_carrier_ends_it() -> None:
+    near, far = _pair()
+    carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+    far.sendall(b"".join(BinaryFraming().frame([(USER, b"")])))
+
+    def deliver(_: list[Datagram]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        carrier.run(deliver)
+    assert near.closed
+    far.close()
+
+
+def test_bytes_that_were_put_back_are_received_first() -> None:
+    near, far = _pair()
+    got: list[Datagram] = []
+    frames = BinaryFraming().frame([(USER, b"one"), (USER, b"two")])
+    near.unread(frames[0])
+    far.sendall(frames[1])
+    carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
+    running = gevent.spawn(carrier.run, got.extend)
+    wait_until(lambda: len(got) == 2, "both have come")
+    far.close()
+    running.get()
+    assert got == [(USER, b"one"), (USER, b"two")]
 
 
 def test_carrier_ends_on_what_is_no_datagram() -> None:
