@@ -28,8 +28,8 @@ NOBODY = b""  # the address of an answer that does not say for which user it is
 class Framing(Protocol):
     """One form of datagrams on a stream."""
 
-    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
+    def frame(self, datagrams: list[Datagram]) -> bytes:
+        """Return the frames in a row; raises `MessageTooLongError` if a datagram does not fit."""
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes.
@@ -44,16 +44,17 @@ class BinaryFraming:
 
     _BEGINNING = struct.Struct(f">BH{PACKED_ADDRESS_BYTES}s")
 
-    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
-        begin = self._BEGINNING.pack
+    def frame(self, datagrams: list[Datagram]) -> bytes:
+        """Return the frames in a row; raises `MessageTooLongError` if a datagram does not fit."""
+        parts: list[bytes] = []
+        add, begin = parts.append, self._BEGINNING.pack
         try:
-            return [
-                begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed) + payload
-                for packed, payload in datagrams
-            ]
+            for packed, payload in datagrams:
+                add(begin(DATAGRAM_TYPE, PACKED_ADDRESS_BYTES + len(payload), packed))
+                add(payload)
         except struct.error as exc:
             raise MessageTooLongError(f"a datagram is larger than {MAX_PAYLOAD_BYTES} bytes") from exc
+        return b"".join(parts)
 
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes."""
@@ -93,12 +94,12 @@ class JsonFraming:
     def __init__(self, *, with_address: bool) -> None:
         self._with_address = with_address
 
-    def frame(self, datagrams: list[Datagram]) -> list[bytes]:
-        """Return the frames; raises `MessageTooLongError` if a datagram does not fit."""
-        return [
+    def frame(self, datagrams: list[Datagram]) -> bytes:
+        """Return the frames in a row; raises `MessageTooLongError` if a datagram does not fit."""
+        return b"".join(
             to_frame(UDPDatagram(base64.b64encode(payload).decode(), self._address(packed)))
             for packed, payload in datagrams
-        ]
+        )
 
     def _address(self, packed: bytes) -> dict[str, str | int] | None:
         if not self._with_address:

@@ -7,7 +7,7 @@ once, or kept in a bounded queue, are dropped and counted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gevent.hub import get_hub
@@ -59,9 +59,9 @@ class Carrier:
         self._parse = framing.parse
         self._loop: Any = get_hub().loop
         self._queued: list[bytes] = []  # frames that are to be sent
-        self._queued_bytes = 0
+        self._queued_bytes = 0  # of these, and of what a greenlet is sending
         self._is_writing = False  # a greenlet waits to send
-        self._is_flushing = False  # `flush` will be called in this turn of the loop
+        self._is_flushing = False  # `_flush` will be called in this turn of the loop
         self._has_warned = False  # of a datagram that is too large
         self._deliver: Callable[[list[Datagram]], None]  # takes what comes; from `run`
         self._runner: greenlet | None = None  # the greenlet of `run`
@@ -74,37 +74,59 @@ class Carrier:
             conn.limit_unsent(MAX_UNSENT_BYTES)
             conn.set_user_timeout(DEAD_AFTER_S)
 
-    def post(self, datagrams: list[Datagram]) -> None:
-        """Queue datagrams until `flush`; never waits."""
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Send datagrams now, behind those that wait; never waits, but may drop some."""
+        if self._queued_bytes:
+            self._queue(datagrams)
+            self._flush()
+        elif data := self._framed(datagrams):
+            self._send(data)
+
+    def send_soon(self, datagrams: list[Datagram]) -> None:
+        """As `send`, but together with what others send in this turn of the loop."""
+        if not self._loop.pendingcnt:  # there are no others
+            self.send(datagrams)
+            return
+        self._queue(datagrams)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.run_callback(self._flush)
+
+    def _queue(self, datagrams: list[Datagram]) -> None:
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._meter.dropped += len(datagrams)
             return
-        try:
-            frames = self._frame(datagrams)
-        except MessageTooLongError:
-            frames = self._frames_that_fit(datagrams)
-        data = b"".join(frames)
+        data = self._framed(datagrams)
         self._queued.append(data)
         self._queued_bytes += len(data)
 
-    def _frames_that_fit(self, datagrams: list[Datagram]) -> list[bytes]:
-        frames = []
+    def _framed(self, datagrams: list[Datagram]) -> bytes:
+        """Return the frames of those datagrams that are not too large."""
+        try:
+            return self._frame(datagrams)
+        except MessageTooLongError:
+            return b"".join(self._frames_that_fit(datagrams))
+
+    def _frames_that_fit(self, datagrams: list[Datagram]) -> Iterator[bytes]:
         for datagram in datagrams:
             try:
-                frames += self._frame([datagram])
+                yield self._frame([datagram])
             except MessageTooLongError as exc:
                 self._meter.dropped += 1
                 if not self._has_warned:
                     self._has_warned = True
                     self._log.warning("dropped: %s (told once)", exc)
-        return frames
 
-    def flush(self) -> None:
-        """Send what is queued; a greenlet sends later what does not fit now."""
+    def _flush(self) -> None:
+        """Send what is queued, unless a greenlet does so."""
         self._is_flushing = False
-        if self._is_writing or not self._queued:
-            return
-        data = self._take()
+        if self._queued and not self._is_writing:
+            data = self._take()
+            self._queued_bytes = 0
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """Send `data`; a greenlet sends later what does not fit now."""
         try:
             sent = self.conn.send_now(data)
         except ConnError as exc:
@@ -113,15 +135,8 @@ class Carrier:
             return
         if sent < len(data):
             self._is_writing = True
+            self._queued_bytes = len(data) - sent
             _writers.spawn(self._write, data[sent:])
-
-    def flush_soon(self) -> None:
-        """Flush at the end of this turn of the loop, together with what is posted until then."""
-        if not self._loop.pendingcnt:
-            self.flush()
-        elif not self._is_flushing:
-            self._is_flushing = True
-            self._loop.run_callback(self.flush)
 
     def run(self, deliver: Callable[[list[Datagram]], None]) -> None:
         """Have the hub call `deliver` with each batch that comes, until the conn ends, and close the conn.
@@ -214,14 +229,12 @@ class Carrier:
     def _take(self) -> bytes:
         data = b"".join(self._queued)
         self._queued.clear()
-        self._queued_bytes = 0
         return data
 
     def _write(self, data: bytes) -> None:
         """Send `data` and what is queued meanwhile, waiting for room."""
         try:
             while data:
-                self._queued_bytes += len(data)
                 self.conn.sendall(data)
                 self._queued_bytes -= len(data)
                 data = self._take()

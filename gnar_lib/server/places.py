@@ -42,10 +42,12 @@ class Places:
     @property
     def are_limited(self) -> bool:
         """Whether there is any limit, here or around."""
-        limits = self.limits
-        if limits.users or limits.per_address:
-            return True
-        return self._within is not None and self._within.are_limited
+        places: Places | None = self
+        while places is not None:
+            if places.limits.users or places.limits.per_address:
+                return True
+            places = places._within
+        return False
 
     def network_of(self, address: Sockaddr) -> str:
         """Return what `enter` and `leave` have to be told of a user; empty while nobody has to know."""

@@ -103,8 +103,7 @@ class UdpProxy:
         if not admitted:
             return
         self._last_speaker = admitted[-1][0]
-        carrier.post(admit(admitted, self.meter.up, self.meter))
-        carrier.flush()
+        carrier.send(admit(admitted, self.meter.up, self.meter))
 
     def _on_answers(self, answers: list[Datagram]) -> None:
         """Give each answer to its user."""

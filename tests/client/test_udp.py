@@ -67,7 +67,7 @@ def running() -> Iterator[Running]:
 
 
 def frames(*datagrams: Datagram) -> bytes:
-    return b"".join(BinaryFraming().frame([*datagrams]))
+    return BinaryFraming().frame([*datagrams])
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["our server", "a Go server"])
@@ -77,7 +77,7 @@ def test_answers_go_back_in_the_form_in_which_questions_come(
 ) -> None:
     framing = BinaryFraming() if binary else JsonFraming(with_address=True)
     server = running.carry(binary=binary)
-    server.sendall(b"".join(framing.frame([QUESTION])))
+    server.sendall(framing.frame([QUESTION]))
     wait_until(lambda: running.asked, "the proxy asks for a data connection")
     ((session, payload),) = running.asked
     assert payload == b"a question"

@@ -74,8 +74,7 @@ def test_slow_data_connection_holds_1_mib_and_drops_the_rest() -> None:
     conn, carrier, meter = stuck_carrier(framing)
     sent = [(USER, number.to_bytes(4, "big") * 250) for number in range(5000)]
     for each in sent:
-        carrier.post([each])
-        carrier.flush()
+        carrier.send([each])
         gevent.sleep(0)  # its greenlet begins to write
     assert meter.dropped > 3000
     assert conn.sent == b""
@@ -85,16 +84,14 @@ def test_slow_data_connection_holds_1_mib_and_drops_the_rest() -> None:
     assert used == len(conn.sent) <= MAX_QUEUED_BYTES + 2048
     assert found == sent[: len(found)]
     assert len(found) == 5000 - meter.dropped
-    carrier.post([(USER, b"again")])
-    carrier.flush()
+    carrier.send([(USER, b"again")])
     assert conn.sent.endswith(b"again")
 
 
 def test_empty_datagrams_are_bounded_as_well() -> None:
     conn, carrier, meter = stuck_carrier(BinaryFraming())
     for _ in range(1500):
-        carrier.post([(USER, b"")] * 64)
-        carrier.flush()
+        carrier.send([(USER, b"")] * 64)
         gevent.sleep(0)  # its greenlet begins to write
     assert meter.dropped > 1500 * 64 - 2 * MAX_QUEUED_BYTES // 25
     conn.make_room()
@@ -107,8 +104,7 @@ def test_datagram_too_large_for_json_is_dropped_alone_and_told_once(caplog: pyte
     logger._root.addHandler(caplog.handler)
     try:
         for _ in range(3):
-            carrier.post([(USER, b"before"), (USER, b"x" * 60_000), (USER, b"behind")])
-            carrier.flush()
+            carrier.send([(USER, b"before"), (USER, b"x" * 60_000), (USER, b"behind")])
     finally:
         logger._root.removeHandler(caplog.handler)
     assert meter.dropped == 3
@@ -122,7 +118,7 @@ def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
     carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
     running = gevent.spawn(carrier.run, got.extend)
     sent = [(USER, os.urandom(size % 3000)) for size in range(0, 70_000, 70)]
-    gevent.spawn(far.sendall, b"".join(BinaryFraming().frame(sent)))
+    gevent.spawn(far.sendall, BinaryFraming().frame(sent))
     wait_until(lambda: len(got) == len(sent), "all have come")
     assert got == sent
     far.close()
@@ -132,7 +128,7 @@ def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
 
 @pytest.mark.parametrize("framing", [BinaryFraming(), JsonFraming(with_address=True)])
 def test_others_have_their_turn_between_the_batches_of_one_read(framing: Framing) -> None:
-    stream = b"".join(framing.frame([(USER, b"")] * 1000))
+    stream = framing.frame([(USER, b"")] * 1000)
     conn = PouringConn(stream + stream[:10])
     others, turns = 0, list[int]()
 
@@ -181,7 +177,7 @@ def test_carrier_that_is_closed_ends_where_it_waits() -> None:
         near, far = _pair()
         carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
         running = gevent.spawn(carrier.run, lambda _: None)
-        far.sendall(b"".join(BinaryFraming().frame([(USER, b"half")]))[:-2])
+        far.sendall(BinaryFraming().frame([(USER, b"half")])[:-2])
         wait_until(lambda carrier=carrier: carrier._rest != b"", "half a datagram has come")  # type: ignore[misc]
         end(carrier)
         with pytest.raises(ConnClosed):
@@ -202,7 +198,7 @@ def test_carrier_that_was_closed_before_it_ran_ends_at_once() -> None:
 def test_defect_behind_a_carrier_ends_it() -> None:
     near, far = _pair()
     carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
-    far.sendall(b"".join(BinaryFraming().frame([(USER, b"")])))
+    far.sendall(BinaryFraming().frame([(USER, b"")]))
 
     def deliver(_: list[Datagram]) -> None:
         raise ZeroDivisionError
@@ -216,9 +212,8 @@ def test_defect_behind_a_carrier_ends_it() -> None:
 def test_bytes_that_were_put_back_are_received_first() -> None:
     near, far = _pair()
     got: list[Datagram] = []
-    frames = BinaryFraming().frame([(USER, b"one"), (USER, b"two")])
-    near.unread(frames[0])
-    far.sendall(frames[1])
+    near.unread(BinaryFraming().frame([(USER, b"one")]))
+    far.sendall(BinaryFraming().frame([(USER, b"two")]))
     carrier = Carrier(near, BinaryFraming(), Meter(), LOG)
     running = gevent.spawn(carrier.run, got.extend)
     wait_until(lambda: len(got) == 2, "both have come")

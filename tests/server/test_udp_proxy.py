@@ -111,7 +111,7 @@ def test_datagrams_go_to_the_client_and_answers_to_their_users(running: Running)
 def test_answer_that_names_no_user_is_for_the_one_who_spoke_last(running: Running) -> None:
     client = running.connect()
     running.proxy.receive([(pack_address(("192.0.2.2", 4000)), b"first"), QUESTION])
-    client.sendall(b"".join(JsonFraming(with_address=False).frame([(NOBODY, b"an answer")])))
+    client.sendall(JsonFraming(with_address=False).frame([(NOBODY, b"an answer")]))
     wait_until(lambda: running.answers, "an answer")
     assert running.answers == [(USER, b"an answer")]
 
