@@ -23,6 +23,7 @@ MIN_RESERVE, MAX_RESERVE = 32, 1024
 USER_COSTS = 2  # descriptors: the user's own, and that of the data connection or the service
 MAX_IN_LINE = 1024  # who wait for room; each costs memory, and a hostile server can send any number of users
 ASK_EVERY_S = 0.05  # while somebody waits for room
+KNOWN_FOR_S = 0.05  # after a look at the limit of the process, while there is room: thousands ask in a second
 COUNT_EVERY_S = 1.0  # between two counts of all that the process has open, while room is short
 OTHERS = 16  # descriptors that are not gnar's sockets, where nobody can count them
 WINDOWS_LIMIT = 1024  # sockets that the event loop can watch there
@@ -46,6 +47,8 @@ class Descriptors:
         self._limit = limit
         self._others = -1  # what else is open; -1 until it is counted
         self._counted_s = 0.0  # when all was counted
+        self._room = 0  # how many users may have, with what is promised, at the last look at the limit
+        self._known_until_s = 0.0  # then the limit may be another one
         # Who waits for room, in the order in which they came: for how much, and what is called then.
         self._line: OrderedDict[object, tuple[int, Callable[[], None]]] = OrderedDict()
         self._timer: Any = None  # asks for room, while somebody waits
@@ -102,12 +105,16 @@ class Descriptors:
 
     def has_room(self, count: int = USER_COSTS) -> bool:
         """Tell whether a user may have so many descriptors more."""
+        wanted, now_s = self.taken + self.promised + count, time.monotonic()
+        if wanted <= self._room and now_s < self._known_until_s:
+            return True
         if self._others < 0:
             self._count()
-        room = self.limit - self.reserve - self.promised - count
-        if self.taken + self._others > room and time.monotonic() - self._counted_s > COUNT_EVERY_S:
+        room = self.limit - self.reserve
+        if wanted + self._others > room and now_s - self._counted_s > COUNT_EVERY_S:
             self._count()
-        return self.taken + self._others <= room
+        self._room, self._known_until_s = room - self._others, now_s + KNOWN_FOR_S
+        return wanted <= self._room
 
     def _count(self) -> None:
         """Count what is open besides the sockets and pipes."""

@@ -35,6 +35,8 @@ class Listener:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        # What the accepted sockets are, as numbers: as properties of a socket they are looked up in enums.
+        self._kind = int(sock.family), int(sock.type), sock.proto
         loop = get_hub().loop
         self._watcher: Any = read_watcher(loop, sock)  # tells that users wait to be accepted
         # Ends a pause in accepting. It repeats, since a timer of libev that does not is good for one start.
@@ -124,7 +126,7 @@ class Listener:
                 if exc.errno in CLOSED:
                     return None
                 continue  # this conn failed before it was accepted (ECONNABORTED and the like)
-            sock = socket_class(self.sock.family, self.sock.type, self.sock.proto, fileno=fd)
+            sock = socket_class(*self._kind, fileno=fd)
             if not _INHERITS_OPTIONS:
                 set_common_options(sock)
             return SocketConn(sock, peer)

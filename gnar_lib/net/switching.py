@@ -201,7 +201,8 @@ class WaitingSocket:
     )
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        if sock.gettimeout() != 0.0:  # else the socket was made so, which saves a system call
+            sock.setblocking(False)
         self.sock = sock
         self.keep_reading = False  # the read watcher stays started between two waits
         self.was_read = False  # a wait to read has ended; whoever looks for idle conns sets it back to False

@@ -13,4 +13,5 @@ def room_for(monkeypatch: pytest.MonkeyPatch, count: int, reserve: int = 1000) -
     monkeypatch.setattr(descriptors, "_others", 0)
     monkeypatch.setattr(descriptors, "_count", lambda: None)
     monkeypatch.setattr(descriptors, "_limit", lambda: limit)
+    monkeypatch.setattr(descriptors, "_room", 0)
     monkeypatch.setattr(type(descriptors), "reserve", property(lambda _: reserve))
