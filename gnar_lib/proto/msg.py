@@ -300,6 +300,9 @@ _FIELDS = {
 _REQUIRED = {cls: [name for name, field in _FIELDS[cls].items() if field.is_required] for cls in _CLASSES}
 
 
+_HEARTBEAT = Heartbeat()  # the message that comes most often, and says nothing but that its sender is alive
+
+
 def to_frame(message: Message) -> bytes:
     """Return the frame of a message, without extensions that are not set; raises `MessageTooLongError`."""
     values = {}
@@ -312,6 +315,8 @@ def to_frame(message: Message) -> bytes:
 
 def from_frame(frame: bytes) -> Message:
     """Return the message in one whole frame; raises `ProtocolError` for a missing or wrong field."""
+    if frame == HEARTBEAT_FRAME:
+        return _HEARTBEAT
     packet_type, values = packet.decode(frame)
     cls = _MESSAGES[packet_type]
     known = _FIELDS[cls]
@@ -322,3 +327,6 @@ def from_frame(frame: bytes) -> Message:
         return cls(**{name: known[name].parse(value) for name, value in values.items() if name in known})
     except ProtocolError as exc:
         raise ProtocolError(f"{cls.__name__}: {exc}") from exc
+
+
+HEARTBEAT_FRAME = to_frame(_HEARTBEAT)

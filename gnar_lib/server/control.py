@@ -11,15 +11,13 @@ import math
 import time
 from collections.abc import Callable
 
-import gevent
-
 from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.errors import ConnError, ProtocolError
 from gnar_lib.events import CloseReason
 from gnar_lib.net import Conn, EventedConn, format_address, host_of
 from gnar_lib.net.options import dead_after_s
-from gnar_lib.net.rounds import Rounds
+from gnar_lib.net.rota import Rota
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proto.msg import STATUS_FAILED
 from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
@@ -38,6 +36,7 @@ DISMISS_S = 2.0  # for a client to take note that it has been ended, before it i
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
 _numbers = itertools.count(1)
+_rota = Rota(lambda: TICK_S)  # of all clients: the process has one loop
 _log = logger.get("control")
 
 
@@ -76,6 +75,8 @@ class Control:
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
+        self._beats_s = self._began_s + self._heartbeat_s - TICK_S / 2  # when the next Heartbeat is due
+        self._inherits_until_s = self._began_s + INHERITED_S  # then what nobody has asked for is closed
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended_by_hand = False  # an administrator has ended the client, or its last proxy
@@ -96,7 +97,7 @@ class Control:
 
     def run(self, first: ProxyReq) -> None:
         """Serve the client until its control connection ends, then free all that the client has."""
-        self._shared.crew.spawn(self._tick)
+        _rota.add(self)
         reason, broke_protocol = "ended by the server", False
         try:
             self._handle(first)
@@ -116,7 +117,7 @@ class Control:
     def silent_s(self) -> float:
         """For how many seconds nothing has come from the client. Any byte of a multiplexed session counts."""
         heard_s = self._heard_s if self._carriers is None else max(self._heard_s, self._carriers.heard_s)
-        return time.monotonic() - heard_s
+        return time.monotonic() - max(heard_s, _rota.resumed_s)
 
     @property
     def mux(self) -> Mux | None:
@@ -141,27 +142,24 @@ class Control:
             case _:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
-    def _tick(self) -> None:
+    def tick(self, now_s: float) -> None:
         """Once a second: send a heartbeat that is due, give up a client that is dead, tend what it has."""
-        next_heartbeat_s, rounds = 0.0, Rounds(TICK_S)
-        while not self._is_ended:
-            now = time.monotonic()
-            if rounds.was_stopped():
-                self._heard_s = now  # what has come meanwhile is still to be read
-            if now >= next_heartbeat_s:
-                self.post(Heartbeat())
-                next_heartbeat_s = now + self._heartbeat_s - TICK_S / 2
-            if now - self._dismissed_s > DISMISS_S:
-                self.end()
-            if self.session is not None and self.silent_s > dead_after_s():
-                _log.info("client %s has been silent for %.0f s", self, self.silent_s)
-                self.conn.abort()
-                return
-            self.upstream.tend()
-            self._has.tend()
-            if self._has.has_inherited and now - self._began_s > INHERITED_S:
-                self._has.close_inherited()
-            gevent.sleep(TICK_S)
+        if now_s >= self._beats_s:
+            self._beats_s = now_s + self._heartbeat_s - TICK_S / 2
+            self._outbox.post_heartbeat()
+        if now_s - self._dismissed_s > DISMISS_S:
+            self._dismissed_s = math.inf
+            self._shared.crew.spawn(self.end)
+        if self.session is not None and self.silent_s > dead_after_s():
+            _log.info("client %s has been silent for %.0f s", self, self.silent_s)
+            _rota.discard(self)
+            self.conn.abort()
+            return
+        self.upstream.tend()
+        self._has.tend()
+        if self._has.has_inherited and now_s > self._inherits_until_s:
+            self._inherits_until_s = math.inf
+            self._shared.crew.spawn(self._has.close_inherited)
 
     # ---- proxies -------------------------------------------------------------------------------------------
 
@@ -317,6 +315,7 @@ class Control:
         """Close the control connection, let no user wait and free the ports; more than once does no harm."""
         if not self._is_ended:
             self._is_ended = self._has.is_over = True
+            _rota.discard(self)
             self._outbox.close()
             self.conn.close()
             if self._carriers is not None:

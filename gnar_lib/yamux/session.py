@@ -14,7 +14,7 @@ from greenlet import getcurrent, greenlet
 from gnar_lib.errors import DeadlineError, GnarError, MuxError, ProtocolError
 from gnar_lib.net import Crew, EventedConn, Sockaddr, wait_for
 from gnar_lib.net.options import dead_after_s
-from gnar_lib.net.rounds import Rounds
+from gnar_lib.net.rota import Rota
 from gnar_lib.yamux.arrivals import Arrivals
 from gnar_lib.yamux.frame import (
     ACK,
@@ -46,6 +46,14 @@ HALF_GONE_S = 60.0  # within which a peer has to end a stream that this end has 
 LOOK_EVERY_S = 1.0  # between two looks for streams that are late
 WAKE_AT_ONCE = 64  # streams that are told of the end of the session in one turn
 _GO_AWAY_REASONS = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an internal error"}
+
+
+def _ask_after_s() -> float:
+    """Return the seconds between two looks at a session."""
+    return min(KEEPALIVE_S, dead_after_s() / 4)
+
+
+_rota = Rota(_ask_after_s)  # of all sessions: the process has one loop
 
 
 class Session:
@@ -82,12 +90,9 @@ class Session:
         self._is_measuring = False  # a ping is on the way to measure the round trip
         self._ended = Event()  # set when everybody who waits on the session or on a stream was woken
         self._receiver = Receiver(conn, self)
-        self._ask_after_s = min(KEEPALIVE_S, dead_after_s() / 4)
-        self._keepalive = self._loop.timer(self._ask_after_s, self._ask_after_s)
-        self._keepalive.start(self._keep_alive)
-        self._rounds = Rounds(self._ask_after_s)  # of `_keep_alive`
-        # Calls `_settle`, while streams are unclaimed, wait to be accepted, or are half gone.
-        self._settler: Any = self._loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+        _rota.add(self)
+        # Calls `_settle`, while streams are unclaimed, wait to be accepted, or are half gone; else None.
+        self._settler: Any = None
         self._teller: Any = None  # the timer for the next turn of `_tell_end`
         holdings.holders.add(self)
         if receives:
@@ -189,16 +194,14 @@ class Session:
         """When any byte last came from the peer, as `time.monotonic` says."""
         return self._receiver.heard_s
 
-    def _keep_alive(self) -> None:
+    def tick(self, now_s: float) -> None:
         """Ask a peer that has been silent for an answer, and give up one that is silent for too long."""
         self._pings = {number: ping for number, ping in self._pings.items() if ping[1] is not None}
         self._is_measuring = False
-        if self._rounds.was_stopped():
-            self._receiver.heard_s = monotonic()  # what has come meanwhile is still to be read
-        silent_s = monotonic() - self.heard_s
+        silent_s = now_s - max(self.heard_s, _rota.resumed_s)
         if silent_s > dead_after_s():
             self._end(DeadlineError(f"the peer has not been heard from for {silent_s:.0f} s"))
-        elif silent_s > self._ask_after_s / 2:
+        elif silent_s > _ask_after_s() / 2:
             self._send_ping(None)
 
     # ---- ending --------------------------------------------------------------------------------------------
@@ -207,7 +210,7 @@ class Session:
         """Tell the peer, and end the session with all its streams; in any state and more than once."""
         if not self.closed:
             self.sender.send(pack(GO_AWAY, 0, SESSION_ID, NORMAL))
-            self._end(None, is_orderly=monotonic() - self.heard_s < self._ask_after_s)
+            self._end(None, is_orderly=monotonic() - self.heard_s < _ask_after_s())
 
     def abort(self) -> None:
         """End the session with all its streams without telling the peer."""
@@ -228,9 +231,10 @@ class Session:
         else:
             self._conn.close()
         holdings.holders.discard(self)
-        for timer in (self._keepalive, self._settler):
-            timer.stop()
-            timer.close()
+        _rota.discard(self)
+        if self._settler is not None:
+            self._settler.stop()
+            self._settler = None
         self._loop.run_callback(self._tell_end)
 
     def _tell_end(self) -> None:
@@ -281,7 +285,8 @@ class Session:
 
     def _settle_soon(self) -> None:
         """See to it that a stream is claimed, accepted or ended in time."""
-        if not self._settler.active:
+        if self._settler is None:
+            self._settler = self._loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
             self._settler.start(self._settle)
 
     def _settle(self) -> None:
@@ -292,6 +297,7 @@ class Session:
             self._reset_half_gone(each)
         if not (len(self._arrivals) or len(self._opening) or self._half_gone):
             self._settler.stop()
+            self._settler = None
 
     def bring_beside(self, stream_id: int) -> bool:
         """Begin to bring a conn beside a stream; False if this end cannot bring any."""

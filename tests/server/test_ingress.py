@@ -12,7 +12,7 @@ import pytest
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin
 from gnar_lib.events import ClientGone, LoginGivenUp, LoginRefused, Refusal
-from gnar_lib.net import SocketConn, rounds
+from gnar_lib.net import SocketConn, rota
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES
@@ -169,7 +169,7 @@ def test_pause_of_the_server_is_no_silence_of_its_clients(
 ) -> None:
     monkeypatch.setattr(control_module, "TICK_S", 0.01)
     monkeypatch.setattr(control_module, "dead_after_s", lambda: 0.5)
-    monkeypatch.setattr(rounds, "SLACK_S", 0.2)
+    monkeypatch.setattr(rota, "SLACK_S", 0.2)
     with serving() as running:
         ours, _ = running.log_in("ours")
         time.sleep(0.7)  # all of the process stands still, as after SIGSTOP

@@ -248,13 +248,13 @@ def test_go_that_does_not_read_what_it_asked_for_goes_on_elsewhere(peer_program:
 def test_pings_and_keep_alives_cross(peer_program: Path, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "KEEPALIVE_S", 0.05)
     sent: list[Session] = []
-    keep_alive = Session._keep_alive
+    tick = Session.tick
 
-    def keep_alive_and_note(session: Session) -> None:
+    def tick_and_note(session: Session, now_s: float) -> None:
         sent.append(session)
-        keep_alive(session)
+        tick(session, now_s)
 
-    monkeypatch.setattr(Session, "_keep_alive", keep_alive_and_note)
+    monkeypatch.setattr(Session, "tick", tick_and_note)
     with go_peer(peer_program, role, "ping") as peer:
         peer.wait_done()
         for count in range(1, 11):

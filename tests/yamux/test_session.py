@@ -11,7 +11,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed, ConnError, MuxError
-from gnar_lib.net import options, rounds
+from gnar_lib.net import options, rota
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -170,7 +170,7 @@ def patience_s() -> Iterator[float]:
 def test_pause_of_this_process_is_no_silence_of_the_peer(
     patience_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "SLACK_S", patience_s)
+    monkeypatch.setattr(rota, "SLACK_S", patience_s)
     with session_and_peer() as (session, peer):
         time.sleep(3 * patience_s)  # all of the process stands still, as after SIGSTOP
         assert peer.recv() == (PING, SYN, 0, 0)

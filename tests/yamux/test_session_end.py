@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def test_conns_that_wait_for_their_peers_are_few(monkeypatch: pytest.MonkeyPatch
 
 def test_silent_peer_is_not_waited_for() -> None:
     with session_and_peer() as (session, _):
-        session._receiver.heard_s -= 2 * session._ask_after_s
+        session._receiver.heard_s -= 2 * session_module._ask_after_s()
         session.close()
         assert not len(parting)
         assert session._conn.closed
@@ -175,7 +176,7 @@ def test_closed_stream_that_the_peer_does_not_end_is_reset() -> None:
         frames = peer.recv_until((WINDOW_UPDATE, RST, 1, 0))
         assert FIN & frames[0][1]
         assert stream_count(session) == 0
-        wait_until(lambda: not session._settler.active, "nobody looks any more")
+        wait_until(lambda: session._settler is None, "nobody looks any more")
 
 
 def test_closed_streams_that_the_peer_does_not_end_are_few() -> None:
@@ -232,7 +233,7 @@ def test_frames_behind_the_end_of_the_session_start_nothing() -> None:
             peer.send(*[(PING, SYN, 0, 1)] * 240, (DATA, SYN, 1, b"x"))
         wait_until(lambda: session.closed, "the session has ended")
         turn()
-        assert not session._settler.active
+        assert session._settler is None
         assert handled == []
 
 
@@ -240,7 +241,7 @@ def test_lost_measurement_is_followed_by_another() -> None:
     with session_pair() as (client, _):
         client._is_measuring = True
         client._send_ping(None)
-        client._keep_alive()
+        client.tick(time.monotonic())
         assert client.path.is_stale
         client.send_window_update(encode(WINDOW_UPDATE, 0, 1, 0))
         wait_until(lambda: client.path.rtt_s, "the round trip is measured")

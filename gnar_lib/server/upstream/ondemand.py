@@ -113,6 +113,8 @@ class OnDemand:
 
         A user who sends no more may be one who wants the answer, and is waited for a bit longer.
         """
+        if not self._tickets:
+            return
         before_s = time.monotonic() - (0.0 if descriptors.is_short else HALF_CLOSED_WAIT_S)
         for tickets in self._tickets.values():
             for conn_id, ticket in tickets.items():

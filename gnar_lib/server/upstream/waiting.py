@@ -14,7 +14,8 @@ from collections.abc import Callable
 from gnar_lib import auth
 from gnar_lib.errors import ConnError
 from gnar_lib.net import EventedConn, descriptors
-from gnar_lib.proto import Heartbeat, Login, to_frame
+from gnar_lib.proto import Login
+from gnar_lib.proto.msg import HEARTBEAT_FRAME
 from gnar_lib.proto.numbers import MAX_WAITING, waiting_heartbeat_s
 
 MIN_WAITING = 2  # while no user has come of late
@@ -22,8 +23,6 @@ BUSY_WAITING = 20  # beyond the users of the busiest second of late: browsers op
 DEMAND_WINDOW_S = 60  # a second counts as "of late" for so long
 MAX_AGE_S = 600.0
 SPARE_AGE_S = 2.0  # the same, while users wait for descriptors
-
-_HEARTBEAT = to_frame(Heartbeat())
 
 
 class _Waiting:
@@ -54,7 +53,7 @@ class _Waiting:
             return True
         was_proven, self.is_proven, self.written_s = self.is_proven, False, now_s
         try:
-            return was_proven and self.conn.send_now(_HEARTBEAT) == len(_HEARTBEAT)
+            return was_proven and self.conn.send_now(HEARTBEAT_FRAME) == len(HEARTBEAT_FRAME)
         except ConnError:
             return False
 
