@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.proto import packet
+from gnar_lib.proto.announcing import announcement, exchange_of
 from gnar_lib.proto.msg import (
     Challenge,
     Exchange,
@@ -37,6 +38,7 @@ __all__ = [
     "ProxyResp",
     "UDPDatagram",
     "Welcome",
+    "announcement",
     "expect",
     "recv",
     "send",
@@ -72,7 +74,7 @@ def recv(conn: Conn, max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES
     if len(data) > size:
         conn.unread(data[size:])
         data = data[:size]
-    return from_frame(data)
+    return exchange_of(data) if data[0] == packet.PacketType.EXCHANGE else from_frame(data)
 
 
 def expect(conn: Conn, kind: type[M], max_bytes: int = packet.HEADER.size + packet.MAX_BODY_BYTES) -> M:

@@ -120,9 +120,11 @@ class Session:
 
     # ---- streams -------------------------------------------------------------------------------------------
 
-    def open(self) -> Stream:
+    def open(self, first: bytes = b"") -> Stream:
         """Return a new stream without waiting for the peer, which may still refuse it by a reset.
 
+        The `first` bytes leave with what is sent in the same turn of the loop, or at its end: they must not
+        be more than a few.
         The caller closes the stream. Raises `MuxError` if the session has ended, if the peer takes no further
         streams, or if all ids have been used.
         """
@@ -132,7 +134,7 @@ class Session:
             raise MuxError(f"{self}: the peer takes no further streams")
         if self._next_id > MAX_STREAM_ID:
             raise MuxError(f"{self}: all stream ids of this session are used up")
-        stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN)
+        stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN, first)
         self._next_id += 2
         self._opening.add(stream)
         self._settle_soon()

@@ -45,6 +45,7 @@ class Stream:
 
     __slots__ = (
         "_chunks",
+        "_first",
         "_flags",
         "_is_first_in_line",
         "_is_in_line",
@@ -69,7 +70,7 @@ class Stream:
         "was_read",
     )
 
-    def __init__(self, session: Owner, stream_id: int, flags: int) -> None:
+    def __init__(self, session: Owner, stream_id: int, flags: int, first: bytes = b"") -> None:
         self.id = stream_id
         self.beside: Beside | None = None  # the conn on which bulk goes on; closed with the stream
         self.closed = False  # this end has called `close` or `abort`
@@ -81,6 +82,7 @@ class Stream:
         self._session = session  # to which this stream belongs
         self._state = _OPEN  # changes in `_end` alone
         self._flags = flags  # SYN or ACK, until a frame has carried it to the peer
+        self._first = first  # what the first Data frame carries before anything else
         self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # bytes that this end may send
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path)  # what the peer may send
@@ -261,9 +263,18 @@ class Stream:
             if count < total:
                 view = memoryview(data)[sent : sent + count]
             self._room -= count
-            sender.send_data(pack(DATA, self._take_flags(), self.id, count), view)
+            if self._first:
+                self._send_first(view)
+            else:
+                sender.send_data(pack(DATA, self._take_flags(), self.id, count), view)
             sent += count
         return sent
+
+    def _send_first(self, view: bytes | bytearray | memoryview = b"") -> None:
+        """Send the first bytes of the stream, and `view` behind them in the same frame."""
+        first, self._first = self._first, b""
+        header = pack(DATA, self._take_flags(), self.id, len(first) + len(view))
+        self._session.sender.send_data(header, b"".join((first, view)))
 
     def sendall(self, data: bytes | memoryview) -> None:
         """Send all bytes, waiting for room as often as necessary."""
@@ -282,7 +293,9 @@ class Stream:
 
     def send_flags(self) -> None:
         """Tell the peer that the stream is open or accepted, unless a frame has carried that already."""
-        if self._flags:
+        if self._first:
+            self._send_first()
+        elif self._flags:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags(), self.id, 0))
 
     def on_first_in_line(self) -> None:
@@ -407,6 +420,8 @@ class Stream:
         self._state = state
         if self._session.closed:
             return
+        if self._first and event is Event.SEND_FIN:
+            self._send_first()
         if event is Event.SEND_FIN:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | FIN, self.id, 0))
         elif event is Event.SEND_RST and not self._flags & SYN:  # the peer knows of the stream
@@ -513,7 +528,7 @@ class Stream:
     def announce(self) -> bool:
         """Allow sending, with SYN in the first frame; return False if the stream has ended already."""
         if self._flags & SYN:
-            self._room = INITIAL_WINDOW_BYTES
+            self._room = INITIAL_WINDOW_BYTES - len(self._first)
             self._is_unaccepted = True
         return self._is_unaccepted
 

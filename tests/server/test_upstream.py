@@ -20,7 +20,6 @@ from gnar_lib.server.upstream import ondemand
 from gnar_lib.server.upstream.carriers import Carriers
 from gnar_lib.server.upstream.upstream import ANY_GO_CLIENT, Upstream
 from gnar_lib.yamux import Session as Mux
-from gnar_lib.yamux import Stream
 from tests.helpers.conns import tcp_pair
 from tests.helpers.loop import turn, wait_until
 
@@ -161,19 +160,19 @@ def test_user_of_a_silent_client_waits_and_is_given_nothing_that_may_be_dead(end
     peer.close()
 
 
-def test_user_who_is_ended_while_the_exchange_is_sent_leaves_no_stream_open(
+def test_user_who_is_ended_while_the_exchange_is_sent_leaves_no_data_connection_open(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (user, _), (near, far) = ends.pair(), ends.pair()
-    mux, peer = Mux(near, is_client=False), Mux(far, is_client=True)
-    client = Client(session(FEATURE_MUX), mux)
-    monkeypatch.setattr(Stream, "sendall", lambda *_: gevent.get_hub().switch())
+    (user, _), (near, far), own = ends.pair(), ends.pair(), session(FEATURE_WAIT)
+    client = Client(own)
+    client.upstream.expect_users()
+    assert client.upstream.admit(near, ClientLogin.waiting_message(own, 1))
+    monkeypatch.setattr(SocketConn, "sendall", lambda *_: gevent.get_hub().switch())
     with taking(lambda: client.upstream.take(user, "blog", BLOG)):
-        stream = peer.accept()
+        assert not near.closed
     with pytest.raises(ConnError, match="reset"):
-        stream.recv(1)
-    mux.close()
-    peer.close()
+        far.recv(1)
+    client.upstream.close()
 
 
 def test_data_connection_that_breaks_as_the_exchange_is_sent_makes_room_for_the_next(

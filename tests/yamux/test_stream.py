@@ -11,7 +11,9 @@ from gnar_lib import net
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
+    FIN,
     INITIAL_WINDOW_BYTES,
+    RST,
     SYN,
     WINDOW_UPDATE,
 )
@@ -84,6 +86,38 @@ def test_first_bytes_open_and_accept_a_stream_without_a_frame_more() -> None:
         stream = session.accept()
         stream.sendall(b"thanks")
         assert peer.recv() == (DATA, ACK, 2, b"thanks")
+
+
+def test_first_bytes_that_are_given_at_opening_leave_in_one_frame_with_what_follows_at_once() -> None:
+    with session_and_peer(is_client=True) as (session, peer):
+        session.open(b"first ").sendall(b"and second")
+        assert peer.recv() == (DATA, SYN, 1, b"first and second")
+
+
+def test_first_bytes_that_are_given_at_opening_wait_for_no_others() -> None:
+    with session_and_peer(is_client=True) as (session, peer):
+        stream = session.open(b"first")
+        assert peer.recv() == (DATA, SYN, 1, b"first")
+        stream.sendall(b"second")
+        assert peer.recv() == (DATA, 0, 1, b"second")
+        session.open(b"only").close()
+        assert peer.recv() == (DATA, SYN, 3, b"only")
+        assert peer.recv() == (WINDOW_UPDATE, FIN, 3, 0)
+
+
+def test_first_bytes_use_up_room_of_the_window() -> None:
+    crew = net.Crew("writer")
+    with session_and_peer(is_client=True) as (session, peer):
+        crew.spawn(session.open(b"first").sendall, bytes(2 * INITIAL_WINDOW_BYTES))
+        count = 0
+        while count < INITIAL_WINDOW_BYTES:
+            frame = peer.recv()
+            assert frame is not None
+            assert isinstance(frame[3], bytes)
+            count += len(frame[3])
+        assert count == INITIAL_WINDOW_BYTES
+        peer.send((WINDOW_UPDATE, RST, 1, 0))
+        assert crew.wait_empty(5)
 
 
 def test_accepted_stream_is_acknowledged_though_nothing_is_sent() -> None:

@@ -44,17 +44,17 @@ class Carriers:
         """When any byte last came from the client on one of them, as `time.monotonic` says."""
         return max([self.first.heard_s, *(mux.heard_s for mux in self._further.values())])
 
-    def open(self) -> Stream:
-        """Return a new stream for a user, who closes it; raises `MuxError`."""
+    def open(self, first: bytes) -> Stream:
+        """Return a new stream for a user, who closes it, with its first bytes; raises `MuxError`."""
         if not self._further:
-            return self.first.open()
+            return self.first.open(first)
         self._used_s = self._clock()
         self._turn += 1
         sessions = [self.first, *self._further.values()]
         at = self._turn % len(sessions)
         for mux in sessions[at:] + sessions[:at]:
             try:
-                return mux.open()
+                return mux.open(first)
             except MuxError:  # it is ending
                 continue
         raise MuxError("all multiplexed sessions have ended")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from gnar_lib.auth import Session
 from gnar_lib.errors import ConnError, MuxError
 from gnar_lib.net import Conn, EventedConn, format_address
-from gnar_lib.proto import Exchange, Heartbeat, Login, Message, to_frame
-from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, FEATURE_WAIT, NO_CONN_ID
+from gnar_lib.proto import Exchange, Heartbeat, Login, Message, announcement
+from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, FEATURE_WAIT
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.upstream.carriers import Carriers
 from gnar_lib.server.upstream.ondemand import OnDemand
@@ -99,10 +99,22 @@ class Upstream:
         )
 
     def _take_ready(self, user: Conn, proxy: str) -> Conn | None:
-        """Return a data connection that is there already, with the Exchange sent; None if there is none."""
-        while (conn := self._next_ready()) is not None:
+        """Return a data connection that is there already, or a new stream; None if there is neither.
+
+        Exchange is the first that is sent on it. None also if the client is silent: a user on such a data
+        connection could not be given another.
+        """
+        if (self._carriers is None and self._pool is None) or self._is_silent():
+            return None
+        announced = announcement(proxy, format_address(user.getpeername()))
+        if self._carriers is not None:
             try:
-                conn.sendall(to_frame(self._exchange(NO_CONN_ID, proxy, user)))
+                return self._carriers.open(announced)
+            except MuxError:  # the session is ending, and with it the control connection
+                return None
+        while self._pool is not None and (conn := self._pool.take()) is not None:
+            try:
+                conn.sendall(announced)
             except ConnError:
                 conn.close()
             except BaseException:
@@ -111,22 +123,6 @@ class Upstream:
             else:
                 return conn
         return None
-
-    def _next_ready(self) -> Conn | None:
-        """Return a data connection that waited, or a new stream; None if there is neither.
-
-        None also if the client is silent: a user on such a data connection could not be given another.
-        """
-        if self._is_silent():
-            return None
-        if self._pool is not None:
-            return self._pool.take()
-        if self._carriers is None:
-            return None
-        try:
-            return self._carriers.open()
-        except MuxError:  # the session is ending, and with it the control connection
-            return None
 
     def _exchange(self, conn_id: str, proxy: str, user: Conn) -> Exchange:
         """Return the message that tells the client of a user; a Go client is told the `conn_id` alone."""
