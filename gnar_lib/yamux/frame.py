@@ -6,7 +6,7 @@ The numbers are those of hashicorp/yamux, spec.md. They are plain integers, sinc
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NoReturn
 
 from gnar_lib.errors import ProtocolError
 
@@ -33,13 +33,23 @@ MAX_STREAM_ID: Final = 0xFFFFFFFF
 MAX_WINDOW_BYTES: Final = 0xFFFFFFFF  # an implementation may count windows in 32 bits
 INITIAL_WINDOW_BYTES: Final = 256 * 1024  # of each direction of a new stream; no frame says so
 
-_HEADER = struct.Struct(">BBHII")
+# The first field is the version and the type: with the one version that there is, the type alone.
+_HEADER = struct.Struct(">HHII")
 HEADER_BYTES: Final = _HEADER.size
 
+pack: Final = _HEADER.pack
+"""Return the header of one frame, of its kind, flags, stream id and length."""
 
-def pack(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    """Return the header of one frame."""
-    return _HEADER.pack(VERSION, kind, flags, stream_id, length)
+unpack_from: Final = _HEADER.unpack_from
+"""Return kind, flags, stream id and length of a header. The kind is whatever the peer has sent."""
+
+
+def refuse_kind(kind: int) -> NoReturn:
+    """Raise `ProtocolError` for an unknown version or kind."""
+    version = kind >> 8
+    if version != VERSION:
+        raise ProtocolError(f"version {version} of the multiplexing protocol, where {VERSION} was expected")
+    raise ProtocolError(f"a multiplexing frame of unknown type {kind}")
 
 
 def unpack(data: bytes | memoryview, at: int = 0) -> tuple[int, int, int, int]:
@@ -47,9 +57,7 @@ def unpack(data: bytes | memoryview, at: int = 0) -> tuple[int, int, int, int]:
 
     Raises `ProtocolError` for an unknown version or kind.
     """
-    version, kind, flags, stream_id, length = _HEADER.unpack_from(data, at)
-    if version != VERSION:
-        raise ProtocolError(f"version {version} of the multiplexing protocol, where {VERSION} was expected")
+    kind, flags, stream_id, length = unpack_from(data, at)
     if kind > GO_AWAY:
-        raise ProtocolError(f"a multiplexing frame of unknown type {kind}")
+        refuse_kind(kind)
     return kind, flags, stream_id, length

@@ -13,7 +13,16 @@ from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnClosed, GnarError
 from gnar_lib.net import EventedConn
-from gnar_lib.yamux.frame import DATA, HEADER_BYTES, PING, WINDOW_UPDATE, unpack
+from gnar_lib.yamux.frame import (
+    DATA,
+    GO_AWAY,
+    HEADER_BYTES,
+    PING,
+    SYN,
+    WINDOW_UPDATE,
+    refuse_kind,
+    unpack_from,
+)
 from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 
@@ -29,9 +38,10 @@ class FrameHandler(Protocol):
 
     closed: bool  # the session has ended
     sender: Sender  # is corked while frames are handled, so that the answers leave in one system call
+    streams: dict[int, Stream]  # by id: frames for others are ignored
 
-    def stream_for(self, stream_id: int, flags: int) -> Stream | None:
-        """Return the stream to which a frame belongs, a new one for SYN; None to ignore the frame."""
+    def stream_for_syn(self, stream_id: int) -> Stream | None:
+        """Return a new stream, which a frame with SYN opens; None to ignore the frame."""
 
     def on_ping(self, flags: int, number: int) -> None:
         """A Ping frame has come."""
@@ -115,40 +125,61 @@ class Receiver:
             session.after_frames(touched)
         finally:  # the next read of any session overwrites the buffer
             for stream in touched:
-                stream.copy_borrowed()
+                if stream.chunks:
+                    stream.copy_borrowed()
             session.sender.corked = False
         session.sender.flush()
 
     def _handle_frames(self, end: int) -> None:
         """Handle the frames in the first `end` bytes of the buffer."""
+        # Every frame passes here: what most frames need is at hand.
+        session, touched = self._session, self._touched
+        streams = session.streams
         at = self._pass_payload(0, end) if self._stream or self._missing else 0
         left = MAX_FRAMES
-        while end - at >= HEADER_BYTES and left and not self._session.closed:
+        while end - at >= HEADER_BYTES and left and not session.closed:
             left -= 1
-            kind, flags, stream_id, length = unpack(_buffer, at)
+            kind, flags, stream_id, length = unpack_from(_buffer, at)
             at += HEADER_BYTES
-            if kind == DATA:
-                self._stream = stream = self._session.stream_for(stream_id, flags)
-                self._missing, self._flags = length, flags
-                if stream is not None:
-                    stream.on_data_header(length)
-                at = self._pass_payload(at, end)
-            elif kind == WINDOW_UPDATE:
-                stream = self._session.stream_for(stream_id, flags)
-                if stream is not None:
-                    self._touch(stream)
-                    stream.on_window_update(length)
-                    stream.on_flags(flags)
-            elif kind == PING:
-                self._session.on_ping(flags, length)
-            else:
-                self._session.on_go_away(length)
-        if left or self._session.closed:
+            if kind > WINDOW_UPDATE:
+                self._handle_other(kind, flags, length)
+                continue
+            stream = session.stream_for_syn(stream_id) if flags & SYN else streams.get(stream_id)
+            if stream is not None and not stream.is_touched:
+                stream.is_touched = True
+                touched.append(stream)
+            if kind == DATA and length:
+                if stream is None or at + length > end:
+                    at = self._begin_payload(stream, flags, length, at, end)
+                    continue
+                stream.on_whole_frame(_buffer[at : at + length])
+                at += length
+            elif stream is not None and kind == WINDOW_UPDATE:
+                stream.on_window_update(length)
+            if stream is not None and flags:
+                stream.on_flags(flags)
+        if left or session.closed:
             self._header = bytes(_buffer[at:end]) if at < end else b""
         else:
             self._header = b""
             self._conn.unread(bytes(_buffer[at:end]))
             self._go_on_next_turn()
+
+    def _handle_other(self, kind: int, flags: int, length: int) -> None:
+        """Handle a frame that belongs to no stream."""
+        if kind == PING:
+            self._session.on_ping(flags, length)
+        elif kind == GO_AWAY:
+            self._session.on_go_away(length)
+        else:
+            refuse_kind(kind)
+
+    def _begin_payload(self, stream: Stream | None, flags: int, length: int, at: int, end: int) -> int:
+        """Begin with a payload that is not complete yet, or that no stream wants; as `_pass_payload`."""
+        self._stream, self._missing, self._flags = stream, length, flags
+        if stream is not None:
+            stream.on_data_header(length)
+        return self._pass_payload(at, end)
 
     def _pass_payload(self, at: int, end: int) -> int:
         """Pass what has come of a payload to the stream; after the last part, pass the frame's flags, too.
@@ -159,7 +190,9 @@ class Receiver:
         self._missing -= count
         stream = self._stream
         if stream is not None:
-            self._touch(stream)
+            if not stream.is_touched:
+                stream.is_touched = True
+                self._touched.append(stream)
             if count:
                 stream.on_data(_buffer[at : at + count])
             if not self._missing:
@@ -167,8 +200,3 @@ class Receiver:
         if not self._missing:
             self._stream = None
         return at + count
-
-    def _touch(self, stream: Stream) -> None:
-        if not stream.is_touched:
-            stream.is_touched = True
-            self._touched.append(stream)

@@ -108,8 +108,9 @@ class Sender:
 
     def send_data(self, header: bytes, payload: bytes | bytearray | memoryview) -> None:
         """Send a Data frame; of a large payload, only what the conn does not take now is copied."""
-        self._bulk += len(payload)
-        if len(payload) <= COPY_BYTES:
+        size = len(payload)
+        self._bulk += size
+        if size <= COPY_BYTES:
             self.send(b"".join((header, payload)))
             return
         queue = self._queue

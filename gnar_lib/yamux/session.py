@@ -76,7 +76,7 @@ class Session:
         self._loop = get_hub().loop
         self._next_id = 1 if is_client else 2  # the id of the next stream that this end opens
         self._peer_parity = 0 if is_client else 1  # the ids of the peer's streams are even (0) or odd (1)
-        self._streams: dict[int, Stream] = {}  # by id; without those that both ends have ended
+        self.streams: dict[int, Stream] = {}  # by id; without those that both ends have ended
         self._peer_gone_away = False  # the peer takes no further streams
         self._gone_away = False  # this end takes no further streams
         self._is_draining = False  # the session closes when its last stream ends
@@ -99,7 +99,7 @@ class Session:
             self.receive()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._streams)} streams"
+        state = "closed" if self.closed else f"{len(self.streams)} streams"
         return f"<Session {self} {state}>"
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class Session:
             raise MuxError(f"{self}: the peer takes no further streams")
         if self._next_id > MAX_STREAM_ID:
             raise MuxError(f"{self}: all stream ids of this session are used up")
-        stream = self._streams[self._next_id] = Stream(self, self._next_id, SYN, first)
+        stream = self.streams[self._next_id] = Stream(self, self._next_id, SYN, first)
         self._next_id += 2
         self._opening.add(stream)
         self._settle_soon()
@@ -142,7 +142,7 @@ class Session:
 
     def stream(self, stream_id: int) -> Stream | None:
         """Return a stream that has not ended; None if there is none of that id."""
-        return self._streams.get(stream_id)
+        return self.streams.get(stream_id)
 
     def serve(self, crew: Crew, handle: Callable[[Stream], None]) -> None:
         """Accept from now on.
@@ -166,7 +166,7 @@ class Session:
         """Take no further streams, and close the session when the last one has ended."""
         self.go_away()
         self._is_draining = True
-        if not self._streams:
+        if not self.streams:
             self.close()
 
     # ---- round trips ---------------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ class Session:
 
     def _tell_end(self) -> None:
         """Wake everybody who waits for the session, some in each turn of the loop; runs in the hub."""
-        for _ in range(min(WAKE_AT_ONCE, len(self._streams))):
-            self._streams.popitem()[1].wake()
-        if self._streams:
+        for _ in range(min(WAKE_AT_ONCE, len(self.streams))):
+            self.streams.popitem()[1].wake()
+        if self.streams:
             self._teller = self._loop.timer(0.0)
             self._teller.start(self._tell_end)
             return
@@ -259,10 +259,10 @@ class Session:
 
     def forget(self, stream_id: int) -> None:
         """Ignore frames for a stream that has ended."""
-        self._streams.pop(stream_id, None)
+        self.streams.pop(stream_id, None)
         self._half_gone.pop(stream_id, None)
         self._arrivals.forget(stream_id)
-        if self._is_draining and not self._streams:
+        if self._is_draining and not self.streams:
             self.call_soon(self.close)
 
     def on_accepted(self, stream_id: int) -> None:
@@ -279,7 +279,7 @@ class Session:
         self._settle_soon()
 
     def _reset_half_gone(self, stream_id: int) -> None:
-        self._streams[stream_id].break_off("the peer has not ended the stream")
+        self.streams[stream_id].break_off("the peer has not ended the stream")
 
     def on_claimed(self, stream_id: int) -> None:
         """A stream of the peer has said what it is for."""
@@ -303,7 +303,7 @@ class Session:
 
     def bring_beside(self, stream_id: int) -> bool:
         """Begin to bring a conn beside a stream; False if this end cannot bring any."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if self.bring is None or stream is None:
             return False
         self.bring(stream)
@@ -324,18 +324,16 @@ class Session:
 
     # ---- for the receiver ----------------------------------------------------------------------------------
 
-    def stream_for(self, stream_id: int, flags: int) -> Stream | None:
-        """Return the stream to which a frame belongs, a new one for SYN; None to ignore the frame."""
-        if not flags & SYN:
-            return self._streams.get(stream_id)
+    def stream_for_syn(self, stream_id: int) -> Stream | None:
+        """Return a new stream, which a frame with SYN opens; None to ignore the frame."""
         if stream_id & 1 != self._peer_parity or stream_id == SESSION_ID:
             raise ProtocolError(f"SYN for stream {stream_id}, which is not the peer's to open")
-        if stream_id in self._streams:
+        if stream_id in self.streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which exists")
         if self._gone_away or self._arrivals.is_full:
             self.sender.send(pack(WINDOW_UPDATE, RST, stream_id, 0))
             return None
-        stream = self._streams[stream_id] = Stream(self, stream_id, ACK)
+        stream = self.streams[stream_id] = Stream(self, stream_id, ACK)
         self._arrivals.add(stream)
         self._settle_soon()
         return stream
@@ -375,11 +373,12 @@ class Session:
                 stream.wake()
         if self.stored_bytes > MAX_STORED_BYTES:
             self._reset_fullest()
-        if self.held_bytes > self._held_seen + LOOK_EVERY_BYTES:
-            self._held_seen = self.held_bytes
+        held_bytes = self.held_bytes
+        if held_bytes > self._held_seen + LOOK_EVERY_BYTES:
+            self._held_seen = held_bytes
             holdings.look()
-        elif self.held_bytes < self._held_seen:
-            self._held_seen = self.held_bytes
+        elif held_bytes < self._held_seen:
+            self._held_seen = held_bytes
 
     @property
     def held_bytes(self) -> int:
@@ -395,7 +394,7 @@ class Session:
 
     def _reset_fullest(self) -> None:
         """Reset the stream with the most unread bytes, so that the process does not run out of memory."""
-        fullest = max(self._streams.values(), key=lambda stream: stream.stored_bytes, default=None)
+        fullest = max(self.streams.values(), key=lambda stream: stream.stored_bytes, default=None)
         if fullest is None or not fullest.stored_bytes:  # all bytes are in streams that both ends have ended
             self._end(MuxError(f"{self.stored_bytes} bytes of ended streams are still unread"))
         else:

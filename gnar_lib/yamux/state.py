@@ -9,6 +9,8 @@ from typing import Final
 class State(Enum):
     """Which ends of a stream have been ended, and how."""
 
+    __hash__ = object.__hash__  # that of `Enum` is Python, and each end of a stream looks two states up
+
     OPEN = "open"
     WE_ENDED = "we send no more"
     PEER_ENDED = "the peer sends no more"
@@ -18,6 +20,8 @@ class State(Enum):
 
 class Event(Enum):
     """What ends a stream, or one direction of it."""
+
+    __hash__ = object.__hash__  # as above
 
     SEND_FIN = "we send FIN"
     RECEIVE_FIN = "the peer sends FIN"

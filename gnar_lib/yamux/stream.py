@@ -44,7 +44,6 @@ class Stream:
     """
 
     __slots__ = (
-        "_chunks",
         "_first",
         "_flags",
         "_is_first_in_line",
@@ -62,6 +61,7 @@ class Stream:
         "_window",
         "_write_waiter",
         "beside",
+        "chunks",
         "closed",
         "id",
         "is_new",
@@ -73,6 +73,7 @@ class Stream:
     def __init__(self, session: Owner, stream_id: int, flags: int, first: bytes = b"") -> None:
         self.id = stream_id
         self.beside: Beside | None = None  # the conn on which bulk goes on; closed with the stream
+        self.chunks: list[bytes | memoryview] = []  # received and unread; a memoryview is borrowed
         self.closed = False  # this end has called `close` or `abort`
         self.was_read = False  # a wait to read has ended since somebody set this to False
         self.is_touched = False  # a frame for this stream was among those of the present read
@@ -86,7 +87,6 @@ class Stream:
         self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # bytes that this end may send
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path)  # what the peer may send
-        self._chunks: list[bytes | memoryview] = []  # received and unread; a memoryview is borrowed
         self._offset = 0  # bytes of the first chunk that have been read
         self._unread = b""  # bytes that `unread` has put back
         self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
@@ -112,7 +112,7 @@ class Stream:
         if beside is not None and (reason := beside.conn.why_gone(now_s)):
             return reason
         is_broken = self._state is _RESET or (self._session.closed and self._state is not _ENDED)
-        return f"{self}: {self._why_broken}" if is_broken and not self._chunks else ""
+        return f"{self}: {self._why_broken}" if is_broken and not self.chunks else ""
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -129,14 +129,14 @@ class Stream:
         if self._unread:
             data, self._unread = self._unread[:size], self._unread[size:]
             return data
-        if not self._chunks:
+        if not self.chunks:
             if not self._is_at_end():
                 return None
             return b"" if (conn := self._reads_on) is None else conn.recv_now(size)
-        chunk, offset = self._chunks[0], self._offset
+        chunk, offset = self.chunks[0], self._offset
         if not offset and len(chunk) <= size:
             data = bytes(chunk)  # no copy if the chunk is bytes already
-            del self._chunks[0]
+            del self.chunks[0]
         else:
             data = bytes(chunk[offset : offset + size])
             self._skip(len(data), len(chunk))
@@ -149,12 +149,12 @@ class Stream:
             data = self.recv(len(buffer))
             buffer[: len(data)] = data
             return len(data)
-        chunks = self._chunks
+        chunks = self.chunks
         while not chunks:
             if self._is_at_end():
                 return 0 if (conn := self._reads_on) is None else conn.recv_into(buffer)
             self._wait_to_read()
-            chunks = self._chunks
+            chunks = self.chunks
         filled, size = 0, len(buffer)
         while chunks and filled < size:
             chunk, offset = chunks[0], self._offset
@@ -169,12 +169,12 @@ class Stream:
         """Wait for bytes and return a chunk of them; the memory is reused as soon as any greenlet waits."""
         if self._unread:
             return self.recv(len(self._unread))
-        while not self._chunks:
+        while not self.chunks:
             if self._is_at_end():
                 return b"" if (conn := self._reads_on) is None else conn.borrow()
             self._wait_to_read()
-        chunk = self._chunks[0][self._offset :] if self._offset else self._chunks[0]
-        del self._chunks[0]
+        chunk = self.chunks[0][self._offset :] if self._offset else self.chunks[0]
+        del self.chunks[0]
         self._offset = 0
         self._consumed(len(chunk))
         return chunk
@@ -187,7 +187,7 @@ class Stream:
         """Take note that `count` more bytes of the first chunk, whose length is `size`, have been read."""
         self._offset += count
         if self._offset == size:
-            del self._chunks[0]
+            del self.chunks[0]
             self._offset = 0
 
     def _is_at_end(self) -> bool:
@@ -236,8 +236,10 @@ class Stream:
     def _consumed(self, count: int) -> None:
         """Let the peer send more in place of the bytes that the reader took."""
         self._session.stored_bytes -= count
-        if (self._state is _OPEN or self._state is _WE_ENDED) and (grant := self._window.consume(count)):
-            self._grant(grant)
+        window = self._window
+        window.consumed += count
+        if window.consumed >= window.half and (self._state is _OPEN or self._state is _WE_ENDED):
+            self._grant(window.grant())
 
     def _grant(self, count: int) -> None:
         self._session.send_window_update(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))
@@ -251,30 +253,43 @@ class Stream:
         sender, total, sent = self._session.sender, len(data), 0
         view: bytes | bytearray | memoryview = data
         while sent < total:
-            self._check_sending()
-            count = min(total - sent, self._room, FRAME_BYTES)
-            if not count:
-                break
-            if not (self._is_first_in_line or sender.has_room()):
-                if self._overtook_in == sender.epoch or not sender.may_overtake(count):
+            if self._state is not _OPEN:
+                self._check_sending()
+            count = total - sent
+            if count > FRAME_BYTES or count > self._room:
+                count = min(FRAME_BYTES, self._room)
+                if not count:
+                    self._check_sending()
                     break
-                self._overtook_in = sender.epoch
-            self._is_first_in_line = False
+            if not sender.has_room() and not self._may_send_all_the_same(count):
+                break
             if count < total:
                 view = memoryview(data)[sent : sent + count]
             self._room -= count
-            if self._first:
-                self._send_first(view)
+            if self._flags:
+                self._send_with_flags(view)
             else:
-                sender.send_data(pack(DATA, self._take_flags(), self.id, count), view)
+                sender.send_data(pack(DATA, 0, self.id, count), view)
             sent += count
         return sent
 
-    def _send_first(self, view: bytes | bytearray | memoryview = b"") -> None:
-        """Send the first bytes of the stream, and `view` behind them in the same frame."""
+    def _may_send_all_the_same(self, count: int) -> bool:
+        """Tell whether a Data frame may be sent though the sender has no room: in turn, or as a small one."""
+        self._check_sending()
+        sender = self._session.sender
+        if self._is_first_in_line:
+            self._is_first_in_line = False
+            return True
+        if self._overtook_in == sender.epoch or not sender.may_overtake(count):
+            return False
+        self._overtook_in = sender.epoch
+        return True
+
+    def _send_with_flags(self, view: bytes | bytearray | memoryview = b"") -> None:
+        """Send the first Data frame of a stream: the bytes that were given at its opening, then `view`."""
         first, self._first = self._first, b""
         header = pack(DATA, self._take_flags(), self.id, len(first) + len(view))
-        self._session.sender.send_data(header, b"".join((first, view)))
+        self._session.sender.send_data(header, b"".join((first, view)) if first else view)
 
     def sendall(self, data: bytes | memoryview) -> None:
         """Send all bytes, waiting for room as often as necessary."""
@@ -283,7 +298,8 @@ class Stream:
             return
         sent = self.send_now(data)
         if sent == len(data):
-            self._check_sending()
+            if self._state is not _OPEN or self._session.closed:
+                self._check_sending()
             return
         rest = memoryview(data)[sent:]
         while rest:
@@ -294,7 +310,7 @@ class Stream:
     def send_flags(self) -> None:
         """Tell the peer that the stream is open or accepted, unless a frame has carried that already."""
         if self._first:
-            self._send_first()
+            self._send_with_flags()
         elif self._flags:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags(), self.id, 0))
 
@@ -386,7 +402,7 @@ class Stream:
     @property
     def is_readable(self) -> bool:
         """Whether a read would not wait: bytes have come, or none will come any more."""
-        return bool(self._chunks) or self._has_ended
+        return bool(self.chunks) or self._has_ended
 
     @property
     def _has_ended(self) -> bool:
@@ -405,11 +421,11 @@ class Stream:
     @property
     def stored_bytes(self) -> int:
         """How many bytes have been received that nobody has read."""
-        return sum(len(chunk) for chunk in self._chunks) - self._offset
+        return sum(len(chunk) for chunk in self.chunks) - self._offset
 
     def _forget_chunks(self) -> None:
         self._session.stored_bytes -= self.stored_bytes
-        self._chunks.clear()
+        self.chunks.clear()
         self._offset, self._unread = 0, b""
 
     def _end(self, event: Event) -> None:
@@ -421,7 +437,7 @@ class Stream:
         if self._session.closed:
             return
         if self._first and event is Event.SEND_FIN:
-            self._send_first()
+            self._send_with_flags()
         if event is Event.SEND_FIN:
             self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | FIN, self.id, 0))
         elif event is Event.SEND_RST and not self._flags & SYN:  # the peer knows of the stream
@@ -485,7 +501,7 @@ class Stream:
     def _reads_on(self) -> EventedConn | None:
         """The conn from which the next bytes come; None while they come from the stream itself."""
         beside = self.beside
-        return None if beside is None or not beside.receives or self._chunks else beside.conn
+        return None if beside is None or not beside.receives or self.chunks else beside.conn
 
     def _send_beside_flag(self, flag: int) -> None:
         self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | flag, self.id, 0))
@@ -540,10 +556,21 @@ class Stream:
         if self.closed and self._state is _WE_ENDED and self._window.room < self._window.size >> 1:
             self._end(Event.SEND_RST)  # the peer keeps sending to a closed stream
 
+    def on_whole_frame(self, view: memoryview) -> None:
+        """A Data frame has come; all else is as with `on_data_header` and `on_data`, for its parts."""
+        window, count = self._window, len(view)
+        if self._state is _OPEN and count <= window.room:
+            window.room -= count
+            self.chunks.append(view)
+            self._session.stored_bytes += count
+        else:
+            self.on_data_header(count)
+            self.on_data(view)
+
     def on_data(self, view: memoryview) -> None:
         """Bytes of a Data frame have come, in memory that is borrowed until `copy_borrowed`."""
         if not self.closed and self._state is not _RESET:
-            self._chunks.append(view)
+            self.chunks.append(view)
             self._session.stored_bytes += len(view)
 
     def on_window_update(self, count: int) -> None:
@@ -554,21 +581,26 @@ class Stream:
 
     def copy_borrowed(self) -> None:
         """Copy the bytes that are borrowed and still unread: their memory is about to be reused."""
-        self._offset = copy_borrowed(self._chunks, self._offset)
+        self._offset = copy_borrowed(self.chunks, self._offset)
 
     def wake(self) -> None:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
-        is_over = self.closed or self._session.closed
-        is_awaited = self._read_waiter is not None or self._on_readable is not None
-        if is_awaited and (is_over or self._unread or self.is_readable):
-            callback, self._on_readable = self._on_readable, None
-            if callback is not None:
+        waiter, callback = self._read_waiter, self._on_readable
+        if (waiter is not None or callback is not None) and (self.chunks or self._unread or self._reads_end):
+            if waiter is not None:
+                waiter.switch(self)
+            elif callback is not None:
+                self._on_readable = None
                 callback()
-            elif self._read_waiter is not None:
-                self._read_waiter.switch(self)
         if self._write_waiter is not None and (
             (self._room and not self._is_in_line)
-            or is_over
+            or self.closed
+            or self._session.closed
             or not (self._state is _OPEN or self._state is _PEER_ENDED)
         ):
             self._write_waiter.switch(self)
+
+    @property
+    def _reads_end(self) -> bool:
+        """Whether a read of what the stream itself brings would not wait for bytes that may come."""
+        return self.closed or self._has_ended

@@ -61,19 +61,15 @@ class Path:
 class Window:
     """The receive window of one stream."""
 
-    __slots__ = ("_consumed", "_granted_s", "_path", "_size", "room")
+    __slots__ = ("_granted_s", "_path", "consumed", "half", "room", "size")
 
     def __init__(self, path: Path) -> None:
         self.room = INITIAL_WINDOW_BYTES  # bytes that the peer may send now
         self._path = path  # shared with the other windows of the session
-        self._size = INITIAL_WINDOW_BYTES  # see `size`
-        self._consumed = 0  # bytes read since the last grant
+        self.size = INITIAL_WINDOW_BYTES  # bytes on the way, or received and unread, at the same time
+        self.half = INITIAL_WINDOW_BYTES >> 1  # of `size`
+        self.consumed = 0  # bytes that the reader has taken since the last grant; whoever reads adds to it
         self._granted_s = monotonic()  # when the last grant was made
-
-    @property
-    def size(self) -> int:
-        """How many bytes may be on the way, or received and unread, at the same time."""
-        return self._size
 
     def use_room(self, count: int) -> None:
         """Take note that the peer has sent `count` bytes; raises `ProtocolError` if they exceed the room."""
@@ -81,34 +77,34 @@ class Window:
             raise ProtocolError(f"{count} bytes for a window that has room for {self.room}")
         self.room -= count
 
-    def consume(self, count: int) -> int:
-        """Take note that the reader took `count` bytes, and return how many more the peer may send: mostly 0.
+    def grant(self) -> int:
+        """Return how many more bytes the peer may send, now that the reader has taken `half` of the window.
 
         The peer is granted half a window at a time. So grants are few, and the peer can send all the while.
         """
-        self._consumed += count
-        if self._consumed < self._size >> 1:
-            return 0
         now = monotonic()
         growth = 0
         if now - self._granted_s < FAST_ROUND_TRIPS * self._path.rtt_s:
-            growth = self._path.take_growth(min(self._size, MAX_WINDOW_BYTES - self._size))
-            self._size += growth
+            growth = self._path.take_growth(min(self.size, MAX_WINDOW_BYTES - self.size))
+            self._resize(self.size + growth)
         self._granted_s = now
         return self._grant(growth)
 
     def refill(self) -> int:
         """Return how many more bytes the peer may send once this end ignores what comes."""
-        self._consumed = self._size - self.room
+        self.consumed = self.size - self.room
         return self._grant(0)
 
     def release(self) -> None:
         """Give the growth of this window back to the other streams of the session."""
-        self._path.give_growth(self._size - INITIAL_WINDOW_BYTES)
-        self._size = INITIAL_WINDOW_BYTES
+        self._path.give_growth(self.size - INITIAL_WINDOW_BYTES)
+        self._resize(INITIAL_WINDOW_BYTES)
+
+    def _resize(self, size: int) -> None:
+        self.size, self.half = size, size >> 1
 
     def _grant(self, growth: int) -> int:
-        granted = self._consumed + growth
-        self._consumed = 0
+        granted = self.consumed + growth
+        self.consumed = 0
         self.room += granted
         return granted

@@ -79,7 +79,7 @@ def wait_end(session: Session) -> str:
 
 def stream_count(session: Session) -> int:
     """Return how many streams the session knows: those that have not been ended by both ends."""
-    return len(session._streams)
+    return len(session.streams)
 
 
 def read_all(stream: Stream) -> bytes:

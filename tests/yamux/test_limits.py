@@ -121,7 +121,7 @@ def test_single_bytes_that_nobody_reads_are_kept_in_few_pieces() -> None:
             peer.send(*[(DATA, 0, 1, b"x")] * 100)
             turn()
         assert stream.stored_bytes == 5000
-        assert len(stream._chunks) <= 4
+        assert len(stream.chunks) <= 4
 
 
 def test_what_all_streams_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

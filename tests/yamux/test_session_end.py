@@ -147,13 +147,13 @@ def test_thousands_of_streams_are_told_of_the_end_a_few_at_a_time() -> None:
         for number in range(1000):
             peer.send((DATA, SYN, 2 * number + 1, b"x"))
             turn()
-        for stream in session._streams.values():
-            stream.call_once_readable(lambda: told.append(len(session._streams)))
+        for stream in session.streams.values():
+            stream.call_once_readable(lambda: told.append(len(session.streams)))
         turn()
         told.clear()
-        for stream in [*session._streams.values()]:
+        for stream in [*session.streams.values()]:
             stream.recv(1)
-            stream.call_once_readable(lambda: told.append(len(session._streams)))
+            stream.call_once_readable(lambda: told.append(len(session.streams)))
         turn()
         assert not told
         peer.conn.close()
