@@ -37,10 +37,14 @@ def copy_to_end(src: Conn, dst: Conn, flow: Flow) -> None:
 
 
 def _copy_from_stream(src: Stream, dst: Conn, flow: Flow) -> None:
-    while not copy_buffered(src, dst, flow, until_bulk=True):
-        if src.beside is not None and src.goes_on_beside:  # else nothing brings so much in one read
-            copy_to_end(src.beside.conn, dst, flow)
-            return
+    if flow.limit is None:
+        while rest := src.pass_on(dst.send_now, flow):
+            dst.sendall(bytes(rest))
+    else:
+        while not copy_buffered(src, dst, flow, until_bulk=True) and not src.goes_on_beside:
+            pass
+    if src.beside is not None and src.goes_on_beside:
+        copy_to_end(src.beside.conn, dst, flow)
 
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:

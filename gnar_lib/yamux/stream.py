@@ -6,10 +6,13 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, ProtocolError, WriteError
 from gnar_lib.net import EventedConn, Sockaddr, wait_for
+from gnar_lib.net.contract import Counter
+from gnar_lib.net.switching import put_off
 from gnar_lib.yamux.beside import ASK, BESIDE_FLAGS, MOVED, READY, Beside
 from gnar_lib.yamux.chunks import copy_borrowed
 from gnar_lib.yamux.frame import (
@@ -179,6 +182,43 @@ class Stream:
         self._consumed(len(chunk))
         return chunk
 
+    def pass_on(self, send: Callable[[bytes | memoryview], int], counter: Counter) -> bytes | memoryview:
+        """Give what comes to `send`, which never waits and returns how many bytes it took.
+
+        Returns the bytes that `send` did not take, or `b""` at the end of the stream, or where the stream
+        goes on beside. `counter` counts all that was given. The memory is reused as soon as any greenlet
+        waits.
+        """
+        # `borrow` in turn with `send`, with everything at hand.
+        chunks, session, window, switch = self.chunks, self._session, self._window, get_hub().switch
+        while self._unread or self._offset:
+            lent = self.borrow()
+            counter.bytes += len(lent)
+            if (sent := send(lent)) < len(lent):
+                return lent[sent:]
+        self._read_waiter = getcurrent()
+        try:
+            while True:
+                if not chunks:
+                    if (self._state is not _OPEN or session.closed) and self._is_at_end():
+                        return b""
+                    while (woken := switch()) is not self:
+                        put_off(woken)
+                    self.was_read = True
+                    continue
+                lent = chunks.pop(0)
+                count = len(lent)
+                counter.bytes += count
+                session.stored_bytes -= count
+                window.consumed += count
+                if window.consumed >= window.half:
+                    self._grant_more()
+                sent = send(lent)
+                if sent < count:
+                    return lent[sent:]
+        finally:
+            self._read_waiter = None
+
     def unread(self, data: bytes) -> None:
         """Put bytes back: the next read returns them first."""
         self._unread = data + self._unread
@@ -238,8 +278,13 @@ class Stream:
         self._session.stored_bytes -= count
         window = self._window
         window.consumed += count
-        if window.consumed >= window.half and (self._state is _OPEN or self._state is _WE_ENDED):
-            self._grant(window.grant())
+        if window.consumed >= window.half:
+            self._grant_more()
+
+    def _grant_more(self) -> None:
+        """Half of the window has been read."""
+        if self._state is _OPEN or self._state is _WE_ENDED:
+            self._grant(self._window.grant())
 
     def _grant(self, count: int) -> None:
         self._session.send_window_update(pack(WINDOW_UPDATE, self._take_flags(), self.id, count))

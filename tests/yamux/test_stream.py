@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gnar_lib import net
+from gnar_lib.errors import ConnClosed
+from gnar_lib.pio.flow import Flow
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -160,6 +162,37 @@ def test_borrowed_chunks_are_what_came_and_what_was_put_back() -> None:
         assert bytes(theirs.borrow()) == b"more"
         ours.shutdown(socket.SHUT_WR)
         assert theirs.borrow() == b""
+
+
+def test_chunks_are_passed_on_to_the_end_and_counted_and_what_is_not_taken_comes_back() -> None:
+    taken, counter = list[bytes](), Flow()
+
+    def take(data: bytes | memoryview) -> int:
+        taken.append(bytes(data[:6]))
+        return len(taken[-1])
+
+    with stream_pair() as (ours, theirs):
+        ours.sendall(b"xxone")
+        assert theirs.recv(1) == b"x"
+        theirs.unread(b"x")
+        crew = net.Crew("writer")
+
+        def write() -> None:
+            for piece in (b"two", b"a long one", b"three"):
+                turn()
+                ours.sendall(piece)
+            turn()
+            ours.shutdown(socket.SHUT_WR)
+
+        crew.spawn(write)
+        assert bytes(theirs.pass_on(take, counter)) == b" one"
+        assert theirs.pass_on(take, counter) == b""
+        assert taken == [b"x", b"xone", b"two", b"a long", b"three"]
+        assert counter.bytes == len(b"xxonetwoa long onethree")
+        assert theirs.pass_on(take, counter) == b""
+        theirs.close()
+        with pytest.raises(ConnClosed):
+            theirs.pass_on(take, counter)
 
 
 def test_callback_takes_what_comes_and_what_was_there_before_it() -> None:
