@@ -11,25 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
+from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import MuxError
 from gnar_lib.net import Crew, wait_for
 from gnar_lib.yamux.holdings import holdings
-from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
 
 MAX_UNCLAIMED = 256  # the backlog of hashicorp/yamux has the same size
 MAX_HANDLED = 16 * 1024  # streams whose handlers run, those included that the peer has reset
+# Within which a stream is acknowledged: mostly its first answer comes before, and needs no frame beside it.
+ACK_AFTER_S = 0.04
+MAX_UNACKNOWLEDGED = 64  # a peer may have 256 in its backlog, and open no more until some are acknowledged
 
 
 class Host(Protocol):
     """What the arrivals need of their session."""
 
     closed: bool  # the session has ended
-    sender: Sender  # tells the peer that a stream was accepted
 
     @property
     def why_closed(self) -> str:
@@ -56,6 +58,8 @@ class Arrivals:
         self._handled = 0  # streams whose handlers run
         self._handler: _Handler | None = None  # None until `serve` is called
         self._acceptors: deque[greenlet] = deque()  # greenlets that wait in `accept`
+        self._unacknowledged: list[Stream] = []  # those that the peer may not know to be taken
+        self._acknowledger: Any = None  # the timer that calls `_acknowledge`
 
     def __len__(self) -> int:
         return len(self._unclaimed)
@@ -109,6 +113,10 @@ class Arrivals:
             self.forget(stream_id)
         while self._acceptors:
             self._acceptors.popleft().switch(self)
+        self._unacknowledged.clear()
+        if self._acknowledger is not None:
+            self._acknowledger.close()
+            self._acknowledger = None
 
     # ---- for whoever serves the streams --------------------------------------------------------------------
 
@@ -124,7 +132,7 @@ class Arrivals:
 
     def _start(self, handler: _Handler, stream: Stream) -> None:
         stream.is_new = False
-        self._session.sender.send_flags_soon(stream)
+        self._acknowledge_soon(stream)
         self._handled += 1
         handler.crew.enter(self._run, handler.handle, stream)
 
@@ -154,5 +162,22 @@ class Arrivals:
                     self._acceptors.remove(current)
         stream = next(iter(self._unclaimed.values()))
         self._take(stream)
-        session.sender.send_flags_soon(stream)
+        self._acknowledge_soon(stream)
         return stream
+
+    def _acknowledge_soon(self, stream: Stream) -> None:
+        """Tell the peer in a while that the stream has been taken, unless a frame has said so before."""
+        self._unacknowledged.append(stream)
+        if len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
+            self._acknowledge()
+        elif self._acknowledger is None:
+            self._acknowledger = get_hub().loop.timer(ACK_AFTER_S)
+            self._acknowledger.start(self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        streams, self._unacknowledged = self._unacknowledged, []
+        for stream in streams:
+            stream.send_flags()
+        if self._acknowledger is not None:
+            self._acknowledger.close()
+            self._acknowledger = None

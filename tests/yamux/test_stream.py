@@ -10,6 +10,7 @@ import pytest
 from gnar_lib import net
 from gnar_lib.errors import ConnClosed
 from gnar_lib.pio.flow import Flow
+from gnar_lib.yamux import arrivals
 from gnar_lib.yamux.frame import (
     ACK,
     DATA,
@@ -127,6 +128,19 @@ def test_accepted_stream_is_acknowledged_though_nothing_is_sent() -> None:
         peer.send((WINDOW_UPDATE, SYN, 1, 0))
         session.accept()
         assert peer.recv() == (WINDOW_UPDATE, ACK, 1, 0)
+
+
+def test_many_streams_that_are_accepted_at_once_are_acknowledged_without_delay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arrivals, "ACK_AFTER_S", 1000.0)
+    with session_and_peer() as (session, peer):
+        peer.send(*[(DATA, SYN, 2 * number + 1, b"x") for number in range(arrivals.MAX_UNACKNOWLEDGED + 1)])
+        streams = [session.accept() for _ in range(arrivals.MAX_UNACKNOWLEDGED + 1)]
+        for stream in streams[:-1]:
+            assert peer.recv() == (WINDOW_UPDATE, ACK, stream.id, 0)
+        streams[-1].sendall(b"answer")
+        assert peer.recv() == (DATA, ACK, streams[-1].id, b"answer")
 
 
 def test_recv_variants_bring_what_is_there() -> None:
