@@ -163,9 +163,9 @@ class _Visitor:
 
 def is_whole(answer: bytes) -> bool:
     """Tell whether an answer of HTTP with a Content-Length is there to the end."""
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, ends, body = answer.partition(b"\r\n\r\n")
     _, found, length = head.lower().partition(b"\r\ncontent-length:")
-    return bool(found) and len(body) >= int(length.split(b"\r\n")[0])
+    return bool(ends and found) and len(body) >= int(length.split(b"\r\n")[0])
 
 
 def _times_of(users: list[_Visitor]) -> list[float]:
