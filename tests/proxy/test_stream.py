@@ -22,11 +22,12 @@ from gnar_lib.errors import ConnClosed, ConnError
 from gnar_lib.net.conn import socket_class
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
-from gnar_lib.proxy import buffer, splice
+from gnar_lib.proxy import buffer, splice, ways
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
 from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
+from tests.helpers.moving import moving_pair
 from tests.helpers.wrapped import WrappedConn
 
 MIB = 1 << 20
@@ -41,6 +42,7 @@ WAYS = [
     "stream in front",
     "wrapped",
     "stream over a wrapped conn",
+    "moving",
 ]
 
 
@@ -98,25 +100,18 @@ def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) ->
     if way == "without a pipe":
         monkeypatch.setattr(splice.Pipe, "take", lambda: None)
     make = unix_pair if way == "unix" else tcp_pair
-    sessions: list[Session] = []
     user, a = make()
     b, service = make()
-    ends: tuple[net.Conn, net.Conn, net.Conn, net.Conn] = (user, a, b, service)
-    if way == "stream behind":
-        sessions = [Session(b, is_client=True), Session(service, is_client=False)]
-        ends = (user, a, sessions[0].open(), sessions[1].accept())
-    if way == "stream in front":
-        sessions = [Session(user, is_client=True), Session(a, is_client=False)]
-        ends = (sessions[0].open(), sessions[1].accept(), b, service)
-    if way == "wrapped":
-        ends = (WrappedConn(user), WrappedConn(a), WrappedConn(b), WrappedConn(service))
-    if way == "stream over a wrapped conn":
-        sessions = [
-            Session(WrappedConn(b), is_client=True),
-            Session(WrappedConn(service), is_client=False),
-        ]
-        ends = (user, a, sessions[0].open(), sessions[1].accept())
-    pair = Joined(ends[0], ends[3], up or Flow())
+    crew = net.Crew("joined")
+    if way == "moving":  # two pairs are joined, as in a tunnel
+        monkeypatch.setattr(ways, "BULK_READS", 1)
+        tunnel = moving_pair(crew)
+        sessions = [tunnel.server, tunnel.client]
+        ends: Ends = (user, a, tunnel.server.open(), service)
+        Joined(user, service, crew=crew).start(tunnel.client.accept(), b)
+    else:
+        ends, sessions = ends_of(way, user, a, b, service)
+    pair = Joined(ends[0], ends[3], up or Flow(), crew=crew)
     pair.start(ends[1], ends[2])
     try:
         yield pair
@@ -129,6 +124,30 @@ def joined(way: str, monkeypatch: pytest.MonkeyPatch, up: Flow | None = None) ->
         pair.wait_end()
         for conn in (user, a, b, service):
             conn.close()
+
+
+Ends = tuple[net.Conn, net.Conn, net.Conn, net.Conn]
+
+
+def ends_of(
+    way: str, user: net.SocketConn, a: net.SocketConn, b: net.SocketConn, service: net.SocketConn
+) -> tuple[Ends, list[Session]]:
+    """Return what `way` makes of two pairs of conns: the user, the two that are joined, and the service."""
+    if way == "stream behind":
+        sessions = [Session(b, is_client=True), Session(service, is_client=False)]
+        return (user, a, sessions[0].open(), sessions[1].accept()), sessions
+    if way == "stream in front":
+        sessions = [Session(user, is_client=True), Session(a, is_client=False)]
+        return (sessions[0].open(), sessions[1].accept(), b, service), sessions
+    if way == "stream over a wrapped conn":
+        sessions = [
+            Session(WrappedConn(b), is_client=True),
+            Session(WrappedConn(service), is_client=False),
+        ]
+        return (user, a, sessions[0].open(), sessions[1].accept()), sessions
+    if way == "wrapped":
+        return (WrappedConn(user), WrappedConn(a), WrappedConn(b), WrappedConn(service)), []
+    return (user, a, b, service), []
 
 
 def send_much(conn: net.Conn) -> None:
