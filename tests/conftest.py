@@ -72,6 +72,12 @@ def plain_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest
 
 
 @pytest.fixture
+def default_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
+    """Start servers and clients that nobody has told how to carry users."""
+    yield from tunnels_of_test(gnar_pyz, tmp_path, request)
+
+
+@pytest.fixture
 def multiplexed_tunnels(gnar_pyz: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tunnels]:
     """Start servers and clients that use one connection and never another."""
     yield from tunnels_of_test(gnar_pyz, tmp_path, request, ("-m",))

@@ -51,7 +51,7 @@ class Running:
 @contextmanager
 def serving(policy: str = "any", **settings: Any) -> Iterator[Running]:
     """Run a server for the block; behind the block, close it and check that nothing is left."""
-    server = Server(ServerConfig(port=0, bind=LOOPBACK, token=TOKEN, auth=policy, **settings))
+    server = Server(ServerConfig(port=0, bind=LOOPBACK, auth=policy, **{"token": TOKEN, **settings}))
     port = server.start()
     try:
         with deadline(TIMEOUT_S, "the test"):

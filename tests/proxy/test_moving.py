@@ -80,7 +80,7 @@ def make_tunnel(chance: random.Random) -> Iterator[Tunnel]:
 
 
 def send_in_bursts(conn: net.Conn, chance: random.Random, total: int) -> str:
-    """Send so many bytes, at a random pace and with random pauses, end the direction, and return their hash."""
+    """Send so many bytes, with random pauses, end the direction, and return the hash of the bytes."""
     digest, block = hashlib.sha256(), chance.randbytes(2 * MIB)
     while total:
         piece = block[: min(total, chance.choice([1, 100, 5 * KIB, 64 * KIB, 300 * KIB, 2 * MIB]))]
