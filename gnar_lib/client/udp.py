@@ -68,7 +68,7 @@ class UdpService:
         if self._carrier is None:
             self._meter.dropped += len(answers)
             return
-        self._carrier.send_soon(admit(answers, self._meter.down, self._meter))
+        self._carrier.send(admit(answers, self._meter.down, self._meter))
 
     def close(self) -> None:
         """End the sessions, and close the data connection."""

@@ -59,19 +59,18 @@ class BinaryFraming:
     def parse(self, data: bytes) -> tuple[list[Datagram], int]:
         """Return the datagrams in the first whole frames of `data`, and the size of those frames in bytes."""
         datagrams: list[Datagram] = []
-        start = 0
-        unpack, beginning, size = self._BEGINNING.unpack_from, self._BEGINNING.size, len(data)
-        while (payload := start + beginning) <= size:
-            kind, length, packed = unpack(data, start)
-            if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES:
+        add, unpack, beginning = datagrams.append, self._BEGINNING.unpack_from, self._BEGINNING.size
+        start, size = 0, len(data)
+        for _ in range(BATCH):
+            payload = start + beginning
+            if payload > size:
                 break
+            kind, length, packed = unpack(data, start)
             end = payload - PACKED_ADDRESS_BYTES + length
-            if end > size:
-                return datagrams, start
-            datagrams.append((packed, data[payload:end]))
+            if kind != DATAGRAM_TYPE or length < PACKED_ADDRESS_BYTES or end > size:
+                break
+            add((packed, data[payload:end]))
             start = end
-            if len(datagrams) == BATCH:
-                return datagrams, start
         if start < size:
             self._check(data[start : start + packet.HEADER.size])
         return datagrams, start

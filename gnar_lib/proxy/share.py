@@ -17,18 +17,22 @@ class Share:
     """How much of the process datagrams may use: all of it, or a part while users of TCP are busy.
 
     Time spent on datagrams is taken from a credit, which grows as time goes by. Whoever has no credit left
-    has to pause.
+    has to pause. Nothing is reckoned while there are no users of TCP.
     """
 
     def __init__(self) -> None:
         self._credit_s = MAX_CREDIT_S
         self._seen_s = time.monotonic()  # when `pause_after` was last called
+        self._alone_until_s = 0.0  # until then nobody looks whether there are users of TCP
         self._looked_s = 0.0  # when users of TCP were last looked at
         self._busy_s = self._seen_s  # when users of TCP were last seen to move bytes
 
     def pause_after(self, began_s: float) -> float:
         """Return for how many seconds to take no more datagrams, after work on datagrams since `began_s`."""
+        if began_s < self._alone_until_s:
+            return 0.0
         if not busy_pairs():
+            self._alone_until_s = began_s + LOOK_EVERY_S
             return 0.0
         now_s = time.monotonic()
         earned_s = SHARE * (now_s - self._seen_s)
@@ -36,7 +40,7 @@ class Share:
         self._seen_s = now_s
         if self._credit_s >= 0:
             return 0.0
-        if not busy_pairs() or not self._tcp_is_busy(now_s):
+        if not self._tcp_is_busy(now_s):
             self._credit_s = 0.0
             return 0.0
         return min(-self._credit_s / SHARE, MAX_PAUSE_S)

@@ -46,9 +46,9 @@ def admit(datagrams: list[Datagram], flow: Flow, meter: Meter) -> list[Datagram]
 class Carrier:
     """A data connection that carries the datagrams of one proxy; `run` closes the conn.
 
-    The hub receives and sends, since a switch to a greenlet costs more than most of a datagram's way. The
-    datagrams that are posted in one turn of the loop are sent together. While the conn takes no more, a
-    greenlet waits to send what is queued; past `MAX_QUEUED_BYTES`, further datagrams are dropped.
+    The hub receives and sends: a switch to a greenlet and back would be a quarter of what a datagram costs.
+    The datagrams of one turn of the loop are sent together, a batch at a time. While the conn takes no more,
+    a greenlet waits to send what is queued; past `MAX_QUEUED_BYTES`, further datagrams are dropped.
     """
 
     def __init__(self, conn: Conn, framing: Framing, meter: Meter, log: logger.Logger) -> None:
@@ -58,47 +58,59 @@ class Carrier:
         self._frame = framing.frame
         self._parse = framing.parse
         self._loop: Any = get_hub().loop
-        self._queued: list[bytes] = []  # frames that are to be sent
-        self._queued_bytes = 0  # of these, and of what a greenlet is sending
-        self._is_writing = False  # a greenlet waits to send
-        self._is_flushing = False  # `_flush` will be called in this turn of the loop
+        self._batch: list[Datagram] = []  # to be sent in this turn of the loop
+        self._is_flushing = False  # `_flush_at_last` will be called in this turn of the loop
+        self._is_writing = False  # a greenlet sends
+        self._queued: list[bytes] = []  # frames that the greenlet is to send next
+        self._queued_bytes = 0  # of these, and of what the greenlet is sending
         self._has_warned = False  # of a datagram that is too large
         self._deliver: Callable[[list[Datagram]], None]  # takes what comes; from `run`
         self._runner: greenlet | None = None  # the greenlet of `run`
         self._rest = b""  # what has come and is not delivered yet
         self._is_listening = False  # the hub calls `_on_readable` for all that comes, not just for the next
         self._pause: Any = None  # the timer for the next batch
-        self._recv: Callable[[int], bytes | None] = conn.recv
+        # The hub must not wait, should it be called in vain.
+        self._recv: Callable[[int], bytes | None] = getattr(conn, "recv_now", conn.recv)
         if isinstance(conn, SocketConn):  # a stream has limits of its own
-            self._recv = conn.recv_now
             conn.limit_unsent(MAX_UNSENT_BYTES)
             conn.set_user_timeout(DEAD_AFTER_S)
 
     def send(self, datagrams: list[Datagram]) -> None:
-        """Send datagrams now, behind those that wait; never waits, but may drop some."""
-        if self._queued_bytes:
-            self._queue(datagrams)
+        """Send datagrams with those of others in this turn of the loop; never waits, but may drop some."""
+        self._batch += datagrams
+        if not self._loop.pendingcnt or len(self._batch) >= BATCH:  # there are no others, or enough
             self._flush()
-        elif data := self._framed(datagrams):
-            self._send(data)
-
-    def send_soon(self, datagrams: list[Datagram]) -> None:
-        """As `send`, but together with what others send in this turn of the loop."""
-        if not self._loop.pendingcnt:  # there are no others
-            self.send(datagrams)
-            return
-        self._queue(datagrams)
-        if not self._is_flushing:
+        elif not self._is_flushing:
             self._is_flushing = True
-            self._loop.run_callback(self._flush)
+            self._loop.run_callback(self._flush_at_last)
 
-    def _queue(self, datagrams: list[Datagram]) -> None:
-        if self._queued_bytes > MAX_QUEUED_BYTES:
-            self._meter.dropped += len(datagrams)
+    def _flush_at_last(self) -> None:
+        self._is_flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send the batch; a greenlet sends later what does not fit now."""
+        batch, self._batch = self._batch, []
+        if not batch:
             return
-        data = self._framed(datagrams)
-        self._queued.append(data)
-        self._queued_bytes += len(data)
+        if self._queued_bytes > MAX_QUEUED_BYTES:
+            self._meter.dropped += len(batch)
+            return
+        data = self._framed(batch)
+        if self._is_writing:
+            self._queued.append(data)
+            self._queued_bytes += len(data)
+            return
+        try:
+            sent = self.conn.send_now(data)
+        except ConnError as exc:
+            self._log.debug("the data connection broke: %s", exc)
+            self.abort()
+            return
+        if sent < len(data):
+            self._is_writing = True
+            self._queued_bytes = len(data) - sent
+            _writers.spawn(self._write, data[sent:])
 
     def _framed(self, datagrams: list[Datagram]) -> bytes:
         """Return the frames of those datagrams that are not too large."""
@@ -116,27 +128,6 @@ class Carrier:
                 if not self._has_warned:
                     self._has_warned = True
                     self._log.warning("dropped: %s (told once)", exc)
-
-    def _flush(self) -> None:
-        """Send what is queued, unless a greenlet does so."""
-        self._is_flushing = False
-        if self._queued and not self._is_writing:
-            data = self._take()
-            self._queued_bytes = 0
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        """Send `data`; a greenlet sends later what does not fit now."""
-        try:
-            sent = self.conn.send_now(data)
-        except ConnError as exc:
-            self._log.debug("the data connection broke: %s", exc)
-            self.abort()
-            return
-        if sent < len(data):
-            self._is_writing = True
-            self._queued_bytes = len(data) - sent
-            _writers.spawn(self._write, data[sent:])
 
     def run(self, deliver: Callable[[list[Datagram]], None]) -> None:
         """Have the hub call `deliver` with each batch that comes, until the conn ends, and close the conn.
@@ -179,14 +170,14 @@ class Carrier:
             self._end(exc)
 
     def _deliver_batch(self) -> None:
-        """Deliver a batch of what has come; others have their turn before the next."""
+        """Deliver the first batch of what has come; others have their turn before the next."""
         began_s = time.monotonic()
         datagrams, used = self._parse(self._rest)
         self._rest = self._rest[used:]
         if datagrams:
             self._deliver(datagrams)
         pause_s = share.pause_after(began_s)
-        if pause_s or len(datagrams) == BATCH:
+        if pause_s or (self._rest and len(datagrams) == BATCH):
             self._go_on_after(pause_s)
         elif not self._is_listening:
             self._listen()
@@ -226,18 +217,14 @@ class Carrier:
 
     # ---- what the conn does not take at once ---------------------------------------------------------------
 
-    def _take(self) -> bytes:
-        data = b"".join(self._queued)
-        self._queued.clear()
-        return data
-
     def _write(self, data: bytes) -> None:
         """Send `data` and what is queued meanwhile, waiting for room."""
         try:
             while data:
                 self.conn.sendall(data)
                 self._queued_bytes -= len(data)
-                data = self._take()
+                data = b"".join(self._queued)
+                self._queued.clear()
         except ConnError:
             self.abort()
             raise

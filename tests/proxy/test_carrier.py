@@ -42,6 +42,7 @@ class StuckConn:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self.sent = b""
+        self.writes = 0
         self._has_room = Event()
 
     def recv(self, _: int) -> bytes:
@@ -53,6 +54,7 @@ class StuckConn:
         self._has_room.set()
 
     def send_now(self, data: bytes | memoryview) -> int:
+        self.writes += 1
         count = min(self.room, len(data))
         self.room -= count
         self.sent += bytes(data[:count])
@@ -110,6 +112,18 @@ def test_datagram_too_large_for_json_is_dropped_alone_and_told_once(caplog: pyte
     assert meter.dropped == 3
     assert framing.parse(conn.sent)[0] == [(USER, b"before"), (USER, b"behind")] * 3
     assert caplog.text.count("dropped") == 1
+
+
+def test_datagrams_of_one_turn_leave_together_a_batch_at_a_time() -> None:
+    conn, carrier, _ = stuck_carrier(BinaryFraming(), 1 << 30)
+    sent = [(USER, number.to_bytes(4, "big")) for number in range(BATCH + 10)]
+    timers = [get_hub().loop.timer(0.0) for _ in sent]
+    for timer, each in zip(timers, sent, strict=True):
+        timer.start(carrier.send, [each])
+    wait_until(lambda: len(parse_all(BinaryFraming(), conn.sent)[0]) == len(sent), "all are sent")
+    assert conn.writes <= 4  # not one for each; the timers may be of two turns
+    carrier.send([])
+    assert conn.writes <= 4
 
 
 def test_carrier_hands_on_what_comes_and_closes_its_conn() -> None:
