@@ -30,7 +30,6 @@ from gnar_lib.net.peer_table import ANSWERED, UNANSWERED, Entry, PeerTable
 from gnar_lib.net.switching import read_watcher
 
 BATCH = 64  # datagrams of a socket in one turn of the loop, so that a flood does not starve others
-FULL_TURNS = 8  # without a look for more, after one that was in vain
 MAX_PEERS = 8192  # that are remembered: twice as many as a proxy has sessions
 PEER_AGE_S = 3600.0  # a peer is remembered for so long, unless `forget_after` says otherwise
 MAX_DATAGRAM_BYTES = 65536  # more than any datagram has, so that no datagram is cut
@@ -92,29 +91,29 @@ class Reader:
     """Calls back whenever a socket can be read, except during a pause; knows how often to read then.
 
     A read that finds nothing costs as much as one that brings a datagram. So each turn of the loop has a
-    budget: one datagram while they come one by one, 64 in a flood. A turn that has used its budget up doubles
-    it; but after a read that found nothing, 8 turns have to use theirs up before.
+    budget: one datagram while they come one by one, 64 in a flood. The budget doubles when it was used up in
+    two turns running, and becomes what there was when there was less.
     """
 
-    __slots__ = ("_full_turns", "_pause", "_read", "_watcher", "budget")
+    __slots__ = ("_full_turn", "_loop", "_pause", "_read", "_watcher", "budget")
 
     def __init__(self, sock: socket.socket) -> None:
         self.budget = 1  # datagrams to read in the next turn
-        self._full_turns = 0  # that have to come before the budget grows
-        self._watcher: Any = read_watcher(get_hub().loop, sock)
+        self._full_turn = 0  # the last turn of the loop that has used the budget up
+        self._loop: Any = get_hub().loop
+        self._watcher: Any = read_watcher(self._loop, sock)
         self._pause: Any = None  # the timer that ends a pause
         self._read: Callable[[], None] | None = None
 
     def was_full(self) -> None:
-        """A turn has read as many datagrams as its budget allows."""
-        if self._full_turns:
-            self._full_turns -= 1
-        elif self.budget < BATCH:
+        """This turn has read as many datagrams as its budget allows."""
+        before, self._full_turn = self._full_turn, self._loop.iteration
+        if self._full_turn == before + 1 and self.budget < BATCH:
             self.budget = min(2 * self.budget, BATCH)
 
     def ran_out(self, received: int) -> None:
-        """A turn has read so many datagrams, and then found nothing."""
-        self.budget, self._full_turns = received or 1, FULL_TURNS
+        """This turn has read so many datagrams, and then found nothing."""
+        self.budget = received or 1
 
     def start(self, read: Callable[[], None]) -> None:
         """Call `read` from now on."""
@@ -126,7 +125,7 @@ class Reader:
         """Call nobody for some seconds."""
         if self._watcher.active:
             self._watcher.stop()
-            self._pause = get_hub().loop.timer(seconds)
+            self._pause = self._loop.timer(seconds)
             self._pause.start(self._resume)
 
     def _resume(self) -> None:

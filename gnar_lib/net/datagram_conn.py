@@ -178,7 +178,8 @@ class DatagramConn(Entry):
 
     def _receive_from_anywhere(self, received: list[Datagram]) -> None:
         recvfrom, peer, add = self.sock.recvfrom, self._peer, received.append
-        for _ in range(self._reader.budget):
+        # Once the socket is connected, only what came before has a source to be checked: read all of that.
+        for _ in range(BATCH if self._to is None else self._reader.budget):
             payload, source = recvfrom(MAX_DATAGRAM_BYTES)
             if self._is_answer(source):
                 add((peer, payload))
