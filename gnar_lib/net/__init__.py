@@ -10,10 +10,11 @@ from gnar_lib.net.dialling import dial
 from gnar_lib.net.endpoint import Listener, listen
 from gnar_lib.net.greenlets import Crew, deadline, wait_for_room
 from gnar_lib.net.options import set_keepalive
-from gnar_lib.net.switching import LENT_BYTES, busy_greenlets, give_way, wait_for
+from gnar_lib.net.switching import LENT, LENT_BYTES, busy_greenlets, give_way, wait_for
 from gnar_lib.net.unix import UnixListener, bind_unix_datagram, listen_unix
 
 __all__ = [
+    "LENT",
     "LENT_BYTES",
     "Conn",
     "Crew",

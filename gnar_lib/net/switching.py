@@ -37,10 +37,11 @@ spare greenlet or makes a new one; the job runs at once, up to its first wait. A
 has no job (I5). A watcher that the last job has left started wakes the spare greenlet once, and is put off.
 
 No greenlet at all. Most connections are idle, and a greenlet costs memory. Whoever joins two conns can have
-the hub call back as soon as there is something to read (`call_once_readable`), and start a job only then. The
-other way round, a callback of the hub can throw an error into a greenlet that has been waiting to read for
-long (`interrupt`): the error ends the job, and the greenlet becomes a spare one. With these two methods
-`proxy.stream` parks one direction of a pair that is idle, and `was_read` tells it which pairs are.
+the hub call back as soon as there is something to read (`call_once_readable`), and start a job only then, or
+pass bytes on from the hub itself for as long as nothing has to wait (`call_when_readable`). The other way
+round, a callback of the hub can throw an error into a greenlet that has been waiting to read for long
+(`interrupt`): the error ends the job, and the greenlet becomes a spare one. With these methods `proxy.stream`
+parks one direction of a pair that is idle, and `was_read` tells it which pairs are.
 
 The invariants, and where they are asserted:
 

@@ -21,7 +21,7 @@ class Flow:
 
     The flow of one connection has the proxy's flow as its `parent`: the parent's limit holds for the
     connection too, beside the connection's own. The parent's `bytes` do not contain those of its children; a
-    `Meter` adds them up. `proxy.stream` calls `on_first` of the way back alone.
+    `Meter` adds them up.
     """
 
     __slots__ = ("bytes", "limit", "on_first")
@@ -33,6 +33,12 @@ class Flow:
             self.limit = _Both(limit, shared)
         self.bytes = 0
         self.on_first: Callable[[], None] | None = None  # called once, when the first byte has come
+
+    def tell_first(self) -> None:
+        """Call `on_first`, if nobody has done so yet."""
+        on_first, self.on_first = self.on_first, None
+        if on_first is not None:
+            on_first()
 
 
 class _Both:

@@ -14,9 +14,10 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed, ConnError, WriteError
-from gnar_lib.net import Conn, Crew, wait_for
+from gnar_lib.net import LENT, LENT_BYTES, Conn, Crew, SocketConn, wait_for
 from gnar_lib.net.options import half_close_timeout_s
 from gnar_lib.pio.flow import Flow
+from gnar_lib.proxy.buffer import send_counted
 from gnar_lib.proxy.watch import watch
 from gnar_lib.proxy.ways import copy_to_end
 
@@ -28,8 +29,8 @@ _backs = Crew("stream")  # the greenlets of the ways back; the first greenlet of
 
 
 def busy_pairs() -> int:
-    """Return how many joined pairs of this process have moved bytes lately."""
-    return len(_backs)
+    """Return how many joined pairs of this process have moved bytes on their ways back lately."""
+    return len(_awake)
 
 
 def any_has_moved() -> bool:
@@ -49,7 +50,7 @@ def stream(
     other is half-closed. After an error, both conns are reset behind what was sent before, and the error is
     raised. If a conn takes no more bytes, what its other end has sent is carried first. When the calling
     greenlet is ended, both conns are reset, too, and when no byte has come for `idle_timeout_s`, unless that
-    is 0. `down.on_first` is called in the hub when the first byte has come from `b`.
+    is 0. `on_first` of each flow is called when its first byte has come, and must not wait.
     """
     _Pair(a, b, up or Flow(), down or Flow(), idle_timeout_s).run()
 
@@ -59,32 +60,36 @@ class _Idle(BaseException):
 
 
 class _Pair:
-    """Two conns and the greenlets that copy between them.
+    """Two conns and what copies between them.
 
-    The caller's greenlet copies `a` to `b`. The way back, from `b` to `a`, has a greenlet while there is
-    something to copy. Before that, and when nothing has come for a while, it is parked: a callback of the hub
-    waits for bytes, since most connections are idle most of the time, and a greenlet costs memory.
+    The caller's greenlet copies one direction. The other one, the way back, is parked at first, and when
+    nothing has come for a while: no greenlet waits for bytes, since most connections are idle most of the
+    time, and a greenlet costs memory. Once there are bytes, a greenlet copies them. What comes from a socket
+    needs no greenlet, either, as long as nothing has to wait: a callback of the hub passes it on, which costs
+    less. So the way back is the one from a socket, if only one of the two conns is a socket.
     """
 
     __slots__ = (
         "_a",
         "_b",
-        "_down",
+        "_back",
         "_error",
+        "_forth",
         "_idle_timeout_s",
         "_is_parked",
         "_moved",
         "_moved_s",
         "_running",
-        "_up",
         "_waiter",
     )
 
     def __init__(self, a: Conn, b: Conn, up: Flow, down: Flow, idle_timeout_s: float) -> None:
+        if isinstance(a, SocketConn) and not isinstance(b, SocketConn):
+            a, b, up, down = b, a, down, up
         self._a = a
         self._b = b
-        self._up = up
-        self._down = down
+        self._forth = up  # from `_a` to `_b`, in the caller's greenlet
+        self._back = down  # from `_b` to `_a`
         self._idle_timeout_s = idle_timeout_s  # for which nothing may come; 0: for ever
         self._error: ConnError | None = None  # the first error of either direction
         self._running = 2  # directions that have not ended
@@ -98,7 +103,7 @@ class _Pair:
         watch.add(self)
         try:
             self._park()
-            self._copy(self._a, self._b, self._up)
+            self._copy(self._a, self._b, self._forth)
             if self._running:
                 self._wait_for_other()
             if self._error is not None:
@@ -131,21 +136,58 @@ class _Pair:
     def _park(self) -> None:
         """Let the way back go without a greenlet until there is something to copy."""
         self._is_parked = True
-        self._b.call_once_readable(self._unpark)
+        src = self._b
+        if isinstance(src, SocketConn) and self._back.limit is None and not (src.has_unread or src.closed):
+            src.call_when_readable(self._pass_back)
+        else:
+            src.call_once_readable(self._unpark)
+
+    def _pass_back(self) -> None:
+        """Pass on what has come on the way back, without a greenlet; runs in the hub."""
+        src, dst, flow = self._b, self._a, self._back
+        assert isinstance(src, SocketConn)  # noqa: S101  (for the type checker: `_park` has looked)
+        rest = b""
+        try:
+            if (count := src.recv_into_now(LENT)) is None:
+                return
+            if count:
+                flow.bytes += count
+                sent = dst.send_now(LENT[:count])
+                if flow.on_first is not None:
+                    flow.tell_first()
+                if sent == count < LENT_BYTES:
+                    if not src.was_read:
+                        src.was_read = True
+                        _awake.add(self)
+                    return
+                rest = bytes(LENT[sent:count])
+        except ConnError as exc:
+            self._stop_passing(src)
+            self._failed(exc)
+        else:
+            self._stop_passing(src)
+            if count:  # much has come, or more than `dst` takes at once
+                _backs.enter(self._copy_back, rest)
+                return
+            self._end_of(dst)
+        _awake.discard(self)
+        self._running -= 1
+        self._wake()
+
+    def _stop_passing(self, src: SocketConn) -> None:
+        self._is_parked = False
+        src.call_when_readable(None)
 
     def _unpark(self) -> None:
         if self._is_parked:  # else it was aborted meanwhile
             self._is_parked = False
             _backs.enter(self._copy_back)
-            on_first = self._down.on_first
-            if on_first is not None and self._down.bytes:  # else the way back has ended without a byte
-                self._down.on_first = None
-                on_first()
 
-    def _copy_back(self) -> None:
+    def _copy_back(self, rest: bytes = b"") -> None:
+        """Send `rest`, then copy, in a greenlet of its own."""
         _awake.add(self)
         try:
-            self._copy(self._b, self._a, self._down)
+            self._copy(self._b, self._a, self._back, rest)
         except _Idle:
             self._park()
         finally:
@@ -155,6 +197,8 @@ class _Pair:
         """Park the way back if nothing has come on it since this was last called; runs in the hub."""
         if self._b.was_read:
             self._b.was_read = False
+        elif self._is_parked:
+            _awake.discard(self)
         else:
             self._b.interrupt(_Idle())
 
@@ -163,7 +207,7 @@ class _Pair:
     @property
     def moved(self) -> int:
         """How many bytes both directions have carried."""
-        return self._up.bytes + self._down.bytes
+        return self._forth.bytes + self._back.bytes
 
     def look(self, now_s: float) -> None:
         """End the pair if one end has gone without a word, or if both are silent for too long."""
@@ -182,27 +226,39 @@ class _Pair:
 
     # ---- either way ----------------------------------------------------------------------------------------
 
-    def _copy(self, src: Conn, dst: Conn, flow: Flow) -> None:
+    def _copy(self, src: Conn, dst: Conn, flow: Flow, rest: bytes = b"") -> None:
         """Copy one direction to its end, and half-close `dst`; an error aborts both conns."""
         try:
+            if rest:
+                dst.sendall(rest)
+            if flow.on_first is not None and (first := src.borrow()):
+                flow.tell_first()
+                send_counted(first, dst, flow)
             copy_to_end(src, dst, flow)
-            if self._running > 1:  # else both have ended, and `run` closes both conns
-                dst.shutdown(socket.SHUT_WR)
-                self._moved = -1  # the silence that half-closed conns may have begins now
+            self._end_of(dst)
         except _Idle:
             raise
-        except (
-            WriteError
-        ) as exc:  # the other direction ends by itself, once it has carried what `dst` has sent
-            self._error = self._error or exc
         except ConnError as exc:
-            self._error = self._error or exc
-            self._abort()
+            self._failed(exc)
         except BaseException:
             self._abort()
             self._one_ended()
             raise
         self._one_ended()
+
+    def _end_of(self, dst: Conn) -> None:
+        """Half-close `dst`, to which nothing more comes."""
+        if self._running > 1:  # else both have ended, and `run` closes both conns
+            dst.shutdown(socket.SHUT_WR)
+            self._moved = -1  # the silence that half-closed conns may have begins now
+
+    def _failed(self, exc: ConnError) -> None:
+        """Take note that one direction has ended with an error."""
+        self._error = self._error or exc
+        if not isinstance(exc, WriteError):
+            self._abort()
+        # Else the other direction ends by itself, once it has carried what the conn that takes no more has
+        # sent.
 
     def _one_ended(self) -> None:
         self._running -= 1
@@ -210,7 +266,8 @@ class _Pair:
             get_hub().loop.run_callback(self._wake)
 
     def _wake(self) -> None:
-        if self._waiter is not None:  # else the greenlet was ended meanwhile
+        """Go on in the caller's greenlet; runs in the hub."""
+        if self._waiter is not None:  # else it copies, or was ended meanwhile
             self._waiter.switch(self)
 
     def _abort(self) -> None:
@@ -219,14 +276,16 @@ class _Pair:
         self._b.abort()
         if self._is_parked:  # there is no greenlet that would end
             self._is_parked = False
+            _awake.discard(self)
             self._one_ended()
 
 
 class _Sweep:
-    """Parks the ways back that have become idle."""
+    """The pairs on whose ways back something has come lately; parks those that have become idle."""
 
     def __init__(self) -> None:
-        # Whose way back has a greenlet, with the bytes at the last look; the next to look at is the first.
+        # On whose way back something has come lately, with the bytes at the last look; the next to look at is
+        # the first.
         self._pairs: OrderedDict[_Pair, int] = OrderedDict()
         self._timer: Any = None
         self._due: list[_Pair] = []  # still to be looked at in this round
@@ -234,17 +293,17 @@ class _Sweep:
 
     def add(self, pair: _Pair) -> None:
         """Watch this pair from now on."""
-        if not self._pairs:
-            if self._timer is None:
-                self._timer = get_hub().loop.timer(IDLE_CHECK_S, IDLE_CHECK_S)
+        if self._timer is None:
+            self._timer = get_hub().loop.timer(IDLE_CHECK_S, IDLE_CHECK_S)
             self._timer.start(self._look)
         self._pairs[pair] = pair.moved
 
     def discard(self, pair: _Pair) -> None:
         """Watch this pair no longer."""
         self._pairs.pop(pair, None)
-        if not self._pairs:
-            self._timer.stop()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
     def any_has_moved(self) -> bool:
         """Look at the next few pairs; tell whether one has moved bytes since the last look at it."""
@@ -260,6 +319,9 @@ class _Sweep:
         """Begin to look at all pairs, some in each turn of the loop."""
         self._due = [*self._pairs]
         self._look_at_some()
+        if not self._pairs:
+            self._timer.stop()
+            self._timer = None
 
     def _look_at_some(self) -> None:
         for _ in range(min(PARK_AT_ONCE, len(self._due))):

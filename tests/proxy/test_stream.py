@@ -427,7 +427,7 @@ def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPa
 def test_pair_that_breaks_just_before_it_is_looked_at_ends() -> None:
     user, a = tcp_pair()
     b, service = tcp_pair()
-    pair = Joined(user, service)
+    pair = Joined(user, service, down=Flow(Bucket(1 << 30)))  # with a limit, the way back has a greenlet
     pair.start(a, b)
     service.sendall(b"awake")
     assert user.recv(100) == b"awake"
@@ -538,6 +538,33 @@ def test_many_joined_conns_leave_no_descriptor_and_no_greenlet(monkeypatch: pyte
         monkeypatch.undo()
     wait_until(lambda: open_files() <= files + 2 * splice.SPARE_PIPES, "the descriptors are closed")
     wait_until(lambda: net.busy_greenlets() <= greenlets, "the greenlets have ended")
+    assert not stream_module.busy_pairs()
+
+
+@pytest.mark.parametrize("way", ["spliced", "unix", "stream behind", "stream in front"])
+def test_small_messages_need_one_greenlet_for_both_directions(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined(way, monkeypatch) as pair:
+        wait_until(lambda: len(pair.crew), "the pair is joined")
+        turn()
+        greenlets = net.busy_greenlets()
+        for number in range(3):
+            for here, there in ((pair.user, pair.service), (pair.service, pair.user)):
+                here.sendall(bytes([number]))
+                assert there.recv(100) == bytes([number])
+        assert net.busy_greenlets() <= greenlets
+        assert pair.up.bytes == pair.down.bytes == 3
+
+
+def test_pair_is_busy_no_longer_when_its_way_back_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined("spliced", monkeypatch) as pair:
+        pair.service.sendall(b"x")
+        assert pair.user.recv(100) == b"x"
+        assert stream_module.busy_pairs() == 1
+        pair.service.shutdown(socket.SHUT_WR)
+        assert pair.user.recv(100) == b""
+        wait_until(lambda: not stream_module.busy_pairs(), "the pair is not busy")
 
 
 def test_conns_that_ended_with_an_error_are_freed_without_the_collector() -> None:
