@@ -46,7 +46,7 @@ class Connection:
         self._carriers = Carriers(control, shared.crew, shared.users, shared.turns, self._serve_stream)
         self._shared = shared
         self._proxy_of = proxy_of
-        self._outbox = Outbox(control.conn, shared.crew)  # sends the messages
+        self._outbox = Outbox(control.conn, shared.crew, control.conn.abort)  # sends the messages
         self._began_s = time.monotonic()
         self._heard_s = self._began_s  # when the last message came
         self._beaten_s = self._heard_s  # when the last Heartbeat was sent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
@@ -17,14 +19,24 @@ class Outbox:
 
     The messages that are posted in one turn of the loop are sent together, at its end. A greenlet of `crew`
     waits while the conn takes no more, so that an idle control connection has none. If writing fails, or if
-    too many bytes are queued, the conn is aborted, so that whoever reads the conn gets an error.
+    too many bytes are queued, `abort` is called, which has to abort the conn.
     """
 
-    __slots__ = ("_conn", "_crew", "_is_closed", "_is_waiting", "_queue", "_queued_bytes", "_will_send")
+    __slots__ = (
+        "_abort",
+        "_conn",
+        "_crew",
+        "_is_closed",
+        "_is_waiting",
+        "_queue",
+        "_queued_bytes",
+        "_will_send",
+    )
 
-    def __init__(self, conn: Conn, crew: Crew) -> None:
+    def __init__(self, conn: Conn, crew: Crew, abort: Callable[[], None]) -> None:
         self._conn = conn
         self._crew = crew
+        self._abort = abort
         self._queue: list[bytes] = []  # whole frames
         self._queued_bytes = 0
         self._will_send = False  # `_send` is called at the end of this turn of the loop
@@ -54,10 +66,12 @@ class Outbox:
         """Send nothing more; the owner of the conn closes the conn."""
         self._is_closed = True
         self._queue.clear()
+        self._abort = _do_nothing  # lets go of the control connection
 
     def _give_up(self) -> None:
+        abort = self._abort
         self.close()
-        self._conn.abort()
+        abort()
 
     def _send(self) -> None:
         """Send what is queued, as far as the conn takes it; runs in the hub."""
@@ -93,3 +107,7 @@ class Outbox:
         self._queue.clear()
         self._queued_bytes = 0
         return data
+
+
+def _do_nothing() -> None:
+    """Stand for the end of a conn that its owner closes."""

@@ -60,11 +60,8 @@ class Pace:
 
     def take(self, cost_s: float) -> None:
         """Wait until work that takes `cost_s` seconds may begin."""
-        if not self._waiters:
-            self._grow()
-            if self._credit_s > 0:
-                self._credit_s -= cost_s
-                return
+        if self.take_now(cost_s):
+            return
         waiter = _Waiter(cost_s)
         self._waiters.append(waiter)
         if self._timer is None:
@@ -75,6 +72,16 @@ class Pace:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             raise
+
+    def take_now(self, cost_s: float) -> bool:
+        """Tell whether work that takes `cost_s` seconds may begin now, without waiting; then it counts."""
+        if self._waiters:
+            return False
+        self._grow()
+        if self._credit_s <= 0:
+            return False
+        self._credit_s -= cost_s
+        return True
 
     def _grow(self) -> None:
         now_s = self._clock()

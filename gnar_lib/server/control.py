@@ -15,11 +15,11 @@ from gnar_lib import logger
 from gnar_lib.auth import Rights
 from gnar_lib.errors import ConnError, ProtocolError
 from gnar_lib.events import CloseReason
-from gnar_lib.net import Conn, EventedConn, format_address, host_of
+from gnar_lib.net import EventedConn, format_address, host_of
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.rota import Rota
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, ProxyResp
-from gnar_lib.proto.msg import STATUS_FAILED
+from gnar_lib.proto.msg import HEARTBEAT_FRAME, STATUS_FAILED
 from gnar_lib.proto.numbers import FEATURE_LEAVE, HEARTBEAT_S
 from gnar_lib.proto.outbox import Outbox
 from gnar_lib.proto.pace import MESSAGE_S, pace, recv_paced
@@ -29,10 +29,12 @@ from gnar_lib.server.ingress.making import Ingress
 from gnar_lib.server.logins import Peer
 from gnar_lib.server.upstream import Carriers, Upstream
 from gnar_lib.yamux import Session as Mux
+from gnar_lib.yamux import Stream
 
 TICK_S = 1.0  # between two looks at the client and at what it has
 HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
 DISMISS_S = 2.0  # for a client to take note that it has been ended, before it is hung up on
+READ_BYTES = 256  # to see whether a Heartbeat has come, and nothing else
 INHERITED_S = 10.0  # within which a client that has come back has to ask for each of its proxies again
 
 _numbers = itertools.count(1)
@@ -50,7 +52,7 @@ class Control:
     def __init__(
         self,
         kept: KeptIngresses,
-        conn: Conn,
+        conn: EventedConn | Stream,
         peer: Peer,
         mux: Mux | None,
         on_end: Callable[[Control], None],
@@ -65,7 +67,7 @@ class Control:
         self.address = conn.getpeername()  # of the client
         self._shared = shared
         self._on_end = on_end
-        self._outbox = outbox = Outbox(conn, shared.crew)
+        self._outbox = outbox = Outbox(conn, shared.crew, self._abort)
         self.upstream = Upstream(
             shared.conn_map, outbox.post, peer.session, self._carriers, lambda: self.is_silent
         )
@@ -96,22 +98,45 @@ class Control:
         self._outbox.post(message)
 
     def run(self, first: ProxyReq) -> None:
-        """Serve the client until its control connection ends, then free all that the client has."""
+        """Serve the client from now on, until its control connection ends; does not wait for that."""
         _rota.add(self)
-        reason, broke_protocol = "ended by the server", False
+        self._serve(first)
+
+    def _serve(self, message: Message | None = None) -> None:
+        """Handle `message`, or the next one, and those behind it; no greenlet waits for what comes later.
+
+        If the control connection ends, frees all that the client has.
+        """
         try:
-            self._handle(first)
-            while True:
+            self._handle(message or recv_paced(self.conn))
+            while self.conn.has_unread:
                 self._handle(recv_paced(self.conn))
+            self.conn.call_once_readable(self._on_readable)
         except ConnError as exc:
-            reason = str(exc).removeprefix(f"{self.conn}: ")  # `ClientGone` has the address
+            self._end(self._why(exc))
         except ProtocolError as exc:
-            reason, broke_protocol = str(exc), True
-        finally:
-            if not self._is_replaced:  # else the client has come back on another connection
-                reason = BY_ADMINISTRATOR if self._is_ended_by_hand else reason
-                self.tell.gone(reason, self.held, broke_protocol=broke_protocol)
+            self._end(str(exc), broke_protocol=True)
+        except BaseException:
             self.end()
+            raise
+
+    def _on_readable(self) -> None:
+        """Take note of a Heartbeat, and have a greenlet handle everything else; runs in the hub."""
+        try:
+            data = self.conn.recv_now(READ_BYTES)
+            if data == HEARTBEAT_FRAME and pace.take_now(MESSAGE_S):
+                self._heard_s = time.monotonic()
+                self.conn.call_once_readable(self._on_readable)
+                return
+        except ConnError as exc:
+            self._shared.crew.enter(self._end, self._why(exc))
+            return
+        self.conn.unread(data or b"")
+        self._shared.crew.enter(self._serve)
+
+    def _why(self, error: ConnError) -> str:
+        """Return why the control connection has ended; `ClientGone` has the address."""
+        return str(error).removeprefix(f"{self.conn}: ")
 
     @property
     def silent_s(self) -> float:
@@ -153,7 +178,7 @@ class Control:
         if self.session is not None and self.silent_s > dead_after_s():
             _log.info("client %s has been silent for %.0f s", self, self.silent_s)
             _rota.discard(self)
-            self.conn.abort()
+            self._abort()
             return
         self.upstream.tend()
         self._has.tend()
@@ -240,7 +265,7 @@ class Control:
         if self.session is not None and FEATURE_LEAVE in self.session.features:
             self.post(Heartbeat(leaving=True))
         else:
-            self.conn.abort()
+            self._abort()
 
     def send_away(self) -> None:
         """Have the client connect anew, since another process has the ports; its users stay."""
@@ -311,10 +336,22 @@ class Control:
         """Take no more users; those who have a data connection stay."""
         self._has.stop_listening()
 
+    def _abort(self) -> None:
+        """End the control connection at once, and free all that the client has; does not wait."""
+        self.conn.abort()
+        self._shared.crew.spawn(self._end, "closed")
+
     def end(self) -> None:
         """Close the control connection, let no user wait and free the ports; more than once does no harm."""
+        self._end("ended by the server")
+
+    def _end(self, reason: str, *, broke_protocol: bool = False) -> None:
+        """End the client, of which `reason` tells why it has gone, unless it has ended before."""
         if not self._is_ended:
             self._is_ended = self._has.is_over = True
+            if not self._is_replaced:  # else the client has come back on another connection
+                reason = BY_ADMINISTRATOR if self._is_ended_by_hand else reason
+                self.tell.gone(reason, self.held, broke_protocol=broke_protocol)
             _rota.discard(self)
             self._outbox.close()
             self.conn.close()

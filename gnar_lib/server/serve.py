@@ -181,12 +181,10 @@ class Server:
 
     def close(self) -> None:
         """End everything at once."""
-        self.control_ingress.stop_listening()
         self.web.close()
         self.shared.ports.given.close()
         self.shared.users.kill()
-        for control in [*self.control_ingress.clients]:
-            control.end()
+        self.control_ingress.close()
         self.close_admin()
         self.shared.crew.kill()
 

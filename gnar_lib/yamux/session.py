@@ -88,6 +88,7 @@ class Session:
         self._pings: dict[int, tuple[float, greenlet | None]] = {}
         self._next_ping = 0  # the number of the next ping
         self._is_measuring = False  # a ping is on the way to measure the round trip
+        self.on_end: Callable[[], None] | None = None  # called in the hub when `wait_end` would return
         self._ended = Event()  # set when everybody who waits on the session or on a stream was woken
         self._receiver = Receiver(conn, self)
         _rota.add(self)
@@ -234,9 +235,7 @@ class Session:
             self._conn.close()
         holdings.holders.discard(self)
         _rota.discard(self)
-        if self._settler is not None:
-            self._settler.stop()
-            self._settler = None
+        self._stop_settling()
         self._loop.run_callback(self._tell_end)
 
     def _tell_end(self) -> None:
@@ -254,6 +253,9 @@ class Session:
         self._arrivals.end()
         self.path.close()
         self._ended.set()
+        if (on_end := self.on_end) is not None:
+            self.on_end = None
+            on_end()
 
     # ---- for the streams -----------------------------------------------------------------------------------
 
@@ -298,6 +300,10 @@ class Session:
         for each in [*takewhile(lambda each: self._half_gone[each] < now_s - HALF_GONE_S, self._half_gone)]:
             self._reset_half_gone(each)
         if not (len(self._arrivals) or len(self._opening) or self._half_gone):
+            self._stop_settling()
+
+    def _stop_settling(self) -> None:
+        if self._settler is not None:  # else the session has ended meanwhile
             self._settler.stop()
             self._settler = None
 

@@ -223,6 +223,11 @@ class Stream:
         """Put bytes back: the next read returns them first."""
         self._unread = data + self._unread
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether `unread` has put bytes back that no read has returned yet."""
+        return bool(self._unread)
+
     def _skip(self, count: int, size: int) -> None:
         """Take note that `count` more bytes of the first chunk, whose length is `size`, have been read."""
         self._offset += count

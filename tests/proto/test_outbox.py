@@ -38,7 +38,7 @@ def ends() -> Iterator[tuple[SocketConn, SocketConn]]:
 
 
 def test_message_needs_no_greenlet(crew: Crew, ends: tuple[SocketConn, SocketConn]) -> None:
-    outbox = Outbox(ends[0], crew)
+    outbox = Outbox(ends[0], crew, ends[0].abort)
     outbox.post_heartbeat()
     outbox.post(ProxyCancel("blog", 1))
     turn()
@@ -49,7 +49,7 @@ def test_message_needs_no_greenlet(crew: Crew, ends: tuple[SocketConn, SocketCon
 def test_messages_for_a_peer_that_reads_late_come_in_order(
     crew: Crew, ends: tuple[SocketConn, SocketConn]
 ) -> None:
-    outbox = Outbox(ends[0], crew)
+    outbox = Outbox(ends[0], crew, ends[0].abort)
     for number in range(MANY):
         outbox.post(ProxyCancel(TEXT, number))
     turn()
@@ -64,7 +64,7 @@ def test_peer_that_reads_nothing_is_given_up(
     crew: Crew, ends: tuple[SocketConn, SocketConn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "MAX_QUEUED_BYTES", 100_000)
-    outbox = Outbox(ends[0], crew)
+    outbox = Outbox(ends[0], crew, ends[0].abort)
     for number in range(MANY):
         outbox.post(ProxyCancel(TEXT, number))
     assert ends[0].closed
@@ -74,7 +74,7 @@ def test_peer_that_reads_nothing_is_given_up(
 
 def test_conn_that_fails_is_aborted(crew: Crew, ends: tuple[SocketConn, SocketConn]) -> None:
     ends[1].close()
-    outbox = Outbox(ends[0], crew)
+    outbox = Outbox(ends[0], crew, ends[0].abort)
     outbox.post_heartbeat()
     wait_until(lambda: ends[0].closed, "the conn is aborted")
     outbox.post_heartbeat()
@@ -82,7 +82,7 @@ def test_conn_that_fails_is_aborted(crew: Crew, ends: tuple[SocketConn, SocketCo
 
 
 def test_nothing_is_sent_once_it_is_closed(crew: Crew, ends: tuple[SocketConn, SocketConn]) -> None:
-    outbox = Outbox(ends[0], crew)
+    outbox = Outbox(ends[0], crew, ends[0].abort)
     outbox.post_heartbeat()
     outbox.close()
     outbox.post_heartbeat()

@@ -189,3 +189,17 @@ def test_what_a_client_has_had_is_freed_without_the_collector(
             wait_until(lambda: held() <= 2, "the clients are freed")
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
+def test_client_that_has_nothing_to_say_needs_no_greenlet(multiplex: bool) -> None:
+    with serving() as running:
+        clients = [running.log_in(f"blog{number}", multiplex=multiplex)[0] for number in range(3)]
+        crew = running.server.shared.crew
+        wait_until(lambda: len(crew) == 1, "the greenlets but `Server._expire` have ended")
+        for client in clients:
+            send(client.conn, ProxyReq(remote_port=0, proxy_name="other", subdomain="", proxy_type="tcp"))
+            assert answer_of(client.conn).remote_port
+        for client in clients:
+            client.close()
+        wait_until(lambda: not running.server.control_ingress.clients, "the clients have gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
@@ -47,6 +48,7 @@ class ControlIngress:
         self.kept = KeptIngresses(shared)  # of clients that are away
         self.is_left = False  # `leave` was called
         self._shared = shared
+        self._sessions: set[Mux] = set()  # multiplexed, which have not ended
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
         self._listener: Listener | None = None  # from `start` on
 
@@ -95,6 +97,14 @@ class ControlIngress:
         if self._listener is not None:
             self._listener.close()
 
+    def close(self) -> None:
+        """End all clients and their sessions at once."""
+        self.stop_listening()
+        for control in [*self.clients]:
+            control.end()
+        for mux in [*self._sessions]:
+            mux.close()
+
     # ---- from accept on ------------------------------------------------------------------------------------
 
     def _serve_conn(self, conn: SocketConn) -> None:
@@ -137,12 +147,13 @@ class ControlIngress:
         mux = Mux(conn, is_client=False)
         mux.moves = peer.moves
         self.in_progress.add(mux)  # until it has a control connection
-        try:
-            mux.serve(self._shared.crew, lambda stream: self._serve_stream(stream, mux, peer))
-            mux.wait_end()
-        finally:
-            self.in_progress.discard(mux)
-            mux.close()
+        self._sessions.add(mux)
+        mux.on_end = partial(self._forget_session, mux)
+        mux.serve(self._shared.crew, lambda stream: self._serve_stream(stream, mux, peer))
+
+    def _forget_session(self, mux: Mux) -> None:
+        self.in_progress.discard(mux)
+        self._sessions.discard(mux)
 
     def _serve_stream(self, stream: Stream, mux: Mux, peer: Peer) -> None:
         """Do what a stream of `peer` is for. Whoever takes the stream over closes it.
@@ -173,8 +184,8 @@ class ControlIngress:
 
     # ---- what connections are for --------------------------------------------------------------------------
 
-    def _serve_control(self, conn: Conn, purpose: ForControl, mux: Mux | None = None) -> None:
-        """Serve a client until its control connection ends."""
+    def _serve_control(self, conn: EventedConn | Stream, purpose: ForControl, mux: Mux | None = None) -> None:
+        """Serve a client from now on, until its control connection ends."""
         peer = purpose.peer
         refusal = self._why_not(peer, mux)
         if refusal is not None:
