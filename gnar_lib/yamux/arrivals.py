@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
-from time import monotonic
 from typing import Any, Protocol
 
 from gevent.hub import get_hub
@@ -75,7 +74,6 @@ class Arrivals:
     def add(self, stream: Stream) -> None:
         """Keep a stream whose first frame has begun to come."""
         stream.is_new = True
-        stream.since_s = monotonic()
         self._unclaimed[stream.id] = stream
         holdings.streams += 1
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
-from time import monotonic
 
 from gnar_lib.yamux.sender import Sender
 from gnar_lib.yamux.stream import Stream
@@ -31,14 +30,16 @@ class Opening:
 
     def add(self, stream: Stream) -> None:
         """Tell the peer of a new stream, now or as soon as its backlog has room."""
-        stream.since_s = monotonic()
-        self._held.append(stream)
-        self._announce()
+        if self._held or len(self._announced) >= ACCEPT_BACKLOG:
+            self._held.append(stream)
+        else:
+            self._announce(stream)
 
     def accepted(self, stream_id: int) -> None:
         """The peer has accepted a stream, or the stream has ended before."""
         del self._announced[stream_id]
-        self._announce()
+        while self._held and len(self._announced) < ACCEPT_BACKLOG:
+            self._announce(self._held.popleft())
 
     def expire(self, before_s: float) -> None:
         """Reset the streams that were opened before that time (`time.monotonic`) and are not accepted."""
@@ -46,12 +47,10 @@ class Opening:
             for stream in [*takewhile(lambda stream: stream.since_s < before_s, streams)]:
                 stream.break_off("the peer has not accepted the stream in time")
 
-    def _announce(self) -> None:
-        """Tell the peer of streams, as many as its backlog holds."""
-        while self._held and len(self._announced) < ACCEPT_BACKLOG:
-            stream = self._held.popleft()
-            if stream.announce():
-                self._announced[stream.id] = stream
-                self._sender.send_flags_soon(stream)
-                if stream.has_writer:
-                    self._call_soon(stream.wake)
+    def _announce(self, stream: Stream) -> None:
+        """Tell the peer of a stream that has not ended meanwhile."""
+        if stream.announce():
+            self._announced[stream.id] = stream
+            self._sender.send_flags_soon(stream)
+            if stream.has_writer:
+                self._call_soon(stream.wake)

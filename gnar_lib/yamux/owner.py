@@ -26,7 +26,7 @@ class Owner(Protocol):
     def getpeername(self) -> Sockaddr:
         """Return the address of the session's other end."""
 
-    def forget(self, stream_id: int) -> None:
+    def forget(self, stream_id: int, *, is_new: bool) -> None:
         """Ignore frames for a stream that has ended."""
 
     def on_accepted(self, stream_id: int) -> None:

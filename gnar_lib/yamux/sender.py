@@ -83,28 +83,33 @@ class Sender:
 
     def send(self, frame: bytes) -> None:
         """Send a whole frame, in this turn or as soon as the conn takes it."""
-        if self._loop.now() != self._turn:
-            self._begin_turn()
-        self._frames += 1
         queue = self._queue
-        if not queue and self._frames == 1 and self._was_lone and not self.corked:
-            try:
-                sent = self._send_now(frame)
-            except ConnError as exc:
-                self._fail(exc)
+        if not self.corked:
+            if self._loop.now() != self._turn:
+                self._begin_turn()
+            self._frames += 1
+            if self._frames == 1 and self._was_lone and not queue and not self._is_full:
+                self._send_lone(frame)
                 return
-            if sent < len(frame):
-                queue += frame[sent:]
-                self._wait_writable()
-            return
         queue += frame
         if self._is_full:
             if len(queue) > MAX_QUEUE_BYTES:
                 self._fail(MuxError(f"{len(queue)} bytes wait for a peer that does not read"))
         elif len(queue) >= FULL_BYTES:
             self.flush()
-        else:
+        elif not (self.corked or self._will_flush):
             self.flush_soon()
+
+    def _send_lone(self, frame: bytes) -> None:
+        """Send the only frame of this turn, as it seems, without delay."""
+        try:
+            sent = self._send_now(frame)
+        except ConnError as exc:
+            self._fail(exc)
+            return
+        if sent < len(frame):
+            self._queue += frame[sent:]
+            self._wait_writable()
 
     def send_data(self, header: bytes, payload: bytes | bytearray | memoryview) -> None:
         """Send a Data frame; of a large payload, only what the conn does not take now is copied."""

@@ -259,11 +259,13 @@ class Session:
 
     # ---- for the streams -----------------------------------------------------------------------------------
 
-    def forget(self, stream_id: int) -> None:
-        """Ignore frames for a stream that has ended."""
+    def forget(self, stream_id: int, *, is_new: bool) -> None:
+        """Ignore frames for a stream that has ended; `is_new` if nobody serves it yet."""
         self.streams.pop(stream_id, None)
-        self._half_gone.pop(stream_id, None)
-        self._arrivals.forget(stream_id)
+        if self._half_gone:
+            self._half_gone.pop(stream_id, None)
+        if is_new:
+            self._arrivals.forget(stream_id)
         if self._is_draining and not self.streams:
             self.call_soon(self.close)
 

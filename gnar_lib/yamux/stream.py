@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from gevent.hub import get_hub
@@ -36,6 +37,7 @@ FRAME_BYTES: Final = 32 * 1024
 
 _OPEN, _WE_ENDED, _PEER_ENDED, _ENDED, _RESET = State
 _OVER = (_ENDED, _RESET)
+_SEND_FIN, _RECEIVE_FIN, _SEND_RST, _RECEIVE_RST = Event
 
 
 class Stream:
@@ -81,7 +83,7 @@ class Stream:
         self.was_read = False  # a wait to read has ended since somebody set this to False
         self.is_touched = False  # a frame for this stream was among those of the present read
         self.is_new = False  # the peer has opened the stream, and nobody serves it yet
-        self.since_s = 0.0  # when either end opened the stream
+        self.since_s = monotonic()  # when either end opened the stream
         self._why_reset = "reset by the peer"  # what to say once the stream is reset
         self._session = session  # to which this stream belongs
         self._state = _OPEN  # changes in `_end` alone
@@ -89,7 +91,7 @@ class Stream:
         self._first = first  # what the first Data frame carries before anything else
         self._room = 0 if flags & SYN else INITIAL_WINDOW_BYTES  # bytes that this end may send
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
-        self._window = Window(session.path)  # what the peer may send
+        self._window = Window(session.path, self.since_s)  # what the peer may send
         self._offset = 0  # bytes of the first chunk that have been read
         self._unread = b""  # bytes that `unread` has put back
         self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
@@ -362,7 +364,7 @@ class Stream:
         if self._first:
             self._send_with_flags()
         elif self._flags:
-            self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags(), self.id, 0))
+            self._tell(0)
 
     def on_first_in_line(self) -> None:
         """Let the greenlet that waits to send write one frame; runs in the hub."""
@@ -402,7 +404,7 @@ class Stream:
         if self.beside is not None and self.beside.sends:
             self.beside.conn.shutdown(how)
         elif how != socket.SHUT_RD and (self._state is _OPEN or self._state is _PEER_ENDED):
-            self._end(Event.SEND_FIN)
+            self._end(_SEND_FIN)
 
     def abort(self) -> None:
         """Close with a reset."""
@@ -411,14 +413,14 @@ class Stream:
                 self.beside.conn.abort()
             self._close()
             if self._state not in _OVER:
-                self._end(Event.SEND_RST)
+                self._end(_SEND_RST)
 
     def break_off(self, reason: str) -> None:
         """Reset on behalf of the session. Whoever has the stream is told the `reason`, and has to close."""
         if self._state not in _OVER:
             self._why_reset = reason
             self._forget_chunks()
-            self._end(Event.SEND_RST)
+            self._end(_SEND_RST)
             self._session.call_soon(self.wake)
 
     def close(self) -> None:
@@ -429,7 +431,7 @@ class Stream:
             return
         self._close()
         if self._state is _OPEN or self._state is _PEER_ENDED:
-            self._end(Event.SEND_FIN)
+            self._end(_SEND_FIN)
         if self._state is _WE_ENDED:
             self._session.on_half_gone(self.id)
             if grant := self._window.refill():
@@ -440,7 +442,8 @@ class Stream:
         if self.beside is not None:
             self.beside.close()
         self._on_readable = None
-        self._forget_chunks()
+        if self.chunks or self._unread:
+            self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._session.call_soon(self.wake)
 
@@ -486,18 +489,25 @@ class Stream:
         self._state = state
         if self._session.closed:
             return
-        if self._first and event is Event.SEND_FIN:
-            self._send_with_flags()
-        if event is Event.SEND_FIN:
-            self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | FIN, self.id, 0))
-        elif event is Event.SEND_RST and not self._flags & SYN:  # the peer knows of the stream
-            self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | RST, self.id, 0))
-        if state in _OVER:
+        if event is _SEND_FIN:
+            self._tell(FIN)
+        elif event is _SEND_RST and not self._flags & SYN:  # the peer knows of the stream
+            self._tell(RST)
+        if state is _ENDED or state is _RESET:
             self._flags = 0
-            self._session.forget(self.id)
+            self._session.forget(self.id, is_new=self.is_new)
             if self._is_unaccepted:
                 self._on_accepted()
-            self._window.release()
+            if self._window.size > INITIAL_WINDOW_BYTES:
+                self._window.release()
+
+    def _tell(self, flags: int) -> None:
+        """Send a frame with flags and without data, behind the bytes that were given at the opening."""
+        if self._first:
+            self._send_with_flags()
+        if self._flags:
+            flags |= self._take_flags()
+        self._session.sender.send(pack(WINDOW_UPDATE, flags, self.id, 0))
 
     # ---- the conn beside the stream ------------------------------------------------------------------------
 
@@ -506,7 +516,7 @@ class Stream:
         if self.beside is not None or not self._session.moves or self._state in _OVER:
             return
         if not self._session.bring_beside(self.id):
-            self._send_beside_flag(ASK)
+            self._tell(ASK)
 
     def attach(self, conn: EventedConn, *, is_ready: bool) -> bool:
         """Keep `conn` beside this stream, which closes it; False if there is no use for it.
@@ -517,7 +527,7 @@ class Stream:
             return False
         self.beside = Beside(conn, is_ready=is_ready)
         if is_ready:
-            self._send_beside_flag(READY)
+            self._tell(READY)
         return True
 
     def detach(self) -> bool:
@@ -539,7 +549,7 @@ class Stream:
             return False
         self._flags |= MOVED  # which the frame with FIN carries
         beside.sends = True
-        self._end(Event.SEND_FIN)
+        self._end(_SEND_FIN)
         return True
 
     @property
@@ -552,9 +562,6 @@ class Stream:
         """The conn from which the next bytes come; None while they come from the stream itself."""
         beside = self.beside
         return None if beside is None or not beside.receives or self.chunks else beside.conn
-
-    def _send_beside_flag(self, flag: int) -> None:
-        self._session.sender.send(pack(WINDOW_UPDATE, self._take_flags() | flag, self.id, 0))
 
     def _on_beside_flags(self, flags: int) -> None:
         """The peer asks for a conn, has got one, or goes on over it."""
@@ -583,9 +590,9 @@ class Stream:
             if self._state in _OVER:
                 return
         if flags & FIN:
-            self._end(Event.RECEIVE_FIN)
+            self._end(_RECEIVE_FIN)
         if flags & RST and self._state is not _ENDED:
-            self._end(Event.RECEIVE_RST)  # what came before it can still be read
+            self._end(_RECEIVE_RST)  # what came before it can still be read
 
     def _on_accepted(self) -> None:
         self._is_unaccepted = False
@@ -604,7 +611,7 @@ class Stream:
             raise ProtocolError(f"{self}: data after FIN")
         self._window.use_room(count)
         if self.closed and self._state is _WE_ENDED and self._window.room < self._window.size >> 1:
-            self._end(Event.SEND_RST)  # the peer keeps sending to a closed stream
+            self._end(_SEND_RST)  # the peer keeps sending to a closed stream
 
     def on_whole_frame(self, view: memoryview) -> None:
         """A Data frame has come; all else is as with `on_data_header` and `on_data`, for its parts."""

@@ -59,17 +59,17 @@ class Path:
 
 
 class Window:
-    """The receive window of one stream."""
+    """The receive window of a stream that was opened at `now_s` (`time.monotonic`)."""
 
     __slots__ = ("_granted_s", "_path", "consumed", "half", "room", "size")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, now_s: float) -> None:
         self.room = INITIAL_WINDOW_BYTES  # bytes that the peer may send now
         self._path = path  # shared with the other windows of the session
         self.size = INITIAL_WINDOW_BYTES  # bytes on the way, or received and unread, at the same time
         self.half = INITIAL_WINDOW_BYTES >> 1  # of `size`
         self.consumed = 0  # bytes that the reader has taken since the last grant; whoever reads adds to it
-        self._granted_s = monotonic()  # when the last grant was made
+        self._granted_s = now_s  # when the last grant was made
 
     def use_room(self, count: int) -> None:
         """Take note that the peer has sent `count` bytes; raises `ProtocolError` if they exceed the room."""

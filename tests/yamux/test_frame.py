@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -68,14 +69,14 @@ def use(one: window.Window, count: int) -> int:
 
 
 def test_window_grants_half_of_itself_at_a_time() -> None:
-    one = window.Window(window.Path())
+    one = window.Window(window.Path(), monotonic())
     assert use(one, INITIAL // 2 - 1) == 0
     assert use(one, 1) == INITIAL // 2
     assert one.room == INITIAL
 
 
 def test_data_beyond_the_window_is_an_error_of_the_protocol() -> None:
-    one = window.Window(window.Path())
+    one = window.Window(window.Path(), monotonic())
     one.use_room(INITIAL)
     with pytest.raises(ProtocolError):
         one.use_room(1)
@@ -84,7 +85,7 @@ def test_data_beyond_the_window_is_an_error_of_the_protocol() -> None:
 def test_window_of_a_fast_reader_on_a_long_path_doubles_up_to_its_limit() -> None:
     path = window.Path()
     path.set_rtt(60.0)  # no test takes that long
-    one, sizes = window.Window(path), []
+    one, sizes = window.Window(path, monotonic()), []
     while one.size < window.MAX_WINDOW_BYTES:
         assert use(one, one.size // 2) > 0
         sizes.append(one.size)
@@ -95,7 +96,7 @@ def test_window_of_a_fast_reader_on_a_long_path_doubles_up_to_its_limit() -> Non
 
 
 def test_window_does_not_grow_before_the_round_trip_is_known() -> None:
-    one = window.Window(window.Path())
+    one = window.Window(window.Path(), monotonic())
     use(one, INITIAL // 2)
     assert one.size == INITIAL
 
@@ -103,7 +104,7 @@ def test_window_does_not_grow_before_the_round_trip_is_known() -> None:
 def test_windows_of_one_session_grow_within_a_common_limit() -> None:
     path = window.Path()
     path.set_rtt(60.0)
-    several = [window.Window(path) for _ in range(8)]
+    several = [window.Window(path, monotonic()) for _ in range(8)]
     for one in several:
         for _ in range(10):
             use(one, one.size // 2)
