@@ -29,16 +29,21 @@ class Event(Enum):
     RECEIVE_RST = "the peer sends RST"
 
 
+# The members by themselves, since each frame asks for some, and to look one up in its class takes a while.
+OPEN, WE_ENDED, PEER_ENDED, ENDED, RESET = State
+OVER: Final = (ENDED, RESET)
+SEND_FIN, RECEIVE_FIN, SEND_RST, RECEIVE_RST = Event
+
 # A transition that is not here must not happen: a second FIN of the peer, say, breaks the protocol.
 TRANSITIONS: Final = {
-    (State.OPEN, Event.SEND_FIN): State.WE_ENDED,
-    (State.OPEN, Event.RECEIVE_FIN): State.PEER_ENDED,
-    (State.OPEN, Event.SEND_RST): State.RESET,
-    (State.OPEN, Event.RECEIVE_RST): State.RESET,
-    (State.WE_ENDED, Event.RECEIVE_FIN): State.ENDED,
-    (State.WE_ENDED, Event.SEND_RST): State.RESET,
-    (State.WE_ENDED, Event.RECEIVE_RST): State.RESET,
-    (State.PEER_ENDED, Event.SEND_FIN): State.ENDED,
-    (State.PEER_ENDED, Event.SEND_RST): State.RESET,
-    (State.PEER_ENDED, Event.RECEIVE_RST): State.RESET,
+    (OPEN, SEND_FIN): WE_ENDED,
+    (OPEN, RECEIVE_FIN): PEER_ENDED,
+    (OPEN, SEND_RST): RESET,
+    (OPEN, RECEIVE_RST): RESET,
+    (WE_ENDED, RECEIVE_FIN): ENDED,
+    (WE_ENDED, SEND_RST): RESET,
+    (WE_ENDED, RECEIVE_RST): RESET,
+    (PEER_ENDED, SEND_FIN): ENDED,
+    (PEER_ENDED, SEND_RST): RESET,
+    (PEER_ENDED, RECEIVE_RST): RESET,
 }
