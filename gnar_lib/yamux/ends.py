@@ -42,7 +42,6 @@ class Ends:
         "_room",
         "_session",
         "_state",
-        "_unread",
         "_why_reset",
         "_window",
         "_write_waiter",
@@ -74,7 +73,6 @@ class Ends:
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path, self.since_s)  # what the peer may send
         self._offset = 0  # bytes of the first chunk that have been read
-        self._unread = b""  # bytes that `unread` has put back
         self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
         self._read_waiter: greenlet | None = None  # the greenlet that waits to read
         self._write_waiter: greenlet | None = None  # the greenlet that waits to send

@@ -35,9 +35,6 @@ class Incoming(Ends):
 
     def recv_now(self, size: int) -> bytes | None:
         """Return what is there without waiting: None when nothing is, `b""` at the end of the stream."""
-        if self._unread:
-            data, self._unread = self._unread[:size], self._unread[size:]
-            return data
         if not self.chunks:
             if not self._is_at_end():
                 return None
@@ -54,10 +51,6 @@ class Incoming(Ends):
 
     def recv_into(self, buffer: memoryview) -> int:
         """Read into `buffer`, waiting for the first byte; return the count, 0 at the end of the stream."""
-        if self._unread:
-            data = self.recv(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
         chunks = self.chunks
         while not chunks:
             if self._is_at_end():
@@ -76,15 +69,12 @@ class Incoming(Ends):
 
     def borrow(self) -> memoryview | bytes:
         """Wait for bytes and return a chunk of them; the memory is reused as soon as any greenlet waits."""
-        if self._unread:
-            return self.recv(len(self._unread))
         while not self.chunks:
             if self._is_at_end():
                 return b"" if (conn := self._reads_on) is None else conn.borrow()
             self._wait_to_read()
-        chunk = self.chunks[0][self._offset :] if self._offset else self.chunks[0]
-        del self.chunks[0]
-        self._offset = 0
+        self._cut_what_was_read()
+        chunk = self.chunks.pop(0)
         self._consumed(len(chunk))
         return chunk
 
@@ -97,11 +87,7 @@ class Incoming(Ends):
         """
         # `borrow` in turn with `send`, with everything at hand.
         chunks, session, window, switch = self.chunks, self._session, self._window, get_hub().switch
-        while self._unread or self._offset:
-            lent = self.borrow()
-            counter.bytes += len(lent)
-            if (sent := send(lent)) < len(lent):
-                return lent[sent:]
+        self._cut_what_was_read()
         self._read_waiter = getcurrent()
         try:
             while True:
@@ -127,12 +113,21 @@ class Incoming(Ends):
 
     def unread(self, data: bytes) -> None:
         """Put bytes back: the next read returns them first."""
-        self._unread = data + self._unread
+        if data and not self.closed:
+            self._cut_what_was_read()
+            self.chunks.insert(0, data)
+            self._session.stored_bytes += len(data)
+            self._window.consumed -= len(data)
+
+    def _cut_what_was_read(self) -> None:
+        """Have the first chunk be all unread."""
+        if self._offset:
+            self.chunks[0], self._offset = self.chunks[0][self._offset :], 0
 
     @property
     def has_unread(self) -> bool:
-        """Whether `unread` has put bytes back that no read has returned yet."""
-        return bool(self._unread)
+        """Whether there are bytes that no read has returned yet: put back, or just come."""
+        return bool(self.chunks)
 
     def _skip(self, count: int, size: int) -> None:
         """Take note that `count` more bytes of the first chunk, whose length is `size`, have been read."""
@@ -176,7 +171,7 @@ class Incoming(Ends):
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         if self.closed:
             raise ConnClosed(f"{self}: closed")
-        if not self._unread and (conn := self._reads_on) is not None:
+        if (conn := self._reads_on) is not None:
             conn.call_once_readable(callback)
             return
         self._on_readable = callback
@@ -194,7 +189,7 @@ class Incoming(Ends):
     def wake(self) -> None:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
         waiter, callback = self._read_waiter, self._on_readable
-        if (waiter is not None or callback is not None) and (self.chunks or self._unread or self._reads_end):
+        if (waiter is not None or callback is not None) and (self.chunks or self._reads_end):
             if waiter is not None:
                 waiter.switch(self)
             elif callback is not None:
@@ -265,4 +260,4 @@ class Incoming(Ends):
     def _forget_chunks(self) -> None:
         self._session.stored_bytes -= self.stored_bytes
         self.chunks.clear()
-        self._offset, self._unread = 0, b""
+        self._offset = 0

@@ -168,7 +168,7 @@ class Stream(Incoming):
         if self.beside is not None:
             self.beside.close()
         self._on_readable = None
-        if self.chunks or self._unread:
+        if self.chunks:
             self._forget_chunks()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._session.call_soon(self.wake)
