@@ -77,6 +77,7 @@ class _Pair:
         "_forth",
         "_idle_timeout_s",
         "_is_parked",
+        "_is_turned",
         "_moved",
         "_moved_s",
         "_running",
@@ -84,7 +85,9 @@ class _Pair:
     )
 
     def __init__(self, a: Conn, b: Conn, up: Flow, down: Flow, idle_timeout_s: float) -> None:
-        if isinstance(a, SocketConn) and not isinstance(b, SocketConn):
+        # The way back is the one from `a`, as the caller calls it.
+        self._is_turned = isinstance(a, SocketConn) and not isinstance(b, SocketConn)
+        if self._is_turned:
             a, b, up, down = b, a, down, up
         self._a = a
         self._b = b
@@ -102,7 +105,8 @@ class _Pair:
         """Copy both ways until both have ended; raises the first error."""
         watch.add(self)
         try:
-            self._park()
+            if self._park() and self._is_turned:
+                self._pass_back()  # mostly, a user's first bytes are there, and leave with the announcement
             self._copy(self._a, self._b, self._forth)
             if self._running:
                 self._wait_for_other()
@@ -133,17 +137,21 @@ class _Pair:
 
     # ---- the way back --------------------------------------------------------------------------------------
 
-    def _park(self) -> None:
-        """Let the way back go without a greenlet until there is something to copy."""
+    def _park(self) -> bool:
+        """Let the way back go without a greenlet until there is something to copy.
+
+        Tell whether `_pass_back` will be called then.
+        """
         self._is_parked = True
         src = self._b
         if isinstance(src, SocketConn) and self._back.limit is None and not (src.has_unread or src.closed):
             src.call_when_readable(self._pass_back)
-        else:
-            src.call_once_readable(self._unpark)
+            return True
+        src.call_once_readable(self._unpark)
+        return False
 
     def _pass_back(self) -> None:
-        """Pass on what has come on the way back, without a greenlet; runs in the hub."""
+        """Pass on what has come on the way back, without waiting."""
         src, dst, flow = self._b, self._a, self._back
         assert isinstance(src, SocketConn)  # noqa: S101  (for the type checker: `_park` has looked)
         rest = b""
@@ -167,7 +175,7 @@ class _Pair:
         else:
             self._stop_passing(src)
             if count:  # much has come, or more than `dst` takes at once
-                _backs.enter(self._copy_back, rest)
+                _backs.spawn(self._copy_back, rest)
                 return
             self._end_of(dst)
         _awake.discard(self)

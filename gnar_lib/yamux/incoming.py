@@ -188,8 +188,11 @@ class Incoming(Ends):
 
     def wake(self) -> None:
         """Switch to the greenlets whose wait is over: by bytes, room, an end or an error. Runs in the hub."""
-        waiter, callback = self._read_waiter, self._on_readable
-        if (waiter is not None or callback is not None) and (self.chunks or self._reads_end):
+        waiter, callback, state = self._read_waiter, self._on_readable, self._state
+        is_over = self.closed or self._session.closed
+        if (waiter is not None or callback is not None) and (
+            self.chunks or is_over or not (state is OPEN or state is WE_ENDED)
+        ):
             if waiter is not None:
                 waiter.switch(self)
             elif callback is not None:
@@ -202,11 +205,6 @@ class Incoming(Ends):
             or not (self._state is OPEN or self._state is PEER_ENDED)
         ):
             self._write_waiter.switch(self)
-
-    @property
-    def _reads_end(self) -> bool:
-        """Whether a read of what the stream itself brings would not wait for bytes that may come."""
-        return self.closed or self._has_ended
 
     # ---- the window ----------------------------------------------------------------------------------------
 
