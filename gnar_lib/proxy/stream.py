@@ -20,6 +20,7 @@ from gnar_lib.pio.flow import Flow
 from gnar_lib.proxy.buffer import send_counted
 from gnar_lib.proxy.watch import watch
 from gnar_lib.proxy.ways import copy_to_end
+from gnar_lib.yamux import Stream
 
 IDLE_CHECK_S = 0.5  # between two looks for directions on which nothing comes
 PARK_AT_ONCE = 64  # pairs in one turn of the loop
@@ -158,6 +159,8 @@ class _Pair:
         try:
             if (count := src.recv_into_now(LENT)) is None:
                 return
+            if count and not flow.bytes and not self._is_turned and isinstance(dst, Stream):
+                count = self._pass_whole(src, dst, count)
             if count:
                 flow.bytes += count
                 sent = dst.send_now(LENT[:count])
@@ -181,6 +184,18 @@ class _Pair:
         _awake.discard(self)
         self._running -= 1
         self._wake()
+
+    def _pass_whole(self, src: SocketConn, dst: Stream, count: int) -> int:
+        """Pass on a short answer and its end in one frame, if the end has come right behind it.
+
+        `count` bytes have been read. Returns how many bytes have been read and not passed on.
+        """
+        more = src.recv_into_now(LENT[count:]) if count < LENT_BYTES else None
+        if more != 0 or not dst.send_last(LENT[:count]):
+            return count + (more or 0)
+        self._back.bytes += count
+        self._back.tell_first()
+        return 0
 
     def _stop_passing(self, src: SocketConn) -> None:
         self._is_parked = False

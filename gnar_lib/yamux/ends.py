@@ -157,8 +157,11 @@ class Ends:
         if state is RESET or self._session.closed:
             raise WriteError(f"{self}: {self._why_broken}")
 
-    def _end(self, event: Event) -> None:
-        """Change the state as the table says, tell the peer, and leave the session if all has ended."""
+    def _end(self, event: Event, *, is_told: bool = False) -> None:
+        """Change the state as the table says, tell the peer, and leave the session if all has ended.
+
+        `is_told`: a frame with bytes has told the peer.
+        """
         state = TRANSITIONS.get((self._state, event))
         if state is None:
             raise ProtocolError(f"{self}: {event.value} in state {self._state.name}")
@@ -166,7 +169,8 @@ class Ends:
         if self._session.closed:
             return
         if event is SEND_FIN:
-            self._tell(FIN)
+            if not is_told:
+                self._tell(FIN)
         elif event is SEND_RST and not self._flags & SYN:  # the peer knows of the stream
             self._tell(RST)
         if state is ENDED or state is RESET:

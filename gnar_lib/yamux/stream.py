@@ -66,6 +66,23 @@ class Stream(Incoming):
             sent += count
         return sent
 
+    def send_last(self, data: bytes | memoryview) -> bool:
+        """Send bytes and end this direction behind them, in one frame.
+
+        Returns False if one frame does not do, or has to wait: then nothing has been sent or ended.
+        """
+        count, beside = len(data), self.beside
+        if not 0 < count <= min(self._room, FRAME_BYTES) or (beside is not None and beside.sends):
+            return False
+        self._check_sending()
+        if not self._session.sender.has_room():
+            return False
+        self._room -= count
+        self._flags |= FIN
+        self._send_with_flags(data)
+        self._end(SEND_FIN, is_told=True)
+        return True
+
     def _may_send_all_the_same(self, count: int) -> bool:
         """Tell whether a Data frame may be sent though the sender has no room: in turn, or as a small one."""
         self._check_sending()

@@ -25,10 +25,12 @@ from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import buffer, splice, ways
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
+from gnar_lib.yamux.frame import ACK, DATA, FIN, SYN, WINDOW_UPDATE
 from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.moving import moving_pair
 from tests.helpers.wrapped import WrappedConn
+from tests.peers.mux import session_and_peer
 
 MIB = 1 << 20
 BULK_BYTES = 8 * MIB
@@ -624,3 +626,34 @@ def test_whether_users_of_tcp_are_busy_is_told_by_a_look_at_few_of_them() -> Non
     assert len(looked) <= 1000 + stream_module.LOOK_AT
     for pair in pairs:
         sweep.discard(pair)  # type: ignore[arg-type]
+
+
+def test_short_answer_and_its_end_leave_a_stream_in_one_frame() -> None:
+    (near, far), crew = tcp_pair(), net.Crew("test")
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, b"question"))
+        data = session.accept()
+        far.sendall(b"answer")
+        far.shutdown(socket.SHUT_WR)
+        crew.spawn(stream_module.stream, data, near)
+        assert peer.recv() == (DATA, ACK | FIN, 1, b"answer")
+        peer.send((WINDOW_UPDATE, FIN, 1, 0))
+        assert far.recv(100) == b"question"
+        assert far.recv(100) == b""
+        assert crew.wait_empty(TIMEOUT_S)
+    far.close()
+
+
+def test_answer_that_ends_later_ends_in_a_frame_of_its_own() -> None:
+    (near, far), crew = tcp_pair(), net.Crew("test")
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, b"question"))
+        data = session.accept()
+        far.sendall(b"answer")
+        crew.spawn(stream_module.stream, data, near)
+        assert peer.recv() == (DATA, ACK, 1, b"answer")
+        assert far.recv(100) == b"question"
+        far.close()
+        assert peer.recv() == (WINDOW_UPDATE, FIN, 1, 0)
+        peer.send((WINDOW_UPDATE, FIN, 1, 0))
+        assert crew.wait_empty(TIMEOUT_S)

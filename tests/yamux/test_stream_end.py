@@ -19,6 +19,7 @@ from gnar_lib.yamux.frame import (
     SYN,
     WINDOW_UPDATE,
 )
+from gnar_lib.yamux.stream import FRAME_BYTES
 from tests.helpers.loop import turn
 from tests.peers.mux import (
     clean,
@@ -43,6 +44,31 @@ TIMEOUT_S = 20.0
 def _bounded_and_clean() -> Iterator[None]:
     with clean(TIMEOUT_S):
         yield
+
+
+def test_last_bytes_and_the_end_behind_them_leave_in_one_frame() -> None:
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, b"question"))
+        stream = session.accept()
+        assert stream.send_last(b"answer")
+        assert peer.recv() == (DATA, ACK | FIN, 1, b"answer")
+        for write in (stream.sendall, stream.send_last):
+            with pytest.raises(WriteError):
+                write(b"more")
+        stream.shutdown(socket.SHUT_WR)
+        assert stream.recv(100) == b"question"
+        peer.send((DATA, FIN, 1, b"thanks"))
+        assert read_all(stream) == b"thanks"
+        assert stream_count(session) == 0
+
+
+def test_last_bytes_that_do_not_fit_into_one_frame_are_not_sent_as_such() -> None:
+    with stream_pair() as (ours, theirs):
+        assert not ours.send_last(bytes(FRAME_BYTES + 1))
+        ours.sendall(bytes(INITIAL_WINDOW_BYTES - 1))
+        assert not ours.send_last(b"two")
+        ours.shutdown(socket.SHUT_WR)
+        assert len(read_all(theirs)) == INITIAL_WINDOW_BYTES - 1
 
 
 @pytest.mark.parametrize("first", [0, 1])
