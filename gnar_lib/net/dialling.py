@@ -54,7 +54,7 @@ _KINDS: tuple[tuple[frozenset[int], type[DialError]], ...] = (
 )
 
 
-class _Failure(NamedTuple):
+class Failure(NamedTuple):
     """An attempt that has failed, without the error itself, which would keep the attempt's socket alive."""
 
     kind: type[DialError]
@@ -170,6 +170,20 @@ def _refuse_itself(conn: SocketConn) -> int:
 # ---- several addresses -------------------------------------------------------------------------------------
 
 
+def begin(
+    family: int, address: Sockaddr, how: DialSettings
+) -> tuple[SocketConn | None, SocketConn | None, Failure | None]:
+    """Begin to connect. One of three is not None: a conn that is connected, one that is not yet, a failure.
+
+    The caller closes the conn.
+    """
+    try:
+        conn, is_connected = _begin(family, address, how.source, how.options)
+    except OSError as exc:
+        return None, None, _failure(address, exc)
+    return (conn, None, None) if is_connected else (None, conn, None)
+
+
 class Race:
     """Attempts to connect side by side; at the end of the `with` block, those under way are given up.
 
@@ -182,7 +196,8 @@ class Race:
         self._until_s = time.monotonic() + how.timeout_s
         self._under_way: dict[SocketConn, Sockaddr] = {}
         self._ended: list[SocketConn] = []  # those of them that are connected, or have failed
-        self._failures: list[_Failure] = []
+        self._failures: list[Failure] = []
+        self._began_s = 0.0  # when the youngest of those under way began
         self._waiter: greenlet | None = None  # the greenlet that runs the race, while it waits
 
     def __enter__(self) -> Race:
@@ -195,15 +210,18 @@ class Race:
     def run(self, addresses: Iterable[tuple[int, Sockaddr]], patience_s: float) -> SocketConn | None:
         """Return the first conn that is connected, which the caller closes.
 
-        Attempts of earlier calls take part. None: all attempts have failed, or none has succeeded for
-        `patience_s` since the last began.
+        Attempts of earlier calls, and those that were taken over, take part. None: all attempts have failed,
+        or none has succeeded for `patience_s` since the last began.
         """
-        for number, (family, address) in enumerate(addresses):
-            conn = self._wait(NEXT_ADDRESS_S) if number and self._under_way else None
+        for family, address in addresses:
+            conn = None
+            if self._under_way and (pause_s := self._began_s + NEXT_ADDRESS_S - time.monotonic()) > 0:
+                conn = self._wait(pause_s)
             while conn is None and len(self._under_way) >= MOST_AT_ONCE and self._left_s > 0:
                 conn = self._wait(self._left_s)
             if conn is None and self._left_s > 0:
-                conn = self._begin(family, address)
+                conn, under_way, failure = begin(family, address, self._how)
+                self.take_over(address, under_way, failure)
             if conn is not None:
                 return conn
         until_s = time.monotonic() + patience_s
@@ -216,18 +234,14 @@ class Race:
     def _left_s(self) -> float:
         return self._until_s - time.monotonic()
 
-    def _begin(self, family: int, address: Sockaddr) -> SocketConn | None:
-        """Begin an attempt; return its conn if that is connected already."""
-        try:
-            conn, is_connected = _begin(family, address, self._how.source, self._how.options)
-        except OSError as exc:
-            self._failures.append(_failure(address, exc))
-            return None
-        if is_connected:
-            return conn
-        self._under_way[conn] = address
-        conn.call_when_writable(partial(self._on_end, conn))
-        return None
+    def take_over(self, address: Sockaddr, under_way: SocketConn | None, failure: Failure | None) -> None:
+        """Let an attempt take part that `begin` has begun; closes its conn if another one wins."""
+        if failure is not None:
+            self._failures.append(failure)
+        if under_way is not None:
+            self._began_s = time.monotonic()
+            self._under_way[under_way] = address
+            under_way.call_when_writable(partial(self._on_end, under_way))
 
     def _wait(self, seconds: float) -> SocketConn | None:
         """Wait until an attempt ends, but no longer than that; return its conn if it has succeeded."""
@@ -273,10 +287,10 @@ def _os_error(status: int) -> OSError:
     return OSError(status, _WINDOWS_ERRORS.get(status) or os.strerror(status))
 
 
-def _failure(address: Sockaddr, exc: Exception) -> _Failure:
+def _failure(address: Sockaddr, exc: Exception) -> Failure:
     if isinstance(exc, OSError):
-        return _Failure(kind_of(exc), format_address(address), exc.strerror or str(exc))
-    return _Failure(UnreachableError, format_address(address), str(exc))
+        return Failure(kind_of(exc), format_address(address), exc.strerror or str(exc))
+    return Failure(UnreachableError, format_address(address), str(exc))
 
 
 def kind_of(exc: OSError) -> type[DialError]:
@@ -287,7 +301,7 @@ def kind_of(exc: OSError) -> type[DialError]:
     return DialError
 
 
-def _dial_error(failures: list[_Failure]) -> DialError:
+def _dial_error(failures: list[Failure]) -> DialError:
     """Return the one error for all attempts: of the class that tells most, with what each has met."""
     kinds = {each.kind for each in failures}
     kind = next((each for _, each in _KINDS if each in kinds), DialError)

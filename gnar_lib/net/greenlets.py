@@ -69,7 +69,7 @@ class Crew:
     def __init__(self, name: str) -> None:
         self.name = name  # for log lines
         self._members: set[greenlet] = set()  # those that have begun
-        self._starting = 0  # jobs that have not begun
+        self._starting = 0  # jobs that begin in the next turn of the loop
         self._emptied: gevent.event.Event = gevent.event.Event()  # nothing runs, and nothing is to begin
         self._emptied.set()
 
@@ -78,14 +78,17 @@ class Crew:
 
     def enter(self, function: Callable[..., None], *args: object) -> None:
         """Run `function` in a greenlet at once, up to its first wait. Only the hub may call this."""
-        self._starting += 1
         start_job(_Call(self, function, args))
 
     def spawn(self, function: Callable[..., None], *args: object) -> None:
         """Run `function` in a greenlet in the next turn of the loop."""
         self._starting += 1
         self._emptied.clear()
-        get_hub().loop.run_callback(start_job, _Call(self, function, args))
+        get_hub().loop.run_callback(self._start, _Call(self, function, args))
+
+    def _start(self, call: _Call) -> None:
+        self._starting -= 1
+        start_job(call)
 
     def wait_empty(self, timeout_s: float | None = None) -> bool:
         """Wait until all greenlets have ended; return False if that takes longer than `timeout_s`."""
@@ -105,7 +108,6 @@ class Crew:
 
     def began(self, member: greenlet) -> None:
         """A job of this crew has begun in the greenlet `member`."""
-        self._starting -= 1
         if not self._members:
             self._emptied.clear()
         self._members.add(member)

@@ -12,7 +12,7 @@ from gnar_lib.net.address import Sockaddr, unix_family
 from gnar_lib.net.conn import SocketConn
 from gnar_lib.net.datagram import is_out_of_files
 from gnar_lib.net.datagram_conn import DatagramConn, connect_udp, connect_unix_datagram
-from gnar_lib.net.dialling import AS_USUAL, DialSettings, Race, dial
+from gnar_lib.net.dialling import AS_USUAL, DialSettings, Race, begin, dial
 from gnar_lib.net.place import Place
 
 TURN_PAUSE_S = 1.0  # between two changes to another address that does not refuse datagrams
@@ -42,8 +42,14 @@ class Target:
         """Return a conn to the first address that answers, which the caller closes; raises `DialError`."""
         place = self._place
         addresses = place.addresses()
+        family, address = addresses[0]
+        conn, under_way, failure = begin(family, address, self._how)
+        if conn is not None:  # at once, as on this machine
+            place.prefer(address)
+            return conn
         with Race(self._how) as race:
-            conn = race.run(addresses, SILENCE_S)
+            race.take_over(address, under_way, failure)
+            conn = race.run(addresses[1:], SILENCE_S)
             if conn is None:
                 place.look_up_again()
                 conn = race.run([each for each in place.known if each not in addresses], self._how.timeout_s)

@@ -27,10 +27,9 @@ class Flow:
     __slots__ = ("bytes", "limit", "on_first")
 
     def __init__(self, limit: Limit | None = None, parent: Flow | None = None) -> None:
-        shared = parent.limit if parent is not None else None
-        self.limit: Limit | None = limit or shared
-        if limit is not None and shared is not None:
-            self.limit = _Both(limit, shared)
+        self.limit = limit
+        if parent is not None and parent.limit is not None:
+            self.limit = parent.limit if limit is None else _Both(limit, parent.limit)
         self.bytes = 0
         self.on_first: Callable[[], None] | None = None  # called once, when the first byte has come
 

@@ -112,7 +112,8 @@ class Meter:
         self.connections.discard(connection)
         self.up.bytes += connection.up.bytes
         self.down.bytes += connection.down.bytes
-        self._hand_over_if_over()
+        if self._is_ended:
+            self._hand_over_if_over()
 
     def begin_session(self) -> None:
         """Count a user of UDP that came."""

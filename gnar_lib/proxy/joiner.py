@@ -31,9 +31,10 @@ class Joiner:
         error of `connect` or of one of the conns, the user is reset, and the error is raised: mostly a
         `ConnError`. `address` is the user's.
         """
-        began_s, reason = time.monotonic(), ""
+        reason = ""
         emit(UserCame, self.side, self.name, address)
         live = self.meter.connection(address, user.abort)
+        began_s = live.began_s
         if is_heard(UserAnswered):
             live.down.on_first = partial(self._tell_answer, address, began_s)
         try:
@@ -42,7 +43,8 @@ class Joiner:
                 reason = "nothing to connect to"
                 user.close()
                 return
-            emit(UserConnected, self.side, self.name, address, time.monotonic() - began_s)
+            if is_heard(UserConnected):
+                emit(UserConnected, self.side, self.name, address, time.monotonic() - began_s)
             with live:
                 stream(user, other, live.up, live.down, self.idle_timeout_s)
         except BaseException as exc:
@@ -50,8 +52,9 @@ class Joiner:
             user.abort()  # a reset, since an orderly end could be taken for the whole
             raise
         finally:
-            up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
-            emit(UserLeft, self.side, self.name, address, up, down, lasted_s, reason)
+            if is_heard(UserLeft):
+                up, down, lasted_s = live.up.bytes, live.down.bytes, time.monotonic() - began_s
+                emit(UserLeft, self.side, self.name, address, up, down, lasted_s, reason)
 
     def _tell_answer(self, address: Sockaddr, began_s: float) -> None:
         emit(UserAnswered, self.side, self.name, address, time.monotonic() - began_s)
