@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from gevent.hub import get_hub
-from hypothesis import configuration
+from hypothesis import HealthCheck, configuration, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.helpers.harness import SharedTunnels, Tunnel, Tunnels, first_of_workers, tunnels_of_test
@@ -117,6 +117,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("SHIV_ROOT", str(BUILD / "cache" / "unpacked"))
     os.environ["XDG_RUNTIME_DIR"] = str(BUILD / "run")  # where servers can be asked to be replaced
     (BUILD / "run").mkdir(parents=True, exist_ok=True)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("gnar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("gnar")
     _give_children_default_signals()
 
 
