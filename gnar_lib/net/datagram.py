@@ -99,7 +99,7 @@ class Reader:
 
     def __init__(self, sock: socket.socket) -> None:
         self.budget = 1  # datagrams to read in the next turn
-        self._full_turn = 0  # the last turn of the loop that has used the budget up
+        self._full_turn = -2  # the last turn of the loop that has used the budget up; none, and none before
         self._loop: Any = get_hub().loop
         self._watcher: Any = read_watcher(self._loop, sock)
         self._pause: Any = None  # the timer that ends a pause

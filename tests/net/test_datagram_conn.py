@@ -57,6 +57,24 @@ def asked(service: gevent.socket.socket, writer: Writer) -> Sockaddr:
     return source
 
 
+def test_answers_that_come_one_by_one_are_checked_no_more_once_the_kernel_does_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[Sockaddr] = []
+    is_answer = DatagramConn._is_answer
+
+    def note(conn: DatagramConn, source: Sockaddr) -> bool:
+        checked.append(source)
+        return is_answer(conn, source)
+
+    monkeypatch.setattr(DatagramConn, "_is_answer", note)
+    with closing(EchoService()) as service, writing(LOOPBACK, service.port) as writer:
+        for count in range(1, 10):
+            assert writer.conn.send(b"question")
+            wait_until(lambda count=count: len(writer.answers) == count, "an answer")  # type: ignore[misc]
+    assert len(checked) <= 2  # the first, and what came before the socket was connected
+
+
 @LINUX_ONLY
 @pytest.mark.parametrize("host", [LOOPBACK, "::1"])
 def test_datagrams_from_elsewhere_are_told_and_are_no_answers(host: str) -> None:
