@@ -38,7 +38,7 @@ class AddressRules:
 
     def refusal(self, address: Sockaddr) -> str:
         """Return why a user may not come from an address; empty if the user may."""
-        if not self:
+        if not (self._allowed or self._denied):
             return ""
         ip = _ip_of(address)
         if ip is None:  # a Unix socket: of this machine, whose users have no address

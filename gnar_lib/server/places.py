@@ -33,7 +33,7 @@ class Places:
         self.limits = limits  # a reload may replace them
         self.taken = 0
         self._what = what  # "this server", say: who has the limit
-        self._within = within
+        self._levels: tuple[Places, ...] = (self, *(within._levels if within is not None else ()))
         self._of_network: Counter[str] = Counter()  # users of each network that was told to `enter`
         # Those who have yet to earn their places, the oldest first: all, and by network.
         self._unearned: dict[GiveUp, str] = {}
@@ -42,33 +42,28 @@ class Places:
     @property
     def are_limited(self) -> bool:
         """Whether there is any limit, here or around."""
-        places: Places | None = self
-        while places is not None:
-            if places.limits.users or places.limits.per_address:
-                return True
-            places = places._within
-        return False
+        return any(places.limits.users or places.limits.per_address for places in self._levels)
 
     def network_of(self, address: Sockaddr) -> str:
         """Return what `enter` and `leave` have to be told of a user; empty while nobody has to know."""
-        return network_of(address) if self._counts_networks else ""
-
-    @property
-    def _counts_networks(self) -> bool:
-        return bool(self.limits.per_address) or (self._within is not None and self._within._counts_networks)
+        for places in self._levels:
+            if places.limits.per_address:
+                return network_of(address)
+        return ""
 
     def enter(self, network: str, give_up: GiveUp | None = None) -> str:
         """Take a place for a user of that network. Returns why there is none, or an empty text."""
-        if reason := self._make_room(network):
-            return reason
-        if self._within is not None and (reason := self._within.enter(network, give_up)):
-            return reason
-        self.taken += 1
-        if network:
-            self._of_network[network] += 1
-        if give_up is not None:
-            self._unearned[give_up] = network
-            self._unearned_of.setdefault(network, {})[give_up] = None
+        for places in self._levels:
+            limits = places.limits
+            if (limits.users or limits.per_address) and (reason := places._make_room(network)):
+                return reason
+        for places in self._levels:
+            places.taken += 1
+            if network:
+                places._of_network[network] += 1
+            if give_up is not None:
+                places._unearned[give_up] = network
+                places._unearned_of.setdefault(network, {})[give_up] = None
         return ""
 
     def _make_room(self, network: str) -> str:
@@ -87,27 +82,22 @@ class Places:
 
     def settle(self, give_up: GiveUp) -> None:
         """Take note that a user who has entered with `give_up` has earned the place."""
-        network = self._unearned.pop(give_up, None)
-        if network is None:
-            return
-        theirs = self._unearned_of[network]
-        del theirs[give_up]
-        if not theirs:
-            del self._unearned_of[network]
-        if self._within is not None:
-            self._within.settle(give_up)
+        for places in self._levels:
+            network = places._unearned.pop(give_up, None)
+            if network is None:
+                return
+            theirs = places._unearned_of[network]
+            del theirs[give_up]
+            if not theirs:
+                del places._unearned_of[network]
 
     def leave(self, network: str, give_up: GiveUp | None = None) -> None:
         """Give a place back that a user has had with this `network`."""
         if give_up is not None:
             self.settle(give_up)
-        self._leave(network)
-
-    def _leave(self, network: str) -> None:
-        self.taken -= 1
-        if network:
-            self._of_network[network] -= 1
-            if not self._of_network[network]:
-                del self._of_network[network]
-        if self._within is not None:
-            self._within._leave(network)
+        for places in self._levels:
+            places.taken -= 1
+            if network:
+                places._of_network[network] -= 1
+                if not places._of_network[network]:
+                    del places._of_network[network]

@@ -42,7 +42,10 @@ class Carriers:
     @property
     def heard_s(self) -> float:
         """When any byte last came from the client on one of them, as `time.monotonic` says."""
-        return max([self.first.heard_s, *(mux.heard_s for mux in self._further.values())])
+        heard_s = self.first.heard_s
+        for mux in self._further.values():
+            heard_s = max(heard_s, mux.heard_s)
+        return heard_s
 
     def open(self, first: bytes) -> Stream:
         """Return a new stream for a user, who closes it, with its first bytes; raises `MuxError`."""
