@@ -281,6 +281,9 @@ def setup(stream: TextIO | None = None, log_format: str = DEFAULT_FORMAT, level:
     Lines reach a stream that is given, as tests do, at once.
     """
     logging.logThreads = False  # a greenlet is no thread, and would be kept as one for as long as it lives
+    # What no line shows need not be found out: see "Optimization" in the documentation of logging.
+    logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = _Handler(sys.stderr) if stream is None else logging.StreamHandler(stream)
     handler.addFilter(_Limits())
     _root.handlers = [handler]

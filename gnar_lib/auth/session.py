@@ -83,17 +83,19 @@ class ReplayWindow:
     """
 
     SIZE = 4096
+    __slots__ = ("_highest", "_seen")
 
     def __init__(self) -> None:
         self._highest = 0
-        self._seen = bytearray(self.SIZE)  # of the last SIZE numbers up to the highest; by number modulo SIZE
+        # Of the last SIZE numbers up to the highest, by number modulo SIZE; empty before the first number.
+        self._seen = bytearray()
 
     def accept(self, number: int) -> bool:
         """Tell whether `number` is new, and remember it."""
         if number <= self._highest - self.SIZE or number < 1:
             return False
         if number > self._highest:
-            if number - self._highest < self.SIZE:
+            if self._seen and number - self._highest < self.SIZE:
                 for skipped in range(self._highest + 1, number + 1):
                     self._seen[skipped % self.SIZE] = 0
             else:

@@ -49,6 +49,8 @@ class ControlIngress:
         self.is_left = False  # `leave` was called
         self._shared = shared
         self._sessions: set[Mux] = set()  # multiplexed, which have not ended
+        self._controlled: set[Mux] = set()  # those of them that have, or had, a control connection
+        self._of_client: dict[str, tuple[Control, ...]] = {}  # by what they call themselves
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
         self._listener: Listener | None = None  # from `start` on
 
@@ -154,6 +156,7 @@ class ControlIngress:
     def _forget_session(self, mux: Mux) -> None:
         self.in_progress.discard(mux)
         self._sessions.discard(mux)
+        self._controlled.discard(mux)
 
     def _serve_stream(self, stream: Stream, mux: Mux, peer: Peer) -> None:
         """Do what a stream of `peer` is for. Whoever takes the stream over closes it.
@@ -194,6 +197,7 @@ class ControlIngress:
             return
         if mux is not None:
             self.in_progress.discard(mux)
+            self._controlled.add(mux)
         control = Control(self.kept, conn, peer, mux, self._forget)
         self.clients.add(control)
         if peer.session is not None:
@@ -212,7 +216,8 @@ class ControlIngress:
 
         A `client_id` is no secret, so the older login has to be of the same credential.
         """
-        theirs = [each for each in self.clients - {control} if each.client_id == control.client_id]
+        theirs = self._of_client.get(control.client_id, ())
+        self._of_client[control.client_id] = (*theirs, control)
         for older in [each for each in theirs if logins.are_one_owner(each.peer, control.peer)]:
             control.tell.returned(older.address)
             control.take_over(older)
@@ -224,7 +229,7 @@ class ControlIngress:
         """
         if peer.session is not None and peer.session.id in self._of_session:
             return "a second control connection of one session", Refusal.SESSION
-        if mux is not None and any(each.mux is mux for each in self.clients):
+        if mux in self._controlled:
             return "a second control connection of one session", Refusal.SESSION
         most = _max_clients(self._shared.config)
         if len(self.clients) >= most:
@@ -236,6 +241,9 @@ class ControlIngress:
         self.clients.discard(control)
         if control.session is not None:
             self._of_session.pop(control.session.id, None)
+        others = tuple(each for each in self._of_client.pop(control.client_id, ()) if each is not control)
+        if others:
+            self._of_client[control.client_id] = others
 
     def _hand_over(self, conn: Conn, exchange: Exchange, key: object) -> None:
         """Give a data connection to whoever waits for it in the conn map, if `key` fits."""
