@@ -50,6 +50,7 @@ class Belongings:
         self.tell = Teller(client.peer, client.address)
         self.is_dismissed = False  # an administrator has ended the client: no more proxies
         self.is_over = False  # the control connection has ended: no more proxies, which nobody would close
+        self.has_datagrams = False  # a proxy of UDP was opened: `tend` has something to do
         self._shared = kept.shared
         self._kept = kept  # the ingresses of clients that are away
         self._upstream = upstream
@@ -106,10 +107,14 @@ class Belongings:
         if self.is_over:  # since the look-up of the address to bind to: nobody would close it
             close(self._shared, ingress)
             raise ConnClosed("the control connection has ended")
-        self._used[ingress.key] = ingress
+        self._use(ingress)
         self.tell.opened(ingress)
         self._answer_opened(ingress)
         ingress.start()
+
+    def _use(self, ingress: Ingress) -> None:
+        self._used[ingress.key] = ingress
+        self.has_datagrams = self.has_datagrams or isinstance(ingress, UdpIngress)
 
     def _answer_opened(self, ingress: Ingress) -> None:
         domain = "" if ingress.named is None else ingress.named.name.host
@@ -251,7 +256,7 @@ class Belongings:
 
     def _adopt(self, ingress: Ingress, wanted: Wanted) -> None:
         """Have an ingress serve the proxy that is asked for, and answer."""
-        self._used[ingress.key] = ingress
+        self._use(ingress)
         fit(ingress, wanted)
         self._shared.room.take(ingress.key, wanted.size)
         if ingress.named is not None:

@@ -32,6 +32,7 @@ from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
 TICK_S = 1.0  # between two looks at the client and at what it has
+LOOK_EVERY_S = 5.0  # whether a client is dead
 HEARTBEAT_SLACK_S = 1.0  # by which a heartbeat may be late
 DISMISS_S = 2.0  # for a client to take note that it has been ended, before it is hung up on
 READ_BYTES = 256  # to see whether a Heartbeat has come, and nothing else
@@ -74,11 +75,11 @@ class Control:
         client = Client(peer, self.address, outbox.post, lambda: self.is_silent, self._on_lost)
         self._has = has = Belongings(kept, self.upstream, client)
         self.tell = has.tell
-        self._began_s = time.monotonic()
-        self._heard_s = self._began_s  # when the last message came
+        self._heard_s = began_s = time.monotonic()  # when the last message came
         self._heartbeat_s = HEARTBEAT_S if peer.session is None else peer.session.heartbeat_s
-        self._beats_s = self._began_s + self._heartbeat_s - TICK_S / 2  # when the next Heartbeat is due
-        self._inherits_until_s = self._began_s + INHERITED_S  # then what nobody has asked for is closed
+        self._beats_s = began_s + self._heartbeat_s - TICK_S / 2  # when the next Heartbeat is due
+        self._looks_s = began_s  # when to look whether the client is dead
+        self._inherits_until_s = began_s + INHERITED_S  # then what nobody has asked for is closed
         self._is_replaced = False  # by another control connection of the same client
         self._dismissed_s = math.inf  # when `dismiss` was called
         self._is_ended_by_hand = False  # an administrator has ended the client, or its last proxy
@@ -168,23 +169,29 @@ class Control:
                 raise ProtocolError(f"{type(message).__name__} on a control connection")
 
     def tick(self, now_s: float) -> None:
-        """Once a second: send a heartbeat that is due, give up a client that is dead, tend what it has."""
+        """Once a second: do what is due. Most of the time that is nothing, for thousands of clients."""
         if now_s >= self._beats_s:
             self._beats_s = now_s + self._heartbeat_s - TICK_S / 2
             self._outbox.post_heartbeat()
+        if now_s >= self._looks_s:
+            self._looks_s = now_s + min(LOOK_EVERY_S, dead_after_s() / 8)
+            self._give_up_if_dead()
         if now_s - self._dismissed_s > DISMISS_S:
             self._dismissed_s = math.inf
             self._shared.crew.spawn(self.end)
+        if now_s > self._inherits_until_s:
+            self._inherits_until_s = math.inf
+            if self._has.has_inherited:
+                self._shared.crew.spawn(self._has.close_inherited)
+        self.upstream.tend()
+        if self._has.has_datagrams:
+            self._has.tend()
+
+    def _give_up_if_dead(self) -> None:
         if self.session is not None and self.silent_s > dead_after_s():
             _log.info("client %s has been silent for %.0f s", self, self.silent_s)
             _rota.discard(self)
             self._abort()
-            return
-        self.upstream.tend()
-        self._has.tend()
-        if self._has.has_inherited and now_s > self._inherits_until_s:
-            self._inherits_until_s = math.inf
-            self._shared.crew.spawn(self._has.close_inherited)
 
     # ---- proxies -------------------------------------------------------------------------------------------
 
