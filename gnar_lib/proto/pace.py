@@ -24,11 +24,11 @@ SHARE = 0.5  # of the process's time, for the messages of all peers together
 MAX_CREDIT_S = 0.002  # of work in one turn of the loop
 MIN_WAIT_S = 0.001  # the loop's clock ticks in milliseconds; a shorter wait would only spin
 
-# What handling a message costs, as seconds of work: two to four times what a machine of 2020 takes, so that
+# What handling a message costs, as seconds of work: up to four times what a machine of 2020 takes, so that
 # slower ones keep within the share, too.
 MESSAGE_S = 20e-6  # a message that changes nothing, such as a heartbeat; also a port that is closed
 COSTS_S: dict[type[Message], float] = {
-    ProxyReq: 400e-6,  # a port is opened
+    ProxyReq: 200e-6,  # a port is opened, in about 125 us with all that follows
     ProxyCancel: 200e-6,
     ProxyResp: 200e-6,
     Exchange: 100e-6,  # a greenlet that dials
