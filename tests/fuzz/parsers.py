@@ -38,6 +38,7 @@ from gnar_lib.http.request import make_request
 from gnar_lib.inspect import State, curl_of, har_text
 from gnar_lib.net import Conn, Crew
 from gnar_lib.proto import Message, UDPDatagram, packet, recv, to_frame
+from gnar_lib.proto.announcing import exchange_of
 from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
@@ -114,6 +115,21 @@ def messages(data: bytes, random: Random) -> bool:
             message = replace(message, addr={key: message.addr[key] for key in ("IP", "Port")})  # noqa: PLW2901
         assert from_frame(to_frame(message)) == message
     return bool(found)
+
+
+def announcements(data: bytes, _random: Random) -> bool:
+    """An Exchange is the same message whether its proxy is known or not, and whatever was read before."""
+    frame = packet.HEADER.pack(packet.PacketType.EXCHANGE, min(len(data), packet.MAX_BODY_BYTES)) + data
+    try:
+        message = from_frame(frame)
+    except ProtocolError:
+        message = None
+    for _ in range(2):
+        try:
+            assert exchange_of(frame) == message
+        except ProtocolError:
+            assert message is None
+    return message is not None
 
 
 # ---- datagrams ---------------------------------------------------------------------------------------------
@@ -445,7 +461,8 @@ def service_answers(data: bytes, _random: Random) -> bool:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        *(frames, messages, datagrams, json_datagrams, yamux, http_requests, http_responses, exchanges),
+        *(frames, messages, announcements, datagrams, json_datagrams, yamux),
+        *(http_requests, http_responses, exchanges),
         *(heads_to_pass, h2_openings, chunked_bodies, credentials, hashes, hello),
         *(relay_addresses, settings, toml, service_answers),
     )
