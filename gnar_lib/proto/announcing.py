@@ -17,6 +17,7 @@ from gnar_lib.proto.packet import HEADER, PacketType
 
 MAX_KNOWN: Final = 256  # proxies whose announcements are known; those of others cost as much as any message
 MAX_BYTES: Final = 2048  # of an announcement that is worth knowing
+MAX_ADDRESS_BYTES: Final = 64  # of a user; there is no plain address that is longer
 
 _USER: Final = b'"user":"'  # how the last field begins
 _END: Final = b'"}'
@@ -45,7 +46,9 @@ def exchange_of(frame: bytes) -> Message:
     """Return the message in the whole frame of an Exchange; raises `ProtocolError`, as `from_frame` does."""
     at = frame.rfind(_USER)
     plain = frame[at + len(_USER) : -len(_END)]
-    if at < 0 or len(frame) > MAX_BYTES or not frame.endswith(_END) or not _PLAIN.issuperset(plain):
+    if at < 0 or not frame.endswith(_END) or len(frame) > MAX_BYTES:
+        return from_frame(frame)
+    if not 0 < len(plain) <= MAX_ADDRESS_BYTES or not _PLAIN.issuperset(plain):
         return from_frame(frame)
     before, user = frame[HEADER.size : at], plain.decode()
     known = _known.get(before)
