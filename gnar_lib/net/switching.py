@@ -191,6 +191,7 @@ class WaitingSocket:
     __slots__ = (
         "_drained",
         "_hub",
+        "_on_close",
         "_read_waiter",
         "_reader",
         "_switch",
@@ -214,6 +215,7 @@ class WaitingSocket:
         self._writer: Any = None  # made when a write first has to wait: most conns never do
         self._read_waiter: greenlet | None = None
         self._write_waiter: greenlet | None = None
+        self._on_close: Callable[[], None] | None = None  # of `call_when_readable_or_closed`
 
     # ---- in a greenlet -------------------------------------------------------------------------------------
 
@@ -313,11 +315,15 @@ class WaitingSocket:
 
     def call_when_readable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` in the hub whenever bytes or the end can be read, until `close`; None ends that."""
-        if self.closed:
-            return
-        self._reader.stop()
-        if callback is not None:
-            self._reader.start(callback)
+        watcher, self._on_close = self._reader, None
+        watcher.stop()
+        if callback is not None and self.sock.fileno() >= 0:
+            watcher.start(callback)
+
+    def call_when_readable_or_closed(self, callback: Callable[[], None]) -> None:
+        """Do the same, and call `callback` once more behind `close`: then a read raises `ConnClosed`."""
+        self.call_when_readable(callback)
+        self._on_close = callback
 
     def call_when_writable(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` in the hub whenever a write would not wait, until `close`; None ends that."""
@@ -349,6 +355,9 @@ class WaitingSocket:
             self._writer.stop()
         if self._read_waiter is not None or self._write_waiter is not None:
             self._hub.loop.run_callback(self._wake_waiters)
+        if self._on_close is not None:
+            self._hub.loop.run_callback(self._on_close)
+            self._on_close = None
         self.sock.close()
         descriptors.taken -= 1
 

@@ -146,7 +146,7 @@ class _Pair:
         self._is_parked = True
         src = self._b
         if isinstance(src, SocketConn) and self._back.limit is None and not (src.has_unread or src.closed):
-            src.call_when_readable(self._pass_back)
+            src.call_when_readable_or_closed(self._pass_back)
             return True
         src.call_once_readable(self._unpark)
         return False
@@ -157,8 +157,8 @@ class _Pair:
         assert isinstance(src, SocketConn)  # noqa: S101  (for the type checker: `_park` has looked)
         rest = b""
         try:
-            if (count := src.recv_into_now(LENT)) is None:
-                return
+            if not self._is_parked or (count := src.recv_into_now(LENT)) is None:
+                return  # this pair itself has closed `src`, or nothing has come
             if count and not flow.bytes and not self._is_turned and isinstance(dst, Stream):
                 count = self._pass_whole(src, dst, count)
             if count:

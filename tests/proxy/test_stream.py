@@ -81,7 +81,11 @@ class Joined:
     crew: net.Crew = field(default_factory=lambda: net.Crew("joined"))
     errors: list[ConnError] = field(default_factory=list)
 
+    joined_user: net.Conn | None = None  # the conn by which the user is joined
+
     def start(self, a: net.Conn, b: net.Conn) -> None:
+        self.joined_user = a
+
         def run() -> None:
             try:
                 stream_module.stream(a, b, self.up, self.down)
@@ -424,6 +428,19 @@ def test_end_of_the_greenlet_that_joins_resets_both(monkeypatch: pytest.MonkeyPa
         for conn in (pair.user, pair.service):
             with pytest.raises(ConnClosed):
                 conn.recv(1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pair_whose_user_is_closed_by_somebody_else_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an administrator ends a user."""
+    with joined(way, monkeypatch) as pair:
+        pair.user.sendall(b"x")
+        assert pair.service.recv(1) == b"x"
+        assert pair.joined_user is not None
+        pair.joined_user.abort()
+        pair.wait_end()
+        assert pair.errors
+    turn()
 
 
 def test_pair_that_breaks_just_before_it_is_looked_at_ends() -> None:
