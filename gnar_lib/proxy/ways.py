@@ -49,7 +49,7 @@ def _copy_from_stream(src: Stream, dst: Conn, flow: Flow) -> None:
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:
     if isinstance(dst, Stream):
-        moved_to = _copy_until_moved(src, dst, flow)
+        moved_to = dst.sends_on or _copy_until_moved(src, dst, flow)
         if moved_to is None:
             return
         dst = moved_to
@@ -67,8 +67,8 @@ def _copy_until_moved(src: SocketConn, dst: Stream, flow: Flow) -> Conn | None:
         if full >= BULK_READS:
             if full % ASK_AGAIN_READS == BULK_READS:
                 dst.ask_beside()
-            if dst.move() and dst.beside is not None:
-                return dst.beside.conn
+            if dst.move():
+                return dst.sends_on
         if full % FULL_IN_A_ROW == 0:
             give_way()  # nothing here ever waits while both ends keep up
     return None

@@ -144,8 +144,8 @@ class Stream(Incoming):
 
     def shutdown(self, how: int) -> None:
         """End one direction (half-close): after `SHUT_WR` the peer reads the end. `SHUT_RD` does nothing."""
-        if self.beside is not None and self.beside.sends:
-            self.beside.conn.shutdown(how)
+        if (conn := self.sends_on) is not None:
+            conn.shutdown(how)
         elif how != socket.SHUT_RD and (self._state is OPEN or self._state is PEER_ENDED):
             self._end(SEND_FIN)
 
@@ -234,11 +234,17 @@ class Stream(Incoming):
         self.beside = None
         return True
 
+    @property
+    def sends_on(self) -> EventedConn | None:
+        """The conn over which this end sends since it has moved; None while it sends on the stream itself."""
+        beside = self.beside
+        return None if beside is None or not beside.sends else beside.conn
+
     def move(self) -> bool:
         """Send what follows over the conn beside the stream; False if there is none that both ends have."""
         beside = self.beside
-        if beside is None or not beside.is_ready:
-            return False
+        if beside is None or beside.sends or not beside.is_ready:
+            return beside is not None and beside.sends
         self._check_sending()
         if beside.conn.has_hung_up and not beside.receives:  # the peer has given it up since
             beside.is_ready = False

@@ -15,6 +15,7 @@ from gnar_lib import net
 from gnar_lib.errors import ConnError
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
+from gnar_lib.proxy import stream as stream_module
 from gnar_lib.proxy import ways
 from gnar_lib.proxy.stream import stream
 from gnar_lib.yamux import Stream
@@ -251,3 +252,20 @@ def test_limit_of_a_proxy_holds_for_a_direction_that_has_moved(monkeypatch: pyte
     crew.kill()
     assert crew.wait_empty(TIMEOUT_S)
     sessions.close()
+
+
+def test_direction_that_has_moved_goes_on_after_it_was_idle(
+    tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "IDLE_CHECK_S", 0.01)
+    while not tunnel.have_moved(up=True, down=True):
+        move_some(tunnel.service, tunnel.user)
+        move_some(tunnel.user, tunnel.service)
+    wait_until(lambda: not stream_module.busy_pairs(), "the ways back have no greenlet any more")
+    for _ in range(3):
+        for here, there in ((tunnel.user, tunnel.service), (tunnel.service, tunnel.user)):
+            here.sendall(b"a word")
+            assert there.recv(100) == b"a word"
+            move_some(here, there)
+    sent = gevent.spawn(send_in_bursts, tunnel.service, random.Random(1), 5 * MIB)  # noqa: S311
+    assert read_to_end(tunnel.user, random.Random(2)) == sent.get()  # noqa: S311
