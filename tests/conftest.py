@@ -105,6 +105,12 @@ def shared_tunnel(_tunnels_of_worker: SharedTunnels, request: pytest.FixtureRequ
         _tunnels_of_worker.drop(request.param, failed=True)
 
 
+@pytest.fixture(autouse=True)
+def _lines_know_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `logger.setup` changes in `logging` from the tests behind the one that calls it."""
+    monkeypatch.setattr(logging, "_srcfile", logging._srcfile)
+
+
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep coverage out of the programs that the test starts: it loads gevent, opens files and takes time."""

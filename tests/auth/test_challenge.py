@@ -13,7 +13,7 @@ from gnar_lib.proto import (
     Challenge,
     Welcome,
 )
-from gnar_lib.proto.numbers import FEATURES
+from gnar_lib.proto.numbers import FEATURE_MOVE, FEATURES
 from tests.helpers.logins import NONE, NOW, OTHER, TOKEN, go_login, log_in
 
 
@@ -22,7 +22,7 @@ def test_both_ends_with_the_token_come_to_one_session(policy: str) -> None:
     client, server = log_in(ClientLogin(TOKEN, "hmac"), policy=policy)
     assert client == server
     assert client.is_signed("a conn_id", server.sign("a conn_id"))
-    assert client.features == set(FEATURES)
+    assert client.features == {*FEATURES} - {FEATURE_MOVE}
 
 
 def test_ends_without_a_token_come_to_one_session() -> None:

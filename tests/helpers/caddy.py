@@ -151,7 +151,13 @@ class RealCaddy:
         return sum(line["msg"].startswith(done) for line in self.log)
 
     def ask(self, method: str, path: str, value: Json = None, status: int = 200) -> Json:
-        """Return the answer of the admin API."""
+        """Return the answer of the admin API, which hangs up while a new configuration begins to hold."""
+        for _ in range(10 if method == "GET" else 0):
+            with contextlib.suppress(ConnectionError, http.client.HTTPException):
+                return self._ask(method, path, value, status)
+        return self._ask(method, path, value, status)
+
+    def _ask(self, method: str, path: str, value: Json, status: int) -> Json:
         connection = http.client.HTTPConnection(LOOPBACK, self.admin, timeout=WAIT_S)
         with contextlib.closing(connection):
             body = None if value is None else json.dumps(value)
