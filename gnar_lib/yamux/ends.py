@@ -7,8 +7,9 @@ from time import monotonic
 
 from greenlet import greenlet
 
-from gnar_lib.errors import ProtocolError, WriteError
+from gnar_lib.errors import ConnError, ProtocolError, WriteError
 from gnar_lib.net import EventedConn, Sockaddr
+from gnar_lib.net.contract import Counter
 from gnar_lib.yamux.beside import Beside
 from gnar_lib.yamux.frame import DATA, FIN, INITIAL_WINDOW_BYTES, RST, SYN, WINDOW_UPDATE, pack
 from gnar_lib.yamux.owner import Owner
@@ -25,6 +26,9 @@ from gnar_lib.yamux.state import (
 )
 from gnar_lib.yamux.window import Window
 
+Sink = tuple[Callable[[bytes | memoryview], int], Counter]
+"""Takes bytes without waiting and returns how many it took; and counts what it was given."""
+
 
 class Ends:
     """A stream of a session, without its bytes; forgotten by the session when both ends have ended it."""
@@ -32,6 +36,7 @@ class Ends:
     __slots__ = (
         "_first",
         "_flags",
+        "_handed",
         "_is_first_in_line",
         "_is_in_line",
         "_is_unaccepted",
@@ -41,6 +46,7 @@ class Ends:
         "_read_waiter",
         "_room",
         "_session",
+        "_sink",
         "_state",
         "_why_reset",
         "_window",
@@ -73,6 +79,8 @@ class Ends:
         self._is_unaccepted = False  # the peer knows of the stream, and has not accepted it yet
         self._window = Window(session.path, self.since_s)  # what the peer may send
         self._offset = 0  # bytes of the first chunk that have been read
+        self._sink: Sink | None = None  # where `pass_on` has the receiver send what comes, while it waits
+        self._handed: bytes | ConnError | None = None  # what the sink did not take, or with what it failed
         self._on_readable: Callable[[], None] | None = None  # of `call_once_readable`
         self._read_waiter: greenlet | None = None  # the greenlet that waits to read
         self._write_waiter: greenlet | None = None  # the greenlet that waits to send

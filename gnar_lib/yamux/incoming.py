@@ -7,12 +7,12 @@ from collections.abc import Callable
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
-from gnar_lib.errors import ConnClosed, ProtocolError
+from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
 from gnar_lib.net import wait_for
 from gnar_lib.net.contract import Counter
 from gnar_lib.net.switching import put_off
 from gnar_lib.yamux.chunks import copy_borrowed
-from gnar_lib.yamux.ends import Ends
+from gnar_lib.yamux.ends import Ends, Sink
 from gnar_lib.yamux.frame import WINDOW_UPDATE, pack
 from gnar_lib.yamux.state import ENDED, OPEN, PEER_ENDED, RESET, SEND_RST, WE_ENDED
 
@@ -83,10 +83,11 @@ class Incoming(Ends):
 
         Returns the bytes that `send` did not take, or `b""` at the end of the stream, or where the stream
         goes on beside. `counter` counts all that was given. The memory is reused as soon as any greenlet
-        waits.
+        waits. While this greenlet waits, the receiver itself calls `send`, for as long as that takes all.
         """
         # `borrow` in turn with `send`, with everything at hand.
         chunks, session, window, switch = self.chunks, self._session, self._window, get_hub().switch
+        token: object = self
         self._cut_what_was_read()
         self._read_waiter = getcurrent()
         try:
@@ -94,9 +95,12 @@ class Incoming(Ends):
                 if not chunks:
                     if (self._state is not OPEN or session.closed) and self._is_at_end():
                         return b""
-                    while (woken := switch()) is not self:
+                    self._sink = send, counter
+                    while (woken := switch()) is not token:
                         put_off(woken)
-                    self.was_read = True
+                    self._sink, self.was_read = None, True
+                    if self._handed is not None:
+                        return self._take_handed()
                     continue
                 lent = chunks.pop(0)
                 count = len(lent)
@@ -109,7 +113,14 @@ class Incoming(Ends):
                 if sent < count:
                     return lent[sent:]
         finally:
-            self._read_waiter = None
+            self._read_waiter = self._sink = None
+
+    def _take_handed(self) -> bytes:
+        """Return what the sink of `pass_on` did not take; raises the error with which it has failed."""
+        handed, self._handed = self._handed, None
+        if isinstance(handed, ConnError):
+            raise handed
+        return handed or b""
 
     def unread(self, data: bytes) -> None:
         """Put bytes back: the next read returns them first."""
@@ -191,7 +202,7 @@ class Incoming(Ends):
         waiter, callback, state = self._read_waiter, self._on_readable, self._state
         is_over = self.closed or self._session.closed
         if (waiter is not None or callback is not None) and (
-            self.chunks or is_over or not (state is OPEN or state is WE_ENDED)
+            self.chunks or is_over or self._handed is not None or not (state is OPEN or state is WE_ENDED)
         ):
             if waiter is not None:
                 waiter.switch(self)
@@ -234,16 +245,40 @@ class Incoming(Ends):
         if self.closed and self._state is WE_ENDED and self._window.room < self._window.size >> 1:
             self._end(SEND_RST)  # the peer keeps sending to a closed stream
 
-    def on_whole_frame(self, view: memoryview) -> None:
-        """A Data frame has come; all else is as with `on_data_header` and `on_data`, for its parts."""
+    def on_whole_frame(self, view: memoryview) -> bool:
+        """A Data frame has come; all else is as with `on_data_header` and `on_data`, for its parts.
+
+        Returns whether somebody has to be woken.
+        """
         window, count = self._window, len(view)
         if self._state is OPEN and count <= window.room:
             window.room -= count
+            if self._sink is not None and self._handed is None and not self.chunks:
+                return self._give(self._sink, view)
             self.chunks.append(view)
             self._session.stored_bytes += count
         else:
             self.on_data_header(count)
             self.on_data(view)
+        return True
+
+    def _give(self, sink: Sink, view: memoryview) -> bool:
+        """Give bytes to whoever waits in `pass_on`, without a switch; return whether that has to go on."""
+        send, counter = sink
+        window, count = self._window, len(view)
+        counter.bytes += count
+        window.consumed += count
+        if window.consumed >= window.half:
+            self._grant_more()
+        self.was_read = True
+        try:
+            sent = send(view)
+        except ConnError as exc:
+            self._handed = exc
+            return True
+        if sent < count:
+            self._handed = bytes(view[sent:])
+        return sent < count
 
     def on_data(self, view: memoryview) -> None:
         """Bytes of a Data frame have come, in memory that is borrowed until `copy_borrowed`."""

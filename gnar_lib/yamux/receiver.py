@@ -145,18 +145,21 @@ class Receiver:
                 self._handle_other(kind, flags, length)
                 continue
             stream = session.stream_for_syn(stream_id) if flags & SYN else streams.get(stream_id)
-            if stream is not None and not stream.is_touched:
-                stream.is_touched = True
-                touched.append(stream)
+            is_due = True
             if kind == DATA and length:
                 if stream is None or at + length > end:
                     at = self._begin_payload(stream, flags, length, at, end)
                     continue
-                stream.on_whole_frame(_buffer[at : at + length])
+                is_due = stream.on_whole_frame(_buffer[at : at + length])
                 at += length
             elif stream is not None and kind == WINDOW_UPDATE:
                 stream.on_window_update(length)
-            if stream is not None and flags:
+            if stream is None:
+                continue
+            if (is_due or flags) and not stream.is_touched:
+                stream.is_touched = True
+                touched.append(stream)
+            if flags:
                 stream.on_flags(flags)
         if left or session.closed:
             self._header = bytes(_buffer[at:end]) if at < end else b""

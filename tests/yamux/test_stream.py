@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+import gevent
 import pytest
 
 from gnar_lib import net
-from gnar_lib.errors import ConnClosed
+from gnar_lib.errors import ConnClosed, WriteError
 from gnar_lib.pio.flow import Flow
 from gnar_lib.yamux import arrivals
 from gnar_lib.yamux.frame import (
@@ -208,6 +209,39 @@ def test_chunks_are_passed_on_to_the_end_and_counted_and_what_is_not_taken_comes
         theirs.close()
         with pytest.raises(ConnClosed):
             theirs.pass_on(take, counter)
+
+
+def test_whoever_passes_on_is_woken_by_what_is_not_taken_by_an_error_and_by_the_end_alone() -> None:
+    counter, taken = Flow(), list[bytes]()
+
+    def take(data: bytes | memoryview) -> int:
+        if bytes(data) == b"fail":
+            raise WriteError("no more")
+        taken.append(bytes(data))
+        return min(len(data), 5)
+
+    with stream_pair() as (ours, theirs):
+        said: list[bytes] = []
+
+        def run() -> None:
+            while rest := bytes(theirs.pass_on(take, counter)):
+                said.append(rest)
+
+        runner = gevent.spawn(run)
+        for piece in (b"a", b"b", b"too long", b"c"):
+            turn()
+            theirs.was_read = False
+            ours.sendall(piece)
+            turn()
+            assert theirs.was_read
+        assert taken == [b"a", b"b", b"too long", b"c"]
+        assert said == [b"ong"]
+        ours.sendall(b"fail")
+        with pytest.raises(WriteError, match="no more"):
+            runner.get()
+        assert counter.bytes == len(b"abtoo longcfail")
+        ours.sendall(b"behind the error")
+        assert theirs.recv(100) == b"behind the error"
 
 
 def test_callback_takes_what_comes_and_what_was_there_before_it() -> None:
