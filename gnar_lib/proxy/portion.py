@@ -11,13 +11,15 @@ from gnar_lib.errors import ConnClosed
 from gnar_lib.http.chunks import Chunks
 from gnar_lib.net import LENT_BYTES, Conn, SocketConn, give_way
 from gnar_lib.pio.flow import Flow
-from gnar_lib.proxy.buffer import send_counted
+from gnar_lib.proxy.buffer import FULL_IN_A_ROW, send_counted
+from gnar_lib.proxy.ways import BULK_READS
+from gnar_lib.yamux import Stream
 
 if sys.platform == "linux":
     from gnar_lib.proxy.splice import Pipe, splice_length
 
 BULK_BYTES = 256 * 1024  # from here on, a pipe pays
-FULL_IN_A_ROW = 8  # after so many full reads, other greenlets have their turn
+MOVE_BYTES = 1 << 20  # that are still to come: from here on, a connection of its own beside a stream pays
 SMALL_CHUNKS_BYTES = 4096  # of a body in tiny chunks, read at once: each chunk takes time
 MANY_CHUNKS = 64  # in one read: they are tiny
 
@@ -26,6 +28,8 @@ def copy_length(src: Conn, dst: Conn, count: int, flow: Flow) -> None:
     """Copy `count` bytes. Raises `ConnClosed` if `src` ends before, or another `ConnError`."""
     full = 0
     while count:
+        if isinstance(dst, Stream) and full == BULK_READS and count >= MOVE_BYTES:
+            dst.ask_beside()
         if sys.platform == "linux" and count >= BULK_BYTES and full:  # the first read has been full
             left = _copy_spliced(src, dst, count, flow)
             if left < count:
@@ -47,7 +51,14 @@ def copy_length(src: Conn, dst: Conn, count: int, flow: Flow) -> None:
 if sys.platform == "linux":
 
     def _copy_spliced(src: Conn, dst: Conn, count: int, flow: Flow) -> int:
-        """Copy through a pipe, and return how many of `count` bytes are left: all of them without a pipe."""
+        """Copy through a pipe, and return how many of `count` bytes are left: all of them without a pipe.
+
+        A stream is as good as the socket over which it goes on.
+        """
+        if isinstance(src, Stream):
+            src = src.reads_on or src
+        if isinstance(dst, Stream):
+            dst = (dst.move() and dst.sends_on) or dst
         if not (isinstance(src, SocketConn) and isinstance(dst, SocketConn)) or src.has_unread:
             return count
         pipe = Pipe.take()

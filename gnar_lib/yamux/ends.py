@@ -123,7 +123,7 @@ class Ends:
     @property
     def has_hung_up(self) -> bool:
         """Whether the peer sends nothing more."""
-        return self._has_ended if (conn := self._reads_on) is None else conn.has_hung_up
+        return self._has_ended if (conn := self.reads_on) is None else conn.has_hung_up
 
     @property
     def goes_on_beside(self) -> bool:
@@ -131,7 +131,7 @@ class Ends:
         return self.beside is not None and self.beside.receives
 
     @property
-    def _reads_on(self) -> EventedConn | None:
+    def reads_on(self) -> EventedConn | None:
         """The conn from which the next bytes come; None while they come from the stream itself."""
         beside = self.beside
         return None if beside is None or not beside.receives or self.chunks else beside.conn

@@ -28,7 +28,7 @@ class Incoming(Ends):
     def recv(self, size: int) -> bytes:
         """Return at most `size` bytes, waiting for the first; `b""` at the end of the stream."""
         while (data := self.recv_now(size)) is None:
-            if (conn := self._reads_on) is not None:
+            if (conn := self.reads_on) is not None:
                 return conn.recv(size)
             self._wait_to_read()
         return data
@@ -38,7 +38,7 @@ class Incoming(Ends):
         if not self.chunks:
             if not self._is_at_end():
                 return None
-            return b"" if (conn := self._reads_on) is None else conn.recv_now(size)
+            return b"" if (conn := self.reads_on) is None else conn.recv_now(size)
         chunk, offset = self.chunks[0], self._offset
         if not offset and len(chunk) <= size:
             data = bytes(chunk)  # no copy if the chunk is bytes already
@@ -54,7 +54,7 @@ class Incoming(Ends):
         chunks = self.chunks
         while not chunks:
             if self._is_at_end():
-                return 0 if (conn := self._reads_on) is None else conn.recv_into(buffer)
+                return 0 if (conn := self.reads_on) is None else conn.recv_into(buffer)
             self._wait_to_read()
             chunks = self.chunks
         filled, size = 0, len(buffer)
@@ -71,7 +71,7 @@ class Incoming(Ends):
         """Wait for bytes and return a chunk of them; the memory is reused as soon as any greenlet waits."""
         while not self.chunks:
             if self._is_at_end():
-                return b"" if (conn := self._reads_on) is None else conn.borrow()
+                return b"" if (conn := self.reads_on) is None else conn.borrow()
             self._wait_to_read()
         self._cut_what_was_read()
         chunk = self.chunks.pop(0)
@@ -182,7 +182,7 @@ class Incoming(Ends):
         """Call `callback` once in the hub when a read would not wait; never, if this end closes before."""
         if self.closed:
             raise ConnClosed(f"{self}: closed")
-        if (conn := self._reads_on) is not None:
+        if (conn := self.reads_on) is not None:
             conn.call_once_readable(callback)
             return
         self._on_readable = callback
@@ -192,7 +192,7 @@ class Incoming(Ends):
         """Raise `error` in the greenlet that waits to read, if there is one. Only the hub may call this."""
         if self._read_waiter is not None and not self.closed:  # else `wake` is about to wake it
             self._read_waiter.throw(error)
-        elif (conn := self._reads_on) is not None and not self.closed:
+        elif (conn := self.reads_on) is not None and not self.closed:
             if not conn.was_read:
                 conn.interrupt(error)
             conn.was_read = False

@@ -10,11 +10,12 @@ import pytest
 
 from gnar_lib.errors import ConnClosed, ProtocolError
 from gnar_lib.http.chunks import Chunks
-from gnar_lib.net import SocketConn, recv_exactly
+from gnar_lib.net import Crew, SocketConn, recv_exactly
 from gnar_lib.pio.flow import Flow
 from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import splice
 from gnar_lib.proxy.portion import BULK_BYTES, copy_chunked, copy_length
+from tests.helpers.moving import moving_pair
 from tests.helpers.wrapped import WrappedConn
 from tests.proxy.test_stream import tcp_pair
 
@@ -94,3 +95,30 @@ def test_nothing_of_a_malformed_chunk_is_copied(ends: Ends) -> None:
         copying.get()
     dst.close()
     assert receiver.recv(10) == b""
+
+
+def test_bodies_on_a_stream_move_both_ways_and_what_follows_is_read_behind_them(ends: Ends) -> None:
+    sender, src, dst, receiver = ends
+    crew = Crew("moving")
+    sessions = moving_pair(crew)
+    to_client, at_client = sessions.server.open(), sessions.client.accept()
+    bodies = [random.Random(n).randbytes(16 * MIB + n) for n in range(3)]  # noqa: S311  (no secret)
+
+    def at_the_other_end() -> None:
+        for body in bodies:
+            copy_length(at_client, dst, len(body), Flow())
+
+    crew.spawn(at_the_other_end)
+    for body in bodies:
+        sending = gevent.spawn(sender.sendall, body)
+        receiving = gevent.spawn(recv_exactly, receiver, len(body))
+        copy_length(src, to_client, len(body), Flow())
+        assert receiving.get() == body
+        sending.get()
+    assert at_client.goes_on_beside
+    to_client.sendall(REST)
+    assert recv_exactly(at_client, len(REST)) == REST
+    for conn in (to_client, at_client):
+        conn.close()
+    assert crew.wait_empty(20)
+    sessions.close()
