@@ -41,10 +41,10 @@ def _copy_from_stream(src: Stream, dst: Conn, flow: Flow) -> None:
         while rest := src.pass_on(dst.send_now, flow):
             dst.sendall(bytes(rest))
     else:
-        while not copy_buffered(src, dst, flow, until_bulk=True) and not src.goes_on_beside:
+        while not copy_buffered(src, dst, flow, until_bulk=True) and src.reads_on is None:
             pass
-    if src.beside is not None and src.goes_on_beside:
-        copy_to_end(src.beside.conn, dst, flow)
+    if (conn := src.reads_on) is not None:
+        copy_to_end(conn, dst, flow)
 
 
 def _copy_from_socket(src: SocketConn, dst: Conn, flow: Flow) -> None:

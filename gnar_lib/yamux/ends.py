@@ -126,11 +126,6 @@ class Ends:
         return self._has_ended if (conn := self.reads_on) is None else conn.has_hung_up
 
     @property
-    def goes_on_beside(self) -> bool:
-        """Whether what the peer sends comes over the conn beside the stream, behind what the stream has."""
-        return self.beside is not None and self.beside.receives
-
-    @property
     def reads_on(self) -> EventedConn | None:
         """The conn from which the next bytes come; None while they come from the stream itself."""
         beside = self.beside

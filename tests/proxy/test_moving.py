@@ -53,7 +53,7 @@ class Tunnel:
 
     def have_moved(self, *, up: bool = False, down: bool = False) -> bool:
         ends = [(self.at_client, up), (self.at_server, down)]
-        return all(not wanted or each.goes_on_beside for each, wanted in ends)
+        return all(not wanted or each.reads_on is not None for each, wanted in ends)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_every_byte_arrives_whenever_either_direction_moves(
 def test_direction_moves_by_itself_and_the_other_one_stays(tunnel: Tunnel) -> None:
     while not tunnel.have_moved(down=True):
         move_some(tunnel.service, tunnel.user)
-    assert not tunnel.at_client.goes_on_beside
+    assert tunnel.at_client.reads_on is None
     for word in (b"more", b"and more"):
         tunnel.user.sendall(word)
         assert tunnel.service.recv(100) == word
@@ -189,7 +189,7 @@ def test_stream_goes_on_by_itself_where_no_conn_can_be_brought(tunnel: Tunnel) -
     chance = random.Random(1)  # noqa: S311
     sent = gevent.spawn(send_in_bursts, tunnel.service, chance, 5 * MIB)
     assert read_to_end(tunnel.user, random.Random(2)) == sent.get()  # noqa: S311
-    assert not tunnel.at_server.goes_on_beside
+    assert tunnel.at_server.reads_on is None
 
 
 def test_conn_that_the_peer_never_takes_is_given_up_and_the_stream_goes_on(tunnel: Tunnel) -> None:
@@ -243,7 +243,7 @@ def test_limit_of_a_proxy_holds_for_a_direction_that_has_moved(monkeypatch: pyte
     while taken < 7 * MIB:
         taken += len(user.recv(MIB))
     lasted_s = gevent.get_hub().loop.now() - began_s
-    assert to_client.goes_on_beside
+    assert to_client.reads_on is not None
     assert flow.bytes >= taken
     assert lasted_s > 0.5  # one second's worth is saved up; the rest comes at the limit
     sending.kill()
@@ -251,6 +251,32 @@ def test_limit_of_a_proxy_holds_for_a_direction_that_has_moved(monkeypatch: pyte
         conn.close()
     crew.kill()
     assert crew.wait_empty(TIMEOUT_S)
+    sessions.close()
+
+
+def test_what_a_limited_reader_has_not_read_from_the_stream_comes_before_what_has_moved() -> None:
+    crew = net.Crew("limited")
+    sessions = moving_pair(crew)
+    at_server = sessions.server.open()
+    at_client = sessions.client.accept()
+    at_client.ask_beside()
+    wait_until(at_client.move, "the direction has moved")
+    at_client.sendall(b"moved")
+    at_client.shutdown(1)
+    wait_until(lambda: at_server.reads_on is not None, "the server knows")
+    on_stream = [bytes([number]) * 64 * KIB for number in (1, 2, 3)]
+    for chunk in reversed(on_stream):  # as they are while the limit holds the reader up
+        at_server.unread(chunk)
+    near, far = tcp_pair()
+    crew.spawn(ways.copy_to_end, at_server, near, Flow(Bucket(64 * MIB)))
+    crew.wait_empty()
+    near.shutdown(1)
+    received = b""
+    while data := far.recv(MIB):
+        received += data
+    assert received == b"".join([*on_stream, b"moved"])
+    for conn in (near, far, at_server, at_client):
+        conn.close()
     sessions.close()
 
 

@@ -115,7 +115,7 @@ def test_bodies_on_a_stream_move_both_ways_and_what_follows_is_read_behind_them(
         copy_length(src, to_client, len(body), Flow())
         assert receiving.get() == body
         sending.get()
-    assert at_client.goes_on_beside
+    assert at_client.reads_on is not None
     to_client.sendall(REST)
     assert recv_exactly(at_client, len(REST)) == REST
     for conn in (to_client, at_client):
