@@ -188,9 +188,15 @@ class _Pair:
     def _pass_whole(self, src: SocketConn, dst: Stream, count: int) -> int:
         """Pass on a short answer and its end in one frame, if the end has come right behind it.
 
-        `count` bytes have been read. Returns how many bytes have been read and not passed on.
+        `count` bytes have been read. Returns how many bytes have been read and not passed on. If a reset has
+        come behind the bytes, raises the `ConnClosed` once they are passed on.
         """
-        more = src.recv_into_now(LENT[count:]) if count < LENT_BYTES else None
+        try:
+            more = src.recv_into_now(LENT[count:]) if count < LENT_BYTES else None
+        except ConnClosed:
+            self._back.bytes += dst.send_now(LENT[:count])
+            self._back.tell_first()
+            raise
         if more != 0 or not dst.send_last(LENT[:count]):
             return count + (more or 0)
         self._back.bytes += count

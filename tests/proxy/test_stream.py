@@ -25,7 +25,7 @@ from gnar_lib.pio.limit import Bucket
 from gnar_lib.proxy import buffer, splice, ways
 from gnar_lib.proxy import stream as stream_module
 from gnar_lib.yamux import Session
-from gnar_lib.yamux.frame import ACK, DATA, FIN, SYN, WINDOW_UPDATE
+from gnar_lib.yamux.frame import ACK, DATA, FIN, RST, SYN, WINDOW_UPDATE
 from tests.helpers.conns import accept
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.moving import moving_pair
@@ -659,6 +659,19 @@ def test_short_answer_and_its_end_leave_a_stream_in_one_frame() -> None:
         assert far.recv(100) == b""
         assert crew.wait_empty(TIMEOUT_S)
     far.close()
+
+
+def test_short_answer_arrives_though_a_reset_has_come_right_behind_it() -> None:
+    (near, far), crew = tcp_pair(), net.Crew("test")
+    with session_and_peer() as (session, peer):
+        peer.send((DATA, SYN, 1, b"question"))
+        crew.spawn(stream_module.stream, session.accept(), near)
+        assert far.recv(100) == b"question"
+        far.sendall(b"answer")
+        far.abort()
+        assert peer.recv() == (DATA, ACK, 1, b"answer")
+        assert peer.recv() == (WINDOW_UPDATE, RST, 1, 0)
+        assert crew.wait_empty(TIMEOUT_S)
 
 
 def test_answer_that_ends_later_ends_in_a_frame_of_its_own() -> None:
