@@ -95,6 +95,25 @@ def test_sessions_without_users_are_closed_after_a_while_by_the_server(
         user.close()
 
 
+def test_session_that_still_has_a_user_is_not_closed_and_takes_further_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving() as running, client_of(running) as (control, _, port):
+        assert control.mux is not None
+        muxes = [control.mux, *(carrier(control, number) for number in (1, 2))]
+        wait_until(lambda: numbers_of(running) == [1, 2], "the server has three sessions")
+        users = [user_of(port) for _ in muxes]
+        streams = [accept(mux) for mux in muxes]
+        streams[2].abort()
+        monkeypatch.setattr(carriers, "IDLE_S", 0.0)
+        muxes[2].wait_end()
+        assert numbers_of(running) == [1]
+        users += [user_of(port) for _ in range(2)]
+        streams += [accept(mux) for mux in muxes[:2]]
+        for conn in (*users, *streams):
+            conn.close()
+
+
 @pytest.mark.parametrize("what", ["no proof", "a proof of another number", "a number again", "too many"])
 def test_session_is_refused_that_does_not_prove_to_be_new_and_the_clients(
     what: str, monkeypatch: pytest.MonkeyPatch

@@ -104,11 +104,12 @@ class Carriers:
         return mux.stream(int(stream_id)) if mux is not None and mux.moves else None
 
     def tend(self) -> None:
-        """Close the further sessions if no user has come for a while; to be called once a second."""
+        """Close further sessions without users, if none has come for a while; to be called once a second."""
         if self._further and self._clock() - self._used_s > IDLE_S:
             for mux in [*self._further.values()]:
-                mux.drain()
-            self._further.clear()
+                if not mux.streams:
+                    self.forget(mux)
+                    mux.close()
 
     def drain(self) -> None:
         """Take no further streams; each session ends with its last one."""
