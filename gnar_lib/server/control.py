@@ -359,11 +359,11 @@ class Control:
             if not self._is_replaced:  # else the client has come back on another connection
                 reason = BY_ADMINISTRATOR if self._is_ended_by_hand else reason
                 self.tell.gone(reason, self.held, broke_protocol=broke_protocol)
-            _rota.discard(self)
             self._outbox.close()
             self.conn.close()
             if self._carriers is not None:
                 self._carriers.close()
             self.upstream.close()
+        _rota.discard(self)  # each time, since `run` may have come behind the end
         self._has.close_all(CloseReason.STOPPING if self._shared.stopping else CloseReason.CLIENT_LEFT)
         self._on_end(self)

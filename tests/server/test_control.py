@@ -6,6 +6,8 @@ import errno
 import gc
 import os
 import socket
+import time
+from contextlib import suppress
 
 import gevent
 import gevent.event
@@ -14,12 +16,15 @@ import pytest
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin, ReplayWindow
 from gnar_lib.config import PortRanges
+from gnar_lib.errors import ConnError
 from gnar_lib.events import CloseReason, ProxyClosed
 from gnar_lib.net import Listener, Sockaddr, dial, listen
 from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import ProxyCancel, ProxyReq, send
+from gnar_lib.server import control as control_module
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
+from tests.helpers.logins import go_login
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, answer_of, exchange_of, serving
 
@@ -203,3 +208,17 @@ def test_client_that_has_nothing_to_say_needs_no_greenlet(multiplex: bool) -> No
         for client in clients:
             client.close()
         wait_until(lambda: not running.server.control_ingress.clients, "the clients have gone")
+
+
+def test_client_whose_end_came_before_it_was_served_is_called_no_more() -> None:
+    with serving() as running:
+        before = set(control_module._rota._due_s)
+        running.server.control_ingress.is_left = True  # the connection was accepted before that
+        conn = running.dial()
+        send(conn, go_login(int(time.time())))
+        send(conn, ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp"))
+        with suppress(ConnError):
+            while conn.recv(100):
+                pass
+        assert set(control_module._rota._due_s) <= before
+        conn.close()
