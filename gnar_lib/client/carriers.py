@@ -75,18 +75,22 @@ class Carriers:
     def _open(self) -> None:
         """Open one further session, and wait until it ends."""
         self._number += 1
-        number = self._number
+        number, began_s = self._number, time.monotonic()
         try:
             with self._turns.trying():
                 conn = self._control.open_carrier(number)
         finally:
             self._opening -= 1
         mux = Mux(conn, is_client=True)
+        made_s = mux.heard_s
         self._further.add(mux)
         try:
             if not self._is_over:
                 self._use(mux, number)
                 mux.wait_end()
+                if mux.error is not None and mux.heard_s == made_s:  # each user would have it tried again
+                    error = DialError("a further session has ended without a word of the server")
+                    self._turns.note_failure(began_s, error)
         finally:
             self._further.discard(mux)
             mux.close()

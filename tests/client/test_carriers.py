@@ -16,7 +16,7 @@ from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.errors import ConnError, DialError
 from gnar_lib.net import Crew, SocketConn
-from tests.helpers.conns import accept
+from tests.helpers.conns import accept, tcp_pair
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, TIMEOUT_S, Running, serving
@@ -116,6 +116,21 @@ def test_users_are_served_on_the_first_session_while_no_other_can_be_opened(
     for _ in range(5):
         close(*world.user())
     assert 0 < len(tries) <= carriers.MAX_CARRIERS  # the pace of tries slows down
+    assert world.sessions_at_server == 1
+
+
+def test_tries_slow_down_when_further_sessions_end_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_in_vain(*_: object) -> SocketConn:
+        near, far = tcp_pair()
+        far.close()
+        return near
+
+    monkeypatch.setattr(ControlConn, "open_carrier", open_in_vain)
+    close(*world.user())
+    wait_until(lambda: world.client.shared.turns._pause_s > 0, "the client waits before the next try")
+    close(*world.user())
     assert world.sessions_at_server == 1
 
 
