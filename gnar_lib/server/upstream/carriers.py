@@ -8,7 +8,6 @@ this end closes a session that has none: no user can be on the way there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from gnar_lib.auth import ReplayWindow, Session, beside_id, carrier_id
 from gnar_lib.errors import MuxError
@@ -28,12 +27,9 @@ class Carriers:
     `session` is the login session; None for a Go client, which has one multiplexed session.
     """
 
-    def __init__(
-        self, first: Mux, session: Session | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, first: Mux, session: Session | None) -> None:
         self.first = first
         self._session = session
-        self._clock = clock
         self._further: dict[int, Mux] = {}  # by number
         self._numbers = ReplayWindow()  # of those that have come
         self._turn = 0  # counts users, who take turns
@@ -51,7 +47,7 @@ class Carriers:
         """Return a new stream for a user, who closes it, with its first bytes; raises `MuxError`."""
         if not self._further:
             return self.first.open(first)
-        self._used_s = self._clock()
+        self._used_s = time.monotonic()
         self._turn += 1
         sessions = [self.first, *self._further.values()]
         at = self._turn % len(sessions)
@@ -76,7 +72,7 @@ class Carriers:
         mux = Mux(conn, is_client=False)
         mux.moves = True
         self._further[number] = mux
-        self._used_s = self._clock()
+        self._used_s = time.monotonic()
         return mux
 
     def forget(self, mux: Mux) -> None:
@@ -105,7 +101,7 @@ class Carriers:
 
     def tend(self) -> None:
         """Close further sessions without users, if none has come for a while; to be called once a second."""
-        if self._further and self._clock() - self._used_s > IDLE_S:
+        if self._further and time.monotonic() - self._used_s > IDLE_S:
             for mux in [*self._further.values()]:
                 if not mux.streams:
                     self.forget(mux)
