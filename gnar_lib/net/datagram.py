@@ -107,8 +107,8 @@ class Reader:
 
     def was_full(self) -> None:
         """This turn has read as many datagrams as its budget allows."""
-        before, self._full_turn = self._full_turn, self._loop.iteration
-        if self._full_turn == before + 1 and self.budget < BATCH:
+        before, self._full_turn = self._full_turn, self._loop.iteration  # always -1 with libuv (Windows)
+        if self._full_turn <= before + 1 and self.budget < BATCH:
             self.budget = min(2 * self.budget, BATCH)
 
     def ran_out(self, received: int) -> None:

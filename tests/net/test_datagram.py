@@ -11,7 +11,7 @@ import pytest
 
 from gnar_lib import net
 from gnar_lib.errors import ConnError, DialError, PortTakenError
-from gnar_lib.net import Datagram, Sockaddr, datagram
+from gnar_lib.net import Datagram, Sockaddr, datagram, descriptors
 from gnar_lib.net.datagram import BATCH, pack_address
 from gnar_lib.net.datagram_conn import connect_udp
 from gnar_lib.net.target import DatagramTarget
@@ -175,3 +175,26 @@ def test_bind_sets_the_address_that_the_service_sees() -> None:
         target.look_up()
         with closing(target.open()) as conn:
             assert conn.sock.getsockname()[0] == "127.0.0.2"
+
+
+@pytest.mark.parametrize(
+    ("turns", "budget"),
+    [
+        pytest.param([7], 1, id="one turn"),
+        pytest.param([7, 9, 11], 1, id="turns with others between them"),
+        pytest.param([7, 8, 9], 4, id="turns running"),
+        pytest.param([-1] * 9, BATCH, id="a loop that does not count its turns: libuv, on Windows"),
+    ],
+)
+def test_more_is_read_at_once_when_several_turns_running_bring_more(turns: list[int], budget: int) -> None:
+    class Loop:
+        iteration = 0
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        reader = datagram.Reader(sock)
+        reader._loop = loop = Loop()
+        for loop.iteration in turns:
+            reader.was_full()
+        assert reader.budget == budget
+        reader.stop()
+        descriptors.taken -= 1
