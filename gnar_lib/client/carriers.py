@@ -21,7 +21,7 @@ from gnar_lib.yamux import Stream
 
 LONG_PATH_S = 0.005  # a round trip from which on lost packets are found too late for one session to be enough
 MAX_CARRIERS = 4  # sessions on a long path, the first included
-READY_S = 10.0  # within which the server takes a connection beside a stream
+READY_S = 10.0  # after which a connection beside a stream is given up if the server has closed it
 
 
 class Carriers:
@@ -111,7 +111,7 @@ class Carriers:
             conn.close()
 
     def tend(self) -> None:
-        """Give up connections that the server does not take; to be called once a second."""
+        """Give up connections that the server has not taken; to be called once a second."""
         now_s = time.monotonic()
         for key, (stream, since_s) in [*self._besides.items()]:
             if now_s - since_s > READY_S or stream.closed:

@@ -105,7 +105,8 @@ class Ends:
     def why_gone(self, now_s: float) -> str:
         """Return why nothing can come any more, if the other end has gone without a word; else empty."""
         beside = self.beside
-        if beside is not None and (reason := beside.conn.why_gone(now_s)):
+        has_moved = beside is not None and (beside.sends or beside.receives)
+        if beside is not None and has_moved and (reason := beside.conn.why_gone(now_s)):
             return reason
         is_broken = self._state is RESET or (self._session.closed and self._state is not ENDED)
         return f"{self}: {self._why_broken}" if is_broken and not self.chunks else ""

@@ -227,8 +227,11 @@ class Stream(Incoming):
         return True
 
     def detach(self) -> bool:
-        """Do without a conn beside this stream that the peer does not seem to have got; tell whether so."""
-        if self.beside is None or self.beside.is_ready or self.closed:
+        """Do without a conn beside this stream that the peer has not taken, but closed; tell whether so.
+
+        A conn that is open stays: the peer may have it, and have said so behind much that is on the way.
+        """
+        if self.beside is None or self.beside.is_ready or self.closed or not self.beside.conn.has_hung_up:
             return False
         self.beside.conn.abort()
         self.beside = None

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 
 import gevent
 import pytest
@@ -199,11 +200,23 @@ def test_conn_that_the_peer_never_takes_is_given_up_and_the_stream_goes_on(tunne
     sent = gevent.spawn(send_in_bursts, tunnel.service, chance, 3 * MIB)
     received = gevent.spawn(read_to_end, tunnel.user, random.Random(2))  # noqa: S311
     gevent.sleep(0)
+    assert not tunnel.at_client.detach()  # the peer may have it, and its word be on the way
+    far.abort()
+    wait_until(lambda: near.has_hung_up, "the client has heard of it")
     assert tunnel.at_client.detach()
-    with pytest.raises(ConnError):
-        far.recv(1)
-    far.close()
+    assert near.closed
     assert sent.get() == received.get()
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_loss_of_a_conn_to_which_nothing_has_moved_harms_nobody(end: str, tunnel: Tunnel) -> None:
+    near, far = tcp_pair()
+    stream = tunnel.at_client if end == "client" else tunnel.at_server
+    assert stream.attach(near, is_ready=end == "server")
+    assert not stream.why_gone(monotonic())
+    far.abort()
+    wait_until(lambda: bool(near.why_gone(monotonic())), "the conn has gone")
+    assert not stream.why_gone(monotonic())
 
 
 def test_conn_that_the_peer_has_given_up_is_not_moved_to(tunnel: Tunnel) -> None:
