@@ -145,7 +145,9 @@ def said(running: Running, login: Login) -> SocketConn:
 
 
 @pytest.mark.parametrize(
-    "name", ["0:2", "0:99", "7:2", "0", "0:", ":2", "-1:2", "0:2:3", "²:2", "0:" + "9" * 1000], ids=repr
+    "name",
+    ["0:2", "0:1", "0:99", "7:2", "0", "0:", ":2", "-1:2", "0:2:3", "²:2", "0:" + "9" * 1000],
+    ids=repr,
 )
 def test_conn_beside_a_stream_is_refused_without_a_proof_or_without_such_a_stream(name: str) -> None:
     with serving() as running, client_of(running) as (control, session, port):
@@ -175,6 +177,22 @@ def test_second_conn_beside_a_stream_is_refused_such_as_a_login_that_somebody_re
         assert stream.move()
         stream.sendall(b"over the conn beside")
         assert user.recv(100) == b"over the conn beside"
+        user.close()
+        stream.close()
+
+
+def test_conn_beside_a_stream_is_refused_while_there_is_no_descriptor_for_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving() as running, client_of(running) as (control, _, port):
+        assert control.mux is not None
+        user = user_of(port)
+        stream = accept(control.mux)
+        monkeypatch.setattr(carriers.descriptors, "_limit", lambda: 4)
+        monkeypatch.setattr(carriers.descriptors, "_known_until_s", 0.0)
+        assert is_closed_by_peer(control.open_beside("0:2"))
+        stream.sendall(b"hello")
+        assert user.recv(5) == b"hello"
         user.close()
         stream.close()
 

@@ -11,7 +11,7 @@ import time
 
 from gnar_lib.auth import ReplayWindow, Session, beside_id, carrier_id
 from gnar_lib.errors import MuxError
-from gnar_lib.net import EventedConn
+from gnar_lib.net import EventedConn, descriptors
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Login
 from gnar_lib.yamux import Session as Mux
@@ -82,22 +82,25 @@ class Carriers:
     def attach(self, conn: EventedConn, login: Login) -> bool:
         """Keep a conn beside the stream that its login names; False if the login proves nothing.
 
-        So it is if there is no use for the conn. The stream closes a conn that it keeps.
+        So it is if there is no use for the conn, or if its descriptor is one of those that users do not get.
+        The stream closes a conn that it keeps.
         """
         stream = self._stream(login.beside)
-        if stream is None or self._session is None:
+        if stream is None or self._session is None or not descriptors.has_room(0):
             return False
         return self._session.is_signed(beside_id(login.beside), login.proof) and stream.attach(
             conn, is_ready=True
         )
 
     def _stream(self, name: str) -> Stream | None:
-        """Return the stream of a name such as "0:12"; None if there is none."""
+        """Return the stream of a user whose name is such as "0:12"; None if there is none."""
         carrier, _, stream_id = name.partition(":")
         if not (carrier.isdecimal() and stream_id.isdecimal()):
             return None
         mux = self._further.get(int(carrier)) if int(carrier) else self.first
-        return mux.stream(int(stream_id)) if mux is not None and mux.moves else None
+        if mux is None or not mux.moves or int(stream_id) % 2:  # the client has opened the odd ones
+            return None
+        return mux.stream(int(stream_id))
 
     def tend(self) -> None:
         """Close further sessions without users, if none has come for a while; to be called once a second."""
