@@ -13,8 +13,8 @@ from functools import partial
 
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.turns import Turns
-from gnar_lib.errors import DialError
-from gnar_lib.net import Crew, descriptors
+from gnar_lib.errors import ConnError, DialError
+from gnar_lib.net import Crew, SocketConn, descriptors
 from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
@@ -38,7 +38,7 @@ class Carriers:
         self._users = users
         self._turns = turns
         self._serve = serve
-        self._further: set[Mux] = set()
+        self._further: dict[Mux, float] = {}  # and since when nothing has come; 0.0: something has
         self._opening = 0  # further sessions that are not there yet
         self._number = 0  # of the last further session that was opened
         self._is_over = False  # `drain` or `close` was called
@@ -75,25 +75,40 @@ class Carriers:
     def _open(self) -> None:
         """Open one further session, and wait until it ends."""
         self._number += 1
-        number, began_s = self._number, time.monotonic()
+        number = self._number
         try:
-            with self._turns.trying():
-                conn = self._control.open_carrier(number)
+            conn = self._dial(lambda: self._control.open_carrier(number))
         finally:
             self._opening -= 1
         mux = Mux(conn, is_client=True)
-        made_s = mux.heard_s
-        self._further.add(mux)
+        self._further[mux] = mux.heard_s
         try:
             if not self._is_over:
                 self._use(mux, number)
                 mux.wait_end()
-                if mux.error is not None and mux.heard_s == made_s:  # each user would have it tried again
-                    error = DialError("a further session has ended without a word of the server")
-                    self._turns.note_failure(began_s, error)
         finally:
-            self._further.discard(mux)
+            since_s = self._further.pop(mux)
+            if mux.heard_s == since_s and not self._is_over:
+                self._note_failure(since_s)
             mux.close()
+
+    # ---- whether connections are of use --------------------------------------------------------------------
+
+    def _dial(self, dial: Callable[[], SocketConn]) -> SocketConn:
+        """Return what `dial` opens; a failure slows further tries down.
+
+        A success does not tell that the server has the connection: a firewall may be in between.
+        """
+        began_s = time.monotonic()
+        try:
+            return dial()
+        except ConnError as exc:
+            self._turns.note_failure(began_s, exc)
+            raise
+
+    def _note_failure(self, since_s: float) -> None:
+        """The server has not taken a connection that was opened then."""
+        self._turns.note_failure(since_s, DialError("the server did not take a data connection"))
 
     # ---- connections beside streams ------------------------------------------------------------------------
 
@@ -105,20 +120,25 @@ class Carriers:
             self._crew.spawn(self._open_beside, *key, stream)
 
     def _open_beside(self, carrier: int, stream_id: int, stream: Stream) -> None:
-        with self._turns.trying():
-            conn = self._control.open_beside(f"{carrier}:{stream_id}")
+        conn = self._dial(lambda: self._control.open_beside(f"{carrier}:{stream_id}"))
         if not stream.attach(conn, is_ready=False):  # the stream has ended meanwhile
             conn.close()
 
     def tend(self) -> None:
-        """Give up connections that the server has not taken; to be called once a second."""
+        """See which connections the server has taken, and give others up; to be called once a second."""
         now_s = time.monotonic()
         for key, (stream, since_s) in [*self._besides.items()]:
-            if now_s - since_s > READY_S or stream.closed:
+            if stream.beside is not None and stream.beside.is_ready:
+                del self._besides[key]
+                self._turns.note_success()
+            elif now_s - since_s > READY_S or stream.closed:
                 del self._besides[key]
                 if stream.detach():
-                    error = DialError("the server did not take a data connection")
-                    self._turns.note_failure(since_s, error)
+                    self._note_failure(since_s)
+        for mux, since_s in self._further.items():
+            if since_s and mux.heard_s > since_s:
+                self._further[mux] = 0.0
+                self._turns.note_success()
 
     @property
     def are_there(self) -> bool:

@@ -71,6 +71,10 @@ class Turns:
         except DialError as exc:
             self.note_failure(began_s, exc)
             raise
+        self.note_success()
+
+    def note_success(self) -> None:
+        """Note that a data connection is of use, of which a dial alone does not tell."""
         self._works = True
 
     def note_failure(self, began_s: float, error: ConnError) -> None:

@@ -110,8 +110,10 @@ def test_session_that_still_has_a_user_is_not_closed_and_takes_further_ones(
         assert numbers_of(running) == [1]
         users += [user_of(port) for _ in range(2)]
         streams += [accept(mux) for mux in muxes[:2]]
-        for conn in (*users, *streams):
-            conn.close()
+        for user in users:
+            user.close()
+        for stream in streams:
+            stream.close()
 
 
 @pytest.mark.parametrize("what", ["no proof", "a proof of another number", "a number again", "too many"])
@@ -188,8 +190,8 @@ def test_conn_beside_a_stream_is_refused_while_there_is_no_descriptor_for_users(
         assert control.mux is not None
         user = user_of(port)
         stream = accept(control.mux)
-        monkeypatch.setattr(carriers.descriptors, "_limit", lambda: 4)
-        monkeypatch.setattr(carriers.descriptors, "_known_until_s", 0.0)
+        monkeypatch.setattr(net.descriptors, "_limit", lambda: 4)
+        monkeypatch.setattr(net.descriptors, "_known_until_s", 0.0)
         assert is_closed_by_peer(control.open_beside("0:2"))
         stream.sendall(b"hello")
         assert user.recv(5) == b"hello"
