@@ -35,5 +35,6 @@ class Beside:
 
     def close(self) -> None:
         """Close the conn in order; more than once does no harm."""
-        self.conn.reset_if_killed(wanted=False)
-        self.conn.close()
+        if not self.conn.closed:  # else it was reset
+            self.conn.reset_if_killed(wanted=False)
+            self.conn.close()
