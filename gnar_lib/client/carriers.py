@@ -43,6 +43,7 @@ class Carriers:
         self._number = 0  # of the last further session that was opened
         self._is_over = False  # `drain` or `close` was called
         self._besides: dict[tuple[int, int], tuple[Stream, float]] = {}  # by carrier and stream: since when
+        self._bringing = 0  # of those that are not there yet
         self._wanted = 0  # further sessions
         rtt_s = control.round_trip_s
         if control.moves and (rtt_s is None or rtt_s >= LONG_PATH_S):
@@ -70,7 +71,8 @@ class Carriers:
         self._serve(stream)
 
     def _may_dial(self, count: int) -> bool:
-        return not self._is_over and descriptors.has_room(count) and self._turns.take() is not None
+        room = descriptors.has_room(count + self._opening + self._bringing)
+        return room and not self._is_over and self._turns.take() is not None
 
     def _open(self) -> None:
         """Open one further session, and wait until it ends."""
@@ -117,10 +119,14 @@ class Carriers:
         key = carrier, stream.id
         if key not in self._besides and self._may_dial(USER_COSTS):
             self._besides[key] = stream, time.monotonic()
+            self._bringing += 1
             self._crew.spawn(self._open_beside, *key, stream)
 
     def _open_beside(self, carrier: int, stream_id: int, stream: Stream) -> None:
-        conn = self._dial(lambda: self._control.open_beside(f"{carrier}:{stream_id}"))
+        try:
+            conn = self._dial(lambda: self._control.open_beside(f"{carrier}:{stream_id}"))
+        finally:
+            self._bringing -= 1
         if not stream.attach(conn, is_ready=False):  # the stream has ended meanwhile
             conn.close()
 

@@ -184,6 +184,31 @@ def test_stream_goes_on_without_a_connection_that_the_server_does_not_take(
     close(user, service)
 
 
+@pytest.mark.parametrize("world", [10.0], indirect=True)
+def test_server_that_asks_for_connections_beside_all_streams_gets_no_more_than_there_is_room_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [world.user() for _ in range(6)]
+    asked: list[str] = []
+
+    def open_beside(_: ControlConn, stream: str) -> SocketConn:
+        asked.append(stream)
+        raise DialError("never mind")
+
+    monkeypatch.setattr(ControlConn, "open_beside", open_beside)
+    (control,) = world.running.server.control_ingress.clients
+    assert control._carriers is not None
+    streams = [each for each in control._carriers.first.streams.values() if each.id % 2 == 0]
+    assert len(streams) == len(pairs)
+    monkeypatch.setattr(net.descriptors, "has_room", lambda count=2: count < 4)
+    for stream in streams:
+        stream.ask_beside()
+    wait_until(lambda: bool(asked), "the client has been asked")
+    assert len(asked) == 2
+    for user, service in pairs:
+        close(user, service)
+
+
 def test_end_of_the_client_ends_all_sessions_and_resets_what_has_moved(world: World) -> None:
     user, service = world.user()
     wait_until(lambda: world.sessions_at_server == carriers.MAX_CARRIERS, "all sessions are there")
