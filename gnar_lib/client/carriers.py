@@ -56,6 +56,7 @@ class Carriers:
             self._use(mux, 0)
 
     def _use(self, mux: Mux, number: int) -> None:
+        mux.joins_end = not self._control.is_go
         if self._control.moves:
             mux.moves = True
             mux.bring = partial(self._bring, number)

@@ -18,6 +18,7 @@ class Owner(Protocol):
     path: Path  # what the windows of all streams share
     stored_bytes: int  # received and unread, in all streams
     moves: bool  # streams may go on over conns beside them
+    joins_end: bool  # the peer takes the end of a direction in one frame with bytes
 
     @property
     def why_closed(self) -> str:

@@ -68,6 +68,8 @@ class Session:
         self.error: GnarError | None = None  # why the session ended; None if this end closed it
         self.path = Path()  # what the windows of all streams share
         self.stored_bytes = 0  # received and unread, in all streams
+        # hashicorp/yamux lets go of a reader at FIN before it keeps the bytes of the same frame.
+        self.joins_end = False  # the peer is another: it takes FIN in one frame with bytes
         self.moves = False  # both ends have agreed that streams may go on over conns beside them
         self.bring: Callable[[Stream], None] | None = None  # begins to bring one, if this end can do that
         self.sender = Sender(conn, self._end)  # sends the frames of the session and of all streams

@@ -69,10 +69,13 @@ class Stream(Incoming):
     def send_last(self, data: bytes | memoryview) -> bool:
         """Send bytes and end this direction behind them, in one frame.
 
-        Returns False if one frame does not do, or has to wait: then nothing has been sent or ended.
+        Returns False if one frame does not do, has to wait, or is not for this peer: then nothing has been
+        sent or ended.
         """
         count, beside = len(data), self.beside
-        if not 0 < count <= min(self._room, FRAME_BYTES) or (beside is not None and beside.sends):
+        if not (self._session.joins_end and 0 < count <= min(self._room, FRAME_BYTES)):
+            return False
+        if beside is not None and beside.sends:
             return False
         self._check_sending()
         if not self._session.sender.has_room():

@@ -55,6 +55,7 @@ def session_pair() -> Iterator[tuple[Session, Session]]:
     """Yield two sessions that are joined, the client's first; both are closed behind the block."""
     ours, theirs = conn_pair()
     client, server = Session(ours, is_client=True), Session(theirs, is_client=False)
+    client.joins_end = server.joins_end = True
     try:
         yield client, server
     finally:

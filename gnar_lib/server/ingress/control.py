@@ -147,7 +147,7 @@ class ControlIngress:
         """Take control and data connections of one client as streams of this connection, until it ends."""
         conn.set_user_timeout(_patience_s(peer))
         mux = Mux(conn, is_client=False)
-        mux.moves = peer.moves
+        mux.moves, mux.joins_end = peer.moves, peer.session is not None
         self.in_progress.add(mux)  # until it has a control connection
         self._sessions.add(mux)
         mux.on_end = partial(self._forget_session, mux)

@@ -70,7 +70,7 @@ class Carriers:
             return None
         conn.set_user_timeout(dead_after_s())
         mux = Mux(conn, is_client=False)
-        mux.moves = True
+        mux.moves = mux.joins_end = True
         self._further[number] = mux
         self._used_s = time.monotonic()
         return mux
