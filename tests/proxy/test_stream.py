@@ -648,6 +648,7 @@ def test_whether_users_of_tcp_are_busy_is_told_by_a_look_at_few_of_them() -> Non
 def test_short_answer_and_its_end_leave_a_stream_in_one_frame() -> None:
     (near, far), crew = tcp_pair(), net.Crew("test")
     with session_and_peer() as (session, peer):
+        session.joins_end = True
         peer.send((DATA, SYN, 1, b"question"))
         data = session.accept()
         far.sendall(b"answer")
