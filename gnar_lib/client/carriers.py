@@ -128,7 +128,8 @@ class Carriers:
             conn = self._dial(lambda: self._control.open_beside(f"{carrier}:{stream_id}"))
         finally:
             self._bringing -= 1
-        if not stream.attach(conn, is_ready=False):  # the stream has ended meanwhile
+        # Else the stream has ended meanwhile, or `tend` would not give the connection up any more.
+        if (carrier, stream_id) not in self._besides or not stream.attach(conn, is_ready=False):
             conn.close()
 
     def tend(self) -> None:

@@ -184,6 +184,32 @@ def test_stream_goes_on_without_a_connection_that_the_server_does_not_take(
     close(user, service)
 
 
+def test_connection_that_has_taken_too_long_to_open_is_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carriers, "READY_S", 0.0)
+    opened: list[SocketConn] = []
+    right = ControlConn.open_beside
+
+    def open_late(control: ControlConn, stream: str) -> SocketConn:
+        wait_until(lambda: bool(world.carriers._besides), "it is asked for")
+        wait_until(lambda: not world.carriers._besides, "nobody waits for it any more")
+        opened.append(right(control, stream))
+        return opened[0]
+
+    monkeypatch.setattr(ControlConn, "open_beside", open_late)
+    user, service = world.user()
+    sending = gevent.spawn(service.sendall, bytes(2 * MIB))
+    left = 2 * MIB
+    while left:
+        left -= len(user.recv(left))
+    sending.get()
+    wait_until(lambda: bool(opened) and opened[0].closed, "it is closed")
+    service.sendall(b"still here")
+    assert user.recv(100) == b"still here"
+    close(user, service)
+
+
 @pytest.mark.parametrize("world", [10.0], indirect=True)
 def test_server_that_asks_for_connections_beside_all_streams_gets_no_more_than_there_is_room_for(
     world: World, monkeypatch: pytest.MonkeyPatch
