@@ -345,7 +345,9 @@ class _Sweep:
         return found
 
     def _look(self) -> None:
-        """Begin to look at all pairs, some in each turn of the loop."""
+        """Begin to look at all pairs, some in each turn of the loop, unless the last round goes on."""
+        if self._due:
+            return
         self._due = [*self._pairs]
         self._look_at_some()
         if not self._pairs:
