@@ -24,6 +24,7 @@ _NEVER_RUN = (
     "gevent/monkey/*_main*.py", "gevent/ssl.py", "gevent/_monitor.py", "gevent/*_tracer*",
     "zope/interface/adapter.py", "zope/interface/registry.py", "zope/interface/verify.py",
     "zope/interface/document.py",
+    "prometheus_client/parser.py", "prometheus_client/openmetrics/parser.py",
     "prometheus_client/aiohttp", "prometheus_client/django", "prometheus_client/twisted",
     "**/*.c", "**/*.cpp", "**/*.h", "**/*.hpp", "**/*.asm", "**/*.pyx", "**/*.pxd", "**/*.pyi", "**/py.typed",
     "*.dist-info/RECORD", "*.dist-info/WHEEL", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED",

@@ -36,6 +36,8 @@ def test_every_member_is_called_again_and_again() -> None:
     wait_until(lambda: all(member.calls >= 3 for member in members), "all were called")
     calls = [member.calls for member in members]
     assert max(calls) - min(calls) <= 1
+    for member in members:
+        rota.discard(member)
 
 
 def test_few_are_called_in_one_turn_of_the_loop() -> None:
@@ -47,6 +49,8 @@ def test_few_are_called_in_one_turn_of_the_loop() -> None:
     rota._turn()
     assert sum(member.calls for member in members) == rota_module.MAX_IN_TURN
     wait_until(lambda: members[-1].calls, "the last was called")
+    for member in members:
+        rota.discard(member)
 
 
 def test_member_that_has_left_is_called_no_longer_and_the_last_stops_the_timer() -> None:
@@ -99,6 +103,8 @@ def test_nobody_waits_longer_than_a_changed_setting_says(*, is_empty: bool) -> N
     every_s = 0.01
     rota.add(younger)
     wait_until(lambda: younger.calls and (older.calls or is_empty), "both are called")
+    rota.discard(older)
+    rota.discard(younger)
 
 
 def test_pause_of_this_process_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +114,4 @@ def test_pause_of_this_process_is_noted(monkeypatch: pytest.MonkeyPatch) -> None
     rota._turn_s -= 0.1
     wait_until(lambda: member.calls, "a call")
     assert rota.resumed_s > 0
+    rota.discard(member)

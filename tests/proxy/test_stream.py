@@ -198,7 +198,7 @@ def test_half_closed_pair_costs_nothing_while_nothing_comes(
         loop = get_hub().loop
         before = loop.iteration
         gevent.sleep(0.1)  # in which a loop that spins turns thousands of times
-        assert loop.iteration - before < 500
+        assert loop.iteration - before < 20
         ends[1].sendall(b"bye")
         assert ends[0].recv(100) == b"bye"
 

@@ -22,7 +22,7 @@ from pyz.targets import PLATFORMS, PYTHONS, Target, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_FILE_BYTES = 30_000_000
-MAX_UNPACKED_BYTES = 16_500_000
+MAX_UNPACKED_BYTES = 16_000_000
 MAX_HOST_FILE_BYTES = 6_000_000
 FOR_ANY_PYTHON = ("bcrypt/_bcrypt.abi3.so", "bcrypt/_bcrypt.pyd")  # no name tells the processor, either
 

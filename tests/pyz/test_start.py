@@ -23,7 +23,7 @@ from tests.helpers.onefile import (
     unpacked,
 )
 
-MAX_UNPACKED_BYTES = 16_500_000
+MAX_UNPACKED_BYTES = 16_000_000
 
 
 def test_copied_file_starts_in_an_empty_environment(moved: Path, tmp_path: Path) -> None:

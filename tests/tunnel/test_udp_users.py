@@ -169,7 +169,7 @@ def test_byte_from_each_of_4200_addresses_cuts_nobody_off(
     tunnels: Tunnels, echo_service: UdpService, tmp_path: Path
 ) -> None:
     config = tmp_path / "client.toml"
-    bounds = Bounds(worst_s=0.4, p99_s=0.02, grown_fds=DESCRIPTORS // 2 + 64)
+    bounds = Bounds(worst_s=0.1, p99_s=0.02, grown_fds=DESCRIPTORS // 2 + 64)
     with Service(echo) as service:
         ports = {"tcp": free_port(), "udp": free_port()}
         locals_ = {"tcp": service.port, "udp": echo_service.port}

@@ -187,8 +187,8 @@ def test_a_configuration_that_caddy_does_not_take_is_said_in_caddys_words(
 ) -> None:
     caddy.start(caddy.empty)
     with Kept(caddy, web, made=Made(LOOPBACK, web.port, caddy.http)) as keeper:
-        refused = "Caddy does not take the configuration: "  # at first it may not answer
-        wait_until(lambda: keeper.trouble.startswith(refused), "Caddy has refused")
+        wait_until(lambda: keeper.trouble, "Caddy has refused")
+        assert keeper.trouble.startswith("Caddy does not take the configuration: ")
         assert "address already in use" in keeper.trouble
         assert not keeper.is_ready
     assert caddy.apps == caddy.empty["apps"]
