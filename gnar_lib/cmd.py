@@ -64,14 +64,13 @@ def _server(arguments: dict[str, Any]) -> int:
 
 def _client(arguments: dict[str, Any]) -> int:
     from gnar_lib.config import file_of, load_client
-    from gnar_lib.config.model import DEFAULT_PORT
-    from gnar_lib.config.values import address
+    from gnar_lib.config.transport import server_address
 
     flags = _flags(arguments)
     positional = [arguments["<server-addr>"], *arguments["<mapping>"]]
     words = [word for word in positional if word is not None]
     if words and "server-addr" not in flags and not _is_mapping(words[0]):
-        _read(address(DEFAULT_PORT), words[0], "server-addr")  # an error names it as it was given
+        _read(server_address, words[0], "server-addr")  # an error names it as it was given
         flags["server-addr"] = words.pop(0)
     flags["mappings"] = words
     file = file_of(flags, os.environ)

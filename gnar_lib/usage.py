@@ -44,6 +44,9 @@ Options:
   -t, --token TOKEN          let in only clients that know it; better set as GNAR_TOKEN
       --token-file FILE      read the token from a file, which holds nothing else
       --auth KIND            any|hmac (default any); hmac refuses md5 logins, so Go clients
+      --tls KIND             any|require (default any); require refuses clients without TLS
+      --ws-path PATH         where clients come by WebSocket on the control port (default /gnar)
+      --accept-proxy-protocol NETS  load balancers that tell users' addresses by it (default: none)
       --bind ADDR            listen on this address alone (default: all, IPv4 and IPv6)
       --udp-bind ADDR        send and receive UDP on this address
       --allow-ports PORTS    ports that clients may open, such as 9000-9100,9200 (default: all)
@@ -64,12 +67,13 @@ Options:
       --admin-password-file FILE  read it from a file, which holds nothing else
       --admin-read-token TOKEN  lets see everything; better set as GNAR_ADMIN_READ_TOKEN
       --admin-read-token-file FILE  read it from a file, which holds nothing else
-      --state-dir DIR        keep the panel's history of the last day in this folder
+      --state-dir DIR        keep the certificate, and the panel's history, in this folder
   -D, --domain DOMAIN        clients may have names under it, such as blog.example.com
       --http-port PORT       where users of names come (default 80; 8080 behind Caddy), or off
       --http-bind ADDR       listen for them there (default: --bind; loopback behind Caddy)
       --https-port PORT      where they come with TLS (default: off; 443 with --tls-cert)
-      --tls-cert FILES       certificates for names, such as wildcard.pem or one.pem,two.pem
+      --tls-cert FILES       certificates, such as wildcard.pem or one.pem,two.pem (default: the
+                             control port has one that gnar makes, names have none)
       --tls-key FILES        their keys, unless the same files have them
       --hsts SECONDS         for which browsers are to use HTTPS alone (default: nothing is said)
       --allow-hosts NAMES    whole host names that clients may have, such as *.customer.org
@@ -110,7 +114,7 @@ A mapping is 3000:9000 (local port, port at the server), host:3000:9000, 3000 (t
 chooses), a range such as 3000-3010:9000-9010, or blog=3000 (a name under the server's domain).
 
 Options:
-  -s, --server-addr ADDR   the server (default localhost:8910)
+  -s, --server-addr ADDR   the server (default localhost:8910), or wss://host/path, or ws://
   -l, --local-port PORT    port of the local service
   -r, --remote-port PORT   port at the server (default 0: the server chooses)
       --local-host HOST    where the local service is (default 127.0.0.1, or ::1)
@@ -121,8 +125,13 @@ Options:
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
+      --tls KIND           on|off (default on; off with md5); off is for a Go server
+      --fingerprint HEX    take a server with this certificate alone: its SHA-256
+      --proxy URL          go through it: http://user:pass@host:3128, socks5:// or socks5h://host,
+                           or off (default: as HTTPS_PROXY, ALL_PROXY and NO_PROXY say)
   -m, --multiplex          use one connection to the server, and never another
       --no-multiplex       use a connection to the server for each user
+      --proxy-protocol KIND  v1|v2; tell the local service users' addresses by it (default: not)
       --speed-limit RATE   limit of the proxy, such as 100kb (per second, each direction)
       --udp-timeout SECS   end of a UDP session without datagrams (default 60)
       --udp-any-source     let answers from other addresses of a UDP service through
@@ -178,12 +187,17 @@ admin port of a file do not count, nor do variables that name a service.
 Options:
   -n, --name NAME          name under the server's domain, or a whole one (default: the server
                            chooses)
-  -s, --server-addr ADDR   the server (default localhost:8910)
+  -s, --server-addr ADDR   the server (default localhost:8910), or wss://host/path, or ws://
   -t, --token TOKEN        the server's token; better set as GNAR_TOKEN
       --token-file FILE    read the token from a file, which holds nothing else
       --auth KIND          hmac|md5 (default hmac); md5 is for a Go server
+      --tls KIND           on|off (default on; off with md5); off is for a Go server
+      --fingerprint HEX    take a server with this certificate alone: its SHA-256
+      --proxy URL          go through it: http://user:pass@host:3128, socks5:// or socks5h://host,
+                           or off (default: as HTTPS_PROXY, ALL_PROXY and NO_PROXY say)
   -m, --multiplex          use one connection to the server, and never another
       --no-multiplex       use a connection to the server for each user
+      --proxy-protocol KIND  v1|v2; tell the service users' addresses by it (default: not)
       --path PATH          take the requests of that name whose path begins so, such as /api
       --allow-from NETS    let in users of these networks alone, such as 10.0.0.0/8
       --deny-from NETS     let in no users of these networks

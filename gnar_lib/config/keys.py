@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gnar_lib import logger
-from gnar_lib.config import names, values
-from gnar_lib.config.model import DEFAULT_PORT, MOST_PROXIES, MOST_USERS
+from gnar_lib.config import names, transport, values
+from gnar_lib.config.model import MOST_PROXIES, MOST_USERS
 from gnar_lib.config.values import Reader
 
 # The reader of each setting by its key. The flag of a key is `--key`, the variable GNAR_KEY, and the field of
@@ -49,6 +49,9 @@ SERVER: dict[str, Reader] = {
     "token": values.secret,
     "token-file": values.path,
     "auth": values.one_of("any", "hmac"),
+    "tls": values.one_of("any", "require"),
+    "ws-path": transport.ws_path,
+    "accept-proxy-protocol": names.networks,
     "allow-ports": values.port_ranges,
     "max-proxies": values.count(MOST_PROXIES),
     "max-speed": values.rate,
@@ -83,10 +86,13 @@ SERVER_WITHOUT_EFFECT: dict[str, Reader] = {
     "multiplex": values.flag,
 }
 CLIENT: dict[str, Reader] = {
-    "server-addr": values.address(DEFAULT_PORT),
+    "server-addr": transport.server_address,
     "token": values.secret,
     "token-file": values.path,
     "auth": values.one_of("hmac", "md5"),
+    "tls": transport.on_or_off,
+    "fingerprint": transport.fingerprints,
+    "proxy": transport.proxy,
     "multiplex": values.flag,
     "heartbeat": values.heartbeat,
     "dead-after": values.dead_after,
@@ -113,6 +119,7 @@ PROXY: dict[str, Reader] = {
     **USERS,
     **ADDRESSES,
     **WEB,
+    "proxy-protocol": values.one_of("v1", "v2"),
 }
 FIELDS = {
     "grace": "grace_s",
@@ -145,6 +152,7 @@ COMMON_TO_MAPPINGS = (
     *USERS,
     *ADDRESSES,
     *WEB,
+    "proxy-protocol",
 )
 
 # What a file and variables say of the client that runs all the time. `gnar http`, which runs beside it, has

@@ -45,6 +45,7 @@ from gnar_lib.config.sources import (
     settle_secrets,
     with_older_names,
 )
+from gnar_lib.config.transport import settle_way
 from gnar_lib.errors import ConfigError
 
 
@@ -102,6 +103,7 @@ def load_client(flags: Mapping[str, Any], env: Mapping[str, str], *, is_single: 
             "forward fewer, or start several clients"
         )
     server = settings.pop("server-addr", Address("localhost", DEFAULT_PORT))
+    settle_way(settings, server, env)
     return ClientConfig(server=server, proxies=named(proxies), admin=admin, hooks=hooks, **by_field(settings))
 
 

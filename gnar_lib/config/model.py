@@ -20,6 +20,7 @@ DEFAULT_MAX_PROXIES = 4096  # of one client
 DEFAULT_INSPECT_BODIES = 64 << 10  # bytes
 MOST_USERS = 1_000_000  # that a limit may name
 MOST_PROXIES = 16384  # that a server can be told to take of one client
+DEFAULT_WS_PATH = "/gnar"
 DEFAULT_HTTP_PORT = 80
 DEFAULT_HTTPS_PORT = 443
 DEFAULT_HTTP_PORT_BEHIND_CADDY = 8080
@@ -81,6 +82,31 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class WebAddress(Address):
+    """A server that is reached by a WebSocket, at a path of a web server."""
+
+    path: str = DEFAULT_WS_PATH
+    is_tls: bool = True  # wss:// rather than ws://
+
+    def __str__(self) -> str:
+        return f"{'wss' if self.is_tls else 'ws'}://{Address(self.host, self.port)}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyServer:
+    """A proxy between a client and its server, such as a company has: how to speak to it, and where it is."""
+
+    kind: str  # "http" and "https" (CONNECT; with TLS to the proxy itself), "socks5", or "socks5h"
+    host: str
+    port: int
+    user: str = ""
+    password: Secret = NO_SECRET
+
+    def __str__(self) -> str:
+        return f"{self.kind}://{Address(self.host, self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +201,7 @@ class ProxyConfig:
     redirect_https: bool = False  # requests without TLS are redirected
     http2: bool = False  # connections of users who begin with HTTP/2 are passed through as they are
     error_page: str = ""  # HTML of answers that the server makes by itself; empty for the server's own
+    proxy_protocol: str = ""  # by which the local service learns users' addresses: "v1", "v2", or empty
 
     @property
     def has_name(self) -> bool:
@@ -219,6 +246,9 @@ class ClientConfig(LogConfig):
     proxies: tuple[ProxyConfig, ...]
     token: Secret = NO_SECRET
     auth: str = "hmac"  # or "md5", for a Go server
+    tls: str = ""  # "on" or "off", between client and server; empty: on, unless the login is by md5
+    fingerprint: tuple[str, ...] = ()  # SHA-256 of the server's certificate, one of these; empty for any
+    proxy: ProxyServer | None = None  # between client and server; None for none
     multiplex: bool | None = None  # True: over one connection and never another; False: not at all
     heartbeat: int = DEFAULT_HEARTBEAT_S  # seconds between two; the slower end's pace holds
     dead_after_s: float = DEFAULT_DEAD_AFTER_S  # how long a peer may be silent that should answer
@@ -230,6 +260,11 @@ class ClientConfig(LogConfig):
     inspect_log: str = ""  # file that gets a line for each exchange; empty for none
     admin: AdminConfig = NO_ADMIN
     hooks: tuple[HookConfig, ...] = ()
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether what travels between client and server is encrypted by TLS of gnar's own."""
+        return self.tls == "on" or (not self.tls and self.auth != "md5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +287,9 @@ class ServerConfig(LogConfig):
     udp_bind: str = ""  # address of UDP sockets; empty for `bind`
     token: Secret = NO_SECRET
     auth: str = "any"  # or "hmac", which refuses the md5 logins of Go clients
+    tls: str = "any"  # or "require", which refuses clients without TLS
+    ws_path: str = DEFAULT_WS_PATH  # where clients come that begin with HTTP (WebSocket)
+    accept_proxy_protocol: tuple[str, ...] = ()  # networks of load balancers that tell users' addresses
     allow_ports: PortRanges = PortRanges()
     max_proxies: int = DEFAULT_MAX_PROXIES  # of one client
     max_speed: Rate = Rate()  # of every proxy

@@ -154,6 +154,8 @@ def _check(name: str, proxy: Mapping[str, Any]) -> None:
         raise ConfigError(f"{where}subdomain: a proxy of UDP has no name")
     if kind in NAMED_KINDS and proxy.get("remote-port"):
         raise ConfigError(f"{where}remote-port: goes with proxy-type tcp or udp; {kind} has a name instead")
+    if kind == "udp" and proxy.get("proxy-protocol") == "v1":
+        raise ConfigError(f"{where}proxy-protocol: v1 is for TCP alone; UDP needs v2")
     for key in ("path", *WEB):
         if kind != "http" and proxy.get(key):
             raise ConfigError(f"{where}{key}: goes with proxy-type http")

@@ -21,7 +21,8 @@ from gnar_lib.config import Access, Address, Secret
 from gnar_lib.config.keys import PROXY
 from gnar_lib.config.model import DEFAULT_PORT
 from gnar_lib.config.target import web_target
-from gnar_lib.config.values import address, secret
+from gnar_lib.config.transport import server_address
+from gnar_lib.config.values import secret
 from gnar_lib.discover import listing
 from gnar_lib.discover.asking import MOST_PORTS, Kind, Service, ask, ask_all
 from gnar_lib.discover.find import find
@@ -143,7 +144,7 @@ class Dialogue:
             self._say(f"The server is {self._access.server} ({self._access.place}).")
             return None, Secret()
         question = f"At which server? Type its address, such as example.com; Enter for {_HERE}."
-        server = self._ask(question, lambda text: address(DEFAULT_PORT)(text) if text else _HERE)
+        server = self._ask(question, lambda text: server_address(text) if text else _HERE)
         token = Secret()
         if not self._access.has_token:
             self._say("What is its token? You do not see what you type; Enter for none.")

@@ -56,6 +56,9 @@ ALL_SERVER = [
     "udp-bind",
     "token",
     "auth",
+    "tls",
+    "ws-path",
+    "accept-proxy-protocol",
     "allow-ports",
     "max-speed",
     *USERS,
@@ -80,7 +83,10 @@ ALL_SERVER = [
     "state-dir",
 ]
 ALL_HOOK = [*hooks._READERS]
-ALL_CLIENT = ["server-addr", "token", "auth", "multiplex", "grace", *ADMIN]
+ALL_CLIENT = [
+    *("server-addr", "token", "auth", "tls", "fingerprint", "proxy", "multiplex", "grace"),
+    *ADMIN,
+]
 ALL_PROXY = [
     "proxy-name",
     "proxy-type",
@@ -102,6 +108,7 @@ ALL_PROXY = [
     "redirect-https",
     "http2",
     "error-page",
+    "proxy-protocol",
 ]
 
 

@@ -1,0 +1,137 @@
+"""Reads what settings say of the way between client and server; opens nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from gnar_lib.config import values
+from gnar_lib.config.model import DEFAULT_PORT, DEFAULT_WS_PATH, Address, ProxyServer, Secret, WebAddress
+from gnar_lib.config.values import wrong
+from gnar_lib.errors import ConfigError
+
+_MAX_FINGERPRINTS = 16
+_FINGERPRINT = re.compile(r"(?:sha-?256[:=])?([0-9a-f]{2}(?::?[0-9a-f]{2}){31})", re.IGNORECASE)
+_PATH = re.compile(r"/[!$&'()*+,;=:@/\w.~%-]*", re.ASCII)
+_WEB = re.compile(r"(wss?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_WEB_PORTS = {"ws": 80, "wss": 443}
+_PROXY = re.compile(r"([a-z0-9]+)://(?:([^@/]*)@)?([^@/]+)/?", re.IGNORECASE)
+_PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+_address = values.address(DEFAULT_PORT)
+
+
+def server_address(value: object) -> Address:
+    """Read where a server is: a host, with or without a port, or a URL such as wss://example.com/gnar."""
+    found = _WEB.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        read: Address = _address(value)
+        return read
+    scheme, where, path = found[1].lower(), found[2], found[3]
+    try:
+        address: Address = values.address(_WEB_PORTS[scheme])(where)
+        if "@" in where:
+            raise wrong(value, "a URL without a user")
+        path = ws_path(path) if path not in ("", "/") else DEFAULT_WS_PATH
+    except ConfigError:
+        raise wrong(value, f"a URL such as {scheme}://example.com{DEFAULT_WS_PATH}") from None
+    return WebAddress(address.host, address.port, path, scheme == "wss")
+
+
+def on_or_off(value: object) -> str:
+    """Read whether TLS is wanted; returns "on" or "off"."""
+    return "on" if values.flag(value) else "off"
+
+
+def ws_path(value: object) -> str:
+    """Read the path of a URL, without a query, at which a server takes WebSockets."""
+    if not isinstance(value, str) or not _PATH.fullmatch(value) or len(value) > values.MAX_TOKEN:
+        raise wrong(value, f"the path of a URL, such as {DEFAULT_WS_PATH}")
+    return value
+
+
+def fingerprints(value: object) -> tuple[str, ...]:
+    """Read SHA-256 fingerprints of certificates, in hex with or without colons; returns them without."""
+    texts = value if isinstance(value, list) else re.split(r"[,\s]+", value) if isinstance(value, str) else []
+    found = [_FINGERPRINT.fullmatch(each) if isinstance(each, str) else None for each in texts if each]
+    if not 0 < len(found) <= _MAX_FINGERPRINTS:
+        raise wrong(value, "the SHA-256 of a certificate, which are 64 hexadecimal digits")
+    made = [None if each is None else each[1].replace(":", "").lower() for each in found]
+    if None in made:
+        raise wrong(value, "the SHA-256 of a certificate, which are 64 hexadecimal digits")
+    return tuple(each for each in made if each is not None)
+
+
+def proxy(value: object) -> ProxyServer | None:
+    """Read the URL of a proxy to go through, such as http://user:password@proxy:3128; None for `off`.
+
+    The text of a wrong URL is in no error, since it may hold a password.
+    """
+    if value is False or (isinstance(value, str) and value.strip().lower() in ("off", "none")):
+        return None
+    found = _PROXY.fullmatch(value.strip()) if isinstance(value, str) else None
+    kind = found[1].lower() if found else ""
+    if found is None or kind not in _PROXY_PORTS:
+        tables = "; what is to be forwarded goes into [[proxys]]" if isinstance(value, list | dict) else ""
+        raise ConfigError(
+            "expected off, or the URL of a proxy such as http://proxy:3128, socks5://proxy or "
+            f"socks5h://proxy{tables}"
+        )
+    try:
+        where: Address = values.address(_PROXY_PORTS[kind])(found[3])
+    except ConfigError:
+        raise ConfigError("expected the URL of a proxy with a host and a port from 1 to 65535") from None
+    user, _, password = (found[2] or "").partition(":")
+    return ProxyServer(kind, where.host, where.port, unquote(user), Secret(unquote(password)))
+
+
+def settle_way(settings: dict[str, Any], server: Address, env: Mapping[str, str]) -> None:
+    """Add what a client's settings about the way to its server come to; raises `ConfigError`."""
+    web = server if isinstance(server, WebAddress) else None
+    if web is not None and not settings.setdefault("multiplex", True):
+        raise ConfigError("multiplex: cannot be off with a WebSocket, which is one connection for everything")
+    is_off = settings.get("tls", "off" if settings.get("auth") == "md5" else "on") == "off"
+    if settings.get("fingerprint") and is_off and not (web is not None and web.is_tls):
+        raise ConfigError("fingerprint: goes with TLS, which is off")
+    if "proxy" not in settings:
+        settings["proxy"] = proxy_of_environment(server, env)
+
+
+def proxy_of_environment(server: Address, env: Mapping[str, str]) -> ProxyServer | None:
+    """Return the proxy that the usual variables name for a server; None for none.
+
+    HTTPS_PROXY goes before ALL_PROXY, small letters before large ones, as curl has them. NO_PROXY lists
+    hosts that are reached without one; neither is one used for this machine itself. Raises `ConfigError`.
+    """
+    names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    name = next((each for each in names if env.get(each, "").strip()), "")
+    excluded = env.get("no_proxy") or env.get("NO_PROXY") or ""
+    if not name or values.is_loopback(server.host) or _is_excluded(server, excluded):
+        return None
+    text = env[name].strip()
+    try:
+        return proxy(text if "://" in text else f"http://{text}")
+    except ConfigError as exc:
+        raise ConfigError(f"{name}: {exc}; --proxy overrides it") from None
+
+
+def _is_excluded(server: Address, excluded: str) -> bool:
+    """Tell whether NO_PROXY names a server: itself, a domain it is in, its network, or all (`*`)."""
+    host = server.host.lower().removesuffix(".")
+    for each in re.split(r"[,\s]+", excluded.lower()):
+        name = each.removesuffix(f":{server.port}") if each.count(":") == 1 else each
+        name = name.removeprefix("*.").removeprefix(".")
+        if name and (each == "*" or host == name or host.endswith(f".{name}") or _is_in(host, name)):
+            return True
+    return False
+
+
+def _is_in(host: str, network: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network.strip("[]"), strict=False)
+    except ValueError:
+        return False
