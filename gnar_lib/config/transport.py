@@ -42,7 +42,10 @@ def server_address(value: object) -> Address:
 
 def on_or_off(value: object) -> str:
     """Read whether TLS is wanted; returns "on" or "off"."""
-    return "on" if values.flag(value) else "off"
+    try:
+        return "on" if values.flag(value) else "off"
+    except ConfigError:
+        raise wrong(value, "on or off") from None
 
 
 def ws_path(value: object) -> str:
