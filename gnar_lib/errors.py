@@ -75,6 +75,10 @@ class AuthMethodError(AuthError):
     """The peer proves the token in a way that is not taken here."""
 
 
+class CertificateError(AuthError):
+    """The certificate of the server is not the one that was expected: somebody may stand in between."""
+
+
 class ClockError(AuthError):
     """The clocks of both ends are too far apart."""
 

@@ -52,6 +52,7 @@ class Refusal(Enum):
 
     TOKEN = "token"  # noqa: S105  (the token is wrong, or missing)
     METHOD = "method"  # the peer proves the token in a way that this server does not take
+    CERTIFICATE = "certificate"  # the peer has been shown another one: somebody stands in between
     CLOCK = "clock"  # the peer's is too far off
     RATE = "rate"  # too many logins a second from there
     FULL = "full"  # there are as many clients as there may be

@@ -71,7 +71,9 @@ def test_the_examples_of_proofs_are_right() -> None:
     assert auth.md5_token(token, 1795333499) in PROTOCOL
     for role in ("client", "server", "session"):
         assert session.mac(token, role, *nonces) in PROTOCOL
+        assert session.mac(token, role, *nonces, "e" * 64) in PROTOCOL
     assert auth.Session.of(token, "id", nonces, ()).sign(auth.waiting_id(1)) in PROTOCOL
+    assert auth.Session.of(token, "id", (*nonces, "e" * 64), ()).sign(auth.waiting_id(1)) in PROTOCOL
 
 
 def test_methods_that_the_internals_name_exist() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gnar_lib import __version__
 from gnar_lib.auth.session import Session, beside_id, carrier_id, mac, same, waiting_id
 from gnar_lib.config import Secret
-from gnar_lib.errors import AuthError, AuthMethodError, ClockError, ProtocolError
+from gnar_lib.errors import AuthError, AuthMethodError, CertificateError, ClockError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
 from gnar_lib.proto.numbers import (
     DEFAULT_HEARTBEAT_S,
@@ -52,6 +52,8 @@ class ClientLogin:
         heartbeat: int = DEFAULT_HEARTBEAT_S,
     ) -> None:
         self.token = token
+        self.certificate = ""  # SHA-256, in hex, of the server's, as this end sees it; empty without TLS
+        self.covered = ""  # the certificate that the proofs of both ends have to cover
         # Which this end names: whoever names FEATURE_MOVE has to multiplex.
         self.features = tuple(each for each in FEATURES if each != FEATURE_MOVE)
         self.is_check = False  # the client only tries whether everything works
@@ -75,6 +77,7 @@ class ClientLogin:
             client_id=self.client_id,
             heartbeat=self.heartbeat,
             check=self.is_check,
+            certificate=self.certificate if self.proves else "",
         )
 
     def go_message(self) -> Login:
@@ -108,7 +111,7 @@ class ClientLogin:
     def answer(self, challenge: Challenge) -> Proof:
         """Return the proof that this end knows the token."""
         self._server_nonce = challenge.nonce
-        return Proof(mac(self.token, "client", self._nonce, challenge.nonce))
+        return Proof(mac(self.token, "client", self._nonce, challenge.nonce, self.covered))
 
     def accept(self, welcome: Welcome) -> Session:
         """Return the session; raises `AuthError` if the server refused the login or proved nothing."""
@@ -116,13 +119,20 @@ class ClientLogin:
             hint = "" if self.token else " (this client has none: set GNAR_TOKEN)"
             raise AuthError(f"the server refused the login: {welcome.error}{hint}")
         if self.proves:
-            expected = mac(self.token, "server", self._nonce, self._server_nonce)
+            expected = mac(self.token, "server", self._nonce, self._server_nonce, self.covered)
             if not self._server_nonce or not same(expected, welcome.proof):
-                raise AuthError("the server could not prove that it knows the token")
-        nonces = (self._nonce, self._server_nonce or welcome.nonce)
+                between = ", or somebody stands in between" if self.covered else ""
+                raise AuthError(f"the server could not prove that it knows the token{between}")
+        nonces = (self._nonce, self._server_nonce or welcome.nonce, self.covered if self.proves else "")
         heartbeat = slower_heartbeat(welcome.heartbeat, MIN_HEARTBEAT_S) if welcome.heartbeat else 0
         features = tuple(each for each in welcome.features if each in self.features)
         return Session.of(self.token, welcome.session, nonces, features, heartbeat)
+
+
+def _certificate(fingerprint: str) -> str:
+    """Return words for a certificate of which a peer may have told: the beginning of its SHA-256."""
+    digits = "".join(each for each in fingerprint if each in "0123456789abcdef")[:16]
+    return f"certificate {digits}..." if digits else "no certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +161,8 @@ class ServerLogin:
         heartbeat: int = DEFAULT_HEARTBEAT_S,
     ) -> None:
         self.login = login  # the client's message
+        # SHA-256, in hex, of the certificate that this end has shown to the client; empty without TLS.
+        self.certificate = ""
         self.is_ours = bool(login.nonce)  # the client is one of gnar's own, no Go client
         self.needs_proof = self.is_ours and login.auth == HMAC  # by HMAC; otherwise `check` says it all
         self._token = token
@@ -186,12 +198,28 @@ class ServerLogin:
 
     def challenge(self) -> Challenge:
         """Return the message that only a client with the token can answer."""
-        return Challenge(self._nonce)
+        return Challenge(self._nonce, self.certificate)
+
+    @property
+    def sees_another(self) -> bool:
+        """Whether the client says that it has been shown another certificate than that of this end."""
+        return self.login.certificate != self.certificate
 
     def prove(self, proof: Proof) -> None:
         """Check the client's answer; raises `AuthError`."""
-        if not same(mac(self._token, "client", self.login.nonce, self._nonce), proof.proof):
-            raise AuthError("wrong token")
+        expected = mac(self._token, "client", self.login.nonce, self._nonce, self.certificate)
+        if not same(expected, proof.proof):
+            raise self.why_unproven
+
+    @property
+    def why_unproven(self) -> AuthError:
+        """Why the client cannot prove itself."""
+        if self.sees_another:
+            theirs, ours = _certificate(self.login.certificate), _certificate(self.certificate)
+            return CertificateError(
+                f"somebody stands in between: the client has been shown {theirs}, and this server shows {ours}"
+            )
+        return AuthError("wrong token")
 
     def welcome(self, max_proxies: int = 0) -> tuple[Session, Welcome]:
         """Return the session with one of gnar's own clients, and the message that tells the client.
@@ -200,7 +228,7 @@ class ServerLogin:
         """
         if not self.is_ours:
             raise ProtocolError("a session for a peer that did not ask for one")
-        nonces = (self.login.nonce, self._nonce)
+        nonces = (self.login.nonce, self._nonce, self.certificate if self.needs_proof else "")
         session = Session.of(self._token, uuid.uuid4().hex, nonces, self.login.features, self._heartbeat)
         message = Welcome(
             features=FEATURES,

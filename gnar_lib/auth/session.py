@@ -9,9 +9,15 @@ from gnar_lib.config import Secret
 from gnar_lib.proto.numbers import FEATURES, HEARTBEAT_S
 
 
-def mac(token: Secret, role: str, client_nonce: str, server_nonce: str) -> str:
-    """Return, in hex, what only an end with the token can compute; each end has a `role` of its own."""
+def mac(token: Secret, role: str, client_nonce: str, server_nonce: str, certificate: str = "") -> str:
+    """Return, in hex, what only an end with the token can compute; each end has a `role` of its own.
+
+    `certificate` is the SHA-256, in hex, of the certificate of the server's end of TLS; empty without TLS.
+    Somebody in between has another certificate, so that what one end computes is of no use at the other.
+    """
     text = f"gnar-{role}\0{client_nonce}\0{server_nonce}"
+    if certificate:
+        text = f"gnar-tls-{role}\0{certificate}\0{client_nonce}\0{server_nonce}"
     return hmac.digest(token.reveal().encode(), text.encode(), "sha256").hex()
 
 
@@ -38,11 +44,14 @@ class Session:
         cls,
         token: Secret,
         session_id: str,
-        nonces: tuple[str, str],
+        nonces: tuple[str, str] | tuple[str, str, str],
         features: tuple[str, ...],
         heartbeat: int = 0,
     ) -> Session:
-        """Return the session of a login with these nonces (client's, server's), to a peer with `features`."""
+        """Return the session of a login with these nonces (client's, server's), to a peer with `features`.
+
+        Behind the nonces comes the certificate that the proofs cover, as for `mac`.
+        """
         key = bytes.fromhex(mac(token, "session", *nonces))
         return cls(session_id, key, frozenset(features) & frozenset(FEATURES), heartbeat)
 

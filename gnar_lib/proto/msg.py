@@ -41,6 +41,7 @@ class Login(Message):
     `beside` a stream: "0:12" is the stream 12 of carrier 0. By `heartbeat`, a client asks for so many seconds
     between two Heartbeats.
     By `check`, it says that it only tries whether everything works, and is gone in a moment.
+    `certificate` is the SHA-256, in hex, of the server's certificate as the client sees it, if there is TLS.
     """
 
     TYPE = PacketType.LOGIN
@@ -59,6 +60,7 @@ class Login(Message):
     proof: str = ""
     heartbeat: int = 0
     check: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +179,14 @@ class UDPDatagram(Message):
 
 @dataclass(frozen=True, slots=True)
 class Challenge(Message):
-    """Gnar's own server asks its own client to prove that it knows the token."""
+    """Gnar's own server asks its own client to prove that it knows the token.
+
+    `certificate` is the SHA-256, in hex, of the certificate that the server has shown; empty without TLS.
+    """
 
     TYPE = PacketType.CHALLENGE
     nonce: str
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

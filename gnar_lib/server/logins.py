@@ -14,6 +14,7 @@ from gnar_lib.config import ServerConfig
 from gnar_lib.errors import (
     AuthError,
     AuthMethodError,
+    CertificateError,
     ClockError,
     ConnClosed,
     ConnError,
@@ -38,6 +39,7 @@ class Peer:
     login: Login
     session: auth.Session | None
     credential: auth.Credential
+    is_encrypted: bool = False  # by TLS; so all data connections have to be
 
     @property
     def moves(self) -> bool:
@@ -140,13 +142,14 @@ def purpose_of(first: Message, peer: Peer) -> PurposeOfStream:
 # ---- logging in --------------------------------------------------------------------------------------------
 
 
-def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Purpose:
+def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool], certificate: str = "") -> Purpose:
     """Receive what comes first on a connection, check it, and return what the connection is for.
 
     A data connection of one of gnar's own clients names a session, and its proof is made with the key of that
     session: the proof is not checked here. `may_try` tells whether a client may try to log in now; it is not
-    asked about data connections, and not about those of Go clients. Raises `AuthError`, `ProtocolError` or
-    `ConnError`. The caller closes the conn.
+    asked about data connections, and not about those of Go clients. `certificate` is the SHA-256, in hex, of
+    the certificate that this end has shown on the conn; empty without TLS. Raises `AuthError`,
+    `ProtocolError` or `ConnError`. The caller closes the conn.
     """
     login = expect(conn, Login, MAX_LOGIN_BYTES)
     if login.auth == AUTH_NONE:
@@ -155,22 +158,46 @@ def log_in(conn: Conn, config: ServerConfig, may_try: Callable[[], bool]) -> Pur
     if login.session:
         return _purpose_of_data_conn(conn, login)
     attempt = auth.ServerLogin(config.token, config.auth, login, heartbeat=config.heartbeat)
+    attempt.certificate = certificate
     if not attempt.is_ours:
+        _check_encryption(config, certificate)
         attempt.check()
         return _purpose_behind_login(conn, Peer(login, None, attempt.credential))
     if not may_try():  # without a word, which a client would take for good
         raise TooManyLoginsError("too many logins a second from there")
     try:
+        _check_encryption(config, certificate)
         attempt.check()
         if attempt.needs_proof:
             send(conn, attempt.challenge())
-            attempt.prove(expect(conn, Proof, MAX_LOGIN_BYTES))
+            attempt.prove(_recv_proof(conn, attempt))
     except AuthError as exc:
         _refuse(conn, str(exc))
         raise
     session, welcome = attempt.welcome(config.max_proxies)
     send(conn, welcome)
-    return _purpose_behind_login(conn, Peer(login, session, attempt.credential))
+    return _purpose_behind_login(
+        conn, Peer(login, session, attempt.credential, is_encrypted=bool(certificate))
+    )
+
+
+def _check_encryption(config: ServerConfig, certificate: str) -> None:
+    """Raise `AuthMethodError` if clients need TLS here, and one has come without."""
+    if config.tls == "require" and not certificate:
+        raise AuthMethodError("this server takes no login without TLS (its setting: tls = require)")
+
+
+def _recv_proof(conn: Conn, attempt: auth.ServerLogin) -> Proof:
+    """Return the client's answer to the Challenge.
+
+    A client that has been shown another certificate hangs up in place of an answer.
+    """
+    try:
+        return expect(conn, Proof, MAX_LOGIN_BYTES)
+    except ConnClosed:
+        if attempt.sees_another:
+            raise attempt.why_unproven from None
+        raise
 
 
 def _purpose_of_data_conn(conn: Conn, login: Login) -> PurposeOfDataConn:
@@ -188,6 +215,8 @@ def cause_of(error: GnarError) -> Refusal:
     match error:
         case AuthMethodError():
             return Refusal.METHOD
+        case CertificateError():
+            return Refusal.CERTIFICATE
         case ClockError():
             return Refusal.CLOCK
         case TooManyLoginsError():
