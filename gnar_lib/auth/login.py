@@ -217,7 +217,7 @@ class ServerLogin:
         if self.sees_another:
             theirs, ours = _certificate(self.login.certificate), _certificate(self.certificate)
             return CertificateError(
-                f"somebody stands in between: the client has been shown {theirs}, and this server shows {ours}"
+                f"somebody stands in between: the client has seen {theirs}, and this server shows {ours}"
             )
         return AuthError("wrong token")
 

@@ -14,7 +14,7 @@ from functools import partial
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.turns import Turns
 from gnar_lib.errors import ConnError, DialError
-from gnar_lib.net import Crew, SocketConn, descriptors
+from gnar_lib.net import Crew, EventedConn, descriptors
 from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
@@ -97,7 +97,7 @@ class Carriers:
 
     # ---- whether connections are of use --------------------------------------------------------------------
 
-    def _dial(self, dial: Callable[[], SocketConn]) -> SocketConn:
+    def _dial(self, dial: Callable[[], EventedConn]) -> EventedConn:
         """Return what `dial` opens; a failure slows further tries down.
 
         A success does not tell that the server has the connection: a firewall may be in between.

@@ -6,13 +6,18 @@ import socket
 import time
 
 from gnar_lib.auth import ClientLogin, Session
+from gnar_lib.client.way import Reached, Way, shown
 from gnar_lib.config import ClientConfig
 from gnar_lib.config.model import NAMED_KINDS
-from gnar_lib.errors import ConnClosed, NamesUnsupportedError, ProtocolError, UnsupportedError
-from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline, dial, format_address, set_keepalive
-from gnar_lib.net.options import dead_after_s
-from gnar_lib.net.progress import round_trip_s
-from gnar_lib.net.target import Target
+from gnar_lib.errors import (
+    CertificateError,
+    ConnClosed,
+    DialError,
+    NamesUnsupportedError,
+    ProtocolError,
+    UnsupportedError,
+)
+from gnar_lib.net import Conn, EventedConn, Sockaddr, deadline, format_address
 from gnar_lib.proto import (
     Challenge,
     Exchange,
@@ -53,15 +58,18 @@ class ControlConn:
     """
 
     def __init__(
-        self, config: ClientConfig, client_id: str, sock_conn: SocketConn, *, is_check: bool = False
+        self, config: ClientConfig, client_id: str, reached: Reached, *, is_check: bool = False
     ) -> None:
-        self.conn: Conn = sock_conn  # carries messages; a stream of `mux` once that is there
+        self.conn: Conn = reached.conn  # carries messages; a stream of `mux` once that is there
         self.session: Session | None = None  # with a server of gnar's own; None with a Go server
         self.max_proxies = 0  # how many proxies the server takes of this client; 0: it has not said
         self.server_ahead_s: float | None = None  # of its clock, to half a second; None: it has not said
-        self.mux: Mux | None = None  # the multiplexed session over the socket; None without multiplexing
-        self._sock_conn = sock_conn
+        self.mux: Mux | None = None  # the multiplexed session over the connection; None without multiplexing
+        self.is_outdated = False  # the server shows another certificate than the one that the login covers
+        self._reached = reached
+        self._bottom = reached.conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
+        self._login.certificate = self._login.covered = reached.certificate
         self._login.is_check = is_check
         self._multiplexes = config.multiplex  # None: if the server is of gnar's own
         if config.multiplex is None:
@@ -70,16 +78,13 @@ class ControlConn:
 
     @classmethod
     def dial(
-        cls, config: ClientConfig, client_id: str, server: Target | None = None, *, is_check: bool = False
+        cls, config: ClientConfig, client_id: str, way: Way | None = None, *, is_check: bool = False
     ) -> ControlConn:
-        """Connect to the server; raises `DialError`. `server` knows which address has worked before.
+        """Connect to the server; raises what `Way.dial` raises. `way` knows which address has worked before.
 
         `is_check`: the server is not to tell of this client, which only tries whether everything works.
         """
-        conn = (server or Target(config.server.host, config.server.port)).dial()
-        set_keepalive(conn.sock)
-        conn.set_user_timeout(dead_after_s())  # the server reads its control connections all the time
-        return cls(config, client_id, conn, is_check=is_check)
+        return cls(config, client_id, (way or Way(config)).dial(), is_check=is_check)
 
     @property
     def is_go(self) -> bool:
@@ -104,7 +109,7 @@ class ControlConn:
     @property
     def address(self) -> Sockaddr:
         """The address of the server."""
-        return self._sock_conn.getpeername()
+        return self._bottom.getpeername()
 
     @property
     def carries_datagrams_in_binary(self) -> bool:
@@ -134,7 +139,7 @@ class ControlConn:
     @property
     def round_trip_s(self) -> float | None:
         """How long a round trip to the server takes; None where nobody can tell."""
-        return round_trip_s(self._sock_conn.sock)
+        return self._reached.round_trip_s
 
     # ---- logging in ----------------------------------------------------------------------------------------
 
@@ -171,7 +176,7 @@ class ControlConn:
             self.mux.receive()
 
     def _multiplex(self) -> None:
-        self.mux = Mux(self._sock_conn, is_client=True, receives=False)
+        self.mux = Mux(self._bottom, is_client=True, receives=False)
         self.conn = self.mux.open()
 
     def _check_names(self, request: ProxyReq) -> None:
@@ -182,23 +187,39 @@ class ControlConn:
         """Answer the server's Challenge, if there is one, and receive the Welcome."""
         answer = recv(self.conn)
         if isinstance(answer, Challenge):
+            self._cover(answer.certificate)
             send(self.conn, self._login.answer(answer))
             answer = expect(self.conn, Welcome)
         if not isinstance(answer, Welcome):
             raise ProtocolError(f"the server answered the login with {type(answer).__name__}")
         self._welcomed(answer)
 
+    def _cover(self, certificate: str) -> None:
+        """Have the proofs cover the certificate that the server says it has shown; raises `CertificateError`.
+
+        It is another one where something ends TLS in front of the server. That needs a certificate of which
+        the client knows by itself whose it is.
+        """
+        if certificate == self._reached.certificate:
+            return
+        if not self._reached.is_trusted:
+            raise CertificateError(
+                f"somebody stands in between: the server shows {shown(certificate)}, "
+                f"and this client has seen {shown(self._reached.certificate)}"
+            )
+        self._login.covered = certificate
+
     def _see_who_answers(self) -> None:
         """Receive the Welcome of a server of gnar's own; what a Go server sends instead stays unread."""
-        start = self._sock_conn.recv(_START_BYTES)
+        start = self._bottom.recv(_START_BYTES)
         if not start:
             raise ConnClosed("the server closed the connection")
-        self._sock_conn.unread(start)
+        self._bottom.unread(start)
         if self._multiplexes and start[0] == MUX_VERSION:
             return
         frame_size(start)  # raises an error unless this is a frame
         if start[0] == Welcome.TYPE:
-            self._welcomed(expect(self._sock_conn, Welcome))
+            self._welcomed(expect(self._bottom, Welcome))
         elif self._multiplexes:
             raise UnsupportedError(_NO_MUX)
 
@@ -251,14 +272,14 @@ class ControlConn:
         self._waiting_number += 1
         return self._dial_and_send(to_frame(self._login.waiting_message(session, self._waiting_number)))
 
-    def open_carrier(self, number: int) -> SocketConn:
+    def open_carrier(self, number: int) -> EventedConn:
         """Return a new connection for the `number`-th further multiplexed session, proven.
 
         The caller closes it. Raises `ConnError`, or `ProtocolError` with a Go server.
         """
         return self._dial_and_send(to_frame(self._login.carrier_message(self._own_session, number)))
 
-    def open_beside(self, stream: str) -> SocketConn:
+    def open_beside(self, stream: str) -> EventedConn:
         """Return a new connection beside a stream, such as "0:12", proven; the caller closes it.
 
         Raises `ConnError`, or `ProtocolError` with a Go server.
@@ -271,11 +292,14 @@ class ControlConn:
             raise ProtocolError("a Go server has no such connections")
         return self.session
 
-    def _dial_and_send(self, frames: bytes) -> SocketConn:
+    def _dial_and_send(self, frames: bytes) -> EventedConn:
         """Return a new connection to the server on which `frames` were sent; the caller closes it."""
-        conn = dial(self._sock_conn.sock.family, self.address)
         try:
-            set_keepalive(conn.sock)
+            conn = self._reached.again()
+        except CertificateError as exc:
+            self.is_outdated = True
+            raise DialError(str(exc)) from exc
+        try:
             conn.sendall(frames)
         except BaseException:
             conn.close()
@@ -294,8 +318,8 @@ class ControlConn:
     def close(self) -> None:
         """Close the control connection; with multiplexing, its streams go with it."""
         if self.mux is None:  # unread bytes make `close` send a reset: an end has to come before
-            self._sock_conn.shutdown(socket.SHUT_WR)
-            self._sock_conn.close()
+            self._bottom.shutdown(socket.SHUT_WR)
+            self._bottom.close()
         else:
             self.conn.close()
             self.mux.close()

@@ -139,7 +139,7 @@ class Link:
         Raises whatever `ControlConn.log_in` raises.
         """
         first = next(iter(self.proxies.values()))
-        control = ControlConn.dial(self._shared.config, self._client_id, self._shared.server)
+        control = ControlConn.dial(self._shared.config, self._client_id, self._shared.way)
         try:
             self._log_in(control, first)
         except NamesUnsupportedError:

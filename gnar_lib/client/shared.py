@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gnar_lib.client.turns import Turns
+from gnar_lib.client.way import Way
 from gnar_lib.config import ClientConfig
 from gnar_lib.net import Crew
-from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 
 MAX_UNANSWERED = 256  # requests on their way: more would only queue, and fill memory at both ends
@@ -17,7 +17,7 @@ class Shared:
     def __init__(self, config: ClientConfig) -> None:
         self.config = config  # a reload changes all of them but the server
         self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
-        self.server = Target(config.server.host, config.server.port)  # knows which address has worked
+        self.way = Way(config)  # to the server
         self.turns = Turns()  # to open data connections
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP

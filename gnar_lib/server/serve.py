@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gnar_lib.server.ingress.web import WebIngress
 
 EXPIRE_EVERY_S = 1.0
+READ_CERTIFICATES_EVERY = 5  # of these
 LEAVE_S = 10.0  # for clients to connect to the process that has taken over
 LOOK_EVERY_S = 0.05
 ADMIN_WAIT_S = 5.0  # for the process that was replaced to close its admin port
@@ -125,8 +127,10 @@ class Server:
 
     def _expire(self) -> None:
         """Once a second: close who waits too long for a data connection, to log in, or for a client."""
-        while True:
+        for second in itertools.count(1):
             gevent.sleep(EXPIRE_EVERY_S)
+            if self.shared.certificates is not None and second % READ_CERTIFICATES_EVERY == 0:
+                self.shared.certificates.tend()
             self.shared.conn_map.expire()
             self.control_ingress.in_progress.expire()
             self.control_ingress.kept.tend()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gnar_lib.config import ServerConfig
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
+from gnar_lib.server import certificates
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.dismissed import Dismissed
 from gnar_lib.server.names.check import Name, url_of
@@ -15,10 +16,14 @@ from gnar_lib.server.room import Room
 
 
 class Shared:
-    """The settings, counts, ports, names and greenlets that the parts of one server have in common."""
+    """The settings, counts, ports, names and greenlets that the parts of one server have in common.
+
+    Raises `UsageError` for certificates that cannot be used.
+    """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config  # replaced by a reload
+        self.certificates = certificates.load(config)  # of the control port, and of names; None without TLS
         self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
         self.names = Names()

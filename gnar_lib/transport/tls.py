@@ -33,6 +33,16 @@ def client_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def unverified_context() -> ssl.SSLContext:
+    """Return settings that take any peer: whoever uses them proves the peer in another way."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS_OF_1_2)
+    return context
+
+
 class TlsConn:
     """A conn whose bytes travel encrypted on another conn. Fulfils `EventedConn`, which describes it.
 

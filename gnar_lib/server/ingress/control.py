@@ -15,6 +15,8 @@ from gnar_lib.proto import Exchange, Login, ProxyCancel
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
+from gnar_lib.server.ingress.door import ControlDoor
+from gnar_lib.server.ingress.front import Front, certificate_of
 from gnar_lib.server.ingress.kept import KeptIngresses
 from gnar_lib.server.logins import (
     ForBeside,
@@ -53,6 +55,7 @@ class ControlIngress:
         self._of_client: dict[str, tuple[Control, ...]] = {}  # by what they call themselves
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
         self._listener: Listener | None = None  # from `start` on
+        self._front = Front(shared.certificates, self._receive_header, ControlDoor(shared))
 
     def start(self) -> int:
         """Listen, and return the port; raises `ListenError`."""
@@ -109,24 +112,40 @@ class ControlIngress:
 
     # ---- from accept on ------------------------------------------------------------------------------------
 
-    def _serve_conn(self, conn: SocketConn) -> None:
+    def _serve_conn(self, bottom: SocketConn) -> None:
         """Log a connection in and do what it is for. Whoever takes the connection over closes it."""
-        self.in_progress.add(conn)
+        if (begun := self._begin(bottom)) is not None:
+            self._serve(*begun)
+
+    def _begin(self, bottom: SocketConn) -> tuple[EventedConn, logins.Purpose] | None:
+        """Log a connection in, and return it with what it is for.
+
+        Returns None if there is nothing more to do: it has failed, and was closed, or somebody else has it.
+        """
+        self.in_progress.add(bottom)
+        conn: EventedConn = bottom
         try:
-            purpose = logins.log_in(conn, self._shared.config, lambda: self.in_progress.may_try(conn))
+            opened = self._front.open(bottom)
+            if opened is None:
+                return None
+            conn = opened
+            may_try = partial(self.in_progress.may_try, bottom)
+            return conn, logins.log_in(conn, self._shared.config, may_try, certificate_of(conn))
         except ConnError as exc:
             conn.close()
             emit(LoginGivenUp, conn.getpeername(), str(exc))
-            return
         except (AuthError, ProtocolError) as exc:
             conn.close()
             emit(LoginRefused, conn.getpeername(), str(exc), logins.cause_of(exc))
-            return
         except BaseException:
             conn.close()
             raise
         finally:
-            self.in_progress.discard(conn)
+            self.in_progress.discard(bottom)
+        return None
+
+    def _serve(self, conn: EventedConn, purpose: logins.Purpose) -> None:
+        """Do what a connection is for."""
         match purpose:
             case ForHealth():
                 _log.debug("a health check by %s", conn)
@@ -137,11 +156,17 @@ class ControlIngress:
                 conn.set_user_timeout(_patience_s(peer))
                 self._serve_control(conn, purpose)
             case ForData(login, exchange):
-                self._hand_over(conn, exchange, self._key_of(login, exchange))
+                self._hand_over(conn, exchange, self._key_of(conn, login, exchange))
             case ForWaiting() | ForCarrier() | ForBeside():
                 self._admit(conn, purpose)
             case ForCancel(peer, message):
                 self._cancel(conn, message, peer)
+
+    def _receive_header(self, conn: SocketConn) -> None:
+        """Take the header of the PROXY protocol off a conn; raises `ProtocolError` if nobody may send one."""
+        raise ProtocolError(
+            "this is the PROXY protocol, from an address that is none of accept-proxy-protocol"
+        )
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
@@ -254,7 +279,7 @@ class ControlIngress:
         else:
             entry.deliver(conn)
 
-    def _key_of(self, login: Login, exchange: Exchange) -> object:
+    def _key_of(self, conn: EventedConn, login: Login, exchange: Exchange) -> object:
         """Return the key with which a data connection claims a user; None, which fits no user, if it may not.
 
         One of gnar's own clients signs the `conn_id` with the key of its session, and may claim the users
@@ -263,14 +288,24 @@ class ControlIngress:
         """
         if not login.session:
             return ANY_GO_CLIENT
-        control = self._of_session.get(login.session)
+        control = self._client_of(login, conn)
         if control is None or control.session is None:
             return None
         return login.session if control.session.is_signed(exchange.conn_id, exchange.proof) else None
 
+    def _client_of(self, login: Login, conn: EventedConn) -> Control | None:
+        """Return the client of whose session a data connection is; None if there is none.
+
+        A client that has logged in by TLS has no data connections without.
+        """
+        control = self._of_session.get(login.session)
+        if control is not None and control.peer.is_encrypted and not certificate_of(conn):
+            return None
+        return control
+
     def _admit(self, conn: EventedConn, purpose: ForWaiting | ForCarrier | ForBeside) -> None:
         """Give a connection for users to the client whose session its login names."""
-        control = self._of_session.get(purpose.login.session)
+        control = self._client_of(purpose.login, conn)
         if control is None:  # the client has gone meanwhile
             conn.close()
             return

@@ -10,7 +10,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError, UsageError
+from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError
 from gnar_lib.http.share import Share
 from gnar_lib.net import Listener, SocketConn, deadline, listen, network_of
 from gnar_lib.proxy.watch import watch
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from gnar_lib.transport.certificates import Certificates
 
 TICK_S = 1.0
-READ_CERTIFICATES_EVERY_S = 5.0
 ASKING_S = 0.3  # who has come, or has got an answer, within this time is likely to ask something
 HELLO_S = 10.0  # for a ClientHello, and again for the rest of the handshake
 HELLO_PIECE_BYTES = 4096
@@ -41,7 +40,7 @@ _log = logger.get("web")
 class WebIngress:
     """The HTTP port and the HTTPS port of a server, as far as its settings want them.
 
-    Raises `ConfigError` for files that cannot be used.
+    Raises `ConfigError` for an error page that cannot be used.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -54,12 +53,11 @@ class WebIngress:
         self._refusing = 0
         self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
         self._timer: Any = None
-        self._read_certificates_s = 0.0
         config = shared.config
         if config.https_port:
             self.site.https_port = config.https_port
         if config.tls_cert:
-            self._certificates = _load(config)
+            self._certificates = shared.certificates
 
     def start(self, given: dict[str, Listener] | None = None) -> None:
         """Listen; raises `ListenError`.
@@ -135,13 +133,10 @@ class WebIngress:
             self._timer.stop()
 
     def _tick(self) -> None:
-        """Once a second, in the hub: end waits that have lasted for too long; look for new certificates."""
+        """Once a second, in the hub: end waits that have lasted for too long."""
         now_s = time.monotonic()
         for visitor in [*self._visitors]:
             visitor.expire(now_s)
-        if self._certificates is not None and now_s - self._read_certificates_s > READ_CERTIFICATES_EVERY_S:
-            self._read_certificates_s = now_s
-            self._certificates.tend()
 
     # ---- users ---------------------------------------------------------------------------------------------
 
@@ -242,12 +237,3 @@ class WebIngress:
         finally:
             crowd.leave(tls)
             tls.close()
-
-
-def _load(config: ServerConfig) -> Certificates:
-    """Return the certificates of the settings; raises `UsageError`."""
-    try:
-        from gnar_lib.transport.certificates import Certificates  # loads OpenSSL
-    except ImportError:
-        raise UsageError("tls-cert: this Python has no TLS; use another one, or a Caddy in front") from None
-    return Certificates.load(config.tls_cert, config.tls_key)

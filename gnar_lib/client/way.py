@@ -1,0 +1,189 @@
+"""The way to the server: through a proxy, TLS and a WebSocket, as far as the settings want them.
+
+Knows neither logins nor what is carried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gnar_lib import logger
+from gnar_lib.config import ClientConfig
+from gnar_lib.config.model import Address, WebAddress
+from gnar_lib.errors import CertificateError, ConnClosed, ConnError, DeadlineError, UnsupportedError
+from gnar_lib.net import EventedConn, SocketConn, deadline, dial, set_keepalive
+from gnar_lib.net.options import dead_after_s
+from gnar_lib.net.progress import round_trip_s
+from gnar_lib.net.target import Target
+from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
+
+if TYPE_CHECKING:
+    import ssl
+
+    from gnar_lib.transport.tls import TlsConn
+
+SHOWN_DIGITS: Final = 16  # of a fingerprint, for people
+NO_TLS: Final = (
+    "a Go server, or one without TLS, needs --tls off; or something in between lets no TLS through"
+)
+
+_log = logger.get("client")
+
+
+class Reached:
+    """A connection to the server on which a login is next, and the way to further ones of the same server."""
+
+    def __init__(self, way: Way, bottom: EventedConn, conn: EventedConn, tls: TlsConn | None) -> None:
+        self.conn = conn  # the outermost; closing it closes all below
+        self.certificate = "" if tls is None else tls.certificate  # SHA-256 of the server's, in hex
+        self._way = way
+        self._bottom = bottom
+        self._tls = tls  # the innermost
+
+    def again(self) -> EventedConn:
+        """Return a further connection to the same server, which the caller closes.
+
+        Raises `CertificateError` if it is shown another certificate, or `ConnError`.
+        """
+        bottom = self._way.dial_again(self._bottom)
+        reached = self._way.climb(bottom, None if self._tls is None else self._tls.session)
+        if reached.certificate != self.certificate:
+            reached.conn.abort()
+            raise CertificateError(
+                f"a further connection to the server was shown {shown(reached.certificate)} in place of "
+                f"{shown(self.certificate)}: somebody stands in between, or the server has got another one"
+            )
+        return reached.conn
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """How long a round trip to the server takes; None where nobody can tell, as through a proxy."""
+        if self._way.has_proxy or not isinstance(self._bottom, SocketConn):
+            return None
+        return round_trip_s(self._bottom.sock)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the certificate proves the server by itself: by `--fingerprint`, or by the system's roots.
+
+        To find that out takes another connection, once for each certificate.
+        """
+        return bool(self.certificate) and self._way.trusts(self)
+
+    def check_trust(self) -> bool:
+        """Tell whether the system trusts the certificate for the server's name, by another connection."""
+        try:
+            reached = self._way.climb(self._way.dial_again(self._bottom), is_verified=True)
+        except ConnError as exc:
+            _log.debug("the system does not trust the server's certificate: %s", exc)
+            return False
+        reached.conn.close()
+        return reached.certificate == self.certificate
+
+
+class Way:
+    """How a client reaches its server, time after time."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._server = config.server
+        self._web = config.server if isinstance(config.server, WebAddress) else None
+        self._trusted: dict[str, bool] = {}  # certificates of which it is known, by their SHA-256
+        self._contexts: dict[bool, ssl.SSLContext] = {}  # of TLS: whether the peer is to be verified
+        self._target = Target(config.server.host, config.server.port)  # knows which address has worked
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether connections go through a proxy."""
+        return False
+
+    def dial(self) -> Reached:
+        """Connect to the server.
+
+        Raises `DialError`, `ConnError`, or `CertificateError` if the certificate is none of those that the
+        user has pinned.
+        """
+        return self.climb(self._target.dial())
+
+    def dial_again(self, before: EventedConn) -> EventedConn:
+        """Return a new conn to where another one has led; raises `DialError`."""
+        assert isinstance(before, SocketConn)  # noqa: S101
+        return dial(before.sock.family, before.getpeername())
+
+    # ---- what stands on top of a conn ----------------------------------------------------------------------
+
+    def climb(
+        self, bottom: EventedConn, session: ssl.SSLSession | None = None, *, is_verified: bool = False
+    ) -> Reached:
+        """Return what is on top of a conn to the server: TLS and a WebSocket, as the settings want.
+
+        `session` is one of TLS to be resumed. `is_verified`: the system has to trust the certificate. Raises
+        `ConnError` or `CertificateError`, and closes `bottom` then.
+        """
+        try:
+            if isinstance(bottom, SocketConn):
+                set_keepalive(bottom.sock)
+            bottom.set_user_timeout(dead_after_s())  # the server reads all the time
+            reached = self._climb(bottom, session, is_verified=is_verified)
+            pinned = self._config.fingerprint
+            if pinned and reached.certificate not in pinned:
+                raise CertificateError(
+                    f"the server has shown {shown(reached.certificate)}, which is not that of --fingerprint: "
+                    "somebody stands in between, or the server has got another certificate"
+                )
+        except BaseException:
+            bottom.close()
+            raise
+        return reached
+
+    def _climb(self, bottom: EventedConn, session: ssl.SSLSession | None, *, is_verified: bool) -> Reached:
+        conn, tls, web, inside = bottom, None, self._web, self._config.uses_tls
+        if not (web or inside):
+            return Reached(self, bottom, conn, None)
+        with deadline(LOGIN_DEADLINE_S, self._what_is_slow):
+            if web is not None and web.is_tls:
+                conn = tls = self._encrypt(conn, None, is_verified=is_verified and not inside)
+            if web is not None:
+                from gnar_lib.transport.websocket import WebSocketConn
+
+                conn = WebSocketConn.connect(conn, str(Address(web.host, web.port)), web.path)
+            if inside:
+                conn = tls = self._encrypt(conn, session, is_verified=is_verified)
+        return Reached(self, bottom, conn, tls)
+
+    def _encrypt(self, conn: EventedConn, session: ssl.SSLSession | None, *, is_verified: bool) -> TlsConn:
+        """Return the client's end of TLS over a conn; raises `ConnError`."""
+        try:
+            from gnar_lib.transport import tls  # loads OpenSSL
+        except ImportError:
+            raise UnsupportedError(
+                "this Python has no TLS: use another one, or --tls off at your own risk"
+            ) from None
+        if is_verified not in self._contexts:
+            self._contexts[is_verified] = tls.client_context() if is_verified else tls.unverified_context()
+        try:
+            return tls.TlsConn.connect(conn, self._contexts[is_verified], self._server.host, session)
+        except ConnClosed as exc:
+            raise ConnClosed(f"the server ended the connection where TLS begins; {NO_TLS}") from exc
+        except DeadlineError:
+            raise
+        except ConnError as exc:
+            raise ConnError(f"TLS with the server fails: {exc}; {NO_TLS}") from exc
+
+    @property
+    def _what_is_slow(self) -> str:
+        return "TLS with the server (a Go server needs --tls off)" if self._web is None else "the WebSocket"
+
+    def trusts(self, reached: Reached) -> bool:
+        """Tell whether the certificate of a connection proves the server by itself."""
+        if self._config.fingerprint:
+            return True  # `climb` has refused all others
+        known = self._trusted.get(reached.certificate)
+        if known is None:
+            known = self._trusted[reached.certificate] = reached.check_trust()
+        return known
+
+
+def shown(fingerprint: str) -> str:
+    """Return words for a certificate, by the beginning of its SHA-256."""
+    return f"certificate {fingerprint[:SHOWN_DIGITS]}..." if fingerprint else "no certificate"
