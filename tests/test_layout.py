@@ -20,7 +20,7 @@ MAX_ENTRY_LINES = 19
 # Rank by rank, and within a rank row by row; a room imports only from what stands before it.
 RANKS = (
     ("errors", "writer", "logger", "events", "patch"),
-    ("memory", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
+    ("memory", "private", "config", "net", "eventlog", "eventdata", "notify", "lifecycle"),
     ("proto", "pio", "yamux", "http"),
     ("auth", "transport", "proxy", "inspect", "metrics", "terminal", "hooks", "admin", "visit", "checklist"),
     ("health", "relay", "client", "server", "top", "discover"),

@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from gnar_lib.errors import DamagedError, StorageError
-from gnar_lib.server.admin.private import check_private_file, make_private_file, make_private_folder
+from gnar_lib.private import check_private_file, make_private_file, make_private_folder
 from gnar_lib.server.admin.rows import MINUTE_S, Batch, ClientRow, EventRow, Found, MinuteRow, ProxyRow
 
 FILE_NAME = "history.sqlite3"
