@@ -10,8 +10,9 @@ from typing import Final
 
 from gnar_lib import logger
 from gnar_lib.errors import ConfigError
-from gnar_lib.transport.engine import reason_of
-from gnar_lib.transport.x509 import Certificate, first_certificate
+from gnar_lib.transport.engine import ServerContext, reason_of
+from gnar_lib.transport.identity import Identity
+from gnar_lib.transport.x509 import Certificate, fingerprint_of, first_certificate
 
 MAX_FILE_BYTES: Final = 1 << 20  # far more than any chain of certificates
 # For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
@@ -24,13 +25,17 @@ _log = logger.get("TLS")
 
 
 class Certificates:
-    """Some certificates with their keys. The first is for clients that name no host, or an unknown one."""
+    """Some certificates with their keys. The first is for clients that name no host, or an unknown one.
 
-    def __init__(self, files: Sequence[_Files]) -> None:
+    What a client was shown, `TlsConn.certificate` tells.
+    """
+
+    def __init__(self, files: Sequence[_Files], default: ServerContext | None = None) -> None:
         self.context = _new_context()  # for `TlsConn.accept`; stays the same when certificates change
         self.context.sni_callback = self._choose
         self._files = files
-        self._default, self._by_name = files[0].context, dict[str, ssl.SSLContext]()
+        self._default = default or files[0].context
+        self._by_name = dict[str, ServerContext]()
         for each in files:
             each.warn_if_expired()
         self._index()
@@ -50,6 +55,14 @@ class Certificates:
             )
         return cls([_Files(cert, key) for cert, key in zip(certs, keys or certs, strict=True)])
 
+    @classmethod
+    def self_made(cls, identity: Identity) -> Certificates:
+        """Return the one certificate of a server that has no files of others; raises `ConfigError`."""
+        context = _new_context()
+        identity.load_into(context)
+        context.certificate = identity.fingerprint
+        return cls([], context)
+
     def tend(self) -> None:
         """Read files again that have changed; to be called every few seconds.
 
@@ -62,7 +75,8 @@ class Certificates:
         self._index()
 
     def _index(self) -> None:
-        self._default = self._files[0].context
+        if self._files:
+            self._default = self._files[0].context
         self._by_name = {
             name: files.context for files in reversed(self._files) for name in files.certificate.names
         }
@@ -127,12 +141,13 @@ class _Files:
         """Return what changes when one of the files does."""
         return tuple(_signature_of(path) for path in (self._cert, self._key))
 
-    def _read(self) -> tuple[ssl.SSLContext, Certificate]:
-        certificate = _certificate_in(self._cert)
+    def _read(self) -> tuple[ServerContext, Certificate]:
+        certificate, fingerprint = _certificate_in(self._cert)
         if b"PRIVATE KEY-----" not in _read_file(self._key):
             other = "; name the key's file with tls-key" if self._key == self._cert else ""
             raise ConfigError(f"{self._key}: there is no private key in PEM form{other}")
         context = _new_context()
+        context.certificate = fingerprint
         try:
             context.load_cert_chain(self._cert, self._key, password=self._refuse_password)
         except ssl.SSLError as exc:
@@ -154,9 +169,9 @@ class _Files:
         )
 
 
-def _new_context() -> ssl.SSLContext:
+def _new_context() -> ServerContext:
     """Return settings of a server: TLS 1.2 and 1.3 alone, for HTTP/1.1."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have this end calculate again and again
     context.set_ciphers(CIPHERS_OF_1_2)
@@ -164,7 +179,8 @@ def _new_context() -> ssl.SSLContext:
     return context
 
 
-def _certificate_in(path: str) -> Certificate:
+def _certificate_in(path: str) -> tuple[Certificate, str]:
+    """Return what the first certificate in a file says of itself, and its fingerprint."""
     data = _read_file(path)
     try:
         certificate = first_certificate(data)
@@ -174,7 +190,7 @@ def _certificate_in(path: str) -> Certificate:
         raise ConfigError(
             f"{path}: there is no certificate in PEM form, which has a line -----BEGIN CERTIFICATE-----"
         )
-    return certificate
+    return certificate, fingerprint_of(data)
 
 
 def _read_file(path: str) -> bytes:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
 from gnar_lib.errors import ConnError
+
+
+class ServerContext(ssl.SSLContext):
+    """Settings of a server with one certificate."""
+
+    certificate = ""  # the SHA-256 of that certificate, in hex; empty if nobody has said which it is
 
 
 class Engine:
@@ -36,6 +43,19 @@ class Engine:
             return False
         except ssl.SSLError as exc:
             raise ConnError(f"TLS: {reason_of(exc)}") from exc
+
+    @property
+    def certificate(self) -> str:
+        """The SHA-256 of the server's certificate, in hex; empty before the handshake, or if it is unknown.
+
+        Of a session that is resumed, a client knows which one it was shown, and a server only which one it
+        would show now: so no proof is to rely on a server's word for a resumed session.
+        """
+        if self._tls.server_side:
+            context = self._tls.context
+            return context.certificate if isinstance(context, ServerContext) else ""
+        shown = self._tls.getpeercert(binary_form=True)
+        return hashlib.sha256(shown).hexdigest() if shown else ""
 
     def decrypt(self, buffer: memoryview) -> int:
         """Decrypt what has come into `buffer`, as far as it fits, and return how many bytes that were.

@@ -415,6 +415,11 @@ class TlsConn:
         if self.closed:
             raise ConnClosed(f"{self}: closed")
 
+    @property
+    def certificate(self) -> str:
+        """The SHA-256 of the certificate that the server has shown, in hex, as `Engine` knows it."""
+        return self._engine.certificate
+
     # ---- the conn below ------------------------------------------------------------------------------------
 
     def getpeername(self) -> Sockaddr:

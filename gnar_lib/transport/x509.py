@@ -6,6 +6,7 @@ The certificates are those of whoever runs the server, and OpenSSL has taken the
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,10 +39,10 @@ def first_certificate(pem: bytes) -> Certificate | None:
 
     Raises `ValueError` or `IndexError` if it is damaged.
     """
-    found = _PEM.search(pem)
-    if found is None:
+    der = _first_der(pem)
+    if der is None:
         return None
-    ((_, certificate),) = _values(base64.b64decode(found[1]))
+    ((_, certificate),) = _values(der)
     ((_, signed), *_) = _values(certificate)
     fields = [*_values(signed)]
     if fields[0][0] == _VERSION:
@@ -51,6 +52,22 @@ def first_certificate(pem: bytes) -> Certificate | None:
     extensions = b"".join(value for kind, value in fields if kind == _EXTENSIONS)
     names = [*_alternative_names(extensions)] or [*_common_names(subject)]
     return Certificate(tuple(name.decode("latin-1").lower() for name in names), begins, ends)
+
+
+def fingerprint_of(pem: bytes) -> str:
+    """Return the SHA-256 of the first certificate in a file of PEM, in hex.
+
+    Raises `ValueError` if there is none.
+    """
+    der = _first_der(pem)
+    if der is None:
+        raise ValueError("there is no certificate in PEM form")
+    return hashlib.sha256(der).hexdigest()
+
+
+def _first_der(pem: bytes) -> bytes | None:
+    found = _PEM.search(pem)
+    return None if found is None else base64.b64decode(found[1])
 
 
 def _alternative_names(extensions: bytes) -> Iterator[bytes]:

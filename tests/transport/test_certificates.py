@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+import gevent
 import pytest
 
 from gnar_lib.errors import ConfigError
 from gnar_lib.transport.certificates import Certificates
+from gnar_lib.transport.identity import load_or_make
+from gnar_lib.transport.tls import TlsConn
 from gnar_lib.transport.x509 import first_certificate
 from tests.helpers.certificates import make_certificate, openssl
+from tests.helpers.conns import tcp_pair
+from tests.helpers.tls import certificate, tls_pair
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,68 @@ def test_client_gets_the_certificate_for_the_host_that_it_names(made: Path, vers
         "other.example": "a.example",
         None: "a.example",
     }
+
+
+# ---- which one was shown -----------------------------------------------------------------------------------
+
+
+def shown(
+    certificates: Certificates, host: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> tuple[str, str]:
+    """Return which certificate the client and the server say that it was, when the client wants `host`."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.maximum_version = version
+    near, far = tcp_pair()
+    accepting = gevent.spawn(TlsConn.accept, far, certificates.context)
+    with closing(TlsConn.connect(near, client, host)) as one, closing(accepting.get()) as other:
+        return one.certificate, other.certificate
+
+
+def fingerprint(path: Path) -> str:
+    said = openssl("x509", "-in", path, "-noout", "-fingerprint", "-sha256")
+    return said.strip().partition("=")[2].replace(":", "").lower()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_both_ends_know_which_certificate_was_shown(made: Path, version: ssl.TLSVersion) -> None:
+    certificates = Certificates.load([str(made / "a.pem"), str(made / "wild.pem")], [])
+    assert shown(certificates, "a.example", version) == (fingerprint(made / "a.crt"),) * 2
+    assert shown(certificates, "other.example", version) == (fingerprint(made / "a.crt"),) * 2
+    assert shown(certificates, "127.0.0.1", version) == (fingerprint(made / "a.crt"),) * 2
+    assert shown(certificates, "example.com", version) == (fingerprint(made / "wild.crt"),) * 2
+
+
+def test_both_ends_know_which_certificate_was_shown_while_files_change(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cert.pem"
+    put(made / "a.pem", path)
+    certificates = Certificates.load([str(path)], [])
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    near, far = tcp_pair()
+    accepting = gevent.spawn(TlsConn.accept, far, certificates.context)
+    with closing(TlsConn.connect(near, client, "a.example")) as one, closing(accepting.get()) as other:
+        put(made / "wild.pem", path)
+        certificates.tend()
+        certificates.tend()
+        assert shown(certificates, "a.example") == (fingerprint(made / "wild.crt"),) * 2
+        assert one.certificate == other.certificate == fingerprint(made / "a.crt")
+
+
+def test_self_made_certificate_is_for_every_name() -> None:
+    identity = load_or_make("")
+    certificates = Certificates.self_made(identity)
+    certificates.tend()
+    for host in ("gnar", "other.example", "127.0.0.1"):
+        assert shown(certificates, host) == (identity.fingerprint,) * 2
+    assert presented(certificates, None) == "gnar"
+
+
+def test_server_whose_certificate_nobody_has_named_does_not_guess() -> None:
+    near, far = tls_pair()
+    with closing(near), closing(far):
+        assert far.certificate == ""
+        assert near.certificate == fingerprint(certificate().with_suffix(".crt"))
 
 
 # ---- new ones ----------------------------------------------------------------------------------------------
