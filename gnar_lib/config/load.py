@@ -58,8 +58,6 @@ def load_server(flags: Mapping[str, Any], env: Mapping[str, str], *, with_token:
     settings, tables = read_sources(SERVER, SERVER_WITHOUT_EFFECT, HOOK_TABLES, flags, env)
     settle_secrets(settings, reads_files=with_token)
     admin = _take_admin(settings)
-    if settings.get("state-dir") and not admin.port:
-        raise ConfigError("state-dir: holds the history of the panel, so it goes with admin-port")
     settle_names(settings)
     return ServerConfig(
         admin=admin,

@@ -16,7 +16,7 @@ from gnar_lib import health, memory
 from gnar_lib.checklist import Budget, Checklist, tell_descriptors, try_admin, try_hooks
 from gnar_lib.config import ServerConfig
 from gnar_lib.config.values import is_loopback
-from gnar_lib.errors import ConnError, GnarError, PortTakenError
+from gnar_lib.errors import ConfigError, ConnError, GnarError, PortTakenError
 from gnar_lib.net import bind_udp, deadline, format_address, give_way, listen, resolve
 from gnar_lib.net.datagram import BUFFER_BYTES
 from gnar_lib.net.endpoint import is_denied
@@ -177,10 +177,25 @@ class ServerCheck:
             return
         if is_good:
             self._list.ok("state-dir", f"{folder} can be written to")
+            self._tell_certificate()
         elif not there.is_dir():
             self._list.wrong("state-dir", f"{there} is no folder: choose another")
         else:
             self._list.wrong("state-dir", f"this user cannot write to {there}: chown it, or choose another")
+
+    def _tell_certificate(self) -> None:
+        """Say which certificate is kept in the folder, if one is."""
+        try:
+            from gnar_lib.transport.identity import load  # loads OpenSSL
+        except ImportError:
+            return
+        try:
+            identity = load(self._config.state_dir)
+        except ConfigError as exc:
+            self._list.wrong("certificate", str(exc).removeprefix("state-dir: "))
+        else:
+            if identity is not None:
+                self._list.ok("certificate", f"SHA-256 {identity.fingerprint}")
 
     # ---- this machine --------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from gnar_lib.client import check as client_check
 from gnar_lib.config import Address, AdminConfig, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.proto import Login, ProxyReq, ProxyResp, to_frame
 from gnar_lib.server import check as server_check
+from gnar_lib.transport.identity import load_or_make
 from tests.helpers.harness import (
     LOOPBACK,
     TOKEN,
@@ -378,6 +379,22 @@ def test_a_state_dir_that_cannot_be_looked_at_is_one_line(
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("wrong  state-dir")
     assert said in line
+
+
+def test_the_certificate_that_is_kept_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        check = server_check.ServerCheck(ServerConfig(state_dir=str(tmp_path)), "", Checklist())
+        check._tell_state_dir()
+        return capsys.readouterr().out.partition("can be written to\n")[2].rstrip("\n")
+
+    tmp_path.chmod(0o700)
+    assert said() == ""
+    assert list(tmp_path.iterdir()) == []
+    made = load_or_make(str(tmp_path))
+    assert said() == f"ok     certificate  SHA-256 {made.fingerprint}"
+    (tmp_path / "tls.pem").write_text("")
+    assert said().startswith(f"wrong  certificate  {tmp_path}/tls.pem: damaged: ")
+    assert "\n" not in said()
 
 
 def test_a_program_whose_folder_was_removed_is_not_looked_at(

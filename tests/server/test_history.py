@@ -282,7 +282,7 @@ def test_a_python_without_sqlite_is_one_line(
         kept.history.close()
         assert kept.crew.wait_empty(10)
     (line,) = lines(caplog)
-    assert line.startswith("state-dir has no effect: this Python has no SQLite")
+    assert line.startswith("no history: this Python has no SQLite")
 
 
 def failing(times: Callable[[], bool], error: StorageError) -> Callable[[Store, Batch], None]:

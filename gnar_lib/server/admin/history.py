@@ -78,7 +78,7 @@ class History:
         try:
             from gnar_lib.server.admin.store import Store
         except ImportError as exc:
-            _log.error("state-dir has no effect: this Python has no SQLite (%s)", exc)
+            _log.error("no history: this Python has no SQLite (%s)", exc)
             return
         self._disk = _Disk(Store(self._folder))
         spawn(self._keep)
