@@ -67,7 +67,7 @@ class ControlConn:
         self.mux: Mux | None = None  # the multiplexed session over the connection; None without multiplexing
         self.is_outdated = False  # the server shows another certificate than the one that the login covers
         self._reached = reached
-        self._bottom = reached.conn
+        self._conn = reached.conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
         self._login.certificate = self._login.covered = reached.certificate
         self._login.is_check = is_check
@@ -109,7 +109,7 @@ class ControlConn:
     @property
     def address(self) -> Sockaddr:
         """The address of the server."""
-        return self._bottom.getpeername()
+        return self._conn.getpeername()
 
     @property
     def carries_datagrams_in_binary(self) -> bool:
@@ -135,6 +135,20 @@ class ControlConn:
     def moves(self) -> bool:
         """Whether there may be further connections beside the multiplexed session: bulk moves to them."""
         return self.session is not None and FEATURE_MOVE in self.session.features
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether what travels is encrypted, and nobody knows for whom; known once `log_in` has returned.
+
+        To find that out may take another connection.
+        """
+        is_proven = self._login.proves or self._reached.is_trusted
+        return bool(self._reached.certificate) and not is_proven
+
+    @property
+    def certificate(self) -> str:
+        """The SHA-256, in hex, of the certificate that the server has shown; empty without TLS."""
+        return self._reached.certificate
 
     @property
     def round_trip_s(self) -> float | None:
@@ -176,7 +190,7 @@ class ControlConn:
             self.mux.receive()
 
     def _multiplex(self) -> None:
-        self.mux = Mux(self._bottom, is_client=True, receives=False)
+        self.mux = Mux(self._conn, is_client=True, receives=False)
         self.conn = self.mux.open()
 
     def _check_names(self, request: ProxyReq) -> None:
@@ -211,15 +225,15 @@ class ControlConn:
 
     def _see_who_answers(self) -> None:
         """Receive the Welcome of a server of gnar's own; what a Go server sends instead stays unread."""
-        start = self._bottom.recv(_START_BYTES)
+        start = self._conn.recv(_START_BYTES)
         if not start:
             raise ConnClosed("the server closed the connection")
-        self._bottom.unread(start)
+        self._conn.unread(start)
         if self._multiplexes and start[0] == MUX_VERSION:
             return
         frame_size(start)  # raises an error unless this is a frame
         if start[0] == Welcome.TYPE:
-            self._welcomed(expect(self._bottom, Welcome))
+            self._welcomed(expect(self._conn, Welcome))
         elif self._multiplexes:
             raise UnsupportedError(_NO_MUX)
 
@@ -318,8 +332,8 @@ class ControlConn:
     def close(self) -> None:
         """Close the control connection; with multiplexing, its streams go with it."""
         if self.mux is None:  # unread bytes make `close` send a reset: an end has to come before
-            self._bottom.shutdown(socket.SHUT_WR)
-            self._bottom.close()
+            self._conn.shutdown(socket.SHUT_WR)
+            self._conn.close()
         else:
             self.conn.close()
             self.mux.close()

@@ -10,6 +10,7 @@ from gevent.event import Event
 
 from gnar_lib import logger
 from gnar_lib.client import tunnel
+from gnar_lib.client.backoff import LAST_S
 from gnar_lib.client.carriers import Carriers
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.pool import WaitingPool
@@ -87,7 +88,16 @@ class Connection:
     @property
     def needs_another(self) -> bool:
         """Whether another control connection has to be tried beside this one."""
-        return self._is_left or self.is_silent
+        return self._is_left or self.is_silent or self._is_outdated
+
+    @property
+    def _is_outdated(self) -> bool:
+        """Whether the server has got another certificate since the login, as long as it is no new login.
+
+        Somebody in between who shows one to data connections alone shall not have the client come back again
+        and again.
+        """
+        return self.control.is_outdated and self.age_s > LAST_S
 
     @property
     def is_silent(self) -> bool:
@@ -137,6 +147,8 @@ class Connection:
             gevent.sleep(TICK_S)
             if self.is_silent:
                 self._on_silence()
+            elif self._is_outdated:
+                self._trouble.set()
             self._beat()
             self._carriers.tend()
             on_tick()

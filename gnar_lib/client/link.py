@@ -153,6 +153,7 @@ class Link:
             self._give_up_names(control.address)
         self._was_connected = self._shared.was_let_in = True
         emit(Connected, control.address, control.is_go)
+        self._shared.crew.spawn(self._shared.warn_if_unproven, control)
         if self._connection is not None:
             self._retire(self._connection)
         self._connection = connection = Connection(self._shared, control, self._proxy_of)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from gnar_lib import logger
+from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.turns import Turns
 from gnar_lib.client.way import Way
 from gnar_lib.config import ClientConfig
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
+
+_log = logger.get("client")
 
 MAX_UNANSWERED = 256  # requests on their way: more would only queue, and fill memory at both ends
 
@@ -22,3 +26,14 @@ class Shared:
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP
         self.users = Crew("user")  # users of TCP, and data connections that wait for one
+        self._has_warned = False  # that nothing proves the server
+
+    def warn_if_unproven(self, control: ControlConn) -> None:
+        """Say once that nothing proves the server, if so; this may wait for another connection to it."""
+        if not self._has_warned and control.is_unproven and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "what travels is encrypted, but nothing proves the server: set a token at both ends, "
+                "or --fingerprint %s",
+                control.certificate,
+            )

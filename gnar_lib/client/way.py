@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from gnar_lib.transport.tls import TlsConn
 
 SHOWN_DIGITS: Final = 16  # of a fingerprint, for people
-NO_TLS: Final = (
-    "a Go server, or one without TLS, needs --tls off; or something in between lets no TLS through"
-)
 
 _log = logger.get("client")
 
@@ -164,15 +161,27 @@ class Way:
         try:
             return tls.TlsConn.connect(conn, self._contexts[is_verified], self._server.host, session)
         except ConnClosed as exc:
-            raise ConnClosed(f"the server ended the connection where TLS begins; {NO_TLS}") from exc
+            raise ConnClosed(f"the server ended the connection where TLS begins: {self._why_no_tls}") from exc
         except DeadlineError:
             raise
         except ConnError as exc:
-            raise ConnError(f"TLS with the server fails: {exc}; {NO_TLS}") from exc
+            raise ConnError(f"TLS with the server has failed: {exc}; {self._why_no_tls}") from exc
+
+    @property
+    def _for_go(self) -> str:
+        return "--auth md5" if self._config.token else "--tls off"
+
+    @property
+    def _why_no_tls(self) -> str:
+        return (
+            f"is it up yet? A Go server needs {self._for_go}, and something in between may let no TLS through"
+        )
 
     @property
     def _what_is_slow(self) -> str:
-        return "TLS with the server (a Go server needs --tls off)" if self._web is None else "the WebSocket"
+        if self._web is not None:
+            return "connecting by WebSocket"
+        return f"TLS with the server (a Go server needs {self._for_go})"
 
     def trusts(self, reached: Reached) -> bool:
         """Tell whether the certificate of a connection proves the server by itself."""

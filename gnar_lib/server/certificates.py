@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from gnar_lib import logger
@@ -10,8 +11,17 @@ from gnar_lib.errors import UsageError
 
 if TYPE_CHECKING:
     from gnar_lib.transport.certificates import Certificates
+    from gnar_lib.transport.identity import Identity
 
 _log = logger.get("TLS")
+
+
+@cache
+def _of_process() -> Identity:
+    """Return the certificate of this process, which has one for its life."""
+    from gnar_lib.transport.identity import load_or_make
+
+    return load_or_make("")
 
 
 def load(config: ServerConfig) -> Certificates | None:
@@ -34,7 +44,11 @@ def load(config: ServerConfig) -> Certificates | None:
         return None
     if config.tls_cert:
         return Certificates.load(config.tls_cert, config.tls_key)
-    identity = load_or_make(config.state_dir)
-    kept = "" if config.state_dir else ", until this process ends (state-dir would keep it)"
-    _log.info("the certificate of the control port has the SHA-256 %s%s", identity.fingerprint, kept)
-    return Certificates.self_made(identity)
+    return Certificates.self_made(load_or_make(config.state_dir) if config.state_dir else _of_process())
+
+
+def tell(config: ServerConfig, certificates: Certificates) -> None:
+    """Say by which certificate clients know the server, so that a person can pin it."""
+    is_kept = config.state_dir or config.tls_cert
+    kept = "" if is_kept else ", until this process ends (state-dir would keep it)"
+    _log.info("the certificate has the SHA-256 %s%s", certificates.fingerprint, kept)

@@ -20,6 +20,7 @@ from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
 from gnar_lib.net import Listener, options
 from gnar_lib.net.given import GivenSocket, given_sockets
+from gnar_lib.server import certificates
 from gnar_lib.server.given import control_socket
 from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
@@ -276,6 +277,8 @@ def run_server(load: Callable[[], ServerConfig], *, has_file: bool = False, repl
         if not (stopper.is_watched_over or server.is_given):  # a service manager starts the next process
             offer.open()
         _log.info("listening on port %d%s", port, f" of {config.bind}" if config.bind else "")
+        if (found := server.shared.certificates) is not None:
+            certificates.tell(config, found)
         if not config.token and not is_loopback(config.bind):
             _log.warning("no token: whoever reaches port %d may open ports here; set GNAR_TOKEN", port)
         stopper.wait()

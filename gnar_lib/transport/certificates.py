@@ -10,13 +10,11 @@ from typing import Final
 
 from gnar_lib import logger
 from gnar_lib.errors import ConfigError
-from gnar_lib.transport.engine import ServerContext, reason_of
+from gnar_lib.transport.engine import CIPHERS_OF_1_2, ServerContext, reason_of
 from gnar_lib.transport.identity import Identity
 from gnar_lib.transport.x509 import Certificate, fingerprint_of, first_certificate
 
 MAX_FILE_BYTES: Final = 1 << 20  # far more than any chain of certificates
-# For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
-CIPHERS_OF_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _NO_FIT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 _Signature = tuple[tuple[int, int, int] | None, ...]
@@ -62,6 +60,11 @@ class Certificates:
         identity.load_into(context)
         context.certificate = identity.fingerprint
         return cls([], context)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256, in hex, of the certificate for clients that name no host, or an unknown one."""
+        return self._default.certificate
 
     def tend(self) -> None:
         """Read files again that have changed; to be called every few seconds.

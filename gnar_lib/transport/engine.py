@@ -6,8 +6,12 @@ import hashlib
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from gnar_lib.errors import ConnError
+
+# For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
+CIPHERS_OF_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class ServerContext(ssl.SSLContext):
@@ -21,12 +25,23 @@ class Engine:
 
     __slots__ = ("_decrypt_into", "_tls", "encrypt", "made", "peer_ended", "received", "why_broken")
 
-    def __init__(self, context: ssl.SSLContext, *, is_server: bool, host: str = "") -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        is_server: bool,
+        host: str = "",
+        session: ssl.SSLSession | None = None,
+    ) -> None:
         self.received, self.made = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.peer_ended = False  # the peer has said that it sends no more
         self.why_broken = ""  # why nothing can be decrypted any more
         self._tls = context.wrap_bio(
-            self.received, self.made, server_side=is_server, server_hostname=None if is_server else host
+            self.received,
+            self.made,
+            server_side=is_server,
+            server_hostname=None if is_server else host,
+            session=session,
         )
         self.encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
         self._decrypt_into: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]
@@ -56,6 +71,12 @@ class Engine:
             return context.certificate if isinstance(context, ServerContext) else ""
         shown = self._tls.getpeercert(binary_form=True)
         return hashlib.sha256(shown).hexdigest() if shown else ""
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a server can resume; None if it has sent nothing that could be."""
+        session = self._tls.session
+        return session if session is not None and session.has_ticket else None
 
     def decrypt(self, buffer: memoryview) -> int:
         """Decrypt what has come into `buffer`, as far as it fits, and return how many bytes that were.

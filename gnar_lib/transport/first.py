@@ -6,7 +6,6 @@ import re
 from enum import Enum
 from typing import Final
 
-
 _TLS: Final = 0x16  # a record that holds a handshake (RFC 8446, section 5.1)
 _PROXY_LINE: Final = b"PROXY "  # version 1 of the PROXY protocol
 _PROXY_BINARY: Final = b"\r\n\r\n\x00\r\nQUIT\n"  # version 2

@@ -14,7 +14,7 @@ from gevent.hub import get_hub
 from gnar_lib.errors import ConnClosed, ConnError, ProtocolError, WriteError
 from gnar_lib.net import LENT_BYTES, EventedConn, Sockaddr, give_way
 from gnar_lib.net.switching import LENT
-from gnar_lib.transport.engine import Engine, reason_of
+from gnar_lib.transport.engine import CIPHERS_OF_1_2, Engine, reason_of
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.transport.outgoing import Outgoing
 from gnar_lib.transport.refusal import refuse, see_off
@@ -118,13 +118,17 @@ class TlsConn:
         return tls
 
     @classmethod
-    def connect(cls, conn: EventedConn, context: ssl.SSLContext, host: str) -> TlsConn:
+    def connect(
+        cls, conn: EventedConn, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None = None
+    ) -> TlsConn:
         """Shake hands with a server, whose certificate has to be for `host`, and return the conn to it.
 
-        Raises `ConnError`. The caller has a deadline around this, and closes `conn` then.
+        `session` is that of an earlier conn of the same `context` to the same server, which the server may
+        resume, so that nobody has to sign. Raises `ConnError`. The caller has a deadline around this, and
+        closes `conn` then.
         """
         try:
-            engine = Engine(context, is_server=False, host=host)
+            engine = Engine(context, is_server=False, host=host, session=session)
         except ValueError as exc:
             raise ConnError(f"{conn}: TLS: {host!r}: {exc}") from exc
         tls = cls(conn, engine, host)
@@ -414,6 +418,11 @@ class TlsConn:
     def _refuse_closed(self) -> None:
         if self.closed:
             raise ConnClosed(f"{self}: closed")
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What the server can resume on another conn; None before its ticket has come, and has been read."""
+        return self._engine.session
 
     @property
     def certificate(self) -> str:

@@ -192,7 +192,7 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
     hints = {}
     for token, kind in ((TOKEN, "hmac"), (TOKEN, "md5"), (NONE, "hmac")):
         control = ControlConn.dial(
-            ClientConfig(server=address, proxies=(), token=token, auth=kind, multiplex=False), ""
+            ClientConfig(server=address, proxies=(), token=token, auth=kind, multiplex=False, tls="off"), ""
         )
         hints[bool(token), kind] = control.hint
         control.conn.close()
@@ -208,7 +208,7 @@ def test_go_server_that_hangs_up_is_met_with_a_hint() -> None:
 @pytest.mark.parametrize(("size", "is_taken"), [(12_000, True), (16_384, False)])
 def test_first_request_may_have_16_kib(multiplex: bool, size: int, is_taken: bool) -> None:
     with serving(domain="example.com") as running:
-        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex)
+        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex, tls="off")
         client = ControlConn.dial(config, "long")
         request = ProxyReq(
             0, "web", "a", "http", error_page="x" * 8192, request_headers=("X: " + "y" * (size - 8192),)

@@ -43,7 +43,7 @@ def dialled(*, token: str = "", multiplex: bool = False) -> Iterator[tuple[Contr
     """Return a control connection that has yet to log in, and the server's end of it."""
     listener = listen(LOOPBACK, 0)
     address = Address(LOOPBACK, listener.port)
-    config = ClientConfig(address, (), token=Secret(token), multiplex=multiplex)
+    config = ClientConfig(address, (), token=Secret(token), multiplex=multiplex, tls="off")
     with deadline(TIMEOUT_S, "the test"):
         control = ControlConn.dial(config, "a client")
         server = accept(listener)

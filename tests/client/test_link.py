@@ -343,7 +343,7 @@ def test_network_that_fails_at_the_first_login_is_not_taken_for_the_server(
 
     def fail_once(control: ControlConn, _: ProxyReq) -> None:
         monkeypatch.setattr(ControlConn, "log_in", log_in)
-        raise control._sock_conn._failed(OSError(number, os.strerror(number)))
+        raise control._conn._failed(OSError(number, os.strerror(number)))
 
     monkeypatch.setattr(ControlConn, "log_in", fail_once)
     server.start(proxy("blog"))

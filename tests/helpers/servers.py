@@ -42,7 +42,7 @@ class Running:
 
     def log_in(self, name: str, port: int = 0, *, multiplex: bool = False) -> tuple[ControlConn, int]:
         """Log in as a client of ours and open one proxy; return control connection and port."""
-        config = ClientConfig(Address(LOOPBACK, self.port), (), TOKEN, multiplex=multiplex)
+        config = ClientConfig(Address(LOOPBACK, self.port), (), TOKEN, multiplex=multiplex, tls="off")
         control = ControlConn.dial(config, name)
         control.log_in(ProxyReq(remote_port=port, proxy_name=name, subdomain="", proxy_type="tcp"))
         return control, answer_of(control.conn).remote_port

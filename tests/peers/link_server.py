@@ -46,7 +46,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.listener = listen(LOOPBACK, 0)
-        config = ClientConfig(server=Address(LOOPBACK, self.listener.port), proxies=())
+        config = ClientConfig(Address(LOOPBACK, self.listener.port), (), tls="off")
         self.shared = Shared(config)
 
     def start(self, *proxies: ClientProxy) -> Link:

@@ -44,7 +44,7 @@ def log_in(
     running: Running, name: str, port: int, kind: str = "tcp", *, auth: str = "hmac", udp_timeout: int = 0
 ) -> tuple[ControlConn, ProxyResp]:
     """Log in as another process than those of `Running.log_in`, and ask for a port."""
-    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth, multiplex=False)
+    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth, multiplex=False, tls="off")
     control = ControlConn.dial(config, "another process")
     request = ProxyReq(port, name, "", kind, udp_timeout=udp_timeout)
     control.log_in(request)
@@ -219,7 +219,7 @@ def test_server_that_stops_gives_no_port_to_a_client_that_comes_back_on_another_
     with serving() as running:
         old, port = running.log_in("blog")
         control = ControlConn.dial(
-            ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False), "blog"
+            ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False, tls="off"), "blog"
         )
         wait_until(lambda: len(running.server.control_ingress.in_progress) == 1, "it is logging in")
         running.server.shared.stopping = True

@@ -44,7 +44,7 @@ class Watch:
     ) -> tuple[ControlConn, int]:
         """Log in, by default as a client of its own, and open a proxy."""
         config = ClientConfig(
-            Address(LOOPBACK, self.running.port), (), TOKEN, **{"multiplex": False, **options}
+            Address(LOOPBACK, self.running.port), (), TOKEN, tls="off", **{"multiplex": False, **options}
         )
         control = ControlConn.dial(config, client_id or f"the client of {name}")
         control.log_in(ProxyReq(port, name, "", "tcp"))
