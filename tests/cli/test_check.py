@@ -259,7 +259,7 @@ def test_what_an_older_server_with_another_clock_lacks_is_said(checks: Checks, t
                 conn.sendall(to_frame(answer))
 
     with Service(serve) as server:
-        said = found(checks.client(server.port, "1:0", "-m"), 1)
+        said = found(checks.client(server.port, "1:0", "-m", "--tls", "off"), 1)
     assert fits("wrong the server does not multiplex: .*", said["multiplex"])
     assert fits(clock, said["clock"])
     assert said["port"] == ["wrong tcp-1: no\\x1b[31m"]

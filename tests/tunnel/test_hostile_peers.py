@@ -38,7 +38,9 @@ from tests.peers.plain import go_client, own_client
     "sent",
     [
         b"",
-        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x16\x03\x01",
+        b"GET / HTTP/1.1\r\nHost: a",
         b"\x01",
         b"\x01\xff\xff",
         b"\x01\x00\x02[]",
@@ -96,7 +98,7 @@ def test_peers_that_are_refused_cannot_fill_the_log(echo_tunnel: Tunnel) -> None
     with uninvolved_user(echo_tunnel.port, server, echo_tunnel.client):
         for _ in range(3 * LINES_PER_PERIOD):
             with dial(server_port) as attacker, contextlib.suppress(ConnectionResetError):
-                attacker.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                attacker.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
                 assert attacker.recv(1) == b""
     server.wait_log("refused", count=LINES_PER_PERIOD)
     server.wait_idle()

@@ -97,7 +97,7 @@ def test_go_server_without_m_is_told_in_one_line_with_what_to_do(
 
 @multiplexed
 def test_server_of_ours_without_the_feature_is_told_in_one_line_with_what_to_do(tunnels: Tunnels) -> None:
-    client = told_with(tunnels, lambda conn: own_server(conn, features=(FEATURE_WAIT,)))
+    client = told_with(tunnels, lambda conn: own_server(conn, features=(FEATURE_WAIT,)), "--tls", "off")
     assert client.wait_exit() == 1
     (line,) = client.log.splitlines()
     assert "the server does not multiplex: leave -m out" in line

@@ -72,7 +72,9 @@ def test_proxy_that_is_removed_before_the_server_answers_is_cancelled(
     with socket.create_server((LOOPBACK, 0)) as server:
         server.settimeout(WAIT_S)
         address = f"{LOOPBACK}:{server.getsockname()[1]}"
-        client = plain_tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        client = plain_tunnels.run(
+            "client", address, "--tls", "off", "-c", str(config), env={"GNAR_TOKEN": ""}
+        )
         control, _ = server.accept()
         with control:
             control.settimeout(WAIT_S)
@@ -94,7 +96,9 @@ def test_refusal_for_good_ends_the_wait_to_ask_again(plain_tunnels: Tunnels, tmp
     with socket.create_server((LOOPBACK, 0)) as server:
         server.settimeout(WAIT_S)
         address = f"{LOOPBACK}:{server.getsockname()[1]}"
-        client = plain_tunnels.run("client", address, "-c", str(config), env={"GNAR_TOKEN": ""})
+        client = plain_tunnels.run(
+            "client", address, "--tls", "off", "-c", str(config), env={"GNAR_TOKEN": ""}
+        )
         control, _ = server.accept()
         with control:
             control.settimeout(WAIT_S)
