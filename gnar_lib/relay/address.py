@@ -1,9 +1,9 @@
 """Parses the addresses of a relay, in gnar's spelling and in socat's; opens nothing.
 
-gnar's spelling is `tcp:9000`, `tcp:HOST:PORT` or `unix:PATH`, and for datagrams `udp:PORT`, `udp:HOST:PORT`
-or `unix-dgram:PATH`. An address in socat's spelling (`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`,
-`TCP:HOST:PORT`) means what it means to socat: without `fork` the relay serves one connection, or one user.
-What may follow an address, after commas, is in `options.py`.
+gnar's spelling is `tcp:9000`, `tcp:HOST:PORT` or `unix:PATH`, with TLS `tls-listen:9000` or `tls:HOST:PORT`,
+and for datagrams `udp:PORT`, `udp:HOST:PORT` or `unix-dgram:PATH`. An address in socat's spelling
+(`UNIX-LISTEN:/tmp/x.sock,reuseaddr,fork`, `TCP:HOST:PORT`) means what it means to socat: without `fork` the
+relay serves one connection, or one user. What may follow an address, after commas, is in `options.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from gnar_lib.errors import UsageError
 from gnar_lib.net.dialling import DIAL_TIMEOUT_S, DialSettings
 from gnar_lib.net.options import SocketOption
 from gnar_lib.net.unix import AS_USUAL, SocketFileSettings
+from gnar_lib.relay import tls_options
 from gnar_lib.relay.accounts import Account
 from gnar_lib.relay.attempts import DEFAULT_INTERVAL_S, ONCE, Retry
 from gnar_lib.relay.options import LISTENING, TARGET, kernel_options, local_ip, read_options
 from gnar_lib.relay.ranges import Range
+from gnar_lib.relay.tls_options import TlsSettings
 
 _CLOSING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 
@@ -44,7 +46,7 @@ class Role(Enum):
 class _Kind:
     """What a keyword at the beginning of an address stands for."""
 
-    transport: str  # "tcp", "unix", "udp" or "unix-dgram"
+    transport: str  # "tcp", "tls-listen", "tls", "unix", "udp" or "unix-dgram"
     role: Role
     family: int = _ANY  # of the IP addresses that fit, such as AF_INET
     own: bool = False  # whether the keyword is gnar's; a relay with gnar's keyword always serves many users
@@ -58,7 +60,12 @@ _OWN = {
     for transport in ("tcp", "unix", "udp", "unix-dgram")
     for role in Role
 }
+_TLS_LISTEN, _TLS = _Kind("tls-listen", Role.LISTEN), _Kind("tls", Role.TARGET)
 _SOCAT = {
+    "tls-listen": replace(_TLS_LISTEN, own=True),  # gnar's, which have one role each
+    "tls": replace(_TLS, own=True),
+    **dict.fromkeys(("openssl-listen", "ssl-l"), _TLS_LISTEN),
+    **dict.fromkeys(("openssl", "openssl-connect", "ssl"), _TLS),
     "unix-listen": _Kind("unix", Role.LISTEN),
     "unix-l": _Kind("unix", Role.LISTEN),
     "unix-connect": _Kind("unix", Role.TARGET),
@@ -87,8 +94,9 @@ for _version, _family in (("", _ANY), ("4", _V4), ("6", _V6)):
         f"{_udp}-dgram": _Kind("udp", Role.TARGET, _family, any_source=True),
     }
 _EXAMPLES = {
-    Role.LISTEN: "tcp:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
-    Role.TARGET: "tcp:localhost:3000, udp:localhost:3000, unix:/tmp/x.sock or TCP:localhost:3000",
+    Role.LISTEN: "tcp:9000, tls-listen:9000, udp:9000, unix:/tmp/x.sock or TCP-LISTEN:9000,reuseaddr,fork",
+    Role.TARGET: "tcp:localhost:3000, tls:localhost:443, udp:localhost:3000, unix:/tmp/x.sock or"
+    " TCP:localhost:3000",
 }
 
 
@@ -96,7 +104,7 @@ _EXAMPLES = {
 class Address:
     """One side of a relay: a host and a port, or the path of a Unix socket."""
 
-    transport: str  # "tcp", "unix", "udp" or "unix-dgram"
+    transport: str  # "tcp", "tls-listen", "tls", "unix", "udp" or "unix-dgram"
     family: int = _ANY  # of the IP addresses that fit, such as AF_INET
     host: str = ""  # to listen on, empty for every address of the machine
     port: int = 0
@@ -104,6 +112,7 @@ class Address:
     options: tuple[SocketOption, ...] = ()  # for the kernel, for each socket of the address
     retry: Retry = ONCE  # after an attempt to listen or to connect has failed
     any_source: bool = False  # whether datagrams of every address are answers of the target
+    tls: TlsSettings | None = None  # of a connection that is encrypted
 
     # ---- of an address to listen on
 
@@ -172,6 +181,10 @@ def _read_address(kind: _Kind, parameters: list[str], given: list[list[str]], fa
     else:
         address = _read_ip_address(kind, parameters, values, family)
     address = replace(address, options=kernel_options(values), retry=_retry(values))
+    if kind.transport == "tls-listen":
+        address = replace(address, tls=tls_options.of_users(values, is_own=kind.own))
+    elif kind.transport == "tls":
+        address = replace(address, tls=tls_options.of_target(values, address.host, is_own=kind.own))
     if kind.role is Role.LISTEN:
         return _listening(kind, address, values)
     return replace(
@@ -257,7 +270,7 @@ def _read_port(text: str, kind: _Kind) -> int:
         port = int(text[:100])  # Python refuses to read thousands of digits
     else:
         try:
-            port = socket.getservbyname(text, kind.transport)
+            port = socket.getservbyname(text, "udp" if kind.transport == "udp" else "tcp")
         except (OSError, ValueError):
             raise UsageError(f"{text!r} is not a port, and no service has that name") from None
     if not (0 if kind.role is Role.LISTEN else 1) <= port <= MAX_PORT:

@@ -17,6 +17,7 @@ from typing import Any
 from gnar_lib.config.values import MAX_SECONDS, MIN_TIMEOUT_S
 from gnar_lib.errors import UsageError
 from gnar_lib.net.options import SocketOption
+from gnar_lib.relay import tls_options
 from gnar_lib.relay.accounts import find_account, find_group, find_owner
 from gnar_lib.relay.ranges import read_range
 
@@ -161,6 +162,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "user": find_owner,
     "group": find_group,
     "unlink-close": _flag,
+    **tls_options.readers(_flag),
 }
 _ALIASES = {
     "so-reuseaddr": "reuseaddr",
@@ -199,6 +201,7 @@ _ALIASES = {
     "owner": "user",
     "uid": "user",
     "gid": "group",
+    **tls_options.ALIASES,
 }
 
 _ANYWHERE = {"ignoreeof", "nonblock", "cloexec", "cool-write", "shut-down", "reuseaddr"}
@@ -209,15 +212,19 @@ _LISTEN = _ANYWHERE | _RETRY | {"fork", "backlog", "su"}
 _IP_LISTEN = _LISTEN | {"bind", "pf", "range", "ipv6-v6only", "reuseport", "so-bindtodevice"}
 _FILE = {"mode", "umask", "user", "group", "unlink-early", "unlink-close"}
 _IP_TARGET = _ANYWHERE | {"bind", "pf", "connect-timeout"}
+_TCP_LISTEN = _IP_LISTEN | _STREAM | _TCP | {"max-children"}
+_TCP_TARGET = _IP_TARGET | _RETRY | _STREAM | _TCP
 
 LISTENING = {
-    "tcp": _IP_LISTEN | _STREAM | _TCP | {"max-children"},
+    "tcp": _TCP_LISTEN,
+    "tls-listen": _TCP_LISTEN | tls_options.LISTENING,
     "unix": _LISTEN | _STREAM | _FILE | {"max-children"},
     "udp": _IP_LISTEN | {"broadcast", "sndbuf", "rcvbuf"},
     "unix-dgram": _LISTEN | _FILE,
 }
 TARGET = {
-    "tcp": _IP_TARGET | _RETRY | _STREAM | _TCP,
+    "tcp": _TCP_TARGET,
+    "tls": _TCP_TARGET | tls_options.TARGET,
     "unix": _ANYWHERE | _RETRY | _STREAM | {"connect-timeout"},
     "udp": _IP_TARGET | {"broadcast"},
     "unix-dgram": _ANYWHERE,

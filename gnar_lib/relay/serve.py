@@ -6,9 +6,10 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gnar_lib import logger, net
 from gnar_lib.config import AdminConfig
@@ -28,6 +29,7 @@ from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
+    from gnar_lib.relay.secure import UserTls
 
 HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
 
@@ -41,6 +43,13 @@ class RelaySettings:
     grace_s: float  # for which connected users may finish when the relay stops
     udp: UdpSettings = DEFAULTS  # for a relay of datagrams
     admin: AdminConfig = NO_ADMIN
+
+
+class _Dials(Protocol):
+    """What dials the target for one user after the other."""
+
+    def dial(self) -> net.Conn:
+        """Return a conn, which the caller closes; raises `DialError`."""
 
 
 def _target(address: Address) -> Target | UnixTarget:
@@ -57,6 +66,39 @@ def _target(address: Address) -> Target | UnixTarget:
     return target
 
 
+def _secured(target: Target | UnixTarget, address: Address) -> _Dials:
+    """Return what dials `address` by TLS, if its users are to be carried by TLS; else `target`.
+
+    Raises `UsageError` for files that cannot be used.
+    """
+    if address.tls is None:
+        return target
+    with _expecting_tls():
+        from gnar_lib.relay.secure import TlsTarget  # loads OpenSSL
+    return TlsTarget(target, address.tls)
+
+
+def _user_tls(address: Address) -> UserTls | None:
+    """Return what shakes hands with users who come to `address`; None if they come without TLS.
+
+    Raises `UsageError` for files that cannot be used.
+    """
+    if address.tls is None:
+        return None
+    with _expecting_tls():
+        from gnar_lib.relay.secure import UserTls  # loads OpenSSL
+    return UserTls(address.tls, str(address))
+
+
+@contextmanager
+def _expecting_tls() -> Iterator[None]:
+    """Raise `UsageError` where Python lacks what the block imports."""
+    try:
+        yield
+    except ImportError:
+        raise UsageError("this Python has no TLS; use another one") from None
+
+
 def _listen(address: Address) -> net.Listener:
     """Return a listener on a Unix path or a TCP port; the caller closes it. Raises `ConnError`."""
     if address.transport == "unix":
@@ -71,7 +113,8 @@ class Relay:
     """A listener, and a greenlet for each of its users; that greenlet closes the user's conn.
 
     The constructor starts listening and raises `ConnError` when it cannot, or when the target's name is
-    unknown. A relay whose address lacks `fork` serves one user and then calls `on_end`.
+    unknown, and `UsageError` when files of TLS cannot be used. A relay whose address lacks `fork` serves one
+    user and then calls `on_end`.
     """
 
     kind = "tcp"
@@ -86,7 +129,8 @@ class Relay:
         self._joiner = Joiner(Side.RELAY, self.name, self.meter, socat.idle_timeout_s)
         self._silent = socat.silent  # the side to which nothing is written
         self._on_end = on_end
-        self._target = _target(target)
+        self._tls = _user_tls(listen)
+        self._target = _secured(_target(target), target)
         self._retry = target.retry
         self._allowed = listen.allowed
         self._most_users = listen.most_users
@@ -96,11 +140,15 @@ class Relay:
         self.listener = open_in_the_end(lambda: _listen(listen), listen.retry)
         self._handle = self._admit if listen.fork else self._admit_only_user
         self._accept()
+        if self._tls is not None and listen.account is None:  # else the files may soon be unreadable
+            self._tls.tend()
 
     def close(self) -> None:
         """Stop listening; users who are connected stay connected."""
         self._is_closed = True
         self.listener.close()
+        if self._tls is not None:
+            self._tls.close()
 
     def status(self) -> str:
         """Return the number of users, as `name=value`."""
@@ -150,10 +198,19 @@ class Relay:
 
         When the target cannot be dialled, resets the user, logs a warning and raises `DialError`.
         """
-        heard = Muted(user) if self._silent is Role.LISTEN else user
-        self._joiner.join(heard, user.getpeername(), lambda: self._dial(user))
+        conn = user if self._tls is None else self._shake_hands(self._tls, user)
+        heard = Muted(conn) if self._silent is Role.LISTEN else conn
+        self._joiner.join(heard, user.getpeername(), lambda: self._dial(conn))
 
-    def _dial(self, user: net.SocketConn) -> net.Conn:
+    @staticmethod
+    def _shake_hands(tls: UserTls, user: net.SocketConn) -> net.Conn:
+        try:
+            return tls.accept(user)
+        except BaseException:
+            user.close()
+            raise
+
+    def _dial(self, user: net.Conn) -> net.Conn:
         """Return a conn to the target, which the caller closes; raises `DialError` after a warning.
 
         Failed attempts are repeated as often as the target's address says, but not for a user who has left.
@@ -181,7 +238,7 @@ def is_loop(listen: Address, target: Address) -> bool:
 
     Compares the addresses as they are written: another name of this machine is not recognised.
     """
-    if listen.transport != target.transport:
+    if _carrier(listen) != _carrier(target):
         return False
     if listen.path:
         return os.path.realpath(listen.path) == os.path.realpath(target.path)
@@ -194,6 +251,11 @@ def is_loop(listen: Address, target: Address) -> bool:
     )
 
 
+def _carrier(address: Address) -> str:
+    """Return what carries the bytes to an address, with or without TLS."""
+    return "tcp" if address.tls is not None else address.transport
+
+
 def run_relay(
     listen: str,
     target: str,
@@ -203,8 +265,8 @@ def run_relay(
     """Relay until a signal comes, or until the only user of an address without `fork` has gone; returns 0.
 
     `socat` are options in socat's spelling. Raises `UsageError` for an address that gnar does not understand,
-    and `ConnError` when `listen` cannot be listened on, when the name of `target` is unknown, or when the
-    connection of the only user failed.
+    or whose files cannot be used, and `ConnError` when `listen` cannot be listened on, when the name of
+    `target` is unknown, or when the connection of the only user failed.
     """
     udp = settings.udp
     listen_address = parse_address(listen, Role.LISTEN, socat.family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
@@ -15,11 +15,18 @@ from gnar_lib.transport.identity import Identity
 from gnar_lib.transport.x509 import Certificate, fingerprint_of, first_certificate
 
 MAX_FILE_BYTES: Final = 1 << 20  # far more than any chain of certificates
+KEY: Final = "tls-key"  # the setting that names the file of a key
 _NO_FIT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 _Signature = tuple[tuple[int, int, int] | None, ...]
 
+Prepare = Callable[[ssl.SSLContext], None]
+
 _log = logger.get("TLS")
+
+
+def _for_http(context: ssl.SSLContext) -> None:
+    context.set_alpn_protocols(["http/1.1"])
 
 
 class Certificates:
@@ -28,8 +35,10 @@ class Certificates:
     What a client was shown, `TlsConn.certificate` tells.
     """
 
-    def __init__(self, files: Sequence[_Files], default: ServerContext | None = None) -> None:
-        self.context = _new_context()  # for `TlsConn.accept`; stays the same when certificates change
+    def __init__(
+        self, files: Sequence[_Files], default: ServerContext | None = None, prepare: Prepare = _for_http
+    ) -> None:
+        self.context = _new_context(prepare)  # for `TlsConn.accept`; stays the same when certificates change
         self.context.sni_callback = self._choose
         self._files = files
         self._default = default or files[0].context
@@ -39,10 +48,13 @@ class Certificates:
         self._index()
 
     @classmethod
-    def load(cls, certs: Sequence[str], keys: Sequence[str]) -> Certificates:
+    def load(
+        cls, certs: Sequence[str], keys: Sequence[str], prepare: Prepare = _for_http, key_option: str = KEY
+    ) -> Certificates:
         """Read files of certificates, each with what stands between it and its authority, and their keys.
 
-        Without `keys`, each key is in its certificate's file. Raises `ConfigError`.
+        Without `keys`, each key is in its certificate's file. `prepare` sets what else there is to be set for
+        each certificate. `key_option` names a key's file, for errors. Raises `ConfigError`.
         """
         if not certs:
             raise ConfigError("tls-cert: expected the file of a certificate")
@@ -51,15 +63,18 @@ class Certificates:
                 f"tls-key: {len(keys)} for {len(certs)} of tls-cert; expected as many, or none where each key"
                 " is in the file of its certificate"
             )
-        return cls([_Files(cert, key) for cert, key in zip(certs, keys or certs, strict=True)])
+        files = [
+            _Files(cert, key, prepare, key_option) for cert, key in zip(certs, keys or certs, strict=True)
+        ]
+        return cls(files, None, prepare)
 
     @classmethod
-    def self_made(cls, identity: Identity) -> Certificates:
+    def self_made(cls, identity: Identity, prepare: Prepare = _for_http) -> Certificates:
         """Return the one certificate of a server that has no files of others; raises `ConfigError`."""
-        context = _new_context()
+        context = _new_context(prepare)
         identity.load_into(context)
         context.certificate = identity.fingerprint
-        return cls([], context)
+        return cls([], context, prepare)
 
     @property
     def fingerprint(self) -> str:
@@ -99,8 +114,9 @@ def read_certificate(cert: str, key: str) -> Certificate:
 class _Files:
     """A certificate's file, and its key's, which may be the same one. Raises `ConfigError`."""
 
-    def __init__(self, cert: str, key: str) -> None:
-        self._cert, self._key = cert, key
+    def __init__(self, cert: str, key: str, prepare: Prepare = _for_http, key_option: str = KEY) -> None:
+        self._cert, self._key, self._key_option = cert, key, key_option
+        self._prepare = prepare
         self._seen = self._changed = self._signature()
         self._has_warned = False
         self.context, self.certificate = self._read()
@@ -145,40 +161,47 @@ class _Files:
         return tuple(_signature_of(path) for path in (self._cert, self._key))
 
     def _read(self) -> tuple[ServerContext, Certificate]:
-        certificate, fingerprint = _certificate_in(self._cert)
-        if b"PRIVATE KEY-----" not in _read_file(self._key):
-            other = "; name the key's file with tls-key" if self._key == self._cert else ""
-            raise ConfigError(f"{self._key}: there is no private key in PEM form{other}")
-        context = _new_context()
-        context.certificate = fingerprint
-        try:
-            context.load_cert_chain(self._cert, self._key, password=self._refuse_password)
-        except ssl.SSLError as exc:
-            if exc.reason in _NO_FIT:
-                raise ConfigError(
-                    f"{self._key}: the key does not fit the first certificate of {self._cert}"
-                ) from exc
-            raise ConfigError(
-                f"{self._cert}: the certificate or its key is unusable: {reason_of(exc)}"
-            ) from exc
-        except OSError as exc:  # it has gone since it was read above
-            raise ConfigError(f"{self._cert}: cannot read it: {exc.strerror}") from exc
+        context = _new_context(self._prepare)
+        certificate, context.certificate = load_chain(context, self._cert, self._key, self._key_option)
         return context, certificate
 
-    def _refuse_password(self) -> str:
+
+def load_chain(
+    context: ssl.SSLContext, cert: str, key: str, key_option: str = KEY
+) -> tuple[Certificate, str]:
+    """Have `context` show the certificate in a file; return what it says of itself, and its fingerprint.
+
+    Raises `ConfigError`.
+    """
+
+    def refuse_password() -> str:
         raise ConfigError(
-            f"{self._key}: a password protects the key, and nobody is there to ask; write a key without one:"
-            f" openssl pkey -in {self._key} -out FILE"
+            f"{key}: a password protects the key, and nobody is there to ask; write a key without one:"
+            f" openssl pkey -in {key} -out FILE"
         )
 
+    found = _certificate_in(cert)
+    if b"PRIVATE KEY-----" not in _read_file(key):
+        other = f"; name the key's file with {key_option}" if key == cert else ""
+        raise ConfigError(f"{key}: there is no private key in PEM form{other}")
+    try:
+        context.load_cert_chain(cert, key, password=refuse_password)
+    except ssl.SSLError as exc:
+        if exc.reason in _NO_FIT:
+            raise ConfigError(f"{key}: the key does not fit the first certificate of {cert}") from exc
+        raise ConfigError(f"{cert}: the certificate or its key is unusable: {reason_of(exc)}") from exc
+    except OSError as exc:  # it has gone since it was read above
+        raise ConfigError(f"{cert}: cannot read it: {exc.strerror}") from exc
+    return found
 
-def _new_context() -> ServerContext:
-    """Return settings of a server: TLS 1.2 and 1.3 alone, for HTTP/1.1."""
+
+def _new_context(prepare: Prepare) -> ServerContext:
+    """Return settings of a server: TLS 1.2 and 1.3 alone."""
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have this end calculate again and again
     context.set_ciphers(CIPHERS_OF_1_2)
-    context.set_alpn_protocols(["http/1.1"])
+    prepare(context)
     return context
 
 

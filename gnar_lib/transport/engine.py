@@ -40,7 +40,7 @@ class Engine:
             self.received,
             self.made,
             server_side=is_server,
-            server_hostname=None if is_server else host,
+            server_hostname=None if is_server else host or None,
             session=session,
         )
         self.encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
@@ -69,7 +69,7 @@ class Engine:
         if self._tls.server_side:
             context = self._tls.context
             return context.certificate if isinstance(context, ServerContext) else ""
-        shown = self._tls.getpeercert(binary_form=True)
+        shown = self.peer_certificate
         return hashlib.sha256(shown).hexdigest() if shown else ""
 
     @property
@@ -77,6 +77,11 @@ class Engine:
         """What a server can resume; None if it has sent nothing that could be."""
         session = self._tls.session
         return session if session is not None and session.has_ticket else None
+
+    @property
+    def peer_certificate(self) -> bytes:
+        """The peer's certificate (DER) behind the handshake; empty if the peer has shown none."""
+        return self._tls.getpeercert(binary_form=True) or b""
 
     def decrypt(self, buffer: memoryview) -> int:
         """Decrypt what has come into `buffer`, as far as it fits, and return how many bytes that were.

@@ -429,6 +429,11 @@ class TlsConn:
         """The SHA-256 of the certificate that the server has shown, in hex, as `Engine` knows it."""
         return self._engine.certificate
 
+    @property
+    def peer_certificate(self) -> bytes:
+        """The peer's certificate (DER); empty if the peer has shown none."""
+        return self._engine.peer_certificate
+
     # ---- the conn below ------------------------------------------------------------------------------------
 
     def getpeername(self) -> Sockaddr:

@@ -1,6 +1,6 @@
 """Reads whom a certificate is for, and until when; does no I/O, and checks no signature.
 
-The certificates are those of whoever runs the server, and OpenSSL has taken them before.
+OpenSSL has taken the certificates before: those of whoever runs the server, or of a peer that it trusts.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from ipaddress import ip_address
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
 
@@ -19,6 +20,7 @@ _GENERALIZED_TIME = 0x18
 _VERSION = 0xA0
 _EXTENSIONS = 0xA3
 _DNS_NAME = 0x82
+_IP_ADDRESS = 0x87
 _LONG = 0x80
 _FIELDS_BEFORE_VALIDITY = 3  # serial number, algorithm, issuer
 _SUBJECT_ALT_NAME = bytes.fromhex("551d11")
@@ -42,16 +44,34 @@ def first_certificate(pem: bytes) -> Certificate | None:
     der = _first_der(pem)
     if der is None:
         return None
-    ((_, certificate),) = _values(der)
-    ((_, signed), *_) = _values(certificate)
-    fields = [*_values(signed)]
-    if fields[0][0] == _VERSION:
-        del fields[0]
-    (_, validity), (_, subject) = fields[_FIELDS_BEFORE_VALIDITY : _FIELDS_BEFORE_VALIDITY + 2]
+    validity, subject, extensions = _parts(der)
     begins, ends = (_time(kind, text) for kind, text in _values(validity))
-    extensions = b"".join(value for kind, value in fields if kind == _EXTENSIONS)
     names = [*_alternative_names(extensions)] or [*_common_names(subject)]
     return Certificate(tuple(name.decode("latin-1").lower() for name in names), begins, ends)
+
+
+def names_of(der: bytes) -> tuple[str, ...]:
+    """Return all host names and IP addresses of a certificate, its common name among them, in lower case.
+
+    Raises `ValueError` or `IndexError` if it is damaged.
+    """
+    _, subject, extensions = _parts(der)
+    texts = [*_alternative_names(extensions), *_common_names(subject)]
+    found = [each.decode("latin-1").lower() for each in texts]
+    found += [str(ip_address(each)) for each in _alternative_names(extensions, _IP_ADDRESS)]
+    return tuple(dict.fromkeys(found))
+
+
+def is_among(name: str, names: Collection[str]) -> bool:
+    """Tell whether a host name or an IP address is one of those of a certificate (RFC 9525, section 6.3).
+
+    A wildcard stands for one label, and is the first one.
+    """
+    name = name.lower().removesuffix(".")
+    try:
+        return str(ip_address(name.strip("[]"))) in names
+    except ValueError:
+        return name in names or f"*.{name.partition('.')[2]}" in names
 
 
 def fingerprint_of(pem: bytes) -> str:
@@ -70,13 +90,24 @@ def _first_der(pem: bytes) -> bytes | None:
     return None if found is None else base64.b64decode(found[1])
 
 
-def _alternative_names(extensions: bytes) -> Iterator[bytes]:
+def _parts(der: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return when a certificate is valid, whose it is, and its extensions."""
+    ((_, certificate),) = _values(der)
+    ((_, signed), *_) = _values(certificate)
+    fields = [*_values(signed)]
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    (_, validity), (_, subject) = fields[_FIELDS_BEFORE_VALIDITY : _FIELDS_BEFORE_VALIDITY + 2]
+    return validity, subject, b"".join(value for kind, value in fields if kind == _EXTENSIONS)
+
+
+def _alternative_names(extensions: bytes, kind: int = _DNS_NAME) -> Iterator[bytes]:
     for _, listed in _values(extensions):
         for _, extension in _values(listed):
             (_, number), *_, (_, content) = _values(extension)
             if number == _SUBJECT_ALT_NAME:
                 for _, names in _values(content):
-                    yield from (name for kind, name in _values(names) if kind == _DNS_NAME)
+                    yield from (name for each, name in _values(names) if each == kind)
 
 
 def _common_names(subject: bytes) -> Iterator[bytes]:

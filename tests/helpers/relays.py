@@ -46,7 +46,7 @@ class Service:
         assert self.crew.wait_empty(TIMEOUT_S)
 
 
-def read_all(conn: net.SocketConn) -> bytes:
+def read_all(conn: net.Conn) -> bytes:
     """Read to the end of the stream."""
     data = b""
     while got := conn.recv(65536):

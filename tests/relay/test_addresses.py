@@ -14,6 +14,7 @@ from gnar_lib.relay import Address, Role, parse_address
 from gnar_lib.relay.accounts import find_account
 from gnar_lib.relay.attempts import Retry
 from gnar_lib.relay.ranges import read_range
+from gnar_lib.relay.tls_options import TlsSettings as Tls
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -172,7 +173,42 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
         ("TCP-LISTEN:53,fork,broadcast", Role.LISTEN, "option 'broadcast' is not supported"),
         ("UDP-SENDTO:h:53", Role.LISTEN, "does not listen"),
         ("UNIX-RECV:/x", Role.TARGET, "cannot be dialled"),
-        ("OPENSSL:host:443", Role.TARGET, "'OPENSSL' is not an address that gnar knows"),
+        ("OPENSSL-DTLS-CLIENT:host:443", Role.TARGET, "'OPENSSL-DTLS-CLIENT' is not an address that gnar"),
+        ("tls:443", Role.LISTEN, "tls does not listen; write for example tcp:9000, tls-listen:9000"),
+        (
+            "tls-listen:443",
+            Role.TARGET,
+            "tls-listen cannot be dialled; write for example tcp:localhost:3000, tls:",
+        ),
+        ("OPENSSL:host:443", Role.LISTEN, "OPENSSL does not listen"),
+        ("SSL-L:443,cert=x", Role.TARGET, "SSL-L cannot be dialled"),
+        (
+            "OPENSSL-LISTEN:443,fork,verify=0",
+            Role.LISTEN,
+            "option 'cert' is missing: the file of a certificate",
+        ),
+        ("OPENSSL-LISTEN:443,cert", Role.LISTEN, "option 'cert' is not the path of a file"),
+        ("tls-listen:443,key=x", Role.LISTEN, "option 'key' needs option 'cert'"),
+        ("tls-listen:443,fork=0", Role.LISTEN, "needs socat's spelling"),
+        ("tls-listen:443,nosni", Role.LISTEN, "option 'nosni' is not supported here (it belongs to other"),
+        ("TCP-LISTEN:443,cert=x", Role.LISTEN, "option 'cert' is not supported here (it belongs to other"),
+        ("OPENSSL:host", Role.TARGET, "HOST:PORT"),
+        ("OPENSSL:host:443,verify=maybe", Role.TARGET, "'verify=maybe' is neither 0 nor 1"),
+        ("OPENSSL:host:443,cipher=HIGH", Role.TARGET, "option 'cipher' is not supported here"),
+        ("OPENSSL:host:443,method=TLS1", Role.TARGET, "option 'method' is not supported here"),
+        (
+            "OPENSSL:host:443,compress=auto",
+            Role.TARGET,
+            "'compress=auto' is not supported: compression tells",
+        ),
+        ("OPENSSL:host:443,min-version=TLS2", Role.TARGET, "'min-version=TLS2' is neither TLS1.2 nor TLS1.3"),
+        ("OPENSSL:host:443,max-version=TLS1.1", Role.TARGET, "'max-version=TLS1.1' is refused: it is broken"),
+        (
+            "tls:h:443,min-version=TLS1.3,max-version=TLS1.2",
+            Role.TARGET,
+            "'max-version' is older than option",
+        ),
+        ("tls:h:443,fingerprint=abc", Role.TARGET, "'fingerprint=abc' is not the SHA-256 of a certificate"),
         ("TCP-LISTEN:80", Role.TARGET, "cannot be dialled"),
         ("TCP-CONNECT:host:80", Role.LISTEN, "does not listen"),
         ("", Role.LISTEN, "not an address"),
@@ -201,6 +237,62 @@ def test_a_version_of_ip_in_front_is_for_addresses_that_do_not_say_which(
     text: str, role: Role, address: Address
 ) -> None:
     assert parse_address(text, role, V6) == address
+
+
+HEX = "0123456789abcdef" * 4
+COLONS = ":".join(HEX[place : place + 2] for place in range(0, 64, 2)).upper()
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("tls-listen:443", Tls(verifies=False)),
+        ("tls-listen:443,cert=c,key=k", Tls("c", "k", verifies=False)),
+        ("tls-listen:443,cafile=a", Tls(cafile="a")),
+        ("tls-listen:443,capath=p,verify=0", Tls(capath="p", verifies=False)),
+        ("tls-listen:443,cn=x", Tls(peer_name="x")),
+        ("tls-listen:443,verify", Tls()),
+        ("OPENSSL-LISTEN:443,cert=c,fork", Tls("c")),
+        ("SSL-L:443,certificate=c,openssl-cafile=a,fork,dh=x,compress=none", Tls("c", cafile="a")),
+        ("OPENSSL-LISTEN:443,openssl-certificate=c,openssl-verify=0,fork", Tls("c", verifies=False)),
+        ("OPENSSL-LISTEN:443,cert=c,min-proto-version=TLS1.3,fork", Tls("c", least=13)),
+        ("OPENSSL-LISTEN:443,cert=c,min-version=TLS1,max-version=TLS1.2,fork", Tls("c", most=12)),
+        ("tls:h:443", Tls(peer_name="h", sni="h", by_openssl=True)),
+        ("tls:443", Tls(peer_name="localhost", sni="localhost", by_openssl=True)),
+        ("tls:h:443,cn=x", Tls(peer_name="x", sni="x", by_openssl=True)),
+        ("tls:h:443,snihost=x", Tls(peer_name="h", sni="x")),
+        ("tls:h:443,nosni", Tls(peer_name="h")),
+        ("tls:h:443,commonname=", Tls(sni="h")),
+        ("tls:h:443,commonname=,nosni", Tls()),
+        (
+            f"tls:h:443,fingerprint={COLONS}",
+            Tls(verifies=False, peer_name="h", sni="h", fingerprints=(HEX,), by_openssl=True),
+        ),
+        (
+            f"tls:h:443,fingerprint={HEX},cafile=a",
+            Tls(cafile="a", peer_name="h", sni="h", fingerprints=(HEX,), by_openssl=True),
+        ),
+        ("OPENSSL:h:443", Tls(peer_name="h", sni="h")),
+        ("SSL:h:443,verify=0", Tls(verifies=False, peer_name="h", sni="h")),
+        ("OPENSSL-CONNECT:h:443,cert=c,no-sni,egd=x,pseudo", Tls("c", peer_name="h")),
+    ],
+)
+def test_what_options_say_of_tls(text: str, settings: Tls) -> None:
+    role = Role.LISTEN if "listen" in text.lower() or "-L" in text else Role.TARGET
+    assert parse_address(text, role).tls == settings
+
+
+def test_addresses_with_tls_are_as_others_and_take_their_options() -> None:
+    listen = parse_address("OPENSSL-LISTEN:443,cert=c,fork,bind=127.0.0.1,max-children=3,retry", Role.LISTEN)
+    assert listen == Address(
+        "tls-listen", host="127.0.0.1", port=443, most_users=3, retry=Retry(1), tls=Tls("c")
+    )
+    assert str(listen) == "tls-listen:127.0.0.1:443"
+    target = parse_address("SSL:h:https,connect-timeout=1,pf=ip6", Role.TARGET)
+    tls = Tls(peer_name="h", sni="h")
+    assert target == Address("tls", V6, "h", 443, connect_timeout_s=1, tls=tls)
+    assert str(target) == "tls:h:443"
+    assert not parse_address("OPENSSL-LISTEN:443,cert=c", Role.LISTEN).fork
 
 
 @pytest.mark.parametrize(

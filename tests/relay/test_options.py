@@ -183,7 +183,7 @@ def test_attempts_end_when_there_were_as_many_as_said() -> None:
             raise DialError("down")
 
     with relaying("tcp:127.0.0.1:0", "TCP:127.0.0.1:1,retry=2,interval=0.1") as running:
-        running._target = Down()  # type: ignore[assignment]
+        running._target = Down()
         with pytest.raises(ConnError):
             ask(running)
     assert len(attempts) == 3
@@ -261,6 +261,7 @@ def test_options_of_the_kernel_are_those_of_the_sockets(monkeypatch: pytest.Monk
 
         def note_service() -> net.SocketConn:
             conn = dialled()
+            assert isinstance(conn, net.SocketConn)
             sockets.append(conn.sock)
             return conn
 
@@ -467,6 +468,12 @@ def test_who_cannot_become_another_user_is_told_so_and_does_not_listen(
     -dd TCP-LISTEN:514,fork,reuseport UNIX-CONNECT:/run/log
     unix-listen:/var/run/pcscd.comm,fork tcp-connect:bcas:40773
     UDP-LISTEN:9,fork UDP-DATAGRAM:192.168.1.255:9,broadcast
+    OPENSSL-LISTEN:443,reuseaddr,fork,cert=/etc/ssl/server.pem,verify=0 TCP:localhost:80
+    openssl-listen:4433,reuseaddr,cert=server.pem,cafile=client.crt,fork tcp4:localhost:22
+    ssl-l:1443,reuseaddr,fork,su=nobody,cert=server.pem,key=server.key,verify=0,dhparams=dh.pem TCP:db:80
+    TCP4-LISTEN:5432,reuseaddr,fork OPENSSL:db.example.com:5432,cafile=server.crt,cert=client.pem
+    TCP-LISTEN:8080,fork,reuseaddr SSL:example.com:443,verify=0,snihost=example.com
+    UNIX-LISTEN:/run/x,fork openssl-connect:example.com:443,commonname=example.com,nosni
     """.strip().splitlines(),
 )
 def test_lines_that_people_paste_are_taken(line: str) -> None:

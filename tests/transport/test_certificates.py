@@ -16,7 +16,7 @@ from gnar_lib.errors import ConfigError
 from gnar_lib.transport.certificates import Certificates
 from gnar_lib.transport.identity import load_or_make
 from gnar_lib.transport.tls import TlsConn
-from gnar_lib.transport.x509 import first_certificate
+from gnar_lib.transport.x509 import first_certificate, is_among, names_of
 from tests.helpers.certificates import make_certificate, openssl
 from tests.helpers.conns import tcp_pair
 from tests.helpers.tls import certificate, tls_pair
@@ -279,6 +279,33 @@ def test_first_of_several_certificates_counts(made: Path) -> None:
     certificate = first_certificate(b"some text\n" + pem)
     assert certificate is not None
     assert certificate.names == ("*.example.com", "example.com")
+
+
+@pytest.mark.parametrize(
+    ("subject", "alternative", "names", "fits", "others"),
+    [
+        ("/CN=a.example", "", {"a.example"}, ["a.example", "A.Example."], ["b.example", "x.a.example", ""]),
+        ("/O=A/CN=127.0.0.1", "", {"127.0.0.1"}, ["127.0.0.1"], ["127.0.0.2"]),
+        (
+            "/CN=One",
+            "DNS:*.example.com,DNS:two,IP:10.0.0.1,IP:2001:db8::1,email:a@b",
+            {"one", "*.example.com", "two", "10.0.0.1", "2001:db8::1"},
+            ["one", "two", "www.example.com", "10.0.0.1", "2001:DB8:0::1", "[2001:db8::1]"],
+            ["example.com", "a.b.example.com", "a@b", "10.0.0.2", "*.com", "com", "0.0.1"],
+        ),
+        ("/O=Nobody", "", set(), [], ["", "nobody", "."]),
+    ],
+)
+def test_whom_a_certificate_is_for(
+    tmp_path: Path, *, subject: str, alternative: str, names: set[str], fits: list[str], others: list[str]
+) -> None:
+    options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", subject]
+    options += ["-addext", f"subjectAltName={alternative}"] if alternative else []
+    openssl("req", *options, "-out", tmp_path / "cert.pem", "-keyout", tmp_path / "key")
+    found = names_of(ssl.PEM_cert_to_DER_cert((tmp_path / "cert.pem").read_text()))
+    assert set(found) == names
+    assert [each for each in fits if not is_among(each, found)] == []
+    assert [each for each in others if is_among(each, found)] == []
 
 
 def test_damaged_certificate_is_a_value_error(made: Path) -> None:
