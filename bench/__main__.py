@@ -1,4 +1,4 @@
-"""gnar measured beside direct connections, haproxy, socat, rathole, bore, frp and a Go gnar.
+"""gnar measured beside direct connections, haproxy, socat, rathole, bore, frp, chisel and a Go gnar.
 
     python -m bench                         everything on loopback, 5 rounds: about 30 minutes
     python -m bench --work http             HTTP by host name: gnar's names beside reverse proxies
@@ -16,14 +16,16 @@ The contestants run side by side and take turns, so that other work of the machi
 report shows medians with their spread, ratios to yardsticks that do similar work, and whether gnar reaches
 its targets. Ratios of one run can be compared; figures of different runs cannot. A contestant that fails is
 shown as failed with the reason, and the run goes on; "!" marks a figure that lacks rounds. rathole, bore,
-frps and frpc take part if they are on the PATH.
+frps and frpc, and chisel take part if they are on the PATH.
 
 In the works hka32, hka1, hshort and hbulk, each request names the host bench.example.test. Some contestants
 route by that name: two haproxys or nginxs in a row, frp with a subdomain, and `gnar names`, whose server has
 a domain. `gnar tunnel` does not look at requests.
 
-`gnar tunnel` is what gnar does without a flag, `gnar tunnel -m` has one connection for everything, and `gnar
-tunnel plain` (--no-multiplex) has one for each user. An older gnar that does not know a flag takes no part.
+`gnar tunnel tls` is what gnar does without a flag, and `gnar tunnel` the same without TLS (--tls off). With
+`-m` there is one connection for everything, and with `plain` (--no-multiplex) one for each user. An older
+gnar that does not know a flag takes no part. `haproxy x2 tls`, `rathole noise`, `frp` (multiplexed, with TLS)
+and `chisel` (SSH in a WebSocket) encrypt what travels between their two ends, too.
 
 The benchmark needs nginx, wrk and iperf3 as local services and loads, a C compiler for UDP and the long path,
 and haproxy and socat as contestants. CPU and peak memory are sums over the processes of a contestant; memory

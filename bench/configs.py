@@ -21,8 +21,11 @@ HTTP_MODE = f"""mode http
   http-request deny deny_status 404 unless {{ hdr(host) -i {NAME} }}"""
 
 
-def haproxy_config(bind: str, port: int, target_ip: str, target: int, mode: str = TCP_MODE) -> str:
-    """Return the configuration of a haproxy with one thread that forwards to one target."""
+def haproxy_config(listen: str, target: str, mode: str = TCP_MODE) -> str:
+    """Return the configuration of a haproxy with one thread that forwards to one target.
+
+    `listen` and `target` are addresses with a port, and whatever else haproxy should know of the two.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = min(MAX_CONNECTIONS, (files - FILES_SPARE) // 2)
     return f"""
@@ -36,8 +39,8 @@ defaults
   timeout server 1h
 listen bench
   {mode}
-  bind {bind}:{port} backlog 1024
-  server service {target_ip}:{target}
+  bind {listen} backlog 1024
+  server service {target}
 """
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bench.configs import haproxy_config
-from bench.frp import FRP_PROGRAMS, start_frp
-from bench.launch import NO_MULTIPLEX, Command, Contestant, Gnar, Kind, Launch, Starter
+from bench.encrypted import encrypted_tunnels
+from bench.frp import FRP_PROGRAMS, frp
+from bench.haproxys import start_two_haproxys
+from bench.launch import NO_MULTIPLEX, Command, Contestant, Gnar, Kind, Launch, Starter, in_the_clear
 from bench.procs import LOOPBACK, BenchError, free_port
+from bench.rathole import RATHOLE_PROGRAMS, rathole
 from bench.vhosts import by_host_name
 
 SOCAT_BACKLOG = 1024
@@ -18,7 +22,6 @@ BORE_CONTROL_PORT = 7835  # fixed: bore has no flag for the control port
 # How data gets from server to client: as gnar chooses, over one connection, or over one for each user.
 PEER_WAYS: dict[str, Command] = {"": (), " -m": ("-m",)}  # by what the name of a contestant ends with
 WAYS: dict[str, Command] = {**PEER_WAYS, " plain": (NO_MULTIPLEX,)}
-RATHOLE_TOKEN = "bench"  # noqa: S105 (rathole demands one)
 
 
 def start_direct(launch: Launch) -> None:
@@ -29,19 +32,13 @@ def start_direct(launch: Launch) -> None:
 
 def start_haproxy(launch: Launch) -> None:
     """Start one haproxy, the yardstick for a relay."""
-    config = launch.file(
-        "haproxy.cfg", haproxy_config(launch.near.bind, launch.port, launch.far.ip, launch.target)
-    )
-    launch.server("haproxy", "-db", "-f", config)
+    config = haproxy_config(f"{launch.near.bind}:{launch.port}", f"{launch.far.ip}:{launch.target}")
+    launch.server("haproxy", "-db", "-f", launch.file("haproxy.cfg", config))
 
 
 def start_haproxy_x2(launch: Launch) -> None:
     """Start two haproxys in a row, the yardstick for a tunnel."""
-    middle = free_port()
-    first = launch.file("haproxy.cfg", haproxy_config(launch.near.bind, launch.port, launch.far.ip, middle))
-    second = launch.file("haproxy.cfg", haproxy_config(launch.far.bind, middle, "127.0.0.1", launch.target))
-    launch.client("haproxy", "-db", "-f", second).wait_listening(middle)
-    launch.server("haproxy", "-db", "-f", first)
+    start_two_haproxys(launch)
 
 
 def socat(*flags: object) -> Starter:
@@ -79,7 +76,7 @@ def gnar_tunnel(gnar: Gnar) -> Starter:
 
     def start(launch: Launch) -> None:
         control = start_gnar_server(launch, gnar)
-        flags = [*gnar.flags, *(["-y", "udp"] if launch.proto == "udp" else [])]
+        flags = [*gnar.client_flags(), *(["-y", "udp"] if launch.proto == "udp" else [])]
         ports = ["-l", launch.target, "-r", launch.port]
         launch.client(*gnar.client, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
 
@@ -93,31 +90,13 @@ def watched_tunnel(gnar: Command, *, multiplex: bool = False) -> Starter:
         control, admin = free_port(), free_port()
         watch = ["--bind", launch.near.bind, "-a", admin]
         launch.server(*gnar, "server", "-p", control, *watch).wait_listening(admin)
-        flags = ["-m"] if multiplex else []
+        flags = [*(["-m"] if multiplex else []), *in_the_clear(gnar)]
         ports = ["-l", launch.target, "-r", launch.port]
         launch.client(*gnar, "client", "-s", f"{launch.near.ip}:{control}", *ports, *flags)
         url = f"http://127.0.0.1:{admin}/api/v1/live"
         launch.crew.start(launch.near, ["curl", "-sN", "-o", "/dev/null", url], role="page")
 
     return start
-
-
-def start_rathole(launch: Launch) -> None:
-    """Start rathole, a tunnel in Rust, with plain TCP between server and client, as gnar has."""
-    control, quiet = free_port(), {"RUST_LOG": "error"}
-    service = f'type = "{launch.proto}"\ntoken = "{RATHOLE_TOKEN}"\n'
-    server = (
-        f'[server]\nbind_addr = "{launch.near.bind}:{control}"\n'
-        f'[server.services.bench]\n{service}bind_addr = "{launch.near.bind}:{launch.port}"\n'
-    )
-    client = (
-        f'[client]\nremote_addr = "{launch.near.ip}:{control}"\n'
-        f'[client.services.bench]\n{service}local_addr = "127.0.0.1:{launch.target}"\n'
-    )
-    launch.server("rathole", "--server", launch.file("server.toml", server), env=quiet).wait_listening(
-        control
-    )
-    launch.client("rathole", "--client", launch.file("client.toml", client), env=quiet)
 
 
 def start_bore(launch: Launch) -> None:
@@ -133,16 +112,6 @@ def start_bore(launch: Launch) -> None:
     launch.client(
         "bore", "local", launch.target, "-l", "127.0.0.1", "--to", address, "-p", launch.port, env=quiet
     )
-
-
-def frp(*, plain: bool) -> Starter:
-    """Return how to start frp, a tunnel in Go; `plain` is frp's fastest way."""
-
-    def start(launch: Launch) -> None:
-        proxy = f'type = "{launch.proto}"\nremotePort = {launch.port}\n'
-        start_frp(launch, proxy, plain=plain)
-
-    return start
 
 
 def parse_peer(text: str) -> tuple[str, Command, Command]:
@@ -169,24 +138,35 @@ def all_contestants(gnar: str, peers: Sequence[str]) -> list[Contestant]:
         Contestant("socat -b 262144", Kind.RELAY, socat(*bulk), ("socat",)),
         Contestant("gnar relay", Kind.RELAY, gnar_relay(ours), ours[:1], both),
         Contestant("haproxy x2", Kind.TUNNEL, start_haproxy_x2, ("haproxy",)),
-        *(_tunnel(f"gnar tunnel{suffix}", Gnar(ours, ours, flags), every) for suffix, flags in WAYS.items()),
-        Contestant("rathole", Kind.TUNNEL, start_rathole, ("rathole",), both, optional=True),
+        *_tunnels("gnar tunnel", Gnar(ours, ours), WAYS, every),
+        Contestant("rathole", Kind.TUNNEL, rathole(noise=False), RATHOLE_PROGRAMS, both, optional=True),
         Contestant("bore", Kind.TUNNEL, start_bore, ("bore",), optional=True),
-        Contestant("frp", Kind.TUNNEL, frp(plain=False), FRP_PROGRAMS, both, optional=True),
         Contestant("frp plain", Kind.TUNNEL, frp(plain=True), FRP_PROGRAMS, both, optional=True),
+        *encrypted_tunnels(),
         *by_host_name(ours),
     ]
     for suffix, multiplex in (("", False), (" -m", True)):
         start = watched_tunnel(ours, multiplex=multiplex)
         found.append(Contestant(f"gnar watched{suffix}", Kind.TUNNEL, start, (ours[0], "curl"), extra=True))
     for name, server, client in map(parse_peer, peers):
-        for suffix, flags in PEER_WAYS.items():
-            found.append(_tunnel(name + suffix, Gnar(server, client, flags, go=True), both))
+        found += _tunnels(name, Gnar(server, client, go=True), PEER_WAYS, both)
     return found
 
 
-def _tunnel(name: str, gnar: Gnar, protos: Command) -> Contestant:
-    """Return a tunnel of gnar's; one that the file at hand does not know is left out."""
+def _tunnels(name: str, gnar: Gnar, ways: dict[str, Command], protos: Command) -> Iterator[Contestant]:
+    """Yield the tunnels of a gnar, plain and encrypted; those that the gnar does not know are left out."""
     programs = tuple(dict.fromkeys((gnar.server[0], gnar.client[0])))
-    optional = NO_MULTIPLEX in gnar.flags
-    return Contestant(name, Kind.TUNNEL, gnar_tunnel(gnar), programs, protos, optional=optional, gnar=gnar)
+    for kind, of_kind in ((Kind.TUNNEL, ""), (Kind.ENCRYPTED, " tls")):
+        encrypted = kind is Kind.ENCRYPTED
+        for way, flags in ways.items():
+            tunnel = replace(gnar, flags=flags, encrypted=encrypted)
+            optional = encrypted or NO_MULTIPLEX in flags
+            yield Contestant(
+                name + of_kind + way,
+                kind,
+                gnar_tunnel(tunnel),
+                programs,
+                protos,
+                optional=optional,
+                gnar=tunnel,
+            )

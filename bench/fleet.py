@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.contestants import start_gnar_server
-from bench.launch import Command, Contestant, Launch
+from bench.launch import TLS, Command, Contestant, Launch
 from bench.procs import KILL_WAIT_S, LOOPBACK, BenchError, Crew, Proc, answer_of
 from bench.rounds import Scoreboard, allow_files, run_anew
 from bench.work import Figures
@@ -46,7 +46,8 @@ def _measure(board: Scoreboard, count: int, contestant: Contestant) -> Figures:
         control = start_gnar_server(launch, gnar)
         (server,) = launch.procs
         before_s, before_kib = sum(server.cpu_seconds()), server.pss_kib()
-        with clients_of(control, count, gnar.flags) as (players, seconds):
+        clear = () if gnar.encrypted else (TLS, "off")  # which this gnar's own code knows
+        with clients_of(control, count, (*gnar.flags, *clear)) as (players, seconds):
             figures = {
                 "fleet_rate": count / seconds,
                 "fleet_per_cpu": count / (sum(server.cpu_seconds()) - before_s),

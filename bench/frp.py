@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from bench.launch import Launch
+from bench.launch import Launch, Starter
 from bench.procs import free_port
 
 FRP_PROGRAMS = ("frps", "frpc")
 FRP_POOL = 5  # as in frp's own example file
 QUIET = 'log.to = "console"\nlog.level = "warn"\n'
+
+
+def frp(*, plain: bool) -> Starter:
+    """Return how to start frp with a port for users; `plain` is frp's fastest way."""
+
+    def start(launch: Launch) -> None:
+        proxy = f'type = "{launch.proto}"\nremotePort = {launch.port}\n'
+        start_frp(launch, proxy, plain=plain)
+
+    return start
 
 
 def start_frp(launch: Launch, proxy: str, server: str = "", *, plain: bool) -> None:

@@ -19,6 +19,7 @@ FILES_EACH = 3  # of each connection in one program: two sockets, and a share of
 FILES_SPARE = 1000
 HOLD_WAIT_S = 120.0  # for all connections to be opened
 SETTLE_S = 6.0  # after which the contestants treat unused connections as idle
+TUNNELS = {Kind.TUNNEL, Kind.ENCRYPTED}
 METRICS = (
     "rest_server",
     "rest_client",
@@ -35,7 +36,7 @@ def run_idle(board: Scoreboard, contestants: Sequence[Contestant], count: int) -
     """Measure each tunnel in turn with `count` idle connections; raises BenchError."""
     check_programs("nginx", "wrk")
     allow_files(board, count * FILES_EACH + FILES_SPARE, f"{count} idle connections")
-    tunnels = [contestant for contestant in contestants if contestant.kind is Kind.TUNNEL]
+    tunnels = [contestant for contestant in contestants if contestant.kind in TUNNELS]
     measure = functools.partial(_measure, board, count)
     run_anew(board, tunnels, METRICS, f"{count} idle connections", measure)
 

@@ -16,6 +16,7 @@ LABEL, DOMAIN = "bench", "example.test"
 NAME = f"{LABEL}.{DOMAIN}"  # host name in the requests of the works by host name
 
 NO_MULTIPLEX = "--no-multiplex"  # has a connection of its own for each user; older files do not know the flag
+TLS = "--tls"  # whether bytes travel encrypted, which they do without the flag; older files do not know it
 
 Command = tuple[str, ...]
 
@@ -25,7 +26,8 @@ class Kind(Enum):
 
     DIRECT = "direct"
     RELAY = "relay"
-    TUNNEL = "tunnel"
+    TUNNEL = "tunnel"  # carries bytes as they are
+    ENCRYPTED = "encrypted"  # a tunnel between whose two ends the bytes are encrypted
     NAMES = "names"  # carries HTTP requests to the service that their host names
 
 
@@ -77,19 +79,36 @@ class Gnar:
     server: Command
     client: Command
     flags: Command = ()  # of the client: how data gets from the server to the client
+    encrypted: bool = False  # whether the bytes travel encrypted between the two ends
     go: bool = False  # whether the two ends may be Go programs: their server has no --bind, and wants -m
 
     def lacks(self) -> str:
         """Return why the tunnel cannot run, for people; empty if it can. Raises BenchError."""
-        if NO_MULTIPLEX in self.flags and NO_MULTIPLEX not in _help_of(self.client):
+        if NO_MULTIPLEX in self.flags and NO_MULTIPLEX not in _help_of(self.client, "client"):
             return f"{' '.join(self.client)} client does not know {NO_MULTIPLEX}"
+        if self.encrypted:
+            for command, role in ((self.server, "server"), (self.client, "client")):
+                if TLS not in _help_of(command, role):
+                    return f"{' '.join(command)} {role} does not know {TLS}"
         return ""
+
+    def client_flags(self) -> Command:
+        """Return all flags of the client; raises BenchError.
+
+        A client that knows TLS is told not to use it, unless the tunnel is encrypted.
+        """
+        return self.flags if self.encrypted else (*self.flags, *in_the_clear(self.client))
+
+
+def in_the_clear(client: Command) -> Command:
+    """Return the flags with which a `gnar client` sends bytes as they are; raises BenchError."""
+    return (TLS, "off") if TLS in _help_of(client, "client") else ()
 
 
 @functools.cache
-def _help_of(client: Command) -> str:
-    """Return what a `gnar client` says of its flags; raises BenchError."""
-    return LOOPBACK.run([*client, "client", "--help"], check=False).stdout
+def _help_of(gnar: Command, role: str) -> str:
+    """Return what a `gnar server` or `gnar client` says of its flags; raises BenchError."""
+    return LOOPBACK.run([*gnar, role, "--help"], check=False).stdout
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,21 +126,34 @@ METRICS = {
 
 RELAY, TUNNEL, MULTIPLEX = "gnar relay", "gnar tunnel", "gnar tunnel -m"
 NAMES, NAMES_MULTIPLEX = "gnar names", "gnar names -m"
+TLS, TLS_MULTIPLEX = "gnar tunnel tls", "gnar tunnel tls -m"
 RUST = ("rathole", "bore")
+GO = ("frp", "chisel")
+NOISE = ("rathole noise",)
+TLS_YARDSTICKS = (("haproxy x2 tls",), NOISE, GO)
 
 # The yardsticks of each kind, by table. An entry of several names stands for the better of them.
 COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
     TCP: {
         Kind.RELAY: (("haproxy",), ("socat",), ("socat -b 262144",)),
         Kind.TUNNEL: (("haproxy x2",), RUST),
+        Kind.ENCRYPTED: (*TLS_YARDSTICKS, (TUNNEL,)),
     },
-    EACH: {Kind.RELAY: (("haproxy",),), Kind.TUNNEL: (("haproxy x2",), RUST)},
-    UDP: {Kind.RELAY: (("direct",), ("socat",)), Kind.TUNNEL: (("direct",),)},
+    EACH: {
+        Kind.RELAY: (("haproxy",),),
+        Kind.TUNNEL: (("haproxy x2",), RUST),
+        Kind.ENCRYPTED: (*TLS_YARDSTICKS, (TUNNEL,)),
+    },
+    UDP: {
+        Kind.RELAY: (("direct",), ("socat",)),
+        Kind.TUNNEL: (("direct",),),
+        Kind.ENCRYPTED: (("direct",),),
+    },
     HTTP: {Kind.NAMES: (("haproxy http x2",), ("nginx x2",), ("frp vhost", "frp vhost plain"), (TUNNEL,))},
     NAMED_EACH: {Kind.NAMES: (("haproxy http x2",), (TUNNEL,))},
-    LONG: {Kind.TUNNEL: (("direct",),)},
-    LOSSY: {Kind.TUNNEL: (("direct",),)},
-    IDLE: {Kind.TUNNEL: (RUST,)},
+    LONG: {Kind.TUNNEL: (("direct",),), Kind.ENCRYPTED: (("direct",),)},
+    LOSSY: {Kind.TUNNEL: (("direct",),), Kind.ENCRYPTED: (("direct",),)},
+    IDLE: {Kind.TUNNEL: (RUST,), Kind.ENCRYPTED: TLS_YARDSTICKS},
 }
 
 
@@ -171,6 +184,8 @@ TARGETS = [
     *_targets(TUNNEL, ("haproxy x2",), ka32=0.75, ka1=1.15, short=0.8),
     *_targets(TUNNEL, RUST, up=1.2, down=1.2, ka32=0.75, ka1=1.15, short=0.9),
     *_targets(MULTIPLEX, ("haproxy x2",), up=0.6, down=0.6, ka32=0.7, ka1=1.5, short=0.75),
+    *_targets(TLS, GO, up=2, down=2),
+    *_targets(TLS, (*NOISE, *GO), cpu_up=1, cpu_down=1),
     *_targets(NAMES, (TUNNEL,), hka32=0.6, hup=0.9, hdown=0.9),
     *_targets(NAMES_MULTIPLEX, (MULTIPLEX,), hka32=0.6, hup=0.9, hdown=0.9),
     *(
@@ -183,6 +198,7 @@ TARGETS = [
     ),
     *_targets(TUNNEL, (), first=52, together=55, busy=53, full=60),
     *_targets(MULTIPLEX, (), first=55, together=65, busy=75, full=110),
+    *_targets(TLS, (), first=52),
     *_targets(TUNNEL, ("direct",), long_up=0.95, long_down=0.95),
     *_targets(MULTIPLEX, ("direct",), long_up=0.8, long_down=0.8),
     *_targets(TUNNEL, (), loss1_kept_p50=53, loss1_kept_p99=180, loss1_short_p50=56, loss1_short_p99=180),

@@ -63,7 +63,7 @@ def _open(launch: Launch, gnar: Gnar, control: int, count: int) -> _Opened:
     config = launch.file("client.toml", f'server-addr = "127.0.0.1:{control}"\n' + "".join(tables))
     server = launch.procs[0]
     before_s, start_s = sum(server.cpu_seconds()), time.monotonic()
-    client = launch.client(*gnar.client, "client", "-c", config, *gnar.flags)
+    client = launch.client(*gnar.client, "client", "-c", config, *gnar.client_flags())
     while client.log.read_bytes().count(SHOWN) < count:
         client.check_alive()
         if time.monotonic() > start_s + OPEN_WAIT_S:

@@ -26,6 +26,7 @@ VERSION_ARGUMENTS = {
     "rathole": "--version",
     "bore": "--version",
     "frps": "--version",
+    "chisel": "--version",
 }
 
 

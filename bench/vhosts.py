@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench.configs import HTTP_MODE, haproxy_config, nginx_command, nginx_proxy
+from bench.configs import HTTP_MODE, nginx_command, nginx_proxy
 from bench.frp import FRP_PROGRAMS, start_frp
-from bench.launch import DOMAIN, LABEL, Command, Contestant, Kind, Launch, Starter
+from bench.haproxys import start_two_haproxys
+from bench.launch import DOMAIN, LABEL, Command, Contestant, Kind, Launch, Starter, in_the_clear
 from bench.procs import free_port
 
 
@@ -16,7 +17,7 @@ def gnar_names(gnar: Command, *, multiplex: bool = False) -> Starter:
         web = ["--domain", DOMAIN, "--http-port", launch.port]
         server = launch.server(*gnar, "server", "-p", control, "--bind", launch.near.bind, *web)
         server.wait_listening(control)
-        flags = ["-m"] if multiplex else []
+        flags = [*(["-m"] if multiplex else []), *in_the_clear(gnar)]
         mapping = f"{LABEL}={launch.target}"
         launch.client(*gnar, "client", "-s", f"{launch.near.ip}:{control}", mapping, *flags)
 
@@ -25,11 +26,7 @@ def gnar_names(gnar: Command, *, multiplex: bool = False) -> Starter:
 
 def start_haproxy_http_x2(launch: Launch) -> None:
     """Start two haproxys in a row that forward requests, a yardstick for names."""
-    middle = free_port()
-    first = haproxy_config(launch.near.bind, launch.port, launch.far.ip, middle, HTTP_MODE)
-    second = haproxy_config(launch.far.bind, middle, "127.0.0.1", launch.target, HTTP_MODE)
-    launch.client("haproxy", "-db", "-f", launch.file("haproxy.cfg", second)).wait_listening(middle)
-    launch.server("haproxy", "-db", "-f", launch.file("haproxy.cfg", first))
+    start_two_haproxys(launch, HTTP_MODE)
 
 
 def start_nginx_x2(launch: Launch) -> None:

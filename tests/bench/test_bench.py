@@ -20,7 +20,7 @@ import pytest
 from bench import plot, report
 from bench.__main__ import choose, parser
 from bench.contestants import all_contestants, parse_peer
-from bench.launch import Contestant, Kind
+from bench.launch import Contestant, Gnar, Kind
 from bench.metrics import METRICS, TARGETS
 from bench.procs import LOOPBACK, BenchError, Crew, compile_c
 from bench.results import Results, show
@@ -213,19 +213,34 @@ def test_optional_contestant_is_left_out_with_a_note_unless_asked_for() -> None:
 
 
 def test_way_that_a_gnar_does_not_know_takes_no_part_and_says_so(tmp_path: Path) -> None:
-    for name, flag in (("newer", "--no-multiplex"), ("older", "-m")):
+    for name, flags in (("newer", "--no-multiplex --tls"), ("older", "-m")):
         program = tmp_path / name
-        program.write_text(f"#!/bin/sh\necho ' {flag}  a flag'\n")
+        program.write_text(f"#!/bin/sh\necho ' {flags}  flags'\n")
         program.chmod(0o755)
     notes: list[str] = []
     newer = [each.name for each in choose(all_contestants(f"{tmp_path}/newer", []), None, notes)]
     assert newer.count("gnar tunnel plain") == 1
     assert not any(note.startswith("gnar") for note in notes)
     older = [each.name for each in choose(all_contestants(f"{tmp_path}/older", []), None, notes)]
-    assert [name for name in newer if name not in older] == ["gnar tunnel plain"]
+    left_out = ["gnar tunnel plain", "gnar tunnel tls", "gnar tunnel tls -m", "gnar tunnel tls plain"]
+    assert [name for name in newer if name not in older] == left_out
     assert [note for note in notes if note.startswith("gnar")] == [
-        f"gnar tunnel plain took no part; {tmp_path}/older client does not know --no-multiplex"
+        f"gnar tunnel plain took no part; {tmp_path}/older client does not know --no-multiplex",
+        f"gnar tunnel tls took no part; {tmp_path}/older server does not know --tls",
+        f"gnar tunnel tls -m took no part; {tmp_path}/older server does not know --tls",
+        f"gnar tunnel tls plain took no part; {tmp_path}/older client does not know --no-multiplex",
     ]
+
+
+def test_gnar_that_encrypts_unless_told_is_told_for_a_plain_tunnel_alone(tmp_path: Path) -> None:
+    for name in ("--tls", "-m"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho ' {name}  a flag'\n")
+        (tmp_path / name).chmod(0o755)
+    newer, older = (f"{tmp_path}/--tls",), (f"{tmp_path}/-m",)
+    assert Gnar(newer, newer, ("-m",)).client_flags() == ("-m", "--tls", "off")
+    assert Gnar(newer, newer, ("-m",), encrypted=True).client_flags() == ("-m",)
+    assert Gnar(older, newer).client_flags() == ("--tls", "off")
+    assert Gnar(newer, older).client_flags() == ()
 
 
 def _wait_for(look: Callable[[], Found], seconds: float = 15) -> Found:
