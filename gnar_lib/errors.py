@@ -47,6 +47,10 @@ class ExhaustedError(DialError):
     """This machine's: no local port, no descriptor or no memory is left for another connection."""
 
 
+class ProxyLoginError(DialError):
+    """The proxy in between wants a user and a password, or does not take those that it was given."""
+
+
 class ListenError(ConnError):
     """An address cannot be listened on."""
 

@@ -28,6 +28,9 @@ ip|iproute2|tests that pull the cable (network namespaces)
 lsof|lsof|tests of what finds local services on macOS
 unshare|util-linux|tests that look for local services, of which a namespace has known ones
 socat|socat|tests of the relay beside socat
+tinyproxy|tinyproxy-bin|tests of dialling through an HTTP proxy
+squid|squid|tests of dialling through an HTTP proxy
+microsocks|microsocks|tests of dialling through a SOCKS proxy
 gcc|gcc|tests that compile a helper in C
 /usr/include/stdio.h|libc6-dev|tests that compile a helper in C
 htpasswd|apache2-utils|tests of hashes of passwords

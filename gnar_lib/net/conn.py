@@ -221,6 +221,10 @@ class SocketConn(WaitingSocket):
                 raise self._failed(exc) from exc
         return self._peer
 
+    def name_peer(self, peer: Sockaddr) -> None:
+        """Let the other end have this address from now on: a proxy has connected this conn to it."""
+        self._peer = peer
+
     @property
     def has_hung_up(self) -> bool:
         """Whether the other end sends no more, or has gone, also while bytes are unread (TCP on Linux)."""

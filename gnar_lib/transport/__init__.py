@@ -1,1 +1,1 @@
-"""What carries a conn's bytes in another shape: TLS with its certificates; knows no message and no HTTP."""
+"""What carries a conn's bytes in another shape or by another way: TLS, proxies to go through; knows no message."""

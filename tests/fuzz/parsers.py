@@ -25,11 +25,11 @@ from gnar_lib.client.inspector.edit import edited
 from gnar_lib.client.inspector.rows import detail
 from gnar_lib.config import load_client, load_server, names, values
 from gnar_lib.config.mappings import mapping
-from gnar_lib.config.model import DEFAULT_PORT
+from gnar_lib.config.model import DEFAULT_PORT, Address, ProxyServer, Secret
 from gnar_lib.config.target import web_target
 from gnar_lib.discover.asking import MAX_NAME as MAX_SERVICE_NAME
 from gnar_lib.discover.asking import name_in_answer
-from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
+from gnar_lib.errors import ConfigError, ConnClosed, DialError, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
 from gnar_lib.http.chunks import Chunks
 from gnar_lib.http.h2 import FirstRequest, H2Error, Opening
@@ -43,8 +43,10 @@ from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
+from gnar_lib.transport import http_connect, socks
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.yamux import Session
+from tests.helpers.asking import hear as hear_proxy
 from tests.helpers.exchanges import Said, cut, hear
 from tests.helpers.h2 import opening
 from tests.helpers.hello import cut_into_records, handshake_of
@@ -328,6 +330,46 @@ def hello(data: bytes, random: Random) -> bool:
     return True
 
 
+# ---- proxies to dial through -------------------------------------------------------------------------------
+
+_BEHIND = Address("gnar.test", 8910)
+
+
+def _opens_tunnel(proxy: ProxyServer, data: bytes, random: Random) -> bool:
+    """However an answer is cut, the same bytes belong to the tunnel, or one line says why there is none."""
+
+    def ask(size: int) -> bytes | tuple[type[DialError], str]:
+        module = http_connect if proxy.kind == "http" else socks
+        try:
+            return hear_proxy(module.ask(proxy, _BEHIND), data, size)[1]
+        except DialError as exc:
+            return type(exc), str(exc)
+
+    found = ask(len(data) + 1)
+    assert found == ask(random.choice((1, 2, 7, 100)))
+    if isinstance(found, bytes):
+        assert data.endswith(found)
+        return True
+    text = found[1]
+    assert text.isprintable()
+    assert proxy.password.reveal() not in text
+    return False
+
+
+def connect_answers(data: bytes, random: Random) -> bool:
+    """What an HTTP proxy answers to CONNECT."""
+    proxy = ProxyServer("http", "p", 3128, random.choice(("", "user")), Secret("opensesame"))
+    return _opens_tunnel(proxy, data[: http_connect.MAX_ANSWER_BYTES], random)
+
+
+def socks_answers(data: bytes, random: Random) -> bool:
+    """What a SOCKS5 proxy answers."""
+    return _opens_tunnel(ProxyServer("socks5h", "p", 1080, "user", Secret("opensesame")), data, random)
+
+
+# ---- the inspector -----------------------------------------------------------------------------------------
+
+
 def _exchanges_in(data: bytes, size: int) -> list[object]:
     """Return what is made of a conversation: `>` begins what the user says, `<` what the service says."""
     turns = [(piece[:1], piece[1:]) for piece in re.split(rb"(?m)^(?=[<>])", data)]
@@ -464,6 +506,7 @@ CHECKS: dict[str, Check] = {
         *(frames, messages, announcements, datagrams, json_datagrams, yamux),
         *(http_requests, http_responses, exchanges),
         *(heads_to_pass, h2_openings, chunked_bodies, credentials, hashes, hello),
+        *(connect_answers, socks_answers),
         *(relay_addresses, settings, toml, service_answers),
     )
 }
