@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Final
 from gnar_lib import logger
 from gnar_lib.config import ClientConfig
 from gnar_lib.config.model import Address, WebAddress
-from gnar_lib.errors import CertificateError, ConnClosed, ConnError, DeadlineError, UnsupportedError
+from gnar_lib.errors import (
+    CertificateError,
+    ConnClosed,
+    ConnError,
+    DeadlineError,
+    DialError,
+    UnsupportedError,
+)
 from gnar_lib.net import EventedConn, SocketConn, deadline, dial, set_keepalive
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.progress import round_trip_s
 from gnar_lib.net.target import Target
 from gnar_lib.proto.numbers import LOGIN_DEADLINE_S
+from gnar_lib.transport.through import ProxyDialler
 
 if TYPE_CHECKING:
     import ssl
@@ -88,11 +96,12 @@ class Way:
         self._trusted: dict[str, bool] = {}  # certificates of which it is known, by their SHA-256
         self._contexts: dict[bool, ssl.SSLContext] = {}  # of TLS: whether the peer is to be verified
         self._target = Target(config.server.host, config.server.port)  # knows which address has worked
+        self._proxy = None if config.proxy is None else ProxyDialler(config.proxy)
 
     @property
     def has_proxy(self) -> bool:
         """Whether connections go through a proxy."""
-        return False
+        return self._proxy is not None
 
     def dial(self) -> Reached:
         """Connect to the server.
@@ -100,11 +109,17 @@ class Way:
         Raises `DialError`, `ConnError`, or `CertificateError` if the certificate is none of those that the
         user has pinned.
         """
-        return self.climb(self._target.dial())
+        return self.climb(self._target.dial() if self._proxy is None else self._dial_through(self._proxy))
+
+    def _dial_through(self, proxy: ProxyDialler) -> EventedConn:
+        return proxy.dial(self._server.host, self._server.port)
 
     def dial_again(self, before: EventedConn) -> EventedConn:
         """Return a new conn to where another one has led; raises `DialError`."""
-        assert isinstance(before, SocketConn)  # noqa: S101
+        if self._proxy is not None:
+            return self._dial_through(self._proxy)
+        if not isinstance(before, SocketConn):  # which only proxies bring
+            raise DialError(f"{before} is no socket")
         return dial(before.sock.family, before.getpeername())
 
     # ---- what stands on top of a conn ----------------------------------------------------------------------
