@@ -6,10 +6,11 @@ import hashlib
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import ClassVar, Final
 
-from gnar_lib.errors import ConnError
+from gnar_lib.errors import ConnError, WriteError
 
+RECORD_BYTES: Final = 16 * 1024  # the most that a record carries (RFC 8446, section 5.1)
 # For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
 CIPHERS_OF_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -23,7 +24,9 @@ class ServerContext(ssl.SSLContext):
 class Engine:
     """One end of TLS: what has come goes into `received`, and what is to be sent comes out of `made`."""
 
-    __slots__ = ("_decrypt_into", "_tls", "encrypt", "made", "peer_ended", "received", "why_broken")
+    __slots__ = ("_decrypt_into", "_encrypt", "_tls", "made", "peer_ended", "received", "why_broken")
+
+    FRAME_BYTES: ClassVar[int] = RECORD_BYTES  # the most that one `write` takes
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Engine:
             server_hostname=None if is_server else host or None,
             session=session,
         )
-        self.encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
+        self._encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write
         self._decrypt_into: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]
 
     def shake_hands(self) -> bool:
@@ -83,7 +86,17 @@ class Engine:
         """The peer's certificate (DER) behind the handshake; empty if the peer has shown none."""
         return self._tls.getpeercert(binary_form=True) or b""
 
-    def decrypt(self, buffer: memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Encrypt a record of up to `RECORD_BYTES`, and return how many bytes it carries.
+
+        Raises `WriteError`.
+        """
+        try:
+            return self._encrypt(data)
+        except ssl.SSLError as exc:
+            raise WriteError(f"TLS: {reason_of(exc)}") from exc
+
+    def read_into(self, buffer: memoryview) -> int:
         """Decrypt what has come into `buffer`, as far as it fits, and return how many bytes that were.
 
         After 0, `peer_ended` and `why_broken` tell whether more can come.

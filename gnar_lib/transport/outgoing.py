@@ -1,10 +1,9 @@
-"""Sends what has been encrypted, also what does not fit into the conn below at once; knows nothing of TLS."""
+"""Sends what a layer has made, also what does not fit into the conn below at once; knows no layer."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from ssl import MemoryBIO
 from time import monotonic
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from greenlet import getcurrent, greenlet
 from gnar_lib.errors import ConnError, WriteError
 from gnar_lib.net import EventedConn, wait_for
 from gnar_lib.net.options import dead_after_s
+from gnar_lib.transport.contract import Made
 
 MAX_LINGERING: Final = 128  # conns, each with about a record; past that, the oldest is given up
 LOOK_EVERY_S: Final = 1.0
@@ -22,15 +22,15 @@ _NOTHING = memoryview(b"")
 
 
 class Outgoing:
-    """The encrypted bytes of one conn on their way into the conn below.
+    """The bytes of one layer on their way into the conn below.
 
-    A writer takes bytes for sent as soon as they are encrypted, since they cannot be taken back. So what does
-    not fit is kept here, and the hub sends it as soon as there is room.
+    A writer takes bytes for sent as soon as they are in a frame, such as an encrypted record, since they
+    cannot be taken back. So what does not fit is kept here, and the hub sends it as soon as there is room.
     """
 
     __slots__ = ("_conn", "_made", "_on_room", "_rest", "_then", "_writer", "why_failed")
 
-    def __init__(self, conn: EventedConn, made: MemoryBIO) -> None:
+    def __init__(self, conn: EventedConn, made: Made) -> None:
         self.why_failed = ""  # why nothing can be sent any more
         self._conn = conn
         self._made = made
@@ -55,7 +55,7 @@ class Outgoing:
         return len(self._rest) + (self._made.pending if self._rest else 0)
 
     def flush(self) -> None:
-        """Send what has been encrypted as far as it fits; the rest follows by itself. Raises `WriteError`."""
+        """Send what has been made as far as it fits; the rest follows by itself. Raises `WriteError`."""
         while not self._rest and self._made.pending:
             data = self._made.read()
             try:
@@ -85,6 +85,10 @@ class Outgoing:
         self._on_room = callback
         self._conn.call_when_writable(self._on_writable if callback or self._rest else None)
 
+    def stop_telling(self) -> None:
+        """Call nobody any more when there is room."""
+        self._on_room = None
+
     def then(self, call: Callable[[], None]) -> None:
         """Call something once everything is sent, or nothing can be sent any more: now, or in the hub."""
         if self._rest:
@@ -112,19 +116,17 @@ class Outgoing:
 
     # ---- without an owner ----------------------------------------------------------------------------------
 
-    def linger(self, then: Callable[[], None]) -> None:
+    def linger(self, then: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Send what waits for room for an owner that has closed, and call `then`.
 
-        `then` closes the conn below. If sending takes too long, the conn below is reset instead.
+        `then` closes the conn below. If sending takes too long, `give_up` is called instead.
         """
-        self._on_room = None
-        lingering.add(self)
+        lingering.add(self, give_up)
         self._then = lambda: lingering.leave(self, then)
 
-    def give_up(self) -> None:
-        """Close the conn below with a reset, whatever waits for room."""
-        self._then = None
-        self._conn.abort()
+    def drop(self) -> None:
+        """Forget what waits for room, and whoever is to be called then."""
+        self._rest, self._then = _NOTHING, None
 
     def has_gone(self, now_s: float) -> bool:
         """Tell whether the peer has gone without a word."""
@@ -135,17 +137,18 @@ class _Lingering:
     """What has no owner any more in this process, and something to send."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Outgoing, float] = OrderedDict()  # with the time at which patience ends
+        # With the time at which patience ends, and what is called then.
+        self._waiting: OrderedDict[Outgoing, tuple[float, Callable[[], None]]] = OrderedDict()
         self._timer: Any = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, outgoing: Outgoing) -> None:
+    def add(self, outgoing: Outgoing, give_up: Callable[[], None]) -> None:
         """Give this one time to send."""
         if len(self._waiting) >= MAX_LINGERING:
-            self._waiting.popitem(last=False)[0].give_up()
-        self._waiting[outgoing] = monotonic() + dead_after_s()
+            self._give_up(next(iter(self._waiting)))
+        self._waiting[outgoing] = monotonic() + dead_after_s(), give_up
         if self._timer is None:
             self._timer = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
             self._timer.start(self._look)
@@ -155,6 +158,12 @@ class _Lingering:
         self._discard(outgoing)
         then()
 
+    def _give_up(self, outgoing: Outgoing) -> None:
+        give_up = self._waiting[outgoing][1]
+        self._discard(outgoing)
+        outgoing.drop()
+        give_up()
+
     def _discard(self, outgoing: Outgoing) -> None:
         self._waiting.pop(outgoing, None)
         if not self._waiting and self._timer is not None:
@@ -163,10 +172,9 @@ class _Lingering:
 
     def _look(self) -> None:
         now_s = monotonic()
-        for outgoing, until_s in [*self._waiting.items()]:
+        for outgoing, (until_s, _) in [*self._waiting.items()]:
             if now_s > until_s or outgoing.has_gone(now_s):
-                self._discard(outgoing)
-                outgoing.give_up()
+                self._give_up(outgoing)
 
 
 lingering = _Lingering()

@@ -41,7 +41,9 @@ def client_context(most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLCont
     return context
 
 
-def shake_hands(near: EventedConn, far: EventedConn, most: ssl.TLSVersion) -> tuple[TlsConn, TlsConn]:
+def shake_hands(
+    near: EventedConn, far: EventedConn, most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> tuple[TlsConn, TlsConn]:
     """Return the client's end over `near`, and the server's over `far`."""
     server = gevent.spawn(TlsConn.accept, far, server_context())
     client = TlsConn.connect(near, client_context(most), HOST)

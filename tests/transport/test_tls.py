@@ -15,9 +15,9 @@ from gnar_lib.net import SocketConn, give_way
 from gnar_lib.net.options import DEFAULT_DEAD_AFTER_S, set_dead_after
 from gnar_lib.proxy.stream import stream
 from gnar_lib.transport import outgoing
-from gnar_lib.transport.engine import Engine
+from gnar_lib.transport.engine import RECORD_BYTES, Engine
 from gnar_lib.transport.outgoing import lingering
-from gnar_lib.transport.tls import RECORD_BYTES, TlsConn
+from gnar_lib.transport.tls import TlsConn
 from tests.helpers.conns import MIB, Waiter, tcp_pair
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.tls import HOST, client_context, server_context, shake_hands, tls_pair
@@ -39,12 +39,12 @@ class Peer:
         self.conn: TlsConn = accepting.get()  # what the test looks at
 
     def encrypted(self, data: bytes) -> bytes:
-        self.engine.encrypt(data)
+        self.engine.write(data)
         return self.engine.made.read()
 
     def decrypted(self, size: int) -> bytes:
         buffer = memoryview(bytearray(size))
-        while not (count := self.engine.decrypt(buffer)) and not self.engine.why_broken:
+        while not (count := self.engine.read_into(buffer)) and not self.engine.why_broken:
             if not (data := self.below.recv(MIB)):
                 break
             self.engine.received.write(data)

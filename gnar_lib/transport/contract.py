@@ -1,0 +1,54 @@
+"""What an engine of a layer is: the methods on which `LayeredConn` relies; no code."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+
+class Received(Protocol):
+    """Where an engine finds what has come from the conn below."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Take `data`, whose memory is reused afterwards."""
+
+
+class Made(Protocol):
+    """What a layer has made for the conn below, and nobody has fetched."""
+
+    @property
+    def pending(self) -> int:
+        """How many bytes there are."""
+
+    def read(self) -> bytes:
+        """Return all of them: from then on they are gone."""
+
+
+class LayerEngine(Protocol):
+    """One end of a layer: what has come goes into `received`, and what is to be sent comes out of `made`."""
+
+    FRAME_BYTES: ClassVar[int]  # the most that one `write` takes
+    peer_ended: bool  # the peer has said that it sends no more
+    why_broken: str  # why nothing can be read any more
+
+    @property
+    def received(self) -> Received:
+        """Where what comes from the conn below goes."""
+
+    @property
+    def made(self) -> Made:
+        """What is to be sent on the conn below."""
+
+    def read_into(self, buffer: memoryview, /) -> int:
+        """Put what has come into `buffer`, as far as it fits, and return how many bytes that were.
+
+        After 0, `peer_ended` and `why_broken` tell whether more can come.
+        """
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Make a frame of up to `FRAME_BYTES`, and return how many bytes of `data` it carries.
+
+        Raises `WriteError`.
+        """
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that this end sends no more. All that has come has been read before."""
