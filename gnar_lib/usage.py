@@ -238,10 +238,10 @@ RELAY = """gnar relay: forward every connection, or every datagram, of one addre
 
 Usage: gnar relay <listen> <target> [options]
 
-An address is tcp:PORT, tcp:HOST:PORT or unix:PATH, and for datagrams udp:PORT, udp:HOST:PORT or
-unix-dgram:PATH; socat's spelling works, too, and means what it means there (one connection
-without `fork`), with its options behind an address (range=, su=, retry= ...) and in front of
-both (-T, -t, -u, -d ...).
+An address is tcp:PORT, tcp:HOST:PORT or unix:PATH, with TLS tls-listen:PORT or tls:HOST:PORT, and
+for datagrams udp:PORT, udp:HOST:PORT or unix-dgram:PATH; socat's spelling works, too, and means
+what it means there (one connection without `fork`), with its options behind an address (range=,
+su=, retry=, cert=, cafile=, verify= ...) and in front of both (-T, -t, -u, -d ...).
 
 Options:
   --udp-timeout SECS    end of a user's UDP session without datagrams (default 60)
@@ -264,6 +264,8 @@ Examples:
   gnar relay unix:/tmp/x.sock tcp:example.com:9299
   gnar relay TCP-LISTEN:9000,reuseaddr,fork UNIX-CONNECT:/run/x.sock
   gnar relay -T 600 TCP-LISTEN:80,fork,su=nobody,range=10.0.0.0/8 TCP:db:80,forever
+  gnar relay tls-listen:443,cert=server.pem tcp:localhost:8080
+  gnar relay TCP-LISTEN:5432,fork OPENSSL:db.example.com:5433,cafile=server.crt
   gnar relay udp:53 udp:192.0.2.1:53
 """
 

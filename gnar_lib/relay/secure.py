@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  (Python loads it for the first name, when no file may be readable)
 import ssl
 from functools import partial
 from typing import Any, Final, Protocol
@@ -98,6 +99,7 @@ class TlsTarget:
     def __init__(self, target: Dials, settings: TlsSettings) -> None:
         self._target = target
         self._settings = settings
+        self._broken_off = logger.Burst()  # warnings about targets that end TLS behind the handshake
         self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = settings.verifies and settings.by_openssl
         _prepare(context, settings)
@@ -118,6 +120,15 @@ class TlsTarget:
             conn.abort()
             raise
         return tls
+
+    def tell_broken(self, conn: object) -> None:
+        """Log a line if the target has broken TLS off on a conn that has failed.
+
+        With TLS 1.3, a server looks at the certificate of this end when this end takes the handshake for
+        done.
+        """
+        if isinstance(conn, TlsConn) and conn.why_broken:
+            self._broken_off.warning(_log, "%s: %s", conn, conn.why_broken)
 
 
 def _prepare(context: ssl.SSLContext, settings: TlsSettings) -> None:

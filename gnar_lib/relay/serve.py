@@ -29,7 +29,7 @@ from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
-    from gnar_lib.relay.secure import UserTls
+    from gnar_lib.relay.secure import TlsTarget, UserTls
 
 HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
 
@@ -66,13 +66,13 @@ def _target(address: Address) -> Target | UnixTarget:
     return target
 
 
-def _secured(target: Target | UnixTarget, address: Address) -> _Dials:
-    """Return what dials `address` by TLS, if its users are to be carried by TLS; else `target`.
+def _target_tls(target: Target | UnixTarget, address: Address) -> TlsTarget | None:
+    """Return what shakes hands with a target that is at `address`; None if it is dialled without TLS.
 
     Raises `UsageError` for files that cannot be used.
     """
     if address.tls is None:
-        return target
+        return None
     with _expecting_tls():
         from gnar_lib.relay.secure import TlsTarget  # loads OpenSSL
     return TlsTarget(target, address.tls)
@@ -130,7 +130,10 @@ class Relay:
         self._silent = socat.silent  # the side to which nothing is written
         self._on_end = on_end
         self._tls = _user_tls(listen)
-        self._target = _secured(_target(target), target)
+        self._target: _Dials = _target(target)
+        self._target_tls = _target_tls(self._target, target)
+        if self._target_tls is not None:
+            self._target = self._target_tls
         self._retry = target.retry
         self._allowed = listen.allowed
         self._most_users = listen.most_users
@@ -200,7 +203,24 @@ class Relay:
         """
         conn = user if self._tls is None else self._shake_hands(self._tls, user)
         heard = Muted(conn) if self._silent is Role.LISTEN else conn
-        self._joiner.join(heard, user.getpeername(), lambda: self._dial(conn))
+        if self._target_tls is None:
+            self._joiner.join(heard, user.getpeername(), lambda: self._dial(conn))
+        else:
+            self._join_by_tls(heard, conn, self._target_tls)
+
+    def _join_by_tls(self, heard: net.Conn, user: net.Conn, target: TlsTarget) -> None:
+        dialled: list[net.Conn] = []
+
+        def dial() -> net.Conn:
+            dialled.append(self._dial(user))
+            return dialled[0]
+
+        try:
+            self._joiner.join(heard, user.getpeername(), dial)
+        except ConnError:
+            if dialled:
+                target.tell_broken(dialled[0])
+            raise
 
     @staticmethod
     def _shake_hands(tls: UserTls, user: net.SocketConn) -> net.Conn:

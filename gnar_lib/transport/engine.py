@@ -39,11 +39,13 @@ class Engine:
         self.received, self.made = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.peer_ended = False  # the peer has said that it sends no more
         self.why_broken = ""  # why nothing can be decrypted any more
+        # An empty name is refused, and None would not be, with settings that compare names.
+        is_nameless = not host and not context.check_hostname
         self._tls = context.wrap_bio(
             self.received,
             self.made,
             server_side=is_server,
-            server_hostname=None if is_server else host or None,
+            server_hostname=None if is_server or is_nameless else host,
             session=session,
         )
         self._encrypt: Callable[[bytes | bytearray | memoryview], int] = self._tls.write

@@ -110,6 +110,11 @@ class TlsConn(LayeredConn[Engine]):
         return self._engine.certificate
 
     @property
+    def why_broken(self) -> str:
+        """Why nothing more can be decrypted, such as an alert of the peer's; empty as long as all is well."""
+        return self._engine.why_broken
+
+    @property
     def peer_certificate(self) -> bytes:
         """The peer's certificate (DER); empty if the peer has shown none."""
         return self._engine.peer_certificate

@@ -351,6 +351,23 @@ def test_target_gets_a_certificate_of_this_end(made: Path) -> None:
         assert tls.peer_certificate == ssl.PEM_cert_to_DER_cert((made / "user.crt").read_text())
 
 
+def test_target_that_misses_a_certificate_behind_the_handshake_is_one_line(
+    made: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = server_context(made)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(made / "user.crt")
+    with serving(answering(context)) as service:
+        target = at(service, "tls:localhost:{port},verify=0")
+        with relaying(f"tcp:{LOOPBACK}:0", target) as running:
+            for _ in range(2):
+                with pytest.raises(ConnError):
+                    ask(running)
+    (line,) = warnings(caplog)
+    assert line == f"{LOOPBACK}:{service_port(target)}: TLS: tlsv13 alert certificate required"
+
+
 def test_target_that_is_tried_again_is_tried_again_when_the_handshake_fails(made: Path) -> None:
     contexts = [server_context(made, "other.pem"), server_context(made)]
 
