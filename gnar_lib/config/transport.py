@@ -100,6 +100,10 @@ def settle_way(settings: dict[str, Any], server: Address, env: Mapping[str, str]
         raise ConfigError("fingerprint: goes with TLS, which is off")
     if "proxy" not in settings:
         settings["proxy"] = proxy_of_environment(server, env)
+    if settings["proxy"] is not None:
+        # One connection for everything, on which each direction of a user has an end of its own: proxies end
+        # both directions of a connection when one of them ends.
+        settings.setdefault("multiplex", True)
 
 
 def proxy_of_environment(server: Address, env: Mapping[str, str]) -> ProxyServer | None:

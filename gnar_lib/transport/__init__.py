@@ -1,1 +1,1 @@
-"""What carries a conn's bytes in another shape or by another way: TLS, proxies to go through; knows no message."""
+"""What gives a conn another shape, or opens it another way: TLS, proxies to go through; knows no message."""

@@ -79,6 +79,15 @@ def test_a_setting_wins_over_variables_and_off_means_none() -> None:
     assert load_client(flags, {"HTTPS_PROXY": "http://proxy:3128"}).proxy == PROXY
 
 
+def test_with_a_proxy_there_is_one_connection_unless_somebody_wants_more() -> None:
+    flags = {"server-addr": "example.com", "mappings": ["3000"]}
+    through = {**flags, "proxy": "http://proxy:3128"}
+    assert load_client(flags, {}).multiplex is None
+    assert load_client(flags, {"HTTPS_PROXY": "http://proxy:3128"}).multiplex is True
+    assert load_client(through, {}).multiplex is True
+    assert load_client(through, {"GNAR_MULTIPLEX": "false"}).multiplex is False
+
+
 def test_a_wrong_proxy_of_a_variable_is_named_without_its_password() -> None:
     with pytest.raises(ConfigError, match="HTTPS_PROXY: expected") as caught:
         proxy_of_environment(SERVER, {"HTTPS_PROXY": "ftp://ann:s3cret@proxy"})

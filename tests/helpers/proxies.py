@@ -16,7 +16,8 @@ from tests.helpers.harness import LOOPBACK, WAIT_S, free_port, is_open, wait_unt
 def _running(port: int, *argv: object) -> Iterator[int]:
     process = subprocess.Popen([*map(str, argv)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: is_open(port), f"{argv[0]} listens")
+        wait_until(lambda: is_open(port) or process.poll() is not None, f"{argv[0]} listens")
+        assert process.poll() is None, f"{argv[0]} has ended"
         yield port
     finally:
         process.kill()
@@ -25,10 +26,14 @@ def _running(port: int, *argv: object) -> Iterator[int]:
 
 @contextmanager
 def tinyproxy(folder: Path, open_ports: list[int], login: str = "") -> Iterator[int]:
-    """Run a tinyproxy that lets those ports through; yields its port. `login`: "user password"."""
+    """Run a tinyproxy that lets those ports through; yields its port. `login`: "user password".
+
+    It writes each request into `folder/tinyproxy.log`.
+    """
     port = free_port()
-    lines = [f"Port {port}", f"Listen {LOOPBACK}", "MaxClients 50", "Timeout 60", "LogLevel Critical"]
+    lines = [f"Port {port}", f"Listen {LOOPBACK}", "MaxClients 50", "Timeout 60", "LogLevel Connect"]
     lines += [f"ConnectPort {each}" for each in open_ports]
+    lines += [f'LogFile "{folder}/tinyproxy.log"']
     lines += [f"BasicAuth {login}"] if login else []
     file = folder / "tinyproxy.conf"
     file.write_text("\n".join(lines) + "\n")
