@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from gnar_lib.client.check_ports import LOGIN_S, PortCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.proxies import what_to_try
 from gnar_lib.client.trial import Port, Trial
-from gnar_lib.config import ClientConfig, ProxyConfig
+from gnar_lib.config import Address, ClientConfig, ProxyConfig
+from gnar_lib.config.model import ProxyServer
 from gnar_lib.errors import (
     AuthError,
     ConnError,
@@ -26,12 +28,15 @@ from gnar_lib.errors import (
     RefusedError,
     UnsupportedError,
 )
-from gnar_lib.net import Crew, Sockaddr, deadline, dial, format_address, resolve
+from gnar_lib.net import Conn, Crew, Sockaddr, deadline, dial, format_address, resolve
+from gnar_lib.net.dialling import DialSettings
 from gnar_lib.net.target import DatagramTarget, Target
 from gnar_lib.terminal.text import milliseconds
+from gnar_lib.transport.through import ProxyDialler
 
 TOTAL_S = 18.0  # for everything
 NAME_S = REACH_S = 5.0  # for each of these
+RECONNECT_S = 1.0
 PROBE_S = SERVICE_S = 3.0
 CONNECTS = 5  # of which the median counts
 MOST_ADDRESSES = 4  # of the server's name
@@ -59,10 +64,10 @@ class ClientCheck:
         try_admin(self._list, self._config.admin, self._budget.of(PROBE_S))
         try_hooks(self._list, self._config.hooks, self._budget.of(PROBE_S))
         services = self._begin_services()
-        addresses = self._look_up()
-        reached = self._connect(addresses) if addresses else None
-        if reached is not None:
-            self._measure_connects(*reached)
+        proxy = self._config.proxy
+        connect = self._reach() if proxy is None else self._reach_through(proxy)
+        if connect is not None:
+            self._measure_connects(connect)
             self._try_server()
         else:
             self._list.skip("server", "not reached, so token, ports and throughput are not checked")
@@ -114,6 +119,37 @@ class ClientCheck:
 
     # ---- the way to the server -----------------------------------------------------------------------------
 
+    def _reach(self) -> Callable[[], Conn] | None:
+        """Reach the server, and return what does so again; None, after a line, if that fails."""
+        addresses = self._look_up()
+        reached = self._connect(addresses) if addresses else None
+        return None if reached is None else lambda: dial(*reached, self._budget.of(RECONNECT_S))
+
+    def _reach_through(self, proxy: ProxyServer) -> Callable[[], Conn] | None:
+        """Do the same through a proxy."""
+        server = self._config.server
+        if ProxyDialler(proxy).looks_up_here:
+            if not self._look_up():
+                return None
+        else:
+            self._list.skip("name", f"{server.host} is left to the proxy, which looks names up itself")
+        began_s = time.monotonic()
+        try:
+            self._dial(REACH_S).close()
+        except DialError as exc:
+            self._list.wrong("reach", f"{exc} (--proxy off goes without one)")
+            return None
+        took = milliseconds(time.monotonic() - began_s)
+        self._list.ok("reach", f"connected to {Address(server.host, server.port)} through {proxy} in {took}")
+        return lambda: self._dial(RECONNECT_S)
+
+    def _dial(self, seconds: float) -> Conn:
+        """Return a conn to the server, through the proxy if there is one; the caller closes it."""
+        server, proxy, how = self._config.server, self._config.proxy, DialSettings(self._budget.of(seconds))
+        if proxy is None:
+            return Target(server.host, server.port, how=how).dial()
+        return ProxyDialler(proxy, how).dial(server.host, server.port)
+
     def _look_up(self) -> list[tuple[int, Sockaddr]]:
         """Return the addresses of the server; an empty list, after a line that says so, if there are none."""
         server = self._config.server
@@ -162,18 +198,19 @@ class ClientCheck:
         self._list.wrong("reach", f"{text}; {advice}")
         return None
 
-    def _measure_connects(self, family: int, address: Sockaddr) -> None:
+    def _measure_connects(self, connect: Callable[[], Conn]) -> None:
         times_s = []
         for _ in range(CONNECTS):
             began_s = time.monotonic()
             with suppress(DialError):
-                dial(family, address, self._budget.of(1.0)).close()
+                connect().close()
                 times_s.append(time.monotonic() - began_s)
         if len(times_s) < CONNECTS:
             self._list.warn("round trip", f"{CONNECTS - len(times_s)} of {CONNECTS} further attempts failed")
         else:
             took = milliseconds(statistics.median(times_s))
-            self._list.ok("round trip", f"{took} to the server (the median of {CONNECTS})")
+            way = "to the server" if self._config.proxy is None else "to open a tunnel to the server"
+            self._list.ok("round trip", f"{took} {way} (the median of {CONNECTS})")
 
     # ---- the login -----------------------------------------------------------------------------------------
 
@@ -269,7 +306,7 @@ class ClientCheck:
 
         def ask_for_a_page() -> None:
             with deadline(self._budget.of(PROBE_S), "the answer"):
-                conn = Target(self._config.server.host, self._config.server.port).dial()
+                conn = self._dial(PROBE_S)
                 try:
                     conn.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
                     if conn.recv(5) == b"HTTP/":
@@ -277,7 +314,8 @@ class ClientCheck:
                 finally:
                     conn.close()
 
-        for ask in (ask_for_health, ask_for_a_page):
-            self._crew.spawn(ask)
+        if self._config.proxy is None:  # of which the health check knows nothing
+            self._crew.spawn(ask_for_health)
+        self._crew.spawn(ask_for_a_page)
         self._crew.wait_empty()
         return found[0] if found else "no gnar server lets this client in"

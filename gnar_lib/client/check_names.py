@@ -54,9 +54,11 @@ class NamesCheck:
         try:
             seen = self._visit(trial, port, url)
         except GnarError as exc:
-            self._tell(
-                Verdict.WRONG, port.of, f"{url} is allowed and free, but users do not get there: {exc}"
-            )
+            text = f"{url} is allowed and free, but users do not get there: {exc}"
+            if self._config.proxy is None:
+                self._tell(Verdict.WRONG, port.of, text)
+            else:
+                self._tell(Verdict.SKIP, port.of, f"{text}; users elsewhere go through no proxy")
             return
         if seen.status == _OK and seen.body == trial.page:
             took = milliseconds(time.monotonic() - began_s)
