@@ -31,6 +31,14 @@ class WriteError(ConnClosed):
     """A connection takes no more bytes; what its other end has sent before can still be read."""
 
 
+class ForeignProtocolError(ConnError):
+    """What answers speaks another protocol than the one that was asked for; `protocol` is its name."""
+
+    def __init__(self, text: str, protocol: str) -> None:
+        super().__init__(text)
+        self.protocol = protocol
+
+
 class DialError(ConnError):
     """A connection could not be opened. A class below says whose fault that is, where it is known."""
 

@@ -48,7 +48,10 @@ from gnar_lib.yamux import Session as Mux
 from gnar_lib.yamux import Stream
 
 _START_BYTES = 8  # by which an answer is told from other protocols
-_NO_MUX = "the server does not multiplex: leave -m out (through a proxy: --no-multiplex), or start a Go server with -m"
+_NO_MUX = (
+    "the server does not multiplex: leave -m out (through a proxy: --no-multiplex), "
+    "or start a Go server with -m"
+)
 
 
 class ControlConn:

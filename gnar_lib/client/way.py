@@ -16,9 +16,11 @@ from gnar_lib.errors import (
     ConnError,
     DeadlineError,
     DialError,
+    ForeignProtocolError,
+    ProtocolError,
     UnsupportedError,
 )
-from gnar_lib.net import EventedConn, SocketConn, deadline, dial, set_keepalive
+from gnar_lib.net import EventedConn, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.net.progress import round_trip_s
 from gnar_lib.net.target import Target
@@ -177,6 +179,9 @@ class Way:
             return tls.TlsConn.connect(conn, self._contexts[is_verified], self._server.host, session)
         except ConnClosed as exc:
             raise ConnClosed(f"the server ended the connection where TLS begins: {self._why_no_tls}") from exc
+        except ForeignProtocolError as exc:
+            where = format_address(conn.getpeername())
+            raise ProtocolError(f"no gnar server at {where}: this is {exc.protocol}") from exc
         except DeadlineError:
             raise
         except ConnError as exc:

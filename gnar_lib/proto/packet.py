@@ -65,11 +65,20 @@ def frame_size(data: bytes | bytearray) -> int | None:
     type.
     """
     if data and data[0] not in _TYPES:
-        other = next((name for start, name in _OTHERS.items() if data.startswith(start)), "")
+        other = _other(data)
         raise ProtocolError(f"this is {other}" if other else f"unknown packet type 0x{data[0]:02x}")
     if len(data) < HEADER.size:
         return None
     return HEADER.size + int.from_bytes(data[1:3], "big")
+
+
+def protocol_of(data: bytes) -> str:
+    """Return the name of the protocol that begins with `data`, for people."""
+    return "an answer without TLS" if data and data[0] in _TYPES else _other(data) or "something unknown"
+
+
+def _other(data: bytes | bytearray) -> str:
+    return next((name for start, name in _OTHERS.items() if data.startswith(start)), "")
 
 
 def decode(frame: bytes) -> tuple[PacketType, dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from typing import Final
 
-from gnar_lib.errors import ConnClosed, ConnError, ProtocolError
+from gnar_lib.errors import ConnClosed, ConnError, ForeignProtocolError, ProtocolError
 from gnar_lib.net import EventedConn
+from gnar_lib.proto import packet
 from gnar_lib.transport.engine import CIPHERS_OF_1_2, Engine
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.transport.layer import LayeredConn
@@ -25,6 +27,10 @@ def unverified_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS_OF_1_2)
     return context
+
+
+HEADER_BYTES: Final = 5  # of a record (RFC 8446, section 5.1)
+_HANDSHAKE_OR_ALERT: Final = (0x16, 0x15)  # the types of records with which a server may begin
 
 
 class TlsConn(LayeredConn[Engine]):
@@ -73,16 +79,27 @@ class TlsConn(LayeredConn[Engine]):
         """Shake hands with a server, whose certificate has to be for `host`, and return the conn to it.
 
         `session` is that of an earlier conn of the same `context` to the same server, which the server may
-        resume, so that nobody has to sign. Raises `ConnError`. The caller has a deadline around this, and
-        closes `conn` then.
+        resume, so that nobody has to sign. Raises `ConnError`, also as `ForeignProtocolError`.
+        The caller has a deadline around this, and closes `conn` then.
         """
         try:
             engine = Engine(context, is_server=False, host=host, session=session)
         except ValueError as exc:
             raise ConnError(f"{conn}: TLS: {host!r}: {exc}") from exc
         tls = cls(conn, engine, host)
+        tls._begin()
         tls._shake_hands()
         return tls
+
+    def _begin(self) -> None:
+        """Send the ClientHello, and look whether the answer is TLS; raises `ForeignProtocolError` if not."""
+        if not self._engine.shake_hands():
+            self._outgoing.flush()
+            start = self._conn.recv(HEADER_BYTES)
+            if start and start[0] not in _HANDSHAKE_OR_ALERT:
+                found = packet.protocol_of(start)
+                raise ForeignProtocolError(f"{self}: TLS: this is {found}", found)
+            self._conn.unread(start)
 
     def _shake_hands(self) -> None:
         try:

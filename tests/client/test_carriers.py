@@ -15,7 +15,7 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.errors import ConnError, DialError
-from gnar_lib.net import Crew, SocketConn
+from gnar_lib.net import Crew, EventedConn, SocketConn
 from tests.helpers.conns import accept
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
@@ -110,7 +110,7 @@ def test_users_are_served_on_the_first_session_while_no_other_can_be_opened(
 ) -> None:
     tries: list[int] = []
 
-    def refuse(_: ControlConn, number: int) -> SocketConn:
+    def refuse(_: ControlConn, number: int) -> EventedConn:
         tries.append(number)
         raise DialError("a firewall")
 
@@ -126,7 +126,7 @@ def test_tries_slow_down_where_a_firewall_ends_further_sessions_as_soon_as_they_
 ) -> None:
     tries: list[int] = []
 
-    def open_in_vain(control: ControlConn, number: int) -> SocketConn:
+    def open_in_vain(control: ControlConn, number: int) -> EventedConn:
         tries.append(number)
         return control.open_beside("0:99998")
 
@@ -188,10 +188,10 @@ def test_connection_that_has_taken_too_long_to_open_is_closed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(carriers, "READY_S", 0.0)
-    opened: list[SocketConn] = []
+    opened: list[EventedConn] = []
     right = ControlConn.open_beside
 
-    def open_late(control: ControlConn, stream: str) -> SocketConn:
+    def open_late(control: ControlConn, stream: str) -> EventedConn:
         wait_until(lambda: bool(world.carriers._besides), "it is asked for")
         wait_until(lambda: not world.carriers._besides, "nobody waits for it any more")
         opened.append(right(control, stream))
@@ -217,7 +217,7 @@ def test_server_that_asks_for_connections_beside_all_streams_gets_no_more_than_t
     pairs = [world.user() for _ in range(6)]
     asked: list[str] = []
 
-    def open_beside(_: ControlConn, stream: str) -> SocketConn:
+    def open_beside(_: ControlConn, stream: str) -> EventedConn:
         asked.append(stream)
         raise DialError("never mind")
 

@@ -18,7 +18,8 @@ from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.connection import Connection
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
-from gnar_lib.config import ProxyConfig
+from gnar_lib.client.way import Way
+from gnar_lib.config import Address, ProxyConfig
 from gnar_lib.errors import AuthError, ConnError, DialError
 from gnar_lib.events import ConnectFailed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
@@ -343,6 +344,7 @@ def test_network_that_fails_at_the_first_login_is_not_taken_for_the_server(
 
     def fail_once(control: ControlConn, _: ProxyReq) -> None:
         monkeypatch.setattr(ControlConn, "log_in", log_in)
+        assert isinstance(control._conn, SocketConn)
         raise control._conn._failed(OSError(number, os.strerror(number)))
 
     monkeypatch.setattr(ControlConn, "log_in", fail_once)
@@ -391,7 +393,7 @@ def test_address_of_the_server_that_worked_is_tried_first_when_the_link_comes_ba
     with blackhole() as hole:
         found = [(V4, hole), (V4, server.listener.sock.getsockname())]
         monkeypatch.setattr("gnar_lib.net.place.resolve", lambda *_: found)
-        server.shared.server = Target("two.example", 1)
+        server.shared.way = Way(replace(server.shared.config, server=Address("two.example", 1)))
         server.start(proxy("blog"))
         first = server.log_in()
         monkeypatch.setattr("gnar_lib.net.dialling.NEXT_ADDRESS_S", 1000.0)

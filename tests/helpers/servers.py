@@ -90,7 +90,7 @@ def exchange_of(conn: Conn) -> Exchange:
     return exchange
 
 
-def is_closed_by_peer(conn: SocketConn) -> bool:
+def is_closed_by_peer(conn: Conn) -> bool:
     """Wait until the peer ends a conn, close it, and tell whether no byte came before the end."""
     try:
         return conn.recv(1) == b""
