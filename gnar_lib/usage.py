@@ -241,7 +241,7 @@ Usage: gnar relay <listen> <target> [options]
 An address is tcp:PORT, tcp:HOST:PORT or unix:PATH, with TLS tls-listen:PORT or tls:HOST:PORT, and
 for datagrams udp:PORT, udp:HOST:PORT or unix-dgram:PATH; socat's spelling works, too, and means
 what it means there (one connection without `fork`), with its options behind an address (range=,
-su=, retry=, cert=, cafile=, verify= ...) and in front of both (-T, -t, -u, -d ...).
+su=, retry=, cert=, verify=, proxy= ...) and in front of both (-T, -t, -u, -d ...).
 
 Options:
   --udp-timeout SECS    end of a user's UDP session without datagrams (default 60)
@@ -266,6 +266,7 @@ Examples:
   gnar relay -T 600 TCP-LISTEN:80,fork,su=nobody,range=10.0.0.0/8 TCP:db:80,forever
   gnar relay tls-listen:443,cert=server.pem tcp:localhost:8080
   gnar relay TCP-LISTEN:5432,fork OPENSSL:db.example.com:5433,cafile=server.crt
+  gnar relay tcp:2022 tcp:example.com:22,proxy=http://proxy:3128
   gnar relay udp:53 udp:192.0.2.1:53
 """
 

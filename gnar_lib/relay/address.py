@@ -21,10 +21,11 @@ from gnar_lib.errors import UsageError
 from gnar_lib.net.dialling import DIAL_TIMEOUT_S, DialSettings
 from gnar_lib.net.options import SocketOption
 from gnar_lib.net.unix import AS_USUAL, SocketFileSettings
-from gnar_lib.relay import tls_options
+from gnar_lib.relay import proxy_options, tls_options
 from gnar_lib.relay.accounts import Account
 from gnar_lib.relay.attempts import DEFAULT_INTERVAL_S, ONCE, Retry
 from gnar_lib.relay.options import LISTENING, TARGET, kernel_options, local_ip, read_options
+from gnar_lib.relay.proxy_options import Through
 from gnar_lib.relay.ranges import Range
 from gnar_lib.relay.tls_options import TlsSettings
 
@@ -46,7 +47,7 @@ class Role(Enum):
 class _Kind:
     """What a keyword at the beginning of an address stands for."""
 
-    transport: str  # "tcp", "tls-listen", "tls", "unix", "udp" or "unix-dgram"
+    transport: str  # "tcp", "tls-listen", "tls", "unix", "udp", "unix-dgram", or one of a proxy's `KEYWORDS`
     role: Role
     family: int = _ANY  # of the IP addresses that fit, such as AF_INET
     own: bool = False  # whether the keyword is gnar's; a relay with gnar's keyword always serves many users
@@ -66,6 +67,8 @@ _SOCAT = {
     "tls": replace(_TLS, own=True),
     **dict.fromkeys(("openssl-listen", "ssl-l"), _TLS_LISTEN),
     **dict.fromkeys(("openssl", "openssl-connect", "ssl"), _TLS),
+    **dict.fromkeys(("proxy", "proxy-connect"), _Kind("proxy", Role.TARGET)),
+    **dict.fromkeys(("socks5", "socks5-connect"), _Kind("socks5", Role.TARGET)),
     "unix-listen": _Kind("unix", Role.LISTEN),
     "unix-l": _Kind("unix", Role.LISTEN),
     "unix-connect": _Kind("unix", Role.TARGET),
@@ -127,6 +130,7 @@ class Address:
 
     source: str = ""  # IP address to dial from, empty for the system's choice
     connect_timeout_s: float = DIAL_TIMEOUT_S
+    through: Through | None = None  # a proxy on the way
 
     def __str__(self) -> str:
         where = net.format_address((self.host, self.port)) if self.host else str(self.port)
@@ -152,7 +156,7 @@ def parse_address(text: str, role: Role, family: int = _ANY) -> Address:
         (keyword, *parameters), *options = _split_unquoted(text)
         return _read_address(_kind_of(keyword, role), parameters, options, family)
     except UsageError as exc:
-        raise UsageError(f"{text}: {exc}") from None
+        raise UsageError(f"{proxy_options.masked(text)}: {exc}") from None
 
 
 def _kind_of(keyword: str, role: Role) -> _Kind:
@@ -173,6 +177,11 @@ def _read_address(kind: _Kind, parameters: list[str], given: list[list[str]], fa
     """Make an address of its parameters (between colons) and its options (between commas)."""
     known = (LISTENING if kind.role is Role.LISTEN else TARGET)[kind.transport]
     values = read_options(given, known)
+    if kind.transport in proxy_options.KEYWORDS:
+        through: Through | None = _read_proxy(kind.transport, parameters, values)
+        kind, parameters = replace(kind, transport="tcp"), parameters[-2:]
+    else:
+        through = proxy_options.of_option(values)
     if kind.transport.startswith("unix"):
         net.unix_family()  # raises an error on a system that has no Unix sockets
         address = Address(kind.transport, path=":".join(parameters))
@@ -191,7 +200,20 @@ def _read_address(kind: _Kind, parameters: list[str], given: list[list[str]], fa
         address,
         connect_timeout_s=values.get("connect-timeout", DIAL_TIMEOUT_S),
         any_source=kind.any_source,
+        through=through,
     )
+
+
+def _read_proxy(keyword: str, parameters: list[str], values: dict[str, Any]) -> Through:
+    """Read the proxy in front of the parameters `HOST:PORT`, and its port, if that is there."""
+    host, *others = parameters[:-2] or [""]
+    port = others.pop() if keyword == "socks5" and len(others) == 1 else ""
+    if not host or others:
+        wanted = "PROXY[:PORT]:HOST:PORT" if keyword == "socks5" else "PROXY:HOST:PORT"
+        raise UsageError(f"behind the keyword comes {wanted}, with IPv6 in brackets")
+    port = port or values.get("proxyport") or values.get("socksport") or proxy_options.KEYWORDS[keyword][1]
+    number = _read_port(port, _Kind("tcp", Role.TARGET))
+    return proxy_options.of_keyword(keyword, host.strip("[]"), number, values)
 
 
 def _listening(kind: _Kind, address: Address, values: dict[str, Any]) -> Address:

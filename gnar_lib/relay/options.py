@@ -17,7 +17,7 @@ from typing import Any
 from gnar_lib.config.values import MAX_SECONDS, MIN_TIMEOUT_S
 from gnar_lib.errors import UsageError
 from gnar_lib.net.options import SocketOption
-from gnar_lib.relay import tls_options
+from gnar_lib.relay import proxy_options, tls_options
 from gnar_lib.relay.accounts import find_account, find_group, find_owner
 from gnar_lib.relay.ranges import read_range
 
@@ -163,6 +163,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "group": find_group,
     "unlink-close": _flag,
     **tls_options.readers(_flag),
+    **proxy_options.readers(_flag),
 }
 _ALIASES = {
     "so-reuseaddr": "reuseaddr",
@@ -202,6 +203,7 @@ _ALIASES = {
     "uid": "user",
     "gid": "group",
     **tls_options.ALIASES,
+    **proxy_options.ALIASES,
 }
 
 _ANYWHERE = {"ignoreeof", "nonblock", "cloexec", "cool-write", "shut-down", "reuseaddr"}
@@ -223,8 +225,9 @@ LISTENING = {
     "unix-dgram": _LISTEN | _FILE,
 }
 TARGET = {
-    "tcp": _TCP_TARGET,
-    "tls": _TCP_TARGET | tls_options.TARGET,
+    "tcp": _TCP_TARGET | proxy_options.TARGET,
+    "tls": _TCP_TARGET | proxy_options.TARGET | tls_options.TARGET,
+    **{keyword: _TCP_TARGET | options for keyword, options in proxy_options.OF_KEYWORD.items()},
     "unix": _ANYWHERE | _RETRY | _STREAM | {"connect-timeout"},
     "udp": _IP_TARGET | {"broadcast"},
     "unix-dgram": _ANYWHERE,
@@ -245,11 +248,12 @@ def read_options(given: list[list[str]], known: Collection[str]) -> dict[str, An
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "leave it out if you can do without"
             hint = "it belongs to other addresses" if name in _READERS else hint
-            raise UsageError(f"option {name!r} is not supported here ({hint})")
+            raise UsageError(f"option {proxy_options.masked(name)!r} is not supported here ({hint})")
         try:
             values[name] = _READERS[name](text)
         except UsageError as exc:
-            raise UsageError(f"option '{name}{has_value}{text}' {exc}") from None
+            shown = "***" if name in proxy_options.SECRET else text
+            raise UsageError(f"option '{name}{has_value}{shown}' {exc}") from None
     return values
 
 

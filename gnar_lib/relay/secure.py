@@ -31,7 +31,7 @@ _log = logger.get("relay")
 class Dials(Protocol):
     """What dials one address for one user after the other."""
 
-    def dial(self) -> net.SocketConn:
+    def dial(self) -> net.EventedConn:
         """Return a conn, which the caller closes; raises `DialError`."""
 
 

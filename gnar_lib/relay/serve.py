@@ -25,10 +25,12 @@ from gnar_lib.proxy.one_way import Muted
 from gnar_lib.relay.address import Address, Role, parse_address
 from gnar_lib.relay.attempts import open_in_the_end
 from gnar_lib.relay.datagrams import DEFAULTS, DatagramRelay, UdpSettings
+from gnar_lib.relay.proxy_options import masked
 from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
+    from gnar_lib.relay.proxied import ProxyTarget
     from gnar_lib.relay.secure import TlsTarget, UserTls
 
 HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
@@ -52,11 +54,21 @@ class _Dials(Protocol):
         """Return a conn, which the caller closes; raises `DialError`."""
 
 
-def _target(address: Address) -> Target | UnixTarget:
-    """Return what dials `address`; raises `DialError` if the name is unknown and is not to be tried again."""
+def _target(address: Address) -> Target | UnixTarget | ProxyTarget:
+    """Return what dials `address`.
+
+    Raises `DialError` if the name is unknown and is not to be tried again, and `UsageError` for a file that
+    cannot be used.
+    """
     if address.transport == "unix":
         return UnixTarget(address.path, address.how_to_dial)
-    target = Target(address.host, address.port, address.family, address.how_to_dial)
+    target: Target | ProxyTarget
+    if address.through is None:
+        target = Target(address.host, address.port, address.family, address.how_to_dial)
+    else:
+        from gnar_lib.relay.proxied import ProxyTarget
+
+        target = ProxyTarget(address, address.through)
     try:
         target.look_up()
     except DialError as exc:
@@ -66,7 +78,7 @@ def _target(address: Address) -> Target | UnixTarget:
     return target
 
 
-def _target_tls(target: Target | UnixTarget, address: Address) -> TlsTarget | None:
+def _target_tls(target: Target | UnixTarget | ProxyTarget, address: Address) -> TlsTarget | None:
     """Return what shakes hands with a target that is at `address`; None if it is dialled without TLS.
 
     Raises `UsageError` for files that cannot be used.
@@ -130,10 +142,9 @@ class Relay:
         self._silent = socat.silent  # the side to which nothing is written
         self._on_end = on_end
         self._tls = _user_tls(listen)
-        self._target: _Dials = _target(target)
-        self._target_tls = _target_tls(self._target, target)
-        if self._target_tls is not None:
-            self._target = self._target_tls
+        plain = _target(target)
+        self._target_tls = _target_tls(plain, target)
+        self._target: _Dials = self._target_tls or plain
         self._retry = target.retry
         self._allowed = listen.allowed
         self._most_users = listen.most_users
@@ -258,7 +269,7 @@ def is_loop(listen: Address, target: Address) -> bool:
 
     Compares the addresses as they are written: another name of this machine is not recognised.
     """
-    if _carrier(listen) != _carrier(target):
+    if _carrier(listen) != _carrier(target) or target.through is not None:
         return False
     if listen.path:
         return os.path.realpath(listen.path) == os.path.realpath(target.path)
@@ -292,7 +303,7 @@ def run_relay(
     listen_address = parse_address(listen, Role.LISTEN, socat.family)
     target_address = parse_address(target, Role.TARGET, socat.family)
     if listen_address.is_datagram != target_address.is_datagram:
-        raise UsageError(f"{listen} and {target}: one is for connections, the other for datagrams")
+        raise UsageError(f"{listen} and {masked(target)}: one is for connections, the other for datagrams")
     if udp != DEFAULTS and not listen_address.is_datagram:
         raise UsageError("--udp-timeout and --udp-any-source are for relays of datagrams (udp:)")
     if listen_address.is_datagram and socat.silent is Role.TARGET:
@@ -311,7 +322,8 @@ def run_relay(
             return 0
         stopper.on_status(relay.status)
         port = _open_admin(settings.admin, relay) if settings.admin.port else None
-        _log.info("relaying %s to %s", _listening_on(listen_address, relay.listener), target_address)
+        where = _listening_on(listen_address, relay.listener)
+        _log.info("relaying %s to %s%s", where, target_address, _on_the_way(target_address))
         stopper.wait()
         error = relay.error
         relay.close()
@@ -355,6 +367,11 @@ def _open(
         relay.close()
         raise
     return relay
+
+
+def _on_the_way(target: Address) -> str:
+    """Return words for the proxy on the way to a target; empty if there is none."""
+    return f" through {target.through.server}" if target.through is not None else ""
 
 
 def _listening_on(address: Address, listener: net.Listener | net.DatagramSocket) -> str:

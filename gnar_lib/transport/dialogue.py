@@ -52,7 +52,7 @@ def forbidden(proxy: ProxyServer, server: Address, answer: str) -> DialError:
     else:
         advice = (
             f"perhaps it lets only port {_OPEN_PORT} through: have the server listen there, too "
-            f"(gnar server -p {_OPEN_PORT})"
+            f"(a gnar server by -p {_OPEN_PORT})"
         )
     return DialError(f"the proxy {proxy} does not allow a connection to {server} ({answer}); {advice}")
 

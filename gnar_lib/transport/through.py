@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -33,14 +34,23 @@ class ProxyDialler:
     """A proxy, through which servers are dialled. Where the proxy is, a `Target` knows.
 
     `how` says how to connect to the proxy, and how long a dial may take. `family` is that of the addresses
-    of a server whose name is looked up here.
+    of all names that are looked up here, the proxy's included. `looks_up_here`: this machine looks up the
+    names of servers, whatever the kind of proxy.
     """
 
     def __init__(
-        self, proxy: ProxyServer, how: DialSettings = AS_USUAL, family: int = socket.AF_UNSPEC
+        self,
+        proxy: ProxyServer,
+        how: DialSettings = AS_USUAL,
+        family: int = socket.AF_UNSPEC,
+        *,
+        looks_up_here: bool = False,
     ) -> None:
         self.proxy = proxy
-        self._target = Target(proxy.host, proxy.port, how=how)
+        # Whether this machine looks up the names of servers, and not the proxy.
+        self.looks_up_here = looks_up_here or proxy.kind == "socks5"
+        self._target = Target(proxy.host, proxy.port, family, how)
+        self._ask = _asking(proxy.kind)
         self._timeout_s = how.timeout_s
         self._family = family
         self._place: tuple[Address, Place] | None = None  # the last server whose name was looked up here
@@ -49,13 +59,13 @@ class ProxyDialler:
     def __str__(self) -> str:
         return str(self.proxy)
 
-    @property
-    def looks_up_here(self) -> bool:
-        """Whether this machine looks up the names of servers, and not the proxy."""
-        return self.proxy.kind == "socks5"
-
     def look_up(self) -> None:
-        """Look the proxy's name up, which `dial` does otherwise; raises `DialError` if that fails."""
+        """Look the proxy's name up, which `dial` does otherwise; raises `DialError` if that fails.
+
+        From then on no file is read any more.
+        """
+        if self.proxy.kind == "https":
+            self._tls_settings()
         try:
             self._target.look_up()
         except DialError as exc:
@@ -83,6 +93,8 @@ class ProxyDialler:
         try:
             *others, last = [address for _, address in place.addresses()[:MOST_ADDRESSES]]
         except DialError as exc:
+            if self.proxy.kind != "socks5":
+                raise
             raise type(exc)(f"{exc}; {with_kind(self.proxy, 'socks5h')} has the proxy look it up") from exc
 
         def dial(address: Sockaddr) -> EventedConn:
@@ -97,7 +109,7 @@ class ProxyDialler:
 
     def _dial(self, server: Address, named: Address, course: _Course) -> EventedConn:
         """Return a conn to a server, which the conn calls by the name `named`."""
-        dialogue = _ask(self.proxy, server)
+        dialogue = self._ask(self.proxy, server)
         said = next(dialogue)  # or an error, before anything is opened
         try:
             below = self._target.dial()
@@ -118,14 +130,23 @@ class ProxyDialler:
 
     def _over_tls(self, conn: SocketConn) -> EventedConn:
         """Return a conn to a proxy that speaks TLS itself, and that the system trusts."""
-        from gnar_lib.transport.tls import TlsConn, client_context  # loads OpenSSL
+        context = self._tls_settings()
+        from gnar_lib.transport.tls import TlsConn
 
-        if self._context is None:
-            self._context = client_context()
         try:
-            return TlsConn.connect(conn, self._context, self.proxy.host)
+            return TlsConn.connect(conn, context, self.proxy.host)
         except ConnError as exc:
             raise DialError(f"the proxy {self}: {exc}{_may_be_plain(self.proxy)}") from exc
+
+    def _tls_settings(self) -> ssl.SSLContext:
+        """Return the settings of TLS; raises `DialError` if this Python has none."""
+        try:
+            from gnar_lib.transport.tls import client_context  # loads OpenSSL
+        except ImportError:
+            raise DialError(f"the proxy {self}: this Python has no TLS; use another one") from None
+        if self._context is None:
+            self._context = client_context()
+        return self._context
 
     def _unreachable(self, exc: DialError) -> DialError:
         """Return an error of the same class that says that the proxy is what cannot be reached."""
@@ -159,13 +180,13 @@ def _may_be_plain(proxy: ProxyServer) -> str:
     return f"; if the proxy does not speak TLS itself, as most do not, write {with_kind(proxy, 'http')}"
 
 
-def _ask(proxy: ProxyServer, server: Address) -> Dialogue:
-    """Return how a proxy of this kind is asked for a server."""
-    if proxy.kind in ("http", "https"):
+def _asking(kind: str) -> Callable[[ProxyServer, Address], Dialogue]:
+    """Return how proxies of a kind are asked for a server."""
+    if kind in ("http", "https"):
         from gnar_lib.transport.http_connect import ask  # loads h11
     else:
         from gnar_lib.transport.socks import ask
-    return ask(proxy, server)
+    return ask
 
 
 def _converse(conn: EventedConn, dialogue: Dialogue, said: bytes | None, course: _Course) -> None:
