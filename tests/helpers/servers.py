@@ -40,9 +40,11 @@ class Running:
         """Connect to the control port; the caller closes the conn."""
         return dial(socket.AF_INET, (LOOPBACK, self.port))
 
-    def log_in(self, name: str, port: int = 0, *, multiplex: bool = False) -> tuple[ControlConn, int]:
+    def log_in(
+        self, name: str, port: int = 0, *, multiplex: bool = False, tls: str = "off"
+    ) -> tuple[ControlConn, int]:
         """Log in as a client of ours and open one proxy; return control connection and port."""
-        config = ClientConfig(Address(LOOPBACK, self.port), (), TOKEN, multiplex=multiplex, tls="off")
+        config = ClientConfig(Address(LOOPBACK, self.port), (), TOKEN, multiplex=multiplex, tls=tls)
         control = ControlConn.dial(config, name)
         control.log_in(ProxyReq(remote_port=port, proxy_name=name, subdomain="", proxy_type="tcp"))
         return control, answer_of(control.conn).remote_port

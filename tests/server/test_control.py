@@ -173,9 +173,10 @@ def test_proxy_that_is_cancelled_leaves_the_users_of_another_with_the_same_name_
             each.close()
 
 
+@pytest.mark.parametrize("tls", ["off", "on"])
 @pytest.mark.parametrize("multiplex", [False, True], ids=["plain", "multiplexed"])
 def test_what_a_client_has_had_is_freed_without_the_collector(
-    multiplex: bool, monkeypatch: pytest.MonkeyPatch
+    multiplex: bool, tls: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gnar_lib.server.control.TICK_S", 0.01)
 
@@ -187,7 +188,7 @@ def test_what_a_client_has_had_is_freed_without_the_collector(
         gc.disable()
         try:
             for _ in range(10):
-                client, port = running.log_in("blog", multiplex=multiplex)
+                client, port = running.log_in("blog", multiplex=multiplex, tls=tls)
                 dial(socket.AF_INET, (LOOPBACK, port)).close()
                 client.close()
                 wait_until(lambda: not running.server.control_ingress.clients, "the client has gone")
