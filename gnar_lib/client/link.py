@@ -27,6 +27,7 @@ from gnar_lib.errors import (
     NamesUnsupportedError,
     NetworkError,
     ProtocolError,
+    ProxyLoginError,
     UnsupportedError,
 )
 from gnar_lib.events import (
@@ -95,7 +96,8 @@ class Link:
         """Connect, serve, and come back, until the link is ended.
 
         When the server is silent, another control connection is tried beside the present one, and takes its
-        place. If no server has ever let the client in, raises `AuthError` if the login is refused, and
+        place. If no server has ever let the client in, raises `AuthError` if the login is refused,
+        `ProxyLoginError` if that is so at a proxy on the way, where further tries may lock a user out, and
         `UnsupportedError` if the server does not multiplex.
         """
         try:
@@ -116,7 +118,7 @@ class Link:
             else:
                 self._connection.wait_for_trouble()
         except (AuthError, ConnError, ProtocolError, UnsupportedError) as exc:
-            is_refused = isinstance(exc, AuthError | UnsupportedError)
+            is_refused = isinstance(exc, AuthError | UnsupportedError | ProxyLoginError)
             if is_refused and not self._shared.was_let_in:
                 raise
             if self._connection is not None and self._connection.has_ended:

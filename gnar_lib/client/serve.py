@@ -19,7 +19,7 @@ from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
 from gnar_lib.config import Address, ClientConfig, after_reload, changed_keys
-from gnar_lib.errors import AuthError, DismissedError, UnsupportedError
+from gnar_lib.errors import AuthError, DismissedError, ProxyLoginError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
@@ -103,7 +103,7 @@ class Client:
     def _run_link(self, link: Link) -> None:
         try:
             link.run()
-        except (AuthError, DismissedError, UnsupportedError) as exc:
+        except (AuthError, DismissedError, ProxyLoginError, UnsupportedError) as exc:
             self.is_dismissed = isinstance(exc, DismissedError)
             _log.error("%s", exc)
             self._fail()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import gevent
 import gevent.event
@@ -20,7 +21,7 @@ from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.way import Way
 from gnar_lib.config import Address, ProxyConfig
-from gnar_lib.errors import AuthError, ConnError, DialError
+from gnar_lib.errors import AuthError, ConnError, DialError, ProxyLoginError
 from gnar_lib.events import ConnectFailed, ProxyOpened
 from gnar_lib.net import SocketConn, listen
 from gnar_lib.net.target import Target
@@ -365,6 +366,17 @@ def test_refusal_ends_a_link_of_a_client_that_no_server_has_let_in(server: Serve
     send(server.accept(), Welcome(error="wrong token"))
     with pytest.raises(AuthError, match=re.escape(REFUSAL)):
         running.get()
+
+
+def test_proxy_that_refuses_the_login_ends_a_link_as_a_server_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dial(*_: object) -> NoReturn:
+        raise ProxyLoginError("the proxy does not take this user or password")
+
+    monkeypatch.setattr(ControlConn, "dial", dial)
+    with pytest.raises(ProxyLoginError):
+        Link(server.shared, [proxy("blog")], Callbacks(*[lambda _: None] * 3)).run()
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["same link", "new link"])

@@ -59,7 +59,9 @@ def test_data_connections_go_through_a_socks_proxy_as_well(plain_tunnels: Tunnel
 
 
 @needs_tinyproxy
-def test_check_says_how_the_proxy_stands(default_tunnels: Tunnels, tmp_path: Path) -> None:
+def test_check_says_how_the_proxy_stands_and_a_client_without_a_login_ends(
+    default_tunnels: Tunnels, tmp_path: Path
+) -> None:
     _, port = default_tunnels.server()
     with tinyproxy(tmp_path, [port], f"user {PASSWORD}") as at, Service(echo) as service:
         url = f"{LOOPBACK}:{at}"
@@ -69,6 +71,8 @@ def test_check_says_how_the_proxy_stands(default_tunnels: Tunnels, tmp_path: Pat
             return default_tunnels.run("client", *args, env={"GNAR_TOKEN": TOKEN})
 
         good, bad = check(f"user:{PASSWORD}"), check("user:wrong")
+        args = ("-s", f"{LOOPBACK}:{port}", "-l", str(service.port), "--proxy", f"http://{url}")
+        refused = default_tunnels.run("client", *args)
         assert good.wait_exit() == 0
         assert re.search(rf"ok +reach +connected to {LOOPBACK}:{port} through http://{url} in ", good.out)
         assert "is left to the proxy" in good.out
@@ -79,4 +83,6 @@ def test_check_says_how_the_proxy_stands(default_tunnels: Tunnels, tmp_path: Pat
             rf"wrong +reach +the proxy http://{url} does not take this user or password", bad.out
         )
         assert "--proxy off" in bad.out
+        assert refused.wait_exit() == 1
+        assert f"the proxy http://{url} wants a user and a password" in refused.log
         assert PASSWORD not in good.out + good.log + bad.out + bad.log
