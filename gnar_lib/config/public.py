@@ -12,7 +12,7 @@ from gnar_lib.config.model import (
 )
 from gnar_lib.errors import ConfigError
 
-_NEED_NAMES = ("http-port", "https-port", "tls-cert", "caddy-api", "error-page")
+_NEED_NAMES = ("http-port", "https-port", "caddy-api", "error-page")
 
 
 def settle_names(settings: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ def settle_names(settings: dict[str, Any]) -> None:
     for key in _NEED_NAMES:
         if settings.get(key) and not has_names:
             raise ConfigError(f"{key}: goes with domain or allow-hosts: without them there are no names")
-    _check_tls(settings)
+    _check_tls(settings, has_names=has_names)
     if settings.get("caddy-remove") and not settings.get("caddy-api"):
         raise ConfigError("caddy-remove: goes with caddy-api")
     if not has_names:
@@ -39,14 +39,16 @@ def settle_names(settings: dict[str, Any]) -> None:
         raise ConfigError(f"https-port: {https_port} is the http-port, too; each needs its own")
 
 
-def _check_tls(settings: dict[str, Any]) -> None:
+def _check_tls(settings: dict[str, Any], *, has_names: bool) -> None:
     certs, keys = settings.get("tls-cert", ()), settings.get("tls-key", ())
     if keys and len(keys) != len(certs):
         raise ConfigError(
             f"tls-key: {len(keys)} for {len(certs)} of tls-cert; give one for each, or none if the files of "
             "the certificates have the keys"
         )
-    if certs and settings.get("https-port") == 0:
+    if certs and has_names and settings.get("https-port") == 0:
         raise ConfigError("https-port: tls-cert has no effect when it is off")
     if settings.get("hsts") and not (certs or settings.get("caddy-api")):
         raise ConfigError("hsts: goes with tls-cert or caddy-api, since browsers are to use HTTPS then")
+    if settings.get("hsts") and not has_names:
+        raise ConfigError("hsts: goes with domain or allow-hosts: without them there are no names")

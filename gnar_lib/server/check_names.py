@@ -38,9 +38,11 @@ class NamesCheck:
         self._is_running = is_running
 
     def run(self) -> None:
-        """Check everything about names; nothing if the server has none."""
+        """Check everything about names and certificates; nothing if the server has neither."""
         config = self._config
         if not has_names(config):
+            if config.tls_cert:  # of the control port alone
+                self._tell_certificates()
             return
         if config.domain:
             self._list.ok(
