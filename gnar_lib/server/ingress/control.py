@@ -300,6 +300,8 @@ class ControlIngress:
         """
         control = self._of_session.get(login.session)
         if control is not None and control.peer.is_encrypted and not certificate_of(conn):
+            reason = "a data connection without TLS, of a client that has logged in with TLS"
+            emit(LoginRefused, conn.getpeername(), reason, Refusal.CERTIFICATE)
             return None
         return control
 
