@@ -59,6 +59,10 @@ class ProxyLoginError(DialError):
     """The proxy in between wants a user and a password, or does not take those that it was given."""
 
 
+class OtherServerError(DialError):
+    """Somebody in between's: who has answered is not the server that has let this client in."""
+
+
 class ListenError(ConnError):
     """An address cannot be listened on."""
 

@@ -20,6 +20,7 @@ from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.config.model import ProxyServer
 from gnar_lib.errors import (
     AuthError,
+    CertificateError,
     ConnError,
     DialError,
     GnarError,
@@ -284,7 +285,9 @@ class ClientCheck:
 
     def _tell_refused(self, error: GnarError, control: ControlConn | None) -> None:
         """Say why the login has failed, and who it is that answers."""
-        if isinstance(error, AuthError):
+        if isinstance(error, CertificateError):
+            self._list.wrong("gnar", str(error))
+        elif isinstance(error, AuthError):
             self._list.ok("gnar", "a gnar server answers")
             advice = "; is GNAR_TOKEN that of the server, and is it yours?" if self._config.token else ""
             self._list.wrong("token", f"{error}{advice}")

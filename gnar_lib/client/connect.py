@@ -12,8 +12,10 @@ from gnar_lib.config.model import NAMED_KINDS
 from gnar_lib.errors import (
     CertificateError,
     ConnClosed,
+    ConnError,
     DialError,
     NamesUnsupportedError,
+    OtherServerError,
     ProtocolError,
     UnsupportedError,
 )
@@ -145,8 +147,12 @@ class ControlConn:
 
         To find that out may take another connection.
         """
-        is_proven = self._login.proves or self._reached.is_trusted
-        return bool(self._reached.certificate) and not is_proven
+        if self._login.proves or not self._reached.certificate:
+            return False
+        try:
+            return not self._reached.is_trusted
+        except ConnError:
+            return True
 
     @property
     def certificate(self) -> str:
@@ -212,10 +218,11 @@ class ControlConn:
         self._welcomed(answer)
 
     def _cover(self, certificate: str) -> None:
-        """Have the proofs cover the certificate that the server says it has shown; raises `CertificateError`.
+        """Have the proofs cover the certificate that the server says it has shown.
 
         It is another one where something ends TLS in front of the server. That needs a certificate of which
-        the client knows by itself whose it is.
+        the client knows by itself whose it is. Raises `CertificateError`, or `ConnError` if that cannot be
+        found out.
         """
         if certificate == self._reached.certificate:
             return
@@ -310,11 +317,18 @@ class ControlConn:
         return self.session
 
     def _dial_and_send(self, frames: bytes) -> EventedConn:
-        """Return a new connection to the server on which `frames` were sent; the caller closes it."""
+        """Return a new connection to the server on which `frames` were sent; the caller closes it.
+
+        Raises `DialError` if the connection could not be opened, or `ConnError`.
+        """
         try:
             conn = self._reached.again()
         except CertificateError as exc:
             self.is_outdated = True
+            raise OtherServerError(str(exc)) from exc
+        except DialError:
+            raise
+        except ConnError as exc:  # of what is on top of the conn that was dialled, such as TLS
             raise DialError(str(exc)) from exc
         try:
             conn.sendall(frames)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import gevent
 
 from gnar_lib.client.backoff import FIRST_S, JITTER, LAST_S
-from gnar_lib.errors import ConnError, DialError, ExhaustedError
+from gnar_lib.errors import ConnError, DialError, ExhaustedError, OtherServerError
 from gnar_lib.events import DataConnsFail, DataConnsWork, emit
 
 USER_PATIENCE_S = 8.0  # of a user on demand, whom the server gives up after 10 s
@@ -88,7 +88,7 @@ class Turns:
         self._next_s = self._failed_s + pause_s
         if self._pause_s >= _TOLD_FROM_S:
             self._is_told = True
-            emit(DataConnsFail, f"{error}; {_what_to_do(error)}", pause_s)
+            emit(DataConnsFail, f"{error}{_what_to_do(error)}", pause_s)
 
     def _jittered(self) -> float:
         return self._pause_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  (no secret)
@@ -96,6 +96,8 @@ class Turns:
 
 def _what_to_do(error: ConnError) -> str:
     """Return what a person may do, since the control connection beside the failed one works."""
+    if isinstance(error, OtherServerError):
+        return ""  # the error says it all
     if isinstance(error, ExhaustedError):
-        return "no local port or descriptor is left: raise the limit (ulimit -n), or use -m"
-    return "does a firewall limit new connections? With -m one connection carries everything"
+        return "; no local port or descriptor is left: raise the limit (ulimit -n), or use -m"
+    return "; does a firewall limit new connections? With -m one connection carries everything"

@@ -73,14 +73,20 @@ class Reached:
     def is_trusted(self) -> bool:
         """Whether the certificate proves the server by itself: by `--fingerprint`, or by the system's roots.
 
-        To find that out takes another connection, once for each certificate.
+        To find that out takes another connection, once for each certificate. Raises `ConnError` if that fails
+        before anything is known.
         """
         return bool(self.certificate) and self._way.trusts(self)
 
     def check_trust(self) -> bool:
-        """Tell whether the system trusts the certificate for the server's name, by another connection."""
+        """Tell whether the system trusts the certificate for the server's name, by another connection.
+
+        Raises `ConnError` if that has failed before the handshake came so far.
+        """
         try:
             reached = self._way.climb(self._way.dial_again(self._bottom), is_verified=True)
+        except (ConnClosed, DeadlineError, DialError):
+            raise
         except ConnError as exc:
             _log.debug("the system does not trust the server's certificate: %s", exc)
             return False
@@ -95,7 +101,7 @@ class Way:
         self._config = config
         self._server = config.server
         self._web = config.server if isinstance(config.server, WebAddress) else None
-        self._trusted: dict[str, bool] = {}  # certificates of which it is known, by their SHA-256
+        self._trusted = "", False  # the last certificate of which that was asked, and whether it is so
         self._contexts: dict[bool, ssl.SSLContext] = {}  # of TLS: whether the peer is to be verified
         self._target = Target(config.server.host, config.server.port)  # knows which address has worked
         self._proxy = None if config.proxy is None else ProxyDialler(config.proxy)
@@ -108,10 +114,11 @@ class Way:
     def dial(self) -> Reached:
         """Connect to the server.
 
-        Raises `DialError`, `ConnError`, or `CertificateError` if the certificate is none of those that the
-        user has pinned.
+        Raises `DialError`, `ConnError`, `CertificateError` if the certificate is none of those that the user
+        has pinned, or `ProtocolError` if something answers that is known not to be a gnar server.
         """
-        return self.climb(self._target.dial() if self._proxy is None else self._dial_through(self._proxy))
+        bottom = self._target.dial() if self._proxy is None else self._dial_through(self._proxy)
+        return self.climb(bottom)
 
     def _dial_through(self, proxy: ProxyDialler) -> EventedConn:
         return proxy.dial(self._server.host, self._server.port)
@@ -176,7 +183,7 @@ class Way:
         if is_verified not in self._contexts:
             self._contexts[is_verified] = tls.client_context() if is_verified else tls.unverified_context()
         try:
-            return tls.TlsConn.connect(conn, self._contexts[is_verified], self._server.host, session)
+            made = tls.TlsConn.connect(conn, self._contexts[is_verified], self._server.host, session)
         except ConnClosed as exc:
             raise ConnClosed(f"the server ended the connection where TLS begins: {self._why_no_tls}") from exc
         except ForeignProtocolError as exc:
@@ -186,6 +193,9 @@ class Way:
             raise
         except ConnError as exc:
             raise ConnError(f"TLS with the server has failed: {exc}; {self._why_no_tls}") from exc
+        if not made.certificate:  # which would count as no TLS in the login
+            raise ConnError("TLS with the server has failed: it has shown no certificate")
+        return made
 
     @property
     def _for_go(self) -> str:
@@ -204,13 +214,12 @@ class Way:
         return f"TLS with the server (a Go server needs {self._for_go})"
 
     def trusts(self, reached: Reached) -> bool:
-        """Tell whether the certificate of a connection proves the server by itself."""
+        """Tell whether the certificate of a connection proves the server by itself; raises `ConnError`."""
         if self._config.fingerprint:
             return True  # `climb` has refused all others
-        known = self._trusted.get(reached.certificate)
-        if known is None:
-            known = self._trusted[reached.certificate] = reached.check_trust()
-        return known
+        if self._trusted[0] != reached.certificate:
+            self._trusted = reached.certificate, reached.check_trust()
+        return self._trusted[1]
 
 
 def shown(fingerprint: str) -> str:

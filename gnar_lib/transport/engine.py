@@ -129,7 +129,7 @@ class Engine:
 
 def reason_of(exc: ssl.SSLError) -> str:
     """Return the words of an error of OpenSSL, without the place in its source."""
-    reason = (exc.reason or type(exc).__name__).lower().replace("_", " ")
+    reason = (exc.reason or type(exc).__name__).lower().replace("_", " ").removeprefix("sslv3 ")
     if isinstance(exc, ssl.SSLCertVerificationError):
         reason += f": {exc.verify_message}"
     return reason

@@ -13,6 +13,8 @@ from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.transport.layer import LayeredConn
 from gnar_lib.transport.refusal import refuse, see_off
 
+_GONE: Final = "the other end has gone in the handshake of TLS"
+
 
 def client_context() -> ssl.SSLContext:
     """Return settings that take a peer whose certificate the system trusts, for the name that is dialled."""
@@ -25,6 +27,7 @@ def unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # the certificate stays the one that was looked at
     context.set_ciphers(CIPHERS_OF_1_2)
     return context
 
@@ -96,7 +99,9 @@ class TlsConn(LayeredConn[Engine]):
         if not self._engine.shake_hands():
             self._outgoing.flush()
             start = self._conn.recv(HEADER_BYTES)
-            if start and start[0] not in _HANDSHAKE_OR_ALERT:
+            if not start:
+                raise ConnClosed(f"{self}: {_GONE}")
+            if start[0] not in _HANDSHAKE_OR_ALERT:
                 found = packet.protocol_of(start)
                 raise ForeignProtocolError(f"{self}: TLS: this is {found}", found)
             self._conn.unread(start)
@@ -107,7 +112,7 @@ class TlsConn(LayeredConn[Engine]):
                 self._outgoing.flush()
                 self._receive()
                 if self._why_cut_off:
-                    raise ConnClosed(f"{self}: the other end has gone in the handshake of TLS")
+                    raise ConnClosed(f"{self}: {_GONE}")
         except ConnClosed:
             raise
         except ConnError as exc:

@@ -384,7 +384,7 @@ def test_target_that_is_tried_again_is_tried_again_when_the_handshake_fails(made
     ("answer", "said"),
     [
         (b"", "the other end has gone in the handshake of TLS"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "TLS: wrong version number"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "TLS: this is SSH"),
     ],
 )
 def test_target_that_speaks_no_tls_is_one_line(
