@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from gnar_lib.errors import ConnClosed, ConnError, ForeignProtocolError, ProtocolError
 from gnar_lib.net import EventedConn
 from gnar_lib.proto import packet
 from gnar_lib.transport.engine import CIPHERS_OF_1_2, Engine
+from gnar_lib.transport.freed import freed
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.transport.layer import LayeredConn
 from gnar_lib.transport.refusal import refuse, see_off
@@ -120,6 +122,10 @@ class TlsConn(LayeredConn[Engine]):
             see_off(self._conn)
             raise ConnError(f"{self}: {exc}") from exc
         self._outgoing.flush()
+
+    def _close(self, close_below: Callable[[], None]) -> None:
+        super()._close(close_below)
+        freed.note()
 
     @property
     def session(self) -> ssl.SSLSession | None:
