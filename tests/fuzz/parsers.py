@@ -43,7 +43,7 @@ from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
-from gnar_lib.transport import http_connect, socks
+from gnar_lib.transport import http_connect, proxy_protocol, socks
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.yamux import Session
 from tests.helpers.asking import hear as hear_proxy
@@ -398,6 +398,24 @@ def exchanges(data: bytes, random: Random) -> bool:
     return any(each[-1] is State.DONE for each in whole)  # type: ignore[index]
 
 
+def proxy_headers(data: bytes, _random: Random) -> bool:
+    """A header of the PROXY protocol is there with its last byte, and says the same when written anew."""
+    try:
+        header = proxy_protocol.parse(data)
+    except ProtocolError:
+        return False
+    if header is None:
+        return False
+    assert 0 < header.size <= min(len(data), proxy_protocol.MAX_BYTES)
+    assert proxy_protocol.parse(data[: header.size]) == header
+    assert proxy_protocol.parse(data[: header.size - 1]) is None
+    for version in (proxy_protocol.V1, proxy_protocol.V2):
+        again = proxy_protocol.parse(proxy_protocol.encode(version, header.source, header.destination))
+        assert again is not None
+        assert again.source == header.source
+    return True
+
+
 # ---- addresses and settings --------------------------------------------------------------------------------
 
 
@@ -506,7 +524,7 @@ CHECKS: dict[str, Check] = {
         *(frames, messages, announcements, datagrams, json_datagrams, yamux),
         *(http_requests, http_responses, exchanges),
         *(heads_to_pass, h2_openings, chunked_bodies, credentials, hashes, hello),
-        *(connect_answers, socks_answers),
+        *(connect_answers, socks_answers, proxy_headers),
         *(relay_addresses, settings, toml, service_answers),
     )
 }
