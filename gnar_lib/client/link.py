@@ -318,7 +318,7 @@ class Link:
     def _on_opened(self, proxy: ClientProxy, answer: ProxyResp, control: ControlConn) -> None:
         self._backoff.reset()
         self._port_backoff.reset()
-        proxy.opened(answer)
+        proxy.opened(answer, control.address)
         where = proxy.location(self._shared.config.server)
         emit(ProxyOpened, Side.CLIENT, proxy.name, proxy.kind, proxy.remote_port, control.address, where)
         if proxy.limits_users and not control.limits_users:

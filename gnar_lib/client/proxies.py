@@ -10,7 +10,7 @@ from gnar_lib import logger
 from gnar_lib.client.udp import UdpService
 from gnar_lib.config import Address, ProxyConfig
 from gnar_lib.config.model import DEFAULT_UDP_TIMEOUT_S, NAMED_KINDS
-from gnar_lib.errors import DialError, ExhaustedError, RefusedError, UnreachableError
+from gnar_lib.errors import ConnError, DialError, ExhaustedError, RefusedError, UnreachableError
 from gnar_lib.events import (
     CloseReason,
     DatagramsDropped,
@@ -27,6 +27,7 @@ from gnar_lib.proto import ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proxy.joiner import Joiner
 
 if TYPE_CHECKING:
+    from gnar_lib.client.user_headers import UserHeaders
     from gnar_lib.inspect import Inspector
 
 
@@ -54,9 +55,14 @@ class ClientProxy:
         self.domain = ""  # the host name that the proxy has at the server, if any
         self._url = ""  # where users find that, as a server of gnar's own says
         self._users: tuple[str, ...] = ()  # hashes of basic authentication, once they are made
+        self._headers: UserHeaders | None = None  # by which the local service is told of users
+        if config.proxy_protocol:
+            from gnar_lib.client.user_headers import UserHeaders  # which few clients need
+
+            self._headers = UserHeaders(config, self.log)
         self.udp: UdpService | None = None  # None for a proxy of TCP
         if self.kind == "udp":
-            self.udp = UdpService(config, self.meter, self.log)
+            self.udp = UdpService(config, self.meter, self.log, self._headers)
         # The local service of a proxy of TCP; `dial` dials it.
         self._target = Target(config.local_host, config.local_port)
         self.inspector: Inspector | None = None  # looks at what users of TCP send and get, if there is one
@@ -106,6 +112,7 @@ class ClientProxy:
             redirect_https=self.config.redirect_https,
             http2=self.config.http2,
             error_page=self.config.error_page,
+            tells_address=bool(self.config.proxy_protocol) and self.kind != "udp",
         )
 
     @property
@@ -125,8 +132,8 @@ class ClientProxy:
             )
         return self._users
 
-    def opened(self, answer: ProxyResp) -> None:
-        """Take note of what the server has given: a port, a name, or both."""
+    def opened(self, answer: ProxyResp, server: Sockaddr | None = None) -> None:
+        """Take note of what the server, at this address, has given: a port, a name, or both."""
         self.state = ProxyState.OPEN
         self.remote_port = answer.remote_port or self.remote_port
         self.domain, self._url = answer.domain, answer.url
@@ -134,6 +141,8 @@ class ClientProxy:
             self.subdomain = (
                 answer.domain
             )  # the server may have chosen it: the client asks for the same again
+        if self._headers is not None:
+            self._headers.opened(server, self.remote_port, self.domain, self._url)
 
     @property
     def can_be_cancelled(self) -> bool:
@@ -149,8 +158,26 @@ class ClientProxy:
         """Return the message that ends the proxy."""
         return ProxyCancel(proxy_name=self.name, remote_port=self.remote_port)
 
-    def dial(self) -> Conn:
-        """Return a conn to the local service for one user, which the caller closes. Raises `DialError`."""
+    def dial(self, user: str | None = None) -> Conn:
+        """Return a conn to the local service for one user, which the caller closes. Raises `DialError`.
+
+        `user` is the user's address as the server tells it, empty if the server does not, or None if this
+        client itself is the user.
+        """
+        conn = self._dial()
+        if self._headers is not None:
+            header = self._headers.of_this_end() if user is None else self._headers.of_user(user)
+            try:
+                conn.sendall(header)
+            except ConnError as exc:
+                conn.abort()
+                raise DialError(f"the local service has hung up: {exc}") from exc
+            except BaseException:
+                conn.abort()
+                raise
+        return conn
+
+    def _dial(self) -> Conn:
         try:
             conn = self._target.dial()
         except DialError as exc:

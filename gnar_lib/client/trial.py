@@ -176,6 +176,7 @@ class Trial:
             speed_limit=Rate(),
             max_users=0,
             max_users_per_address=0,
+            proxy_protocol="",  # which the service of the trial does not expect
         )
         return Port(of, ClientProxy(trial, self._shared.meter))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gnar_lib.client.proxies import ClientProxy
 from gnar_lib.errors import ProtocolError
 from gnar_lib.net import Conn
@@ -19,4 +21,4 @@ def serve(proxy: ClientProxy, conn: Conn, user: str) -> None:
         raise ProtocolError(f"a user of TCP for {proxy.name!r}, which is UDP")
     if proxy.inspector is not None:
         conn = proxy.inspector.tapped(conn, user, proxy.name, tells_users=proxy.kind == "http")
-    proxy.joiner.join(conn, user, proxy.dial)
+    proxy.joiner.join(conn, user, partial(proxy.dial, user))

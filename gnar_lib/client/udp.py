@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gnar_lib import logger
 from gnar_lib.config import ProxyConfig
 from gnar_lib.errors import DialError
@@ -12,19 +14,27 @@ from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proxy.sessions import Limits, Sessions
 from gnar_lib.proxy.udp import Carrier, admit
 
+if TYPE_CHECKING:
+    from gnar_lib.client.user_headers import UserHeaders
+
 
 class UdpService:
     """Carries datagrams between a data connection and the service.
 
-    The sessions outlive the data connection: users do not notice that another has taken its place.
+    The sessions outlive the data connection: users do not notice that another has taken its place. `headers`
+    tell the service of users.
     """
 
-    def __init__(self, config: ProxyConfig, meter: Meter, log: logger.Logger) -> None:
+    def __init__(
+        self, config: ProxyConfig, meter: Meter, log: logger.Logger, headers: UserHeaders | None = None
+    ) -> None:
         self._log = log
         self._meter = meter
         self._target = DatagramTarget(config.local_host, config.local_port, any_source=config.udp_any_source)
         limits = Limits(timeout_s=config.udp_timeout_s)
         self._sessions = Sessions(self._target, self._on_answers, meter, limits, log)
+        if headers is not None:
+            self._sessions.header_of = headers.of_datagrams
         self._carrier: Carrier | None = None  # of the data connection, while there is one
 
     @property

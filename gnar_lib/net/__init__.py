@@ -1,6 +1,14 @@
 """Where sockets are touched: conns, dialling, listening, datagrams, deadlines, crews; knows no message."""
 
-from gnar_lib.net.address import Sockaddr, format_address, host_of, network_of, resolve, unix_family
+from gnar_lib.net.address import (
+    Sockaddr,
+    format_address,
+    host_of,
+    network_of,
+    read_address,
+    resolve,
+    unix_family,
+)
 from gnar_lib.net.conn import SocketConn, recv_exactly
 from gnar_lib.net.contract import Conn, EventedConn
 from gnar_lib.net.datagram import Datagram, DatagramSocket, bind_udp
@@ -38,6 +46,7 @@ __all__ = [
     "listen",
     "listen_unix",
     "network_of",
+    "read_address",
     "recv_exactly",
     "resolve",
     "set_keepalive",

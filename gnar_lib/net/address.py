@@ -37,6 +37,14 @@ def format_address(address: Sockaddr | None) -> str:
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
+def read_address(text: str) -> tuple[str, int] | None:
+    """Return host and port of what `format_address` has shown of an IP address; None if the text is none."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdecimal()):
+        return None
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def host_of(address: Sockaddr) -> str:
     """Return the host of an address as `format_address` shows it; empty for a path."""
     return "" if isinstance(address, str) else format_address(address).rsplit(":", 1)[0]

@@ -95,7 +95,8 @@ class ProxyReq(Message):
     `response_headers` are set, as in "Name: value", or removed, as in "-Name". `basic_auth` is "user:hash"
     for each user who may come, all users if it is empty. With `redirect_https`, requests without TLS are
     redirected. With `http2`, connections of HTTP/2 are passed through as they are. `error_page` is the HTML
-    of answers that the server makes by itself.
+    of answers that the server makes by itself. With `tells_address`, the client tells the service once for
+    each data connection whose it is: no further user's requests are to come there.
     """
 
     TYPE = PacketType.PROXY_REQ
@@ -118,6 +119,7 @@ class ProxyReq(Message):
     redirect_https: bool = False
     http2: bool = False
     error_page: str = ""
+    tells_address: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,8 @@ class Sessions:
         self._strays = logger.Burst()  # warnings about datagrams from elsewhere
         self._conns: PeerTable[DatagramConn] = PeerTable(limits.sessions, limits.timeout_s, self._on_end)
         self._new = Bucket(limits.new)  # how many sessions may begin
+        # Makes what stands in front of the first datagram of a session, of the packed address of the user.
+        self.header_of: Callable[[bytes], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self._conns)
@@ -109,15 +111,31 @@ class Sessions:
         for user, payload in datagrams:
             conn = find(user)
             if conn is None or now_s > conn.look_s:
+                known, was_refused = conn, conn is not None and conn.is_refused
                 conn = self._begin(user) if conn is None else self._look_at(user, conn)
                 if conn is None:
                     self._meter.dropped += 1
+                    continue
+                if self.header_of is not None and (conn is not known or was_refused):
+                    self._introduce(user, conn, payload, self.header_of)
                     continue
             conn.used_s = now_s
             if conn.standing == ANSWERED:
                 self._conns.promote(user, conn)
             if not conn.send(payload):
                 self._meter.dropped += 1
+
+    def _introduce(
+        self, user: bytes, conn: DatagramConn, payload: bytes, header_of: Callable[[bytes], bytes]
+    ) -> None:
+        """Send a datagram with a header: the first of a session, or the first behind a refusal.
+
+        If both do not fit into one, or cannot be sent, the session begins with the next datagram.
+        """
+        conn.used_s = time.monotonic()
+        if not conn.send(header_of(user) + payload):
+            self._meter.dropped += 1
+            self._conns.end(user)
 
     def _on_answers(self, datagrams: list[Datagram]) -> None:
         user = datagrams[0][0]

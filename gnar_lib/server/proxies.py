@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gnar_lib.auth import Rights
 from gnar_lib.events import Side, UserRefused, emit
-from gnar_lib.net import Conn
+from gnar_lib.net import Conn, Sockaddr
 from gnar_lib.pio.meter import NO_LIMIT, Meter
 from gnar_lib.proxy.joiner import Joiner
 from gnar_lib.server.admission import ALL_MAY_COME
@@ -44,18 +44,19 @@ class Proxy:
             user.abort()
             return
         try:
-            self._joiner.join(user, address, lambda: self.connect(user))
+            self._joiner.join(user, address, lambda: self.connect(user, address))
         finally:
             self.places.leave(network)
 
-    def connect(self, user: Conn) -> Conn | None:
+    def connect(self, user: Conn, address: Sockaddr) -> Conn | None:
         """Return a data connection for a user, which the caller closes; None if the client brings none.
 
-        A user also gets one if the client comes back while the user waits.
+        The client is told the `address`. A user also gets a data connection if the client comes back while
+        the user waits.
         """
         while True:
             upstream = self._upstream
-            conn = upstream.take(user, self.name, self)
+            conn = upstream.take(user, self.name, self, address)
             if conn is not None or upstream is self._upstream:
                 return conn
 

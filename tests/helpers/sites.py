@@ -10,7 +10,7 @@ from typing import Any
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import DialError
 from gnar_lib.http import Limits
-from gnar_lib.net import Conn, Crew, SocketConn, listen
+from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, listen
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyReq
@@ -49,11 +49,13 @@ class Service:
         self.rules = Rules()
         self.reach: object = None
         self.connects = 0
+        self.told: list[Sockaddr] = []  # the addresses of users, of which the client has been told
         self._target = Target(LOOPBACK, port)
 
-    def connect(self, _user: Conn) -> Conn | None:
+    def connect(self, _user: Conn, address: Sockaddr) -> Conn | None:
         """Return a conn, which is aborted if there is no service, as a client's data connection is."""
         self.connects += 1
+        self.told.append(address)
         try:
             return self._target.dial()
         except DialError:

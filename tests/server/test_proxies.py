@@ -13,7 +13,7 @@ from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import ConnError
 from gnar_lib.events import Side, UserCame, UserConnected, UserLeft
-from gnar_lib.net import Conn, SocketConn, deadline
+from gnar_lib.net import Conn, Sockaddr, SocketConn, deadline
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.proxies import Proxy
@@ -29,7 +29,7 @@ class FakeUpstream:
     def __init__(self, take: Callable[[], Conn | None]) -> None:
         self._take = take
 
-    def take(self, _user: Conn, _proxy: str, _owner: object) -> Conn | None:
+    def take(self, _user: Conn, _proxy: str, _owner: object, _address: Sockaddr) -> Conn | None:
         return self._take()
 
     def give_up(self, _owner: object) -> None:

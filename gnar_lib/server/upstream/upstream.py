@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gnar_lib.auth import Session
 from gnar_lib.errors import ConnError, MuxError
-from gnar_lib.net import Conn, EventedConn, format_address
+from gnar_lib.net import Conn, EventedConn, Sockaddr, format_address
 from gnar_lib.proto import Exchange, Heartbeat, Login, Message, announcement
 from gnar_lib.proto.numbers import FEATURE_MUX, FEATURE_UDP, FEATURE_WAIT
 from gnar_lib.server.connmap import ConnMap
@@ -78,18 +78,19 @@ class Upstream:
         """How many users of TCP proxies wait for a data connection on demand."""
         return self._on_demand.users_waiting
 
-    def take(self, user: Conn, proxy: str, owner: object) -> Conn | None:
+    def take(self, user: Conn, proxy: str, owner: object, address: Sockaddr | None = None) -> Conn | None:
         """Return a data connection for a user of a TCP proxy, ready for the user's bytes.
 
-        The client has been told of the user. `proxy` is the name of the proxy, `owner` the proxy itself, for
-        `give_up`: while a client changes a proxy, it can have two of one name. Returns None if the client
-        brings no data connection within ten seconds, or if its control connection ends before. The caller
-        closes what is returned.
+        The client has been told of the user, by the `address`, or else by that of the conn. `proxy` is the
+        name of the proxy, `owner` the proxy itself, for `give_up`: while a client changes a proxy, it can
+        have two of one name. Returns None if the client brings no data connection within ten seconds, or if
+        its control connection ends before. The caller closes what is returned.
         """
-        conn = self._take_ready(user, proxy)
+        shown = format_address(user.getpeername() if address is None else address)
+        conn = self._take_ready(proxy, shown)
         if conn is not None:
             return conn
-        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, user), owner, user)
+        return self._on_demand.take(lambda conn_id: self._exchange(conn_id, proxy, shown), owner, user)
 
     def take_for_datagrams(self, proxy: str, owner: object) -> Conn | None:
         """Return a data connection that carries the datagrams of a UDP proxy; all else is as with `take`."""
@@ -98,7 +99,7 @@ class Upstream:
             lambda conn_id: Exchange(conn_id=conn_id, proxy_type="udp", proxy_name=name), owner
         )
 
-    def _take_ready(self, user: Conn, proxy: str) -> Conn | None:
+    def _take_ready(self, proxy: str, address: str) -> Conn | None:
         """Return a data connection that is there already, or a new stream; None if there is neither.
 
         Exchange is the first that is sent on it. None also if the client is silent: a user on such a data
@@ -106,7 +107,7 @@ class Upstream:
         """
         if (self._carriers is None and self._pool is None) or self._is_silent():
             return None
-        announced = announcement(proxy, format_address(user.getpeername()))
+        announced = announcement(proxy, address)
         if self._carriers is not None:
             try:
                 return self._carriers.open(announced)
@@ -124,11 +125,10 @@ class Upstream:
                 return conn
         return None
 
-    def _exchange(self, conn_id: str, proxy: str, user: Conn) -> Exchange:
+    def _exchange(self, conn_id: str, proxy: str, address: str) -> Exchange:
         """Return the message that tells the client of a user; a Go client is told the `conn_id` alone."""
         if self._session is None:
             return Exchange(conn_id=conn_id, proxy_type="tcp")
-        address = format_address(user.getpeername())
         return Exchange(conn_id=conn_id, proxy_type="tcp", proxy_name=proxy, user=address)
 
     # ---- for the control connection ------------------------------------------------------------------------

@@ -57,7 +57,9 @@ class Lane:
         self._has_place = True
         emit(UserCame, Side.SERVER, proxy.name, self.address)
         self._is_open = True
-        conn = proxy.connect(self._user)
+        # Of whoever passes requests on, unless the service is told once whose they are: a lane stays.
+        shown = self.address if proxy.web.tells_address else self._user.getpeername()
+        conn = proxy.connect(self._user, shown)
         if conn is None:
             self._reason = "nothing to connect to"
             raise HTTPError(503, f"{proxy.name} cannot be reached at the moment", [("Retry-After", "5")])
@@ -67,15 +69,17 @@ class Lane:
         if isinstance(conn, SocketConn):
             conn.keep_reading = True
 
-    @property
-    def may_be_used(self) -> bool:
-        """Whether a further request may go this way, as far as can be told without asking.
+    def may_carry(self, address: Sockaddr) -> bool:
+        """Tell whether a further request, from `address`, may go this way, as far as is known without asking.
 
+        One from another address may not, if the service has been told that of the first.
         A service that has sent something meanwhile, such as a body behind an answer to HEAD, or more than it
         has told of, would have that taken for its next answer. One that has ended the conn takes no request.
         """
         conn = self._conn
         if conn is None or self._reach is not self.proxy.reach:  # the client has come back since
+            return False
+        if self.proxy.web.tells_address and address != self.address:
             return False
         if not isinstance(conn, SocketConn | Stream):
             return not conn.has_hung_up

@@ -76,6 +76,7 @@ class WebSettings:
     redirects_https: bool = False
     passes_http2: bool = False  # connections of users who begin with HTTP/2
     error_page: str = ""  # in HTML; empty for gnar's own
+    tells_address: bool = False  # the service is told once for each connection whose it is
 
     @classmethod
     def of(cls, request: ProxyReq) -> WebSettings:
@@ -90,6 +91,7 @@ class WebSettings:
             request.redirect_https,
             request.http2,
             request.error_page,
+            request.tells_address,
         )
 
 

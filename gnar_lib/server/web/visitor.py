@@ -268,7 +268,7 @@ class Visitor:
         lane = self._lanes.pop(proxy, None)
         if lane is not None:
             self._lanes[proxy] = lane
-            if lane.may_be_used:
+            if lane.may_carry(address):
                 return lane
             self._drop(lane)
         if len(self._lanes) >= MOST_LANES:

@@ -193,7 +193,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], None], bytes, str]] = {
         "there are too many users at the moment",
     ),
     "no way": (
-        lambda proxy: setattr(proxy, "connect", lambda _user: None),
+        lambda proxy: setattr(proxy, "connect", lambda _user, _address: None),
         b"503",
         "web cannot be reached at the moment",
     ),

@@ -11,6 +11,7 @@ import pytest
 from gnar_lib.errors import ConfigError, ProxyRefusedError
 from gnar_lib.http.heads import read_request
 from gnar_lib.http.limits import Limits
+from gnar_lib.net import SocketConn
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.web.basic import MAX_AT_ONCE
 from gnar_lib.server.web.basic import _checks_of_process as checks_of_process
@@ -279,3 +280,25 @@ def test_caddy_may_ask_whether_a_name_is_in_use() -> None:
     assert statuses == [200, 200, 404, 502]
     with site_before(1) as site:
         assert responses(site.ask(ask % (b"a", b"127.0.0.1")))[0].status == 404
+
+
+@pytest.mark.parametrize("wanted", [{}, {"tells_address": True}], ids=["as usual", "told once"])
+def test_lane_of_a_service_that_is_told_once_whose_it_is_carries_no_other_user(
+    wanted: dict[str, Any],
+) -> None:
+    """Behind a front such as Caddy, the requests of many users come on one connection."""
+
+    def serve(conn: SocketConn) -> None:
+        while read_until(conn, END):
+            conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    users = (b"192.0.2.1", b"192.0.2.1", b"192.0.2.2", b"192.0.2.1", b"192.0.2.1")
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %b\r\n\r\n"
+    with (
+        scripted(serve) as service,
+        site_before(service.port, wanted=wanted, trust_forwarded=("127.0.0.0/8",)) as site,
+    ):
+        got = responses(site.ask(b"".join(request % user for user in users), end=True))
+        told = [address[0] for address in site.names.proxies["a"].told]
+    assert [each.status for each in got] == [200] * len(users)
+    assert told == (["192.0.2.1", "192.0.2.2", "192.0.2.1"] if wanted else ["127.0.0.1"])
