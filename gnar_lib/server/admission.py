@@ -40,7 +40,7 @@ class AddressRules:
         """Return why a user may not come from an address; empty if the user may."""
         if not (self._allowed or self._denied):
             return ""
-        ip = _ip_of(address)
+        ip = ip_of(address)
         if ip is None:  # a Unix socket: of this machine, whose users have no address
             return "" if not self._allowed else "the user has no address, and allow-from is set"
         if any(ip in network for network in self._denied):
@@ -57,12 +57,12 @@ def _networks(key: str, texts: Sequence[str]) -> tuple[_Network, ...]:
     if len(texts) > MAX_NETWORKS:
         raise ProxyRefusedError(f"{key}: {len(texts)} networks; at most {MAX_NETWORKS} are possible")
     try:
-        return tuple(_plain(ipaddress.ip_network(text, strict=False)) for text in texts)
+        return tuple(plain_network(ipaddress.ip_network(text, strict=False)) for text in texts)
     except ValueError:
         raise ProxyRefusedError(f"{key}: what is no network; write one such as 10.0.0.0/8") from None
 
 
-def _plain(network: _Network) -> _Network:
+def plain_network(network: _Network) -> _Network:
     """Return a network of IPv4 addresses that are written as IPv6 as one of IPv4."""
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
         inner = network.network_address.ipv4_mapped
@@ -71,7 +71,8 @@ def _plain(network: _Network) -> _Network:
     return network
 
 
-def _ip_of(address: Sockaddr) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def ip_of(address: Sockaddr) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address of a socket's address, IPv4 in IPv6 as IPv4; None if there is none."""
     host = host_of(address).strip("[]").partition("%")[0]
     if not host:
         return None

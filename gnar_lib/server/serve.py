@@ -164,6 +164,7 @@ class Server:
             **{key: getattr(before, key) for key in _UNTIL_RESTART},
         )
         self.shared.places.limits = UserLimits(config.max_users, config.max_users_per_address)
+        self.shared.balancers.use(config.accept_proxy_protocol)
         for control in self.control_ingress.clients:
             control.rights = Rights.of(config)
         emit(Reloaded, Side.SERVER, 0, unchanged=changed_keys(self.shared.config, config))

@@ -6,6 +6,7 @@ from gnar_lib.config import ServerConfig
 from gnar_lib.net import Crew
 from gnar_lib.pio.meter import Meter
 from gnar_lib.server import certificates
+from gnar_lib.server.balancers import Balancers
 from gnar_lib.server.connmap import ConnMap
 from gnar_lib.server.dismissed import Dismissed
 from gnar_lib.server.names.check import Name, url_of
@@ -27,6 +28,7 @@ class Shared:
         self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
         self.names = Names()
+        self.balancers = Balancers(config.accept_proxy_protocol)  # who tell users' addresses
         self.room = Room(config.max_memory)  # for what clients want done with users and requests
         self.conn_map = ConnMap()
         self.places = Places("this server", UserLimits(config.max_users, config.max_users_per_address))

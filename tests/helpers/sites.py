@@ -14,6 +14,7 @@ from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, listen
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyReq
+from gnar_lib.server.balancers import Balancers
 from gnar_lib.server.ingress.web import WebIngress
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.web.settings import WebSettings
@@ -94,7 +95,13 @@ class SiteOfTest:
         self.crew = Crew("user")
         listener = listen(LOOPBACK, 0)
         config = ServerConfig(**{"trust_forwarded": (), "http_port": listener.port, **settings})
-        shared: Any = SimpleNamespace(names=names, config=config, users=self.crew, answers=[0] * 6)
+        shared: Any = SimpleNamespace(
+            names=names,
+            config=config,
+            users=self.crew,
+            answers=[0] * 6,
+            balancers=Balancers(config.accept_proxy_protocol),
+        )
         self.ingress = WebIngress(shared)
         if limits is not None:
             self.ingress.site.use_limits(limits)

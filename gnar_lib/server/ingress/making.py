@@ -111,7 +111,7 @@ def new_ingress(
             ingress = named
         else:
             is_local = named is not None and not request.remote_port
-            ingress = TcpIngress(opened, proxy, shared.users, named, is_local=is_local)
+            ingress = TcpIngress(opened, proxy, shared, named, is_local=is_local)
     fit(ingress, wanted)
     return ingress
 

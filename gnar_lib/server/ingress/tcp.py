@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
-from gnar_lib.net import Crew, Listener
+from gnar_lib.net import Listener
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.ingress.named import NamedIngress
 from gnar_lib.server.names.table import AWAY_S
 from gnar_lib.server.proxies import Proxy
+from gnar_lib.server.shared import Shared
 from gnar_lib.server.upstream import Upstream
 
 
 class TcpIngress:
-    """A listener whose users belong to one proxy; a greenlet of `users` serves each.
+    """A listener whose users belong to one proxy.
 
-    `named` is the ingress of the proxy's name, if there is one, which does what this one does. `is_local`:
-    users of the port come from this machine alone, and the client knows of no port.
+    Users whom a load balancer brings have the address that it tells. `named` is the ingress of the proxy's
+    name, if there is one, which does what this one does. `is_local`: users of the port come from this machine
+    alone, and the client knows of no port.
     """
 
     request: ProxyReq  # what the client has asked for; `making.fit` says so
@@ -25,7 +28,7 @@ class TcpIngress:
         self,
         listener: Listener,
         proxy: Proxy,
-        users: Crew,
+        shared: Shared,
         named: NamedIngress | None = None,
         *,
         is_local: bool = False,
@@ -37,11 +40,12 @@ class TcpIngress:
         self.key = ("tcp", self.port)  # what no other ingress of the server has
         self.public_port = 0 if is_local else self.port
         self._listener = listener
-        self._users = users
+        self._users = shared.users
+        self._serve = partial(shared.balancers.serve, serve=proxy.serve)
 
     def start(self) -> None:
         """Take users from now on."""
-        self._listener.serve(self._users, self.proxy.serve, is_for_users=True)
+        self._listener.serve(self._users, self._serve, is_for_users=True)
         if self.named is not None:
             self.named.start()
 

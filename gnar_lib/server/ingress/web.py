@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from socket import SHUT_WR
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,8 @@ class WebIngress:
         self.site.is_ending = False
         handlers = {"http": self._serve_http, "https": self._serve_https}
         for scheme, listener in self._listeners.items():
-            listener.serve(self._shared.users, handlers[scheme], is_for_users=True)
+            serve = partial(self._shared.balancers.serve, serve=handlers[scheme])
+            listener.serve(self._shared.users, serve, is_for_users=True)
 
     @property
     def expects_requests(self) -> bool:
