@@ -31,6 +31,7 @@ GROUPS = (
     "tests/panel/",
     "tests/tunnel/names/",
     "tests/tunnel/test_names_caddy.py",
+    "tests/tunnel/test_proxy_protocol.py",
     "tests/pyz/test_build.py",
     "tests/ship/test_install.py",
     "tests/yamux/test_interop.py",

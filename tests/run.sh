@@ -34,12 +34,13 @@ microsocks|microsocks|tests of dialling through a SOCKS proxy
 gcc|gcc|tests that compile a helper in C
 /usr/include/stdio.h|libc6-dev|tests that compile a helper in C
 htpasswd|apache2-utils|tests of hashes of passwords
-haproxy|haproxy|benchmarks
+haproxy|haproxy|benchmarks, and tests of the PROXY protocol
 iperf3|iperf3|benchmarks of bulk
 wrk|wrk|benchmarks of HTTP
 caddy|caddy|tests of names with HTTPS by Caddy
 h2load|nghttp2-client|tests of HTTP/2, and of names with a crowd of users
 nginx|nginx-light|benchmarks and tests with a real web server
+/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|tests of the PROXY protocol
 go|golang-go|tests with the Go peers
 /usr/share/gocode/src/github.com/hashicorp/yamux|golang-github-hashicorp-yamux-dev|tests of multiplexing with Go
 dnsmasq|dnsmasq-base|tests of UDP with a real DNS server
