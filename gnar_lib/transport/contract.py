@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
-
-
-class Received(Protocol):
-    """Where an engine finds what has come from the conn below."""
-
-    def write(self, data: memoryview, /) -> int:
-        """Take `data`, whose memory is reused afterwards."""
 
 
 class Made(Protocol):
@@ -19,24 +13,24 @@ class Made(Protocol):
     def pending(self) -> int:
         """How many bytes there are."""
 
-    def read(self) -> bytes:
+    def read(self) -> bytes | bytearray:
         """Return all of them: from then on they are gone."""
 
 
 class LayerEngine(Protocol):
-    """One end of a layer: what has come goes into `received`, and what is to be sent comes out of `made`."""
+    """One end of a layer: what has come goes into `receive`, and what is to be sent comes out of `made`."""
 
     FRAME_BYTES: ClassVar[int]  # the most that one `write` takes
     peer_ended: bool  # the peer has said that it sends no more
     why_broken: str  # why nothing can be read any more
 
     @property
-    def received(self) -> Received:
-        """Where what comes from the conn below goes."""
-
-    @property
     def made(self) -> Made:
         """What is to be sent on the conn below."""
+
+    @property
+    def receive(self) -> Callable[[memoryview], object]:
+        """Takes what has come from the conn below, in memory that is reused afterwards."""
 
     def read_into(self, buffer: memoryview, /) -> int:
         """Put what has come into `buffer`, as far as it fits, and return how many bytes that were.

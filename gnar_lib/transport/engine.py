@@ -22,9 +22,18 @@ class ServerContext(ssl.SSLContext):
 
 
 class Engine:
-    """One end of TLS: what has come goes into `received`, and what is to be sent comes out of `made`."""
+    """One end of TLS: what has come goes into `receive`, and what is to be sent comes out of `made`."""
 
-    __slots__ = ("_decrypt_into", "_encrypt", "_tls", "made", "peer_ended", "received", "why_broken")
+    __slots__ = (
+        "_decrypt_into",
+        "_encrypt",
+        "_received",
+        "_tls",
+        "made",
+        "peer_ended",
+        "receive",
+        "why_broken",
+    )
 
     FRAME_BYTES: ClassVar[int] = RECORD_BYTES  # the most that one `write` takes
 
@@ -36,13 +45,14 @@ class Engine:
         host: str = "",
         session: ssl.SSLSession | None = None,
     ) -> None:
-        self.received, self.made = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._received, self.made = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.receive: Callable[[bytes | memoryview], int] = self._received.write
         self.peer_ended = False  # the peer has said that it sends no more
         self.why_broken = ""  # why nothing can be decrypted any more
         # An empty name is refused, and None would not be, with settings that compare names.
         is_nameless = not host and not context.check_hostname
         self._tls = context.wrap_bio(
-            self.received,
+            self._received,
             self.made,
             server_side=is_server,
             server_hostname=None if is_server or is_nameless else host,
@@ -103,7 +113,7 @@ class Engine:
 
         After 0, `peer_ended` and `why_broken` tell whether more can come.
         """
-        received, pending, filled, size = self.received, self._tls.pending, 0, len(buffer)
+        received, pending, filled, size = self._received, self._tls.pending, 0, len(buffer)
         try:
             while filled < size and (received.pending or pending()) and not self.peer_ended:
                 count = self._decrypt_into(size - filled, buffer[filled:])

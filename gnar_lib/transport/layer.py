@@ -171,7 +171,7 @@ class LayeredConn(Generic[_Engine]):
     def _take(self, count: int) -> None:
         """Let the engine have what was received."""
         if count:
-            self._engine.received.write(_RECEIVED[:count])
+            self._engine.receive(_RECEIVED[:count])
         else:
             end = f"the end of {self._NAME}"
             self._why_cut_off = f"{self}: the other end has gone without {end}: bytes may be missing"

@@ -72,7 +72,7 @@ class TlsConn(LayeredConn[Engine]):
             refuse(conn, hello)
             raise ConnError(f"{conn}: {exc}") from exc
         engine = Engine(context, is_server=True)
-        engine.received.write(hello)
+        engine.receive(hello)
         tls = cls(conn, engine, name)
         tls._shake_hands()
         return tls

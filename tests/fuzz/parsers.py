@@ -45,12 +45,15 @@ from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
 from gnar_lib.transport import http_connect, proxy_protocol, socks
 from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
+from gnar_lib.transport.ws_engine import MAX_TINY_FRAMES, WebSocketEngine
+from gnar_lib.transport.ws_handshake import Asking, RefusedError, answer_to
 from gnar_lib.yamux import Session
 from tests.helpers.asking import hear as hear_proxy
 from tests.helpers.exchanges import Said, cut, hear
 from tests.helpers.h2 import opening
 from tests.helpers.hello import cut_into_records, handshake_of
 from tests.helpers.loop import turn
+from tests.helpers.websocket import accept_token, frames_in
 from tests.peers.mux import clean, conn_pair, stream_count
 
 Check = Callable[[bytes, Random], bool]
@@ -367,6 +370,59 @@ def socks_answers(data: bytes, random: Random) -> bool:
     return _opens_tunnel(ProxyServer("socks5h", "p", 1080, "user", Secret("opensesame")), data, random)
 
 
+# ---- WebSockets --------------------------------------------------------------------------------------------
+
+
+def _stream_in(data: bytes, size: int, buffer: memoryview, *, is_client: bool) -> tuple[bytes, bool, bool]:
+    """Return the stream in frames that come in pieces of `size` bytes, and whether it ends, or is broken."""
+    engine, stream = WebSocketEngine(is_client=is_client), bytearray()
+    for at in range(0, len(data), size):
+        engine.receive(data[at : at + size])
+        while count := engine.read_into(buffer):
+            stream += buffer[:count]
+        if engine.made.pending:
+            frames_in(bytes(engine.made.read()))
+    assert engine.why_broken.isprintable()
+    return bytes(stream), engine.peer_ended, bool(engine.why_broken)
+
+
+def websocket_frames(data: bytes, random: Random) -> bool:
+    """Frames carry the same stream and the same end however they are cut; the stream can be sent again."""
+    data = data[:MAX_TINY_FRAMES]  # how many frames are too many depends on the cuts
+    is_client, buffer = random.random() < 0.5, memoryview(bytearray(random.choice((1, 100, 65536))))
+    found = _stream_in(data, len(data) or 1, buffer, is_client=is_client)
+    assert found == _stream_in(data, random.choice((1, 7, 1000)), buffer, is_client=is_client)
+    stream, _, is_broken = found
+    peer = WebSocketEngine(is_client=not is_client)
+    for at in range(0, len(stream), 1000):
+        peer.write(stream[at : at + 1000])
+    again = bytes(peer.made.read())
+    assert _stream_in(again, 1000, buffer, is_client=is_client) == (stream, False, False)
+    return bool(data) and not is_broken
+
+
+def websocket_heads(data: bytes, random: Random) -> bool:
+    """A request or an answer begins a WebSocket, or one line says why there is none."""
+    asking = Asking("gnar.test", "/gnar")
+    try:
+        if not data.startswith(b"HTTP"):
+            answer = answer_to(data)
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            assert answer.endswith(b"\r\n\r\n")
+            return True
+        data = data.replace(b"<accept>", accept_token(asking.request))
+        end = asking.head_of(data)
+        assert asking.head_of(data[: random.randint(0, len(data))]) in (0, end)
+        if end:
+            asking.check(data[:end])
+        return bool(end)
+    except (RefusedError, DialError) as exc:
+        reason = str(exc)
+    assert reason.isprintable()
+    assert len(reason) < 400
+    return False
+
+
 # ---- the inspector -----------------------------------------------------------------------------------------
 
 
@@ -524,7 +580,7 @@ CHECKS: dict[str, Check] = {
         *(frames, messages, announcements, datagrams, json_datagrams, yamux),
         *(http_requests, http_responses, exchanges),
         *(heads_to_pass, h2_openings, chunked_bodies, credentials, hashes, hello),
-        *(connect_answers, socks_answers, proxy_headers),
+        *(connect_answers, socks_answers, proxy_headers, websocket_frames, websocket_heads),
         *(relay_addresses, settings, toml, service_answers),
     )
 }

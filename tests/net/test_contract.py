@@ -1,7 +1,8 @@
 """What `Conn` and `EventedConn` promise, tried on everything that fulfils them.
 
-`Conn`: a TCP socket, a Unix socket, a stream of a session, a conn wrapped in another, both ends of TLS, TLS
-over TLS, and a tapped one. `EventedConn`: all of these but the stream and the tapped one.
+`Conn`: a TCP socket, a Unix socket, a stream of a session, a conn wrapped in another, both ends of TLS and of
+a WebSocket, TLS over each of them, and a tapped one. `EventedConn`: all of these but the stream and the
+tapped one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gnar_lib.inspect import Inspector
 from gnar_lib.net import Conn, EventedConn, give_way
 from tests.helpers.conns import LOOPBACK, MIB, Waiter, tcp_pair, unix_pair
 from tests.helpers.tls import shake_hands, tls_pair
+from tests.helpers.websocket import websocket_pair
 from tests.helpers.wrapped import WrappedConn
 from tests.peers.mux import session_pair
 
@@ -62,6 +64,22 @@ def tls_over_tls() -> Generator[EventedPair, None, None]:
 
 
 @contextmanager
+def ws_client() -> Generator[EventedPair, None, None]:
+    yield websocket_pair()
+
+
+@contextmanager
+def ws_server() -> Generator[EventedPair, None, None]:
+    far, near = websocket_pair()
+    yield near, far
+
+
+@contextmanager
+def tls_over_ws() -> Generator[EventedPair, None, None]:
+    yield shake_hands(*websocket_pair())
+
+
+@contextmanager
 def tapped() -> Generator[Pair, None, None]:
     inspector = Inspector(1000)
     near, far = tcp_pair()
@@ -78,7 +96,7 @@ def stream() -> Generator[Pair, None, None]:
         yield near, far
 
 
-EVENTED = [tcp, unix, wrapped, tls_client, tls_server, tls_over_tls]
+EVENTED = [tcp, unix, wrapped, tls_client, tls_server, tls_over_tls, ws_client, ws_server, tls_over_ws]
 
 
 @pytest.fixture(params=[*EVENTED, stream, tapped], ids=lambda make: make.__name__)
