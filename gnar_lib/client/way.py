@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from gnar_lib.transport.tls import TlsConn
 
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
 SHOWN_DIGITS: Final = 16  # of a fingerprint, for people
 
 _log = logger.get("client")
@@ -167,7 +169,7 @@ class Way:
             if web is not None:
                 from gnar_lib.transport.websocket import WebSocketConn
 
-                conn = WebSocketConn.connect(conn, str(Address(web.host, web.port)), web.path)
+                conn = WebSocketConn.connect(conn, _host_field(web), web.path)
             if inside:
                 conn = tls = self._encrypt(conn, session, is_verified=is_verified)
         return Reached(self, bottom, conn, tls)
@@ -220,6 +222,12 @@ class Way:
         if self._trusted[0] != reached.certificate:
             self._trusted = reached.certificate, reached.check_trust()
         return self._trusted[1]
+
+
+def _host_field(web: WebAddress) -> str:
+    """Return what Host says of a server: no port, if it is the usual one (RFC 9110, section 7.2)."""
+    port = HTTPS_PORT if web.is_tls else HTTP_PORT
+    return str(Address(web.host, web.port)).removesuffix(f":{port}")
 
 
 def shown(fingerprint: str) -> str:

@@ -163,10 +163,13 @@ class ControlIngress:
                 self._cancel(conn, message, peer)
 
     def _receive_header(self, conn: SocketConn) -> None:
-        """Take the header of the PROXY protocol off a conn; raises `ProtocolError` if nobody may send one."""
-        raise ProtocolError(
-            "this is the PROXY protocol, from an address that is none of accept-proxy-protocol"
-        )
+        """Take the header of the PROXY protocol off a conn; raises what `Balancers.receive` raises.
+
+        From then on the conn counts for the network of the client, and not for that of the load balancer.
+        """
+        self._shared.balancers.receive(conn)
+        self.in_progress.discard(conn)
+        self.in_progress.add(conn)
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""
