@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 REPORT_S = 60.0
 # Their first argument is a logger.
 BURSTS = (
+    "_failed",
+    "_broken_off",
     "descriptors",
     "services[event.proxy]",
     "users",

@@ -42,7 +42,7 @@ def naming(**settings: Any) -> Iterator[Running]:
 
 
 def dial(running: Running, client_id: str, auth: str = "hmac") -> ControlConn:
-    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth, multiplex=False)
+    config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, auth=auth, multiplex=False, tls="off")
     return ControlConn.dial(config, client_id)
 
 
@@ -106,7 +106,7 @@ def close(*conns: ControlConn | Conn) -> None:
 def test_user_of_a_name_reaches_the_client_and_no_port_is_open(multiplex: bool) -> None:
     port = free_port()
     with naming(http_port=port, http_bind=LOOPBACK) as running, heard(ProxyOpened, ProxyClosed) as told:
-        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex)
+        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=multiplex, tls="off")
         client = ControlConn.dial(config, "one")
         client.log_in(wanted("blog"))
         answer = answer_of(client.conn)
