@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 
 from gnar_lib.errors import ConnClosed
 from gnar_lib.http.limits import Limits
-from gnar_lib.http.share import share
+from gnar_lib.http.share import end_waits
 from gnar_lib.net import Conn, network_of
 
 
@@ -101,7 +101,7 @@ class Crowd:
         conn, waiting = next(iter(network.waiting.items()))
         self.leave(conn)
         conn.close()
-        share.end_wait(waiting, ConnClosed(f"{conn}: closed for another one"))
+        end_waits(waiting, ConnClosed(f"{conn}: closed for another one"))
         return True
 
     @contextmanager

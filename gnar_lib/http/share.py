@@ -130,3 +130,10 @@ class Share:
 
 
 share = Share()  # the process has one loop, so there is one share
+handshakes = Share()  # of TLS, each of which takes a millisecond, and anybody can ask for them
+
+
+def end_waits(waiting: greenlet, error: Exception) -> None:
+    """Raise `error` in a greenlet that waits for a turn of either kind; nothing happens to another one."""
+    share.end_wait(waiting, error)
+    handshakes.end_wait(waiting, error)

@@ -10,7 +10,8 @@ import gevent
 import pytest
 
 from gnar_lib.errors import ConnClosed
-from gnar_lib.http import Limits, Request, Response, crowd, paced, service
+from gnar_lib.http import Limits, Request, Response, paced, service
+from gnar_lib.http import share as share_module
 from gnar_lib.http.share import MAX_CREDIT_S, Share
 from gnar_lib.http.share import share as process_share
 from gnar_lib.net import give_way
@@ -174,7 +175,7 @@ def test_a_conn_that_is_closed_for_another_one_waits_for_no_turn() -> None:
         held._credit_s = -1.0  # for ever, as no time goes by
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(paced, "share", held)
-            patch.setattr(crowd, "share", held)
+            patch.setattr(share_module, "share", held)
             conns = [served.dial() for _ in range(20)]
             wait_until(lambda: len(held._waiters) == 3 == len(served.crew), "three are left")
             for conn in conns:

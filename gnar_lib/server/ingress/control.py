@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from functools import partial
 
+from greenlet import getcurrent
+
 from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
@@ -122,7 +124,7 @@ class ControlIngress:
 
         Returns None if there is nothing more to do: it has failed, and was closed, or somebody else has it.
         """
-        self.in_progress.add(bottom)
+        self.in_progress.add(bottom, getcurrent())
         conn: EventedConn = bottom
         try:
             opened = self._front.open(bottom)
@@ -169,7 +171,7 @@ class ControlIngress:
         """
         self._shared.balancers.receive(conn)
         self.in_progress.discard(conn)
-        self.in_progress.add(conn)
+        self.in_progress.add(conn, getcurrent())
 
     def _serve_streams(self, conn: EventedConn, peer: Peer) -> None:
         """Take control and data connections of one client as streams of this connection, until it ends."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gnar_lib.errors import ConnClosed
-from gnar_lib.http.share import Share
+from gnar_lib.http.share import handshakes
 from gnar_lib.net import EventedConn, SocketConn, network_of
 from gnar_lib.transport.first import First, first_of
 
@@ -53,7 +53,6 @@ class Front:
         self._certificates = certificates
         self._receive_header = receive_header
         self._door = door
-        self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
 
     def open(self, bottom: SocketConn) -> EventedConn | None:
         """Return the conn on which a login is next; None if somebody else has come, whose conn is taken over.
@@ -86,7 +85,7 @@ class Front:
         from gnar_lib.transport.tls import TlsConn
 
         assert self._certificates is not None  # noqa: S101  (`open` has looked)
-        self._handshakes.take(network_of(conn.getpeername()))
+        handshakes.take(network_of(conn.getpeername()))
         return TlsConn.accept(conn, self._certificates.context)
 
 

@@ -12,7 +12,7 @@ from gevent.hub import get_hub
 from gnar_lib import logger
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError
-from gnar_lib.http.share import Share
+from gnar_lib.http.share import handshakes
 from gnar_lib.net import Listener, SocketConn, deadline, listen, network_of
 from gnar_lib.proxy.watch import watch
 from gnar_lib.server.shared import Shared
@@ -52,7 +52,6 @@ class WebIngress:
         self._certificates: Certificates | None = None
         self._greeting: dict[SocketConn, float] = {}  # who shakes hands by TLS, and since when
         self._refusing = 0
-        self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
         self._timer: Any = None
         config = shared.config
         if config.https_port:
@@ -229,7 +228,7 @@ class WebIngress:
 
         crowd = self.site.crowd
         with deadline(HELLO_S, f"{conn}: the TLS handshake"):
-            self._handshakes.take(network_of(conn.getpeername()))
+            handshakes.take(network_of(conn.getpeername()))
             tls = TlsConn.accept(conn, certificates.context)
         del self._greeting[conn]
         crowd.leave(conn)
