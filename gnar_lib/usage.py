@@ -40,7 +40,7 @@ SERVER = """gnar server: take clients, and the users of what they forward.
 Usage: gnar server [<port>] [options]
 
 Options:
-  -p, --port PORT            control port, where clients come (default 8910)
+  -p, --port PORT            control port, where clients and users of names come (default 8910)
   -t, --token TOKEN          let in only clients that know it; better set as GNAR_TOKEN
       --token-file FILE      read the token from a file, which holds nothing else
       --auth KIND            any|hmac (default any); hmac refuses md5 logins, so Go clients
@@ -69,11 +69,11 @@ Options:
       --admin-read-token-file FILE  read it from a file, which holds nothing else
       --state-dir DIR        keep the certificate, and the panel's history, in this folder
   -D, --domain DOMAIN        clients may have names under it, such as blog.example.com
-      --http-port PORT       where users of names come (default 80; 8080 behind Caddy), or off
+      --http-port PORT       where users of names come, too (default 80; 8080 behind Caddy), or off
       --http-bind ADDR       listen for them there (default: --bind; loopback behind Caddy)
-      --https-port PORT      where they come with TLS (default: off; 443 with --tls-cert)
-      --tls-cert FILES       certificates, such as wildcard.pem or one.pem,two.pem (default: the
-                             control port has one that gnar makes, names have none)
+      --https-port PORT      where they come with TLS, too (default: off; 443 with --tls-cert)
+      --tls-cert FILES       certificates, such as wildcard.pem or one.pem,two.pem (default: one
+                             that gnar makes for the control port, of which browsers warn)
       --tls-key FILES        their keys, unless the same files have them
       --hsts SECONDS         for which browsers are to use HTTPS alone (default: nothing is said)
       --allow-hosts NAMES    whole host names that clients may have, such as *.customer.org
@@ -95,7 +95,7 @@ Every setting can be a variable, too: GNAR_PORT, GNAR_ALLOW_PORTS and so on.
 Examples:
   GNAR_TOKEN=s3cret gnar server
   gnar server 7000 --allow-ports 9000-9100 -c gnar.toml
-  gnar server -D example.com --tls-cert wildcard.pem
+  gnar server -p 443 -D example.com --tls-cert wildcard.pem
 """
 
 # Options of the Go program's server that command lines may have, but that are not advertised, since they have

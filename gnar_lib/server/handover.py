@@ -73,6 +73,7 @@ WEB = "web"  # the kind of a web port, whose scheme is its name
 STEP_S = 10.0  # for the other process to answer
 SETTLE_S = 2.0  # for users who have been accepted to get their data connections
 SETTLE_EVERY_S = 0.01
+COMING_S = 0.3  # for whoever has come to the control port to say what for
 
 _log = logger.get("server")
 
@@ -238,7 +239,7 @@ class Offer:
         """Accept nobody, and wait until those who have been accepted have their data connections.
 
         Users of names may ask once more, and the answer says that their connection ends. A data connection on
-        demand comes to the control port, which is still this process's.
+        demand comes to the control port, which is still this process's, until nobody needs one.
         """
         for control in self._control_ingress.clients:
             for ingress in control.held:
@@ -250,6 +251,14 @@ class Offer:
         while self._has_users_waiting() and time.monotonic() < until_s:
             gevent.sleep(SETTLE_EVERY_S)
         self._control_ingress.pause()
+        while self._may_have_users() and time.monotonic() < until_s:
+            gevent.sleep(SETTLE_EVERY_S)
+
+    def _may_have_users(self) -> bool:
+        """Tell whether somebody has just come to the control port who may be a user of a name."""
+        if not self._web.has_control_port:
+            return False
+        return self._control_ingress.in_progress.has_come_within(COMING_S) or self._web.expects_requests
 
     def _has_users_waiting(self) -> bool:
         if self._web.expects_requests:
@@ -392,6 +401,7 @@ def take_over(
                 _adopt(handed, sock, control_ingress, shared)
         if listener is None:
             raise ProtocolError("the running server has no control port")
+        shared.control_port = listener.port
         web.start(web_listeners)
         web.pause()
         predecessor.let_go()
@@ -402,7 +412,8 @@ def take_over(
         if listener is not None:
             listener.close()
         raise
-    return control_ingress.serve(listener)
+    control_ingress.serve(listener)
+    return listener.port
 
 
 def _adopt(

@@ -18,13 +18,14 @@ from gnar_lib.errors import ListenError, UsageError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
 from gnar_lib.hooks import Hooks
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import Listener, options
+from gnar_lib.net import Listener, listen, options
 from gnar_lib.net.given import GivenSocket, given_sockets
 from gnar_lib.server import certificates
 from gnar_lib.server.given import control_socket
 from gnar_lib.server.handover import Offer, Predecessor, take_over
 from gnar_lib.server.ingress.control import ControlIngress
 from gnar_lib.server.ingress.noweb import NoWeb
+from gnar_lib.server.names.check import has_names
 from gnar_lib.server.places import UserLimits
 from gnar_lib.server.shared import Shared
 from gnar_lib.yamux.holdings import holdings
@@ -56,8 +57,8 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.shared = Shared(config)  # what all parts of this server have in common
-        self.control_ingress = ControlIngress(self.shared)  # the control port, with the clients
         self.web = _web_of(self.shared)  # the ports at which users reach names
+        self.control_ingress = ControlIngress(self.shared, self.web)  # the control port, with the clients
         self._caddy: Caddy | None = None  # the Caddy in front, if gnar looks after its route
         self.is_given = False  # `start_given` was called
         self._admin: Admin | None = None  # while there is an admin port
@@ -68,12 +69,22 @@ class Server:
         Raises `ListenError`, or what `take_over` raises.
         """
         if predecessor is None:
-            self.web.start()
-            port = self.control_ingress.start()
-        else:
-            port = take_over(predecessor, self.control_ingress, self.web, self.shared)
+            return self._serve(listen(self.shared.config.bind, self.shared.config.port))
+        port = take_over(predecessor, self.control_ingress, self.web, self.shared)
         self._run()
         return port
+
+    def _serve(self, listener: Listener) -> int:
+        """Have clients come to `listener`, open all else, and return the port; raises `ListenError`."""
+        self.shared.control_port = listener.port
+        try:
+            self.web.start()
+        except BaseException:
+            listener.close()
+            raise
+        self.control_ingress.serve(listener)
+        self._run()
+        return listener.port
 
     def _run(self) -> None:
         """Start what runs besides."""
@@ -104,10 +115,7 @@ class Server:
                 self.shared.ports.given.add(each)
         if control is None:
             return self.start()
-        self.web.start()
-        port = self.control_ingress.serve(Listener(control.sock))
-        self._run()
-        return port
+        return self._serve(Listener(control.sock))
 
     def start_admin(self, wait_s: float = 0.0) -> None:
         """Open the admin port if there is to be one; a port that is taken is tried again for `wait_s`.
@@ -209,8 +217,8 @@ class Server:
 
 
 def _web_of(shared: Shared) -> WebIngress | NoWeb:
-    """Return the web ports of a server, which has yet to start them; raises `UsageError`."""
-    if not (shared.config.http_port or shared.config.https_port):
+    """Return the users of names of a server, which has yet to start their ports; raises `UsageError`."""
+    if not has_names(shared.config):
         return NoWeb()
     from gnar_lib.server.ingress.web import WebIngress  # loads what nothing else needs
 

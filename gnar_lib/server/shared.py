@@ -24,6 +24,7 @@ class Shared:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config  # replaced by a reload
+        self.control_port = config.port  # another one, if a service manager has opened it
         self.certificates = certificates.load(config)  # of the control port, and of names; None without TLS
         self.stopping = False  # True from `Server.stop_listening` on: no further proxies are opened
         self.ports = Ports(config.bind, config.udp_bind)
@@ -40,7 +41,7 @@ class Shared:
 
     def url_of(self, name: Name) -> str:
         """Return where users find a proxy with this name."""
-        return url_of(name, self.config)
+        return url_of(name, self.config, self.control_port)
 
     @property
     def proxies(self) -> int:

@@ -9,8 +9,8 @@ from typing import Final
 _TLS: Final = 0x16  # a record that holds a handshake (RFC 8446, section 5.1)
 _PROXY_LINE: Final = b"PROXY "  # version 1 of the PROXY protocol
 _PROXY_BINARY: Final = b"\r\n\r\n\x00\r\nQUIT\n"  # version 2
-_METHOD: Final = re.compile(rb"[A-Z]{1,20} ")  # with which the line of a request begins
-_BEGUN_METHOD: Final = re.compile(rb"[A-Z]{1,20}")
+_METHOD: Final = re.compile(rb"[A-Z][A-Z-]{0,19} ")  # with which the line of a request begins
+_BEGUN_METHOD: Final = re.compile(rb"[A-Z][A-Z-]{0,19}")
 
 
 class First(Enum):

@@ -501,6 +501,13 @@ def test_proxy_with_a_name_and_no_port_is_of_http_and_has_the_settings_about_htt
         ({"domain": "a.b", "caddy-api": "unix//run/x.sock", "bind": "::1"}, (8080, "127.0.0.1", 0)),
         ({"domain": "a.b", "caddy-api": "http://127.0.0.1:2019", "http-bind": ""}, (8080, "", 0)),
         ({"domain": "a.b", "https-port": "443"}, (80, "", 443)),
+        ({"domain": "a.b", "http-port": "off"}, (0, "", 0)),
+        ({"domain": "a.b", "tls-cert": "x", "http-port": "off", "https-port": "off"}, (0, "", 0)),
+        ({"domain": "a.b", "tls-cert": "x", "port": "443"}, (80, "", 0)),
+        ({"domain": "a.b", "tls-cert": "x", "port": "80"}, (0, "", 443)),
+        ({"domain": "a.b", "port": "443", "http-port": "443", "https-port": "443"}, (0, "", 0)),
+        ({"domain": "a.b", "http-port": "8910", "http-bind": "::1"}, (8910, "::1", 0)),
+        ({"tls-cert": "x"}, (0, "", 0)),
     ],
     ids=repr,
 )

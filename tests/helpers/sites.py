@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
+from gnar_lib.auth import Credential
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import DialError
+from gnar_lib.errors import ConnError, DialError
 from gnar_lib.http import Limits
 from gnar_lib.net import Conn, Crew, Sockaddr, SocketConn, listen
 from gnar_lib.net.target import Target
@@ -16,8 +17,11 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.balancers import Balancers
 from gnar_lib.server.ingress.web import WebIngress
+from gnar_lib.server.names.check import Name
+from gnar_lib.server.names.table import Names
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.web.settings import WebSettings
+from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.web import LOOPBACK
 from tests.peers.mux import clean
@@ -98,6 +102,7 @@ class SiteOfTest:
         shared: Any = SimpleNamespace(
             names=names,
             config=config,
+            control_port=config.port,
             users=self.crew,
             answers=[0] * 6,
             balancers=Balancers(config.accept_proxy_protocol),
@@ -173,6 +178,45 @@ def scripted(serve: Callable[[SocketConn], None]) -> Iterator[Scripted]:
         yield service
     finally:
         service.close()
+
+
+def tell_request(conn: SocketConn) -> None:
+    """Serve requests without bodies: each is answered with its head."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            if not (more := conn.recv(4096)):
+                return
+            data += more
+        head, _, data = data.partition(b"\r\n\r\n")
+        body = b"told: " + head
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+class Passed(Service):
+    """A proxy of TLS that is passed through: it keeps what has come."""
+
+    kind = "https"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.received = b""
+
+    def serve(self, conn: SocketConn) -> None:
+        try:
+            with suppress(ConnError):
+                while more := conn.recv(4096):
+                    self.received += more
+        finally:
+            conn.close()
+
+
+def give_name(names: Names, host: str, proxy: Any) -> None:
+    """Have a proxy without a client at a name."""
+    holder: Any = SimpleNamespace(is_silent=False)
+    name = Name(proxy.kind, host)
+    names.take(name, proxy, (Credential("none", TOKEN), LOOPBACK), holder)
+    names.open(name, proxy)
 
 
 def read_until(conn: SocketConn, end: bytes) -> bytes:

@@ -11,13 +11,13 @@ from gnar_lib import logger, memory
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import AuthError, ConnError, ListenError, ProtocolError
 from gnar_lib.events import LoginGivenUp, LoginRefused, Refusal, emit
-from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of, listen
+from gnar_lib.net import Conn, EventedConn, Listener, SocketConn, descriptors, host_of
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.proto import Exchange, Login, ProxyCancel
 from gnar_lib.server import logins
 from gnar_lib.server.control import Control
 from gnar_lib.server.in_progress import InProgress
-from gnar_lib.server.ingress.door import ControlDoor
+from gnar_lib.server.ingress.door import ControlDoor, Web
 from gnar_lib.server.ingress.front import Front, certificate_of
 from gnar_lib.server.ingress.kept import KeptIngresses
 from gnar_lib.server.logins import (
@@ -46,7 +46,7 @@ _log = logger.get("server")
 class ControlIngress:
     """The control port, and the clients who have logged in there."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, web: Web) -> None:
         self.clients: set[Control] = set()  # whose control connections have not ended
         self.in_progress = InProgress()  # connections that have not said what they are for
         self.kept = KeptIngresses(shared)  # of clients that are away
@@ -56,18 +56,13 @@ class ControlIngress:
         self._controlled: set[Mux] = set()  # those of them that have, or had, a control connection
         self._of_client: dict[str, tuple[Control, ...]] = {}  # by what they call themselves
         self._of_session: dict[str, Control] = {}  # gnar's own clients, by the id of the login session
-        self._listener: Listener | None = None  # from `start` on
-        self._front = Front(shared.certificates, self._receive_header, ControlDoor(shared))
+        self._listener: Listener | None = None  # from `serve` on
+        self._front = Front(shared.certificates, self._receive_header, ControlDoor(shared, web))
 
-    def start(self) -> int:
-        """Listen, and return the port; raises `ListenError`."""
-        return self.serve(listen(self._shared.config.bind, self._shared.config.port))
-
-    def serve(self, listener: Listener) -> int:
-        """Take clients who come to `listener` from now on, close it in the end, and return its port."""
+    def serve(self, listener: Listener) -> None:
+        """Take clients who come to `listener` from now on, and close it in the end."""
         self._listener = listener
         self.resume()
-        return listener.port
 
     @property
     def listens(self) -> bool:
@@ -76,7 +71,7 @@ class ControlIngress:
 
     @property
     def sock(self) -> socket.socket:
-        """The socket that listens; raises `ListenError` before `start`."""
+        """The socket that listens; raises `ListenError` before `serve`."""
         if self._listener is None:
             raise ListenError("the server does not listen yet")
         return self._listener.sock
@@ -115,7 +110,7 @@ class ControlIngress:
     # ---- from accept on ------------------------------------------------------------------------------------
 
     def _serve_conn(self, bottom: SocketConn) -> None:
-        """Log a connection in and do what it is for. Whoever takes the connection over closes it."""
+        """Log a connection in and do what it is for, or leave it to the door. Whoever has it closes it."""
         if (begun := self._begin(bottom)) is not None:
             self._serve(*begun)
 

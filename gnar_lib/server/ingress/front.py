@@ -12,6 +12,7 @@ from gnar_lib.errors import ConnClosed
 from gnar_lib.http.share import handshakes
 from gnar_lib.net import EventedConn, SocketConn, network_of
 from gnar_lib.transport.first import First, first_of
+from gnar_lib.transport.peek import host_in_hello
 
 if TYPE_CHECKING:
     from gnar_lib.transport.certificates import Certificates
@@ -29,8 +30,8 @@ _NOTHING: Final[frozenset[First]] = frozenset()
 class Door(Protocol):
     """Takes those who begin with TLS or HTTP and may be no clients."""
 
-    def takes_tls(self, conn: SocketConn) -> bool:
-        """Tell whether a ClientHello is for a service that ends TLS itself; if so, serve and close `conn`."""
+    def takes_tls(self, conn: SocketConn, host: str) -> bool:
+        """Tell whether TLS for a host is for a proxy that ends TLS itself; if so, serve and close `conn`."""
 
     def open(self, conn: EventedConn, scheme: str) -> EventedConn | None:
         """Return the WebSocket of a client; None if somebody else has come, whose conn is taken over.
@@ -72,21 +73,23 @@ class Front:
                     if socket is None:
                         return None
                     conn, expected = socket, _BEHIND_WEBSOCKET
-                case First.TLS if self._certificates is None:
-                    break
                 case First.TLS:
-                    if conn is bottom and self._door.takes_tls(bottom):
+                    host = host_in_hello(conn)
+                    if conn is bottom and self._door.takes_tls(bottom, host):
                         return None
-                    conn, scheme = self._encrypt(conn), "https"
+                    if self._certificates is None:
+                        break
+                    conn, scheme = _encrypt(conn, self._certificates), "https"
                     expected = _NOTHING if expected is _BEHIND_WEBSOCKET else _BEHIND_TLS
         return conn
 
-    def _encrypt(self, conn: EventedConn) -> EventedConn:
-        from gnar_lib.transport.tls import TlsConn
 
-        assert self._certificates is not None  # noqa: S101  (`open` has looked)
-        handshakes.take(network_of(conn.getpeername()))
-        return TlsConn.accept(conn, self._certificates.context)
+def _encrypt(conn: EventedConn, certificates: Certificates) -> EventedConn:
+    """Shake hands with a client whose ClientHello is there, in a turn that its network gets for that."""
+    from gnar_lib.transport.tls import TlsConn
+
+    handshakes.take(network_of(conn.getpeername()))
+    return TlsConn.accept(conn, certificates.context)
 
 
 def _first_of(conn: EventedConn) -> First:

@@ -1,4 +1,4 @@
-"""The web ports: users who come by HTTP or HTTPS, each of whose requests says the name that it is for."""
+"""Users of names: those who come to the web ports, and those whom the control port hands over."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger
 from gnar_lib.config import ServerConfig
-from gnar_lib.errors import ConnClosed, ConnError, ListenError, PortTakenError, ProtocolError
+from gnar_lib.errors import ConnError, ListenError, PortTakenError
+from gnar_lib.http.limits import Limits
 from gnar_lib.http.share import handshakes
-from gnar_lib.net import Listener, SocketConn, deadline, listen, network_of
+from gnar_lib.net import Listener, SocketConn, deadline, descriptors, listen, network_of
+from gnar_lib.net.descriptors import USER_COSTS
 from gnar_lib.proxy.watch import watch
+from gnar_lib.server.names.check import https_port_of, serves_at_control_port
 from gnar_lib.server.shared import Shared
 from gnar_lib.server.web.site import Site
 from gnar_lib.server.web.visitor import Visitor
+from gnar_lib.transport.peek import host_in_hello
 
 if TYPE_CHECKING:
     from gnar_lib.net import EventedConn
@@ -26,8 +30,7 @@ if TYPE_CHECKING:
 TICK_S = 1.0
 ASKING_S = 0.3  # who has come, or has got an answer, within this time is likely to ask something
 HELLO_S = 10.0  # for a ClientHello, and again for the rest of the handshake
-HELLO_PIECE_BYTES = 4096
-MAX_HELLO_PIECES = 256  # each is read with those before it, so that single bytes would take long
+REFUSING_PIECE_BYTES, MAX_REFUSING_PIECES = 4096, 64  # that are read behind a 503
 MAX_REFUSING = 64  # users who get a 503 at the same time; further ones are just closed
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n"
@@ -39,7 +42,7 @@ _log = logger.get("web")
 
 
 class WebIngress:
-    """The HTTP port and the HTTPS port of a server, as far as its settings want them.
+    """The HTTP port and the HTTPS port of a server, as far as its settings want them, and users of both.
 
     Raises `ConfigError` for an error page that cannot be used.
     """
@@ -53,10 +56,9 @@ class WebIngress:
         self._greeting: dict[SocketConn, float] = {}  # who shakes hands by TLS, and since when
         self._refusing = 0
         self._timer: Any = None
-        config = shared.config
-        if config.https_port:
-            self.site.https_port = config.https_port
-        if config.tls_cert:
+        # Whether the control port is for users, too. The setting behind that needs a restart.
+        self.has_control_port = serves_at_control_port(shared.config)
+        if shared.config.tls_cert:
             self._certificates = shared.certificates
 
     def start(self, given: dict[str, Listener] | None = None) -> None:
@@ -66,6 +68,7 @@ class WebIngress:
         closed.
         """
         config, given = self._shared.config, given or {}
+        self.site.https_port = https_port_of(config, self._shared.control_port)
         ports = {"http": (config.http_bind, config.http_port), "https": (config.bind, config.https_port)}
         for scheme, (bind, port) in ports.items():
             listener = given.pop(scheme, None)
@@ -76,10 +79,11 @@ class WebIngress:
                 self._listeners[scheme] = listener or self._listen(bind, port, scheme)
             if port:
                 _log.info("users of names come to port %d (%s)", self._listeners[scheme].port, scheme.upper())
-        if self._listeners:
-            self.resume()
-            self._timer = get_hub().loop.timer(TICK_S, TICK_S)
-            self._timer.start(self._tick)
+        if self.has_control_port:
+            _log.info("users of names come to the control port, too")
+        self.resume()
+        self._timer = get_hub().loop.timer(TICK_S, TICK_S)
+        self._timer.start(self._tick)
 
     def _listen(self, bind: str, port: int, scheme: str) -> Listener:
         try:
@@ -143,17 +147,21 @@ class WebIngress:
 
     def _serve_http(self, conn: SocketConn) -> None:
         """Serve a user of the HTTP port; closes the conn."""
+        self._serve(conn, "http")
+
+    def _serve(self, conn: EventedConn, scheme: str) -> None:
+        """Serve a user if there is a place; closes the conn."""
         crowd = self.site.crowd
         try:
             if self.site.is_closing or not crowd.enter(conn):
                 self._refuse(conn)
             else:
-                self._serve(conn, "http")
+                self._visit(conn, scheme)
         finally:
             crowd.leave(conn)
             conn.close()
 
-    def _serve(self, conn: EventedConn, scheme: str) -> None:
+    def _visit(self, conn: EventedConn, scheme: str) -> None:
         visitor = Visitor(self.site, conn, scheme)
         self._visitors.add(visitor)
         watch.add(visitor)
@@ -163,7 +171,7 @@ class WebIngress:
             watch.discard(visitor)
             self._visitors.discard(visitor)
 
-    def _refuse(self, conn: SocketConn) -> None:
+    def _refuse(self, conn: EventedConn) -> None:
         if self._refusing >= MAX_REFUSING:
             return
         self._refusing += 1
@@ -171,8 +179,9 @@ class WebIngress:
             with deadline(1.0, f"{conn}: refusing"):
                 conn.sendall(FULL)
                 conn.shutdown(SHUT_WR)
-                while conn.recv(HELLO_PIECE_BYTES):
-                    pass
+                for _ in range(MAX_REFUSING_PIECES):
+                    if not conn.recv(REFUSING_PIECE_BYTES):
+                        break
         except ConnError as exc:
             _log.debug("%s", exc)
         finally:
@@ -186,8 +195,9 @@ class WebIngress:
                 return
             crowd.begin_wait(conn)
             self._greeting[conn] = time.monotonic()
-            name = self._receive_name(conn)
-            proxy = self.site.names.find_tls(name)
+            with deadline(HELLO_S, f"{conn}: a ClientHello"):
+                host = host_in_hello(conn)
+            proxy = self.site.names.find_tls(host)
             if proxy is not None:  # who has a certificate of its own
                 crowd.leave(conn)
                 del self._greeting[conn]
@@ -204,25 +214,6 @@ class WebIngress:
             crowd.leave(conn)
             conn.close()
 
-    def _receive_name(self, conn: SocketConn) -> str:
-        """Return the name for which a ClientHello asks, which is still to be read."""
-        from gnar_lib.transport.hello import server_name
-
-        data = b""
-        with deadline(HELLO_S, f"{conn}: a ClientHello"):
-            try:
-                pieces = 0
-                while (name := server_name(data)) is None:
-                    more = conn.recv(HELLO_PIECE_BYTES)
-                    pieces += 1
-                    if not more or pieces > MAX_HELLO_PIECES:
-                        raise ConnClosed("no ClientHello")
-                    data += more
-            except ProtocolError:
-                name = ""  # the handshake will say what is wrong
-        conn.unread(data)
-        return name
-
     def _serve_tls(self, conn: SocketConn, certificates: Certificates) -> None:
         from gnar_lib.transport.tls import TlsConn
 
@@ -234,7 +225,47 @@ class WebIngress:
         crowd.leave(conn)
         try:
             if crowd.enter(tls):
-                self._serve(tls, "https")
+                self._visit(tls, "https")
         finally:
             crowd.leave(tls)
             tls.close()
+
+    # ---- users of the control port -------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of a request."""
+        return self.site.limits
+
+    def has_name(self, host: str) -> bool:
+        """Tell whether a request at the control port is a user's, by its host."""
+        return self.has_control_port and self.site.names.knows(host)
+
+    def take(self, conn: EventedConn, scheme: str) -> None:
+        """Serve a user who has come to the control port, in a greenlet of its own; closes the conn."""
+        self._shared.users.spawn(self._serve if _has_room() else self._turn_away, conn, scheme)
+
+    def _turn_away(self, conn: EventedConn, _scheme: str) -> None:
+        try:
+            self._refuse(conn)
+        finally:
+            conn.close()
+
+    def takes_tls(self, conn: SocketConn, host: str) -> bool:
+        """Tell whether TLS for a host is for a proxy that ends TLS itself; if so, serve and close `conn`."""
+        proxy = self.site.names.find_tls(host) if self.has_control_port else None
+        if proxy is None:
+            return False
+        if _has_room() and not self.site.is_closing:
+            self._shared.users.spawn(proxy.serve, conn)
+        else:
+            conn.abort()
+        return True
+
+
+def _has_room() -> bool:
+    """Tell whether a user whose connection is open may have the other descriptor, too.
+
+    Users at the control port cannot wait in the kernel until there is room.
+    """
+    return not descriptors.is_short and descriptors.has_room(USER_COSTS - 1)

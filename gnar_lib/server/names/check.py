@@ -13,6 +13,7 @@ from gnar_lib.errors import ConfigError, ProxyRefusedError
 from gnar_lib.proto import ProxyReq
 
 MAX_PATH = 255
+_DEFAULT_PORTS = {"http": DEFAULT_HTTP_PORT, "https": DEFAULT_HTTPS_PORT}
 _PATH = re.compile(r"/[!-~]*")
 
 
@@ -55,7 +56,7 @@ def name_of(request: ProxyReq, config: ServerConfig) -> Name | None:
         raise ProxyRefusedError("this server has no domain: leave the name out, or ask for a port")
     if kind == "udp":
         raise ProxyRefusedError("a proxy of UDP has no name: leave the subdomain out")
-    if kind == "https" and not config.https_port:
+    if kind == "https" and not (config.https_port or serves_at_control_port(config)):
         raise ProxyRefusedError("this server has no https-port, so it passes no TLS through")
     path = _path_of(request)
     if not subdomain:
@@ -103,17 +104,46 @@ def _path_of(request: ProxyReq) -> str:
     return path.rstrip("/")
 
 
-def _is_behind_another(config: ServerConfig) -> bool:
-    """Tell whether users come by a program on this machine, such as a Caddy that was set up by hand."""
-    return is_loopback(config.http_bind) and not is_loopback(config.bind) and not config.tls_cert
+def is_behind_another(config: ServerConfig) -> bool:
+    """Tell whether users come by another program on this machine: a Caddy, or what somebody has set up."""
+    if config.caddy_api:
+        return True
+    is_inside = bool(config.http_port) and is_loopback(config.http_bind) and not is_loopback(config.bind)
+    return is_inside and not config.tls_cert
 
 
-def url_of(name: Name, config: ServerConfig) -> str:
-    """Return where users find a proxy with this name."""
-    if name.kind != "https" and (config.caddy_api or _is_behind_another(config)):
+def serves_at_control_port(config: ServerConfig) -> bool:
+    """Tell whether users of names may come to the control port, with and without TLS.
+
+    Where another program is in front, they may not: that program may ask for a password.
+    """
+    return has_names(config) and (not is_behind_another(config) or bool(config.tls_cert))
+
+
+def https_port_of(config: ServerConfig, control_port: int) -> int:
+    """Return the port at which users of names come by TLS with a certificate for the name.
+
+    Without certificates of its own, a server takes for granted that somebody in front has them.
+    """
+    return config.https_port or (control_port if config.tls_cert else DEFAULT_HTTPS_PORT)
+
+
+def url_of(name: Name, config: ServerConfig, control_port: int = 0) -> str:
+    """Return where users find a proxy with this name; `control_port` is that of the settings unless given.
+
+    Without `tls-cert` that is no https, although the control port takes it: browsers would warn of the
+    certificate.
+    """
+    control_port = control_port or config.port
+    if name.kind == "https":
+        return _url("https", name, config.https_port or control_port)
+    if is_behind_another(config):
         return f"https://{name}"
-    if config.tls_cert or name.kind == "https":
-        port = "" if config.https_port == DEFAULT_HTTPS_PORT else f":{config.https_port}"
-        return f"https://{name.host}{port}{name.path}"
-    port = "" if config.http_port in (DEFAULT_HTTP_PORT, 0) else f":{config.http_port}"
-    return f"http://{name.host}{port}{name.path}"
+    if config.tls_cert:
+        return _url("https", name, https_port_of(config, control_port))
+    return _url("http", name, config.http_port or control_port)
+
+
+def _url(scheme: str, name: Name, port: int) -> str:
+    shown = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
+    return f"{scheme}://{name.host}{shown}{name.path}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gnar_lib.config import ServerConfig
 from gnar_lib.config.files import read_text
+from gnar_lib.config.model import DEFAULT_HTTPS_PORT
 from gnar_lib.errors import ConfigError
 from gnar_lib.http.crowd import Crowd
 from gnar_lib.http.heads import Pairs
@@ -15,7 +16,6 @@ from gnar_lib.server.names.table import Names
 from gnar_lib.server.web.forwarded import Trust
 
 MAX_PAGE = 64 * 1024  # characters
-HTTPS = 443
 # Of the last request and answer, what each of thousands of connections may keep while nothing happens.
 SMALL_HEAD_BYTES, SMALL_HEAD_FIELDS = 4096, 40
 
@@ -34,7 +34,7 @@ class Site:
         self.use_limits(replace(LIMITS, connections=places, connections_of_network=places // 2))
         self.is_ending = False  # each answer is the last one of its connection
         self.is_closing = False  # nobody is served any more, but for requests that are being passed on
-        self.https_port = HTTPS  # where users find names by HTTPS
+        self.https_port = DEFAULT_HTTPS_PORT  # where users find names by HTTPS
         self.use(config)
 
     def use_limits(self, limits: Limits) -> None:

@@ -40,7 +40,7 @@ for name in gnar gnar.pyz
     complete -c $name -n __gnar_is -l help
     complete -c $name -n __gnar_is -l version
     complete -c $name -n '__gnar_is --version' -l verbose
-    complete -c $name -n '__gnar_wants server value -p --port' -s p -l port -x -d 'control port, where clients come (default 8910)'
+    complete -c $name -n '__gnar_wants server value -p --port' -s p -l port -x -d 'control port, where clients and users of names come (default 8910)'
     complete -c $name -n '__gnar_wants server value -t --token' -s t -l token -x -d 'let in only clients that know it; better set as GNAR_TOKEN'
     complete -c $name -n '__gnar_wants server value --token-file' -l token-file -rF -d 'read the token from a file, which holds nothing else'
     complete -c $name -n '__gnar_wants server value --auth' -l auth -xa 'any hmac' -d 'any|hmac (default any); hmac refuses md5 logins, so Go clients'
@@ -68,10 +68,10 @@ for name in gnar gnar.pyz
     complete -c $name -n '__gnar_wants server value --admin-read-token-file' -l admin-read-token-file -rF -d 'read it from a file, which holds nothing else'
     complete -c $name -n '__gnar_wants server value --state-dir' -l state-dir -x -d 'keep the certificate, and the panel\'s history, in this folder'
     complete -c $name -n '__gnar_wants server value -D --domain' -s D -l domain -x -d 'clients may have names under it, such as blog.example.com'
-    complete -c $name -n '__gnar_wants server value --http-port' -l http-port -x -d 'where users of names come (default 80; 8080 behind Caddy), or off'
+    complete -c $name -n '__gnar_wants server value --http-port' -l http-port -x -d 'where users of names come, too (default 80; 8080 behind Caddy), or off'
     complete -c $name -n '__gnar_wants server value --http-bind' -l http-bind -x -d 'listen for them there (default: --bind; loopback behind Caddy)'
-    complete -c $name -n '__gnar_wants server value --https-port' -l https-port -x -d 'where they come with TLS (default: off; 443 with --tls-cert)'
-    complete -c $name -n '__gnar_wants server value --tls-cert' -l tls-cert -x -d 'certificates, such as wildcard.pem or one.pem,two.pem (default: the control port has one that gnar makes, names have none)'
+    complete -c $name -n '__gnar_wants server value --https-port' -l https-port -x -d 'where they come with TLS, too (default: off; 443 with --tls-cert)'
+    complete -c $name -n '__gnar_wants server value --tls-cert' -l tls-cert -x -d 'certificates, such as wildcard.pem or one.pem,two.pem (default: one that gnar makes for the control port, of which browsers warn)'
     complete -c $name -n '__gnar_wants server value --tls-key' -l tls-key -x -d 'their keys, unless the same files have them'
     complete -c $name -n '__gnar_wants server value --hsts' -l hsts -x -d 'for which browsers are to use HTTPS alone (default: nothing is said)'
     complete -c $name -n '__gnar_wants server value --allow-hosts' -l allow-hosts -x -d 'whole host names that clients may have, such as *.customer.org'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from gnar_lib.config.hosts import ascii_host
 from gnar_lib.errors import ConfigError, NameTakenError, ProxyRefusedError
 from gnar_lib.proto import ProxyReq
 from gnar_lib.server.names import readable
-from gnar_lib.server.names.check import Name, host_of, name_of, url_of
+from gnar_lib.server.names.check import Name, host_of, name_of, serves_at_control_port, url_of
 
 CONFIG = ServerConfig(domain="example.com", allow_hosts=("*.customer.org", "www.x.org"), https_port=443)
 
@@ -141,7 +142,12 @@ def test_request_asks_for_a_name(request_: ProxyReq, name: Name | None) -> None:
         (ask("http"), ServerConfig(), "this server has no domain: leave the name out, or ask for a port"),
         (ask("tcp", "a"), ServerConfig(), "this server has no domain: leave the name out, or ask for a port"),
         (ask("udp", "a"), CONFIG, "a proxy of UDP has no name"),
-        (ask("https", "a"), replace(CONFIG, https_port=0), "no https-port"),
+        (
+            ask("https", "a"),
+            replace(CONFIG, https_port=0, http_port=8080, http_bind="127.0.0.1"),
+            "no https-port",
+        ),
+        (ask("https", "a"), replace(CONFIG, https_port=0, caddy_api="http://x"), "no https-port"),
         (ask("http"), ServerConfig(allow_hosts=("*.a.org",)), "no domain to choose a name under"),
         (ask("https", "a", "/b"), CONFIG, "a path goes with proxy type http"),
         (ask("http", "a", "b"), CONFIG, "the path has to be one such as /api"),
@@ -161,8 +167,19 @@ def test_request_for_what_this_server_does_not_do_is_refused(
 @pytest.mark.parametrize(
     ("settings", "web", "tls"),
     [
-        ({"http_port": 80}, "http://a.example.com/b", "https://a.example.com:0"),
-        ({"http_port": 8080}, "http://a.example.com:8080/b", "https://a.example.com:0"),
+        ({"http_port": 80}, "http://a.example.com/b", "https://a.example.com:8910"),
+        ({"http_port": 8080}, "http://a.example.com:8080/b", "https://a.example.com:8910"),
+        ({}, "http://a.example.com:8910/b", "https://a.example.com:8910"),
+        ({"port": 443}, "http://a.example.com:443/b", "https://a.example.com"),
+        ({"port": 80}, "http://a.example.com/b", "https://a.example.com:80"),
+        ({"port": 443, "tls_cert": ("x",)}, "https://a.example.com/b", "https://a.example.com"),
+        (
+            {"port": 443, "http_port": 80, "tls_cert": ("x",)},
+            "https://a.example.com/b",
+            "https://a.example.com",
+        ),
+        ({"tls_cert": ("x",)}, "https://a.example.com:8910/b", "https://a.example.com:8910"),
+        ({"http_bind": "127.0.0.1"}, "http://a.example.com:8910/b", "https://a.example.com:8910"),
         ({"http_port": 80, "https_port": 443}, "http://a.example.com/b", "https://a.example.com"),
         ({"https_port": 443, "tls_cert": ("x",)}, "https://a.example.com/b", "https://a.example.com"),
         (
@@ -170,19 +187,55 @@ def test_request_for_what_this_server_does_not_do_is_refused(
             "https://a.example.com:8443/b",
             "https://a.example.com:8443",
         ),
-        ({"http_port": 8080, "http_bind": "127.0.0.1"}, "https://a.example.com/b", "https://a.example.com:0"),
+        ({"http_port": 8080, "http_bind": "127.0.0.1"}, "https://a.example.com/b", None),
         (
             {"http_port": 8080, "http_bind": "127.0.0.1", "bind": "127.0.0.1"},
             "http://a.example.com:8080/b",
-            "https://a.example.com:0",
+            "https://a.example.com:8910",
         ),
-        ({"http_port": 8080, "caddy_api": "http://x"}, "https://a.example.com/b", "https://a.example.com:0"),
+        ({"http_port": 8080, "caddy_api": "http://x"}, "https://a.example.com/b", None),
+        (
+            {"http_port": 8080, "caddy_api": "http://x", "https_port": 8443},
+            "https://a.example.com/b",
+            "https://a.example.com:8443",
+        ),
     ],
 )
-def test_url_is_where_users_come(settings: dict[str, object], web: str, tls: str) -> None:
+def test_url_is_where_users_come(settings: dict[str, object], web: str, tls: str | None) -> None:
     config = ServerConfig(domain="example.com", **settings)  # type: ignore[arg-type]
     assert url_of(Name("http", "a.example.com", "/b"), config) == web
-    assert url_of(Name("https", "a.example.com"), config) == tls
+    if tls is None:
+        with pytest.raises(ProxyRefusedError):
+            name_of(ask("https", "a"), config)
+    else:
+        assert name_of(ask("https", "a"), config) == Name("https", "a.example.com")
+        assert url_of(Name("https", "a.example.com"), config) == tls
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"domain": "a.b"}, True),
+        ({"allow_hosts": ("a.b",), "http_port": 80}, True),
+        ({}, False),
+        ({"domain": "a.b", "caddy_api": "http://x", "http_port": 8080}, False),
+        ({"domain": "a.b", "http_port": 8080, "http_bind": "::1"}, False),
+        ({"domain": "a.b", "http_port": 8080, "http_bind": "::1", "bind": "::1"}, True),
+        ({"domain": "a.b", "http_port": 8080, "http_bind": "::1", "tls_cert": ("x",)}, True),
+        ({"domain": "a.b", "http_port": 8080, "caddy_api": "http://x", "tls_cert": ("x",)}, True),
+    ],
+    ids=repr,
+)
+def test_users_may_come_to_the_control_port_unless_another_program_is_in_front(
+    settings: dict[str, Any], expected: bool
+) -> None:
+    assert serves_at_control_port(ServerConfig(**settings)) is expected
+
+
+def test_url_has_the_port_that_a_service_manager_has_opened() -> None:
+    config = ServerConfig(domain="example.com")
+    assert url_of(Name("http", "a.example.com"), config, 9000) == "http://a.example.com:9000"
+    assert url_of(Name("https", "a.example.com"), config, 443) == "https://a.example.com"
 
 
 def test_readable_names_have_twenty_bits_and_are_names() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import gevent
 import pytest
 
 from gnar_lib.client.connect import ControlConn
@@ -17,7 +18,9 @@ from gnar_lib.server import meeting
 from gnar_lib.server.handover import Handed, Offer, Predecessor, _read, _request_of
 from gnar_lib.server.serve import Server
 from tests.helpers.logins import TOKEN
+from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, serving
+from tests.helpers.sites import Service, give_name, read_until, scripted, tell_request
 
 
 @contextmanager
@@ -91,3 +94,22 @@ def test_description_by_an_earlier_version_is_enough_for_a_port() -> None:
     handed = _read({"kind": "tcp", "name": "x", "udp_timeout": 7, "request": "of a later one"})
     assert handed == Handed("tcp", "x", udp_timeout=7)
     assert _request_of(handed) == ProxyReq(0, "x", "", "tcp", udp_timeout=7)
+
+
+def test_user_who_has_just_come_to_the_control_port_is_served_before_the_old_process_lets_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted(tell_request) as service, serving(domain="example.com") as old:
+        give_name(old.server.shared.names, "web.example.com", Service(service.port))
+        user = old.dial()
+        wait_until(lambda: len(old.server.control_ingress.in_progress) == 1, "the user has come")
+        gevent.spawn_later(0.1, user.sendall, b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n")
+        with replaced(monkeypatch, old) as new:
+            answer = read_until(user, b"told: ")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nConnection: close\r\n" in answer
+            user.close()
+            late = new.dial()
+            late.sendall(b"GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n")
+            assert read_until(late, b"\r\n").startswith(b"HTTP/1.1 404 ")  # where nobody has that name
+            late.close()

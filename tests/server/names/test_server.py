@@ -197,7 +197,7 @@ def test_several_proxies_share_a_name_by_path_also_of_several_clients() -> None:
     with naming() as running:
         one, _ = log_in(running, "one", wanted("blog"))
         two, answer = log_in(running, "two", wanted("blog", name="api", path="/api/"))
-        assert answer.url == "http://blog.example.com/api"
+        assert answer.url == f"http://blog.example.com:{running.port}/api"
         for path, name in (("/", "blog"), ("/api/users", "api")):
             proxy = found(running, "blog.example.com", path)
             assert proxy is not None
@@ -410,7 +410,7 @@ def test_name_that_is_cancelled_or_tried_by_a_check_or_ended_by_hand_is_free_at_
             "failed",
             "other",
             0,
-            "http://other.example.com",
+            f"http://other.example.com:{running.port}",
         )
         assert not running.server.shared.names.knows("other.example.com")
         holder.dismiss()
@@ -440,11 +440,12 @@ def test_those_who_watch_tell_several_proxies_without_a_port_apart() -> None:
     with naming() as running:
         registry = Registry(running.server.control_ingress)
         registry.start()
+        blog, shop = (f"http://{each}.example.com:{running.port}" for each in ("blog", "shop"))
         one, _ = log_in(running, "one", wanted("blog", name="x"))
         two, _ = log_in(running, "two", wanted("shop", name="x"))
         registry.look()
         shown = {each.link: each for each in registry.proxies.values()}
-        assert {*shown} == {"http://blog.example.com", "http://shop.example.com"}
+        assert {*shown} == {blog, shop}
         assert {each.port for each in shown.values()} == {0}
         send(one.conn, ProxyCancel("x", 0))
         wait_until(lambda: not running.server.shared.names.knows("blog.example.com"), "it is cancelled")
@@ -452,15 +453,12 @@ def test_those_who_watch_tell_several_proxies_without_a_port_apart() -> None:
         wait_until(lambda: len(running.server.control_ingress.clients) == 1, "the other has gone")
         registry.look()
         reasons = {link: each.reason for link, each in shown.items()}
-        assert reasons == {
-            "http://blog.example.com": "cancelled",
-            "http://shop.example.com": "the client left",
-        }
+        assert reasons == {blog: "cancelled", shop: "the client left"}
         back, _ = log_in(running, "two", wanted("shop", name="x"))
         registry.look()
         assert sorted((each.link, each.gone_at is None) for each in registry.proxies.values()) == [
-            ("http://blog.example.com", False),
-            ("http://shop.example.com", True),
+            (blog, False),
+            (shop, True),
         ]
         registry.close()
         close(one, back)
