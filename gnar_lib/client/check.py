@@ -16,8 +16,10 @@ from gnar_lib.client.check_ports import LOGIN_S, PortCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.proxies import what_to_try
 from gnar_lib.client.trial import Port, Trial
+from gnar_lib.client.way import shown
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.config.model import ProxyServer
+from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import (
     AuthError,
     CertificateError,
@@ -44,6 +46,8 @@ MOST_ADDRESSES = 4  # of the server's name
 SERVICES_AT_ONCE = 64
 SAME_CLOCK_S = 2.0
 MAX_CLOCK_S = 60.0  # by which logs of both ends can still be compared
+MAX_ANSWER_BYTES = 4096
+_GNAR_WITHOUT_LOGIN = "a gnar server answers, but not to the login (its log says why)"
 MAX_SHOWN_CLOCK_S = 100 * 365 * 86_400.0  # no clock is so far off: one without a battery begins in 1970
 
 
@@ -263,9 +267,23 @@ class ClientCheck:
             list_.ok("token", "the server takes it, by md5")
         else:
             list_.ok("token", "the server takes it, and has proven that it knows it, too")
+        self._tell_encryption(control)
         if config.multiplex:
             list_.ok("multiplex", "the server takes one connection for everything")
         self._tell_clock(control)
+
+    def _tell_encryption(self, control: ControlConn) -> None:
+        """Tell what encrypts the connection, and what proves to whom."""
+        what = control.encryption
+        if not what and is_loopback(self._config.server.host):
+            self._list.ok("tls", "off, and all stays on this machine")
+        elif not what:
+            self._list.warn("tls", "off: whoever is on the way can read and change everything")
+        elif proof := control.proof:
+            self._list.ok("tls", f"{what} with {shown(control.certificate)}, which {proof} proves")
+        else:
+            advice = f"give both ends a token, or this one --fingerprint {control.certificate}"
+            self._list.warn("tls", f"{what}, but nobody knows whether it is the server's: {advice}")
 
     def _tell_clock(self, control: ControlConn) -> None:
         ahead_s = control.server_ahead_s
@@ -305,20 +323,29 @@ class ClientCheck:
 
         def ask_for_health() -> None:
             health.check(self._config.server, self._budget.of(PROBE_S))
-            found.append("a gnar server answers, but not to the login (its log says why)")
+            found.append(_GNAR_WITHOUT_LOGIN)
 
         def ask_for_a_page() -> None:
-            with deadline(self._budget.of(PROBE_S), "the answer"):
-                conn = self._dial(PROBE_S)
-                try:
-                    conn.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
-                    if conn.recv(5) == b"HTTP/":
-                        found.append("this is a web server, not a gnar server")
-                finally:
-                    conn.close()
+            answer = self._health_page()
+            if answer.endswith(b"\r\n\r\nok\n"):
+                found.append(_GNAR_WITHOUT_LOGIN)
+            elif answer.startswith(b"HTTP/"):
+                found.append("this is a web server, not a gnar server")
 
         if self._config.proxy is None:  # of which the health check knows nothing
             self._crew.spawn(ask_for_health)
         self._crew.spawn(ask_for_a_page)
         self._crew.wait_empty()
         return found[0] if found else "no gnar server lets this client in"
+
+    def _health_page(self) -> bytes:
+        """Return what a web server at the server's address answers; raises `DialError`."""
+        conn, answer = self._dial(PROBE_S), b""
+        try:
+            with suppress(ConnError), deadline(self._budget.of(PROBE_S), "the answer"):
+                conn.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                while len(answer) < MAX_ANSWER_BYTES and (more := conn.recv(MAX_ANSWER_BYTES)):
+                    answer += more
+        finally:
+            conn.close()
+        return answer

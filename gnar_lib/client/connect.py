@@ -72,6 +72,7 @@ class ControlConn:
         self.mux: Mux | None = None  # the multiplexed session over the connection; None without multiplexing
         self.is_outdated = False  # the server shows another certificate than the one that the login covers
         self._reached = reached
+        self._is_pinned = bool(config.fingerprint)
         self._conn = reached.conn
         self._login = ClientLogin(config.token, config.auth, client_id, heartbeat=config.heartbeat)
         self._login.certificate = self._login.covered = reached.certificate
@@ -142,17 +143,31 @@ class ControlConn:
         return self.session is not None and FEATURE_MOVE in self.session.features
 
     @property
-    def is_unproven(self) -> bool:
-        """Whether what travels is encrypted, and nobody knows for whom; known once `log_in` has returned.
+    def proof(self) -> str:
+        """What proves that the certificate is the server's, for people; known once `log_in` has returned.
 
-        To find that out may take another connection.
+        Empty if nothing does, or without TLS. To find that out may take another connection.
         """
-        if self._login.proves or not self._reached.certificate:
-            return False
+        if not self._reached.certificate:
+            return ""
+        if self._is_pinned:
+            return "its fingerprint"
+        if self._login.proves:
+            return "the token"
         try:
-            return not self._reached.is_trusted
+            return "an authority that this system trusts" if self._reached.is_trusted else ""
         except ConnError:
-            return True
+            return ""
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether what travels is encrypted, and nobody knows for whom, as `proof` finds out."""
+        return bool(self._reached.certificate) and not self.proof
+
+    @property
+    def encryption(self) -> str:
+        """What encrypts the connection, such as "TLS 1.3"; empty if nothing does."""
+        return self._reached.encryption
 
     @property
     def certificate(self) -> str:

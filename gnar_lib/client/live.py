@@ -12,7 +12,7 @@ from gnar_lib.config import Address
 from gnar_lib.events import Connected, ConnectFailed, subscribe, unsubscribe
 from gnar_lib.pio.meter import Meter, Totals
 from gnar_lib.terminal.rates import Rates
-from gnar_lib.terminal.text import GREEN, YELLOW, lasted, milliseconds, rate, size
+from gnar_lib.terminal.text import GREEN, PLAIN, YELLOW, lasted, milliseconds, rate, size
 from gnar_lib.terminal.view import Fact, ProxyRow, View
 
 HINT = "^C stops it"
@@ -79,6 +79,8 @@ class Board:
             else:
                 facts.append(Fact("", f"connected for {lasted(oldest.age_s)}{missing}", GREEN))
             facts.append(Fact("Round trip", milliseconds(oldest.control.round_trip_s)))
+            encryption = oldest.control.encryption
+            facts.append(Fact("Encryption", encryption or "none", PLAIN if encryption else YELLOW))
         if self._failure is not None:
             wait_s = self._retry_at_s - time.monotonic()
             when = f"trying again in {wait_s:.0f} s" if wait_s > 0 else "trying again"

@@ -45,6 +45,7 @@ class Reached:
     def __init__(self, way: Way, bottom: EventedConn, conn: EventedConn, tls: TlsConn | None) -> None:
         self.conn = conn  # the outermost; closing it closes all below
         self.certificate = "" if tls is None else tls.certificate  # SHA-256 of the server's, in hex
+        self.encryption = "" if tls is None else tls.version  # such as "TLS 1.3"; empty without
         self._way = way
         self._bottom = bottom
         self._tls = tls  # the innermost

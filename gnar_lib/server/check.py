@@ -16,11 +16,13 @@ from gnar_lib import health, memory
 from gnar_lib.checklist import Budget, Checklist, tell_descriptors, try_admin, try_hooks
 from gnar_lib.config import ServerConfig
 from gnar_lib.config.values import is_loopback
-from gnar_lib.errors import ConfigError, ConnError, GnarError, PortTakenError
+from gnar_lib.errors import ConnError, GnarError, PortTakenError
 from gnar_lib.net import bind_udp, deadline, format_address, give_way, listen, resolve
 from gnar_lib.net.datagram import BUFFER_BYTES
 from gnar_lib.net.endpoint import is_denied
 from gnar_lib.server.check_names import NamesCheck
+from gnar_lib.server.check_tls import TlsCheck
+from gnar_lib.server.names.check import serves_at_control_port
 
 TOTAL_S = 15.0  # for everything
 NAME_S = 5.0  # for each name
@@ -52,6 +54,7 @@ class ServerCheck:
             self._try_control_port(host)
             self._try_ports(host)
         self._try_udp()
+        TlsCheck(self._config, self._list).run()
         NamesCheck(self._config, self._list, self._budget, is_running=self._is_running).run()
         try_admin(self._list, self._config.admin, self._budget.of(HEALTH_S))
         try_hooks(self._list, self._config.hooks, self._budget.of(NAME_S))
@@ -107,7 +110,8 @@ class ServerCheck:
         except ConnError as exc:
             self._list.wrong("port", f"{port} {_NEEDS_RIGHTS}" if is_denied(exc) else str(exc))
         else:
-            self._list.ok("port", f"{port} is free for clients to come to")
+            users = " and users of names" if serves_at_control_port(self._config) else ""
+            self._list.ok("port", f"{port} is free for clients{users} to come to")
 
     def _tell_who_has(self, port: int) -> None:
         """Find out who listens at the control port."""
@@ -177,25 +181,10 @@ class ServerCheck:
             return
         if is_good:
             self._list.ok("state-dir", f"{folder} can be written to")
-            self._tell_certificate()
         elif not there.is_dir():
             self._list.wrong("state-dir", f"{there} is no folder: choose another")
         else:
             self._list.wrong("state-dir", f"this user cannot write to {there}: chown it, or choose another")
-
-    def _tell_certificate(self) -> None:
-        """Say which certificate is kept in the folder, if one is."""
-        try:
-            from gnar_lib.transport.identity import load  # loads OpenSSL
-        except ImportError:
-            return
-        try:
-            identity = load(self._config.state_dir)
-        except ConfigError as exc:
-            self._list.wrong("certificate", str(exc).removeprefix("state-dir: "))
-        else:
-            if identity is not None:
-                self._list.ok("certificate", f"SHA-256 {identity.fingerprint}")
 
     # ---- this machine --------------------------------------------------------------------------------------
 

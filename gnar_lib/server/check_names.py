@@ -1,15 +1,13 @@
-"""The part of a server's check about names: their ports, certificates, DNS and Caddy; gives nobody a name."""
+"""The part of a server's check about names: their ports, DNS and Caddy; gives nobody a name."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 
 from gnar_lib.checklist import Budget, Checklist
 from gnar_lib.config import ServerConfig
-from gnar_lib.config.hosts import fits
 from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ConfigError, ConnError, DialError, GnarError, PortTakenError, UnreachableError
 from gnar_lib.net import bind_udp, deadline, listen
@@ -19,7 +17,6 @@ from gnar_lib.visit import JSON_ERROR, addresses_of, visit
 
 NAME_S = 5.0  # for each look-up
 WHO_S = 2.0  # for whoever has a port to say who that is
-SOON = timedelta(days=14)  # in which a certificate should have been renewed
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _NOT_FOUND = 404
 _GRANT = "or let systemd grant the right (docs/systemd.md)"
@@ -38,11 +35,9 @@ class NamesCheck:
         self._is_running = is_running
 
     def run(self) -> None:
-        """Check everything about names and certificates; nothing if the server has neither."""
+        """Check everything about names; nothing if the server has none."""
         config = self._config
         if not has_names(config):
-            if config.tls_cert:  # of the control port alone
-                self._tell_certificates()
             return
         if config.domain:
             self._list.ok(
@@ -50,8 +45,6 @@ class NamesCheck:
             )
         self._try_port("http", config.http_bind, config.http_port)
         self._try_port("https", config.bind, config.https_port)
-        if config.tls_cert:
-            self._tell_certificates()
         if config.domain:
             self._look_up()
         if config.caddy_api:
@@ -96,46 +89,6 @@ class NamesCheck:
         if program.lower() == "caddy":
             advice = "have Caddy lead users to gnar by --caddy-api (docs/caddy.md), or choose another"
         self._list.wrong(key, f"{port} is taken by {name}: {advice}")
-
-    # ---- certificates --------------------------------------------------------------------------------------
-
-    def _tell_certificates(self) -> None:
-        """Tell of each certificate, and of names for which there is none."""
-        config, names = self._config, set[str]()
-        try:
-            from gnar_lib.transport.certificates import read_certificate  # loads OpenSSL
-        except ImportError:
-            self._list.wrong("certificate", "this Python has no TLS; use another one, or a Caddy in front")
-            return
-        for cert, key in zip(config.tls_cert, config.tls_key or config.tls_cert, strict=True):
-            try:
-                certificate = read_certificate(cert, key)
-            except ConfigError as exc:
-                self._list.wrong("certificate", str(exc))
-                continue
-            names.update(certificate.names)
-            covered = ", ".join(certificate.names) or "no name at all"
-            self._tell_dates(f"{cert}: for {covered}", certificate.begins, certificate.ends)
-        wanted = [f"*.{config.domain}"] if config.domain else []
-        missing = [
-            each for each in (*wanted, *config.allow_hosts) if not any(fits(each, name) for name in names)
-        ]
-        if names and missing:
-            text = f"none is for {', '.join(missing)}: of these, browsers refuse names that no line above has"
-            self._list.warn("certificate", text)
-
-    def _tell_dates(self, text: str, begins: datetime, ends: datetime) -> None:
-        now = datetime.now(timezone.utc)
-        if now > ends:
-            self._list.wrong("certificate", f"{text}; expired on {ends:%Y-%m-%d}: renew it")
-        elif now < begins:
-            self._list.wrong(
-                "certificate", f"{text}; not valid before {begins:%Y-%m-%d %H:%M} UTC: is the clock right?"
-            )
-        elif ends - now < SOON:
-            self._list.warn("certificate", f"{text}; expires on {ends:%Y-%m-%d}: is it renewed by itself?")
-        else:
-            self._list.ok("certificate", f"{text}; until {ends:%Y-%m-%d}")
 
     # ---- DNS -----------------------------------------------------------------------------------------------
 

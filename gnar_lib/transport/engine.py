@@ -88,6 +88,11 @@ class Engine:
         return hashlib.sha256(shown).hexdigest() if shown else ""
 
     @property
+    def version(self) -> str:
+        """What the peers have agreed on, such as "TLS 1.3"; empty before."""
+        return (self._tls.version() or "").replace("TLSv", "TLS ")
+
+    @property
     def session(self) -> ssl.SSLSession | None:
         """What a server can resume; None if it has sent nothing that could be."""
         session = self._tls.session

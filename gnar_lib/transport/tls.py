@@ -128,6 +128,11 @@ class TlsConn(LayeredConn[Engine]):
         freed.note()
 
     @property
+    def version(self) -> str:
+        """What both ends speak, such as "TLS 1.3"."""
+        return self._engine.version
+
+    @property
     def session(self) -> ssl.SSLSession | None:
         """What the server can resume on another conn; None before its ticket has come, and has been read."""
         return self._engine.session

@@ -6,9 +6,11 @@ import json
 import re
 import signal
 import socket
+import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from gnar_lib.client import check as client_check
 from gnar_lib.config import Address, AdminConfig, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.proto import Login, ProxyReq, ProxyResp, to_frame
 from gnar_lib.server import check as server_check
+from gnar_lib.server.check_tls import TlsCheck
 from gnar_lib.transport.identity import load_or_make
 from tests.helpers.harness import (
     LOOPBACK,
@@ -116,6 +119,9 @@ def test_where_all_is_right_each_line_says_so_and_nothing_is_left(checks: Checks
             rates = f"gets {NUMBER} MiB/s and sends {NUMBER} MiB/s"
             assert fits(f"ok a user here {rates}, through the server and back", said["throughput"])
             assert said["token"] == ["ok the server takes it, and has proven that it knows it, too"]
+            assert fits(
+                r"ok TLS 1\.3 with certificate [0-9a-f]{16}\.\.\., which the token proves", said["tls"]
+            )
             assert said["clock"] == ["ok as the server's"]
             assert ("multiplex" in said) == (check is multiplexed)
         said = found(udp, 0)
@@ -209,12 +215,47 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(
         )
 
 
+@pytest.mark.parametrize(
+    ("host", "encryption", "proof", "line"),
+    [
+        (
+            "a.test",
+            "TLS 1.2",
+            "the token",
+            r"ok TLS 1\.2 with certificate a{16}\.\.\., which the token proves",
+        ),
+        (
+            "a.test",
+            "TLS 1.3",
+            "",
+            f"warn TLS 1.3, but nobody knows whether it is .* --fingerprint {'a' * 64}",
+        ),
+        ("a.test", "", "", "warn off: whoever is on the way can read and change everything"),
+        (LOOPBACK, "", "", "ok off, and all stays on this machine"),
+    ],
+)
+def test_what_encrypts_the_connection_and_who_proves_that_is_told(
+    host: str, encryption: str, proof: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ClientConfig(server=Address(host, 1), proxies=(ProxyConfig("web", 1),))
+    control: Any = SimpleNamespace(encryption=encryption, proof=proof, certificate="a" * 64)
+    client_check.ClientCheck(config, "", Checklist())._tell_encryption(control)
+    assert re.fullmatch(line, re.sub(" +", " ", capsys.readouterr().out.rstrip()).replace(" tls ", " ", 1))
+
+
 def test_who_answers_in_place_of_a_gnar_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def patient_page(conn: socket.socket) -> None:
         read_until(conn, b"\r\n\r\n")
         conn.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
+    def health(conn: socket.socket) -> None:
+        read_until(conn, b"\r\n\r\n")
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
+
     monkeypatch.setattr(client_check, "PROBE_S", 0.2)
+    with Service(health) as gnar:
+        config = ClientConfig(server=Address(LOOPBACK, gnar.port), proxies=(ProxyConfig("web", 1),))
+        assert "a gnar server answers" in client_check.ClientCheck(config, "", Checklist())._who_answers()
     with Service(patient_page) as web:
         server = Address(LOOPBACK, web.port)
         config = ClientConfig(server=server, proxies=(ProxyConfig("web", 1),))
@@ -276,6 +317,7 @@ def test_a_go_server_is_tried_with_a_connection_for_each_port(checks: Checks) ->
         said = found(check, 1)
     server.close()
     assert said["gnar"] == ["ok a Go server answers"]
+    assert said["tls"] == ["ok off, and all stays on this machine"]
     assert said["token"] == ["ok the server takes it, by md5"]
     assert said["clock"][0].startswith(
         "skip the server does not tell its time; it takes md5 logins within 15"
@@ -382,19 +424,54 @@ def test_a_state_dir_that_cannot_be_looked_at_is_one_line(
 
 
 def test_the_certificate_that_is_kept_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def said() -> str:
-        check = server_check.ServerCheck(ServerConfig(state_dir=str(tmp_path)), "", Checklist())
-        check._tell_state_dir()
-        return capsys.readouterr().out.partition("can be written to\n")[2].rstrip("\n")
+    def said(**settings: Any) -> str:
+        TlsCheck(ServerConfig(**{"state_dir": str(tmp_path), **settings}), Checklist()).run()
+        return capsys.readouterr().out.partition("certificate  ")[2].rstrip("\n")
 
     tmp_path.chmod(0o700)
-    assert said() == ""
+    assert said() == f"made at the first start, and kept in {tmp_path}"
     assert list(tmp_path.iterdir()) == []
     made = load_or_make(str(tmp_path))
-    assert said() == f"ok     certificate  SHA-256 {made.fingerprint}"
+    assert said() == f"self-made, kept in {tmp_path}: SHA-256 {made.fingerprint}"
+    assert said(state_dir="") == "made at each start; state-dir keeps one, which clients could pin"
     (tmp_path / "tls.pem").write_text("")
-    assert said().startswith(f"wrong  certificate  {tmp_path}/tls.pem: damaged: ")
+    assert said().startswith(f"{tmp_path}/tls.pem: damaged: ")
     assert "\n" not in said()
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_tls", "line"),
+    [
+        (
+            {},
+            True,
+            "ok tls clients use it, unless they are told otherwise, or are the Go program's",
+        ),
+        (
+            {"tls": "require"},
+            True,
+            "ok tls clients need it, so those of the Go program cannot come",
+        ),
+        (
+            {},
+            False,
+            "warn tls this Python has no TLS: clients need --tls off, and all can be read",
+        ),
+        ({"tls": "require"}, False, "wrong tls this Python has no TLS; use another one, or .*"),
+        ({"tls_cert": ("x",)}, False, "wrong tls this Python has no TLS; use another one, or .*"),
+    ],
+)
+def test_who_comes_by_tls_is_told(
+    settings: dict[str, Any],
+    has_tls: bool,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not has_tls:
+        monkeypatch.setitem(sys.modules, "gnar_lib.transport.certificates", None)
+    TlsCheck(ServerConfig(**settings), Checklist()).run()
+    assert re.fullmatch(line, re.sub(" +", " ", capsys.readouterr().out.splitlines()[0]))
 
 
 def test_a_program_whose_folder_was_removed_is_not_looked_at(

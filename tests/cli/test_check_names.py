@@ -21,6 +21,7 @@ from gnar_lib.proto.msg import STATUS_SUCCESS
 from gnar_lib.server import check_names as server_names
 from gnar_lib.server.caddy.plan import Made, plan
 from gnar_lib.server.caddy.wish import Wish
+from gnar_lib.server.check_tls import TlsCheck
 from gnar_lib.transport.x509 import Certificate
 from gnar_lib.visit import Seen, visit
 from tests.helpers.certificates import make_certificate
@@ -64,7 +65,9 @@ def told(
     capsys: pytest.CaptureFixture[str], config: ServerConfig, *, is_running: bool = False
 ) -> dict[str, list[str]]:
     """Return what the check says of each thing."""
-    server_names.NamesCheck(config, Checklist(), Budget(WAIT_S), is_running=is_running).run()
+    checklist = Checklist()
+    TlsCheck(config, checklist).run()
+    server_names.NamesCheck(config, checklist, Budget(WAIT_S), is_running=is_running).run()
     said: dict[str, list[str]] = {}
     for line in capsys.readouterr().out.splitlines():
         verdict, what, text = re.split(r" {1,}", line, maxsplit=2)
@@ -73,7 +76,7 @@ def told(
 
 
 def test_server_without_names_is_not_asked_about_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, ServerConfig(bind=LOOPBACK)) == {}
+    assert told(capsys, ServerConfig(bind=LOOPBACK)).keys() == {"tls", "certificate"}
 
 
 def test_ports_of_names_are_free_or_somebody_has_them(

@@ -67,6 +67,7 @@ def test_link_and_figures_are_shown_and_move(server_port: int, gnar_pyz: Path) -
     with Service(pour) as service, client(gnar_pyz, server_port, service) as (terminal, port):
         text = terminal.wait_shown("connected for", f"{LOOPBACK}:{port}", f"{LOOPBACK}:{service.port}")
         assert re.search(r"Round trip [\d.]+ ms", text)
+        assert "Encryption TLS 1.3" in text
         assert "Users 0 now, 0 in all" in text
         assert f"\x1b]8;;http://{LOOPBACK}:{port}\x1b\\".encode() in terminal.raw
         with dial(port) as user:
