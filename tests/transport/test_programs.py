@@ -221,23 +221,25 @@ def test_openssl_changes_its_keys(echo: Secure, tmp_path: Path) -> None:
 # ---- Python ------------------------------------------------------------------------------------------------
 
 CLIENT = """
-import hashlib, socket, ssl, sys, threading
+import contextlib, hashlib, select, socket, ssl, sys
 folder, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 context = ssl.create_default_context(cafile=folder + "/localhost.crt")
 sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
 sent, received, count = hashlib.sha256(), hashlib.sha256(), 0
-def send():
-    data = bytes(range(256)) * 256
-    for _ in range(size // len(data)):
-        sock.sendall(data)
-        sent.update(data)
-sender = threading.Thread(target=send)
-sender.start()
+sock.setblocking(False)  # one thread does both: OpenSSL does not allow two on one connection
+piece, rest, left = bytes(range(256)) * 256, b"", size
 while count < size:
-    data = sock.recv(65536)
-    received.update(data)
-    count += len(data)
-sender.join()
+    if not rest and left:
+        rest, left = memoryview(piece), left - len(piece)
+        sent.update(piece)
+    select.select([sock], [sock] if rest else [], [])
+    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        if rest:
+            rest = rest[sock.send(rest):]
+    with contextlib.suppress(ssl.SSLWantReadError):
+        received.update(data := sock.recv(65536))
+        count += len(data) or sys.exit("ended too early")
+sock.setblocking(True)
 sock.unwrap()  # sends the end, and raises an error unless the other end says so, too
 print(sent.hexdigest() == received.hexdigest())
 """
