@@ -57,8 +57,9 @@ class _Player:
         from gnar_lib.net.target import Target
 
         self.opened = 0  # how often the server has opened the proxy: once for each login
-        self._shared = Shared(config)
-        self._shared.server = Target(config.server.host, config.server.port, how=DialSettings(source=source))
+        target = functools.partial(Target, how=DialSettings(source=source))
+        with mock.patch("gnar_lib.client.way.Target", target):
+            self._shared = Shared(config)
         proxies = [ClientProxy(each, self._shared.meter) for each in config.proxies]
         self._link = Link(self._shared, proxies, Callbacks(self._on_opened, self._on_lost, self._on_lost))
         self._answered = Event()
@@ -95,7 +96,7 @@ def _play(count: int, load: Callable[[], ClientConfig], *, has_file: bool) -> in
         """Open a data connection."""
         return as_usual(family, address, source=next(sources))
 
-    with mock.patch("gnar_lib.client.connect.dial", dial):
+    with mock.patch("gnar_lib.client.way.dial", dial):
         start_s, logins = time.perf_counter(), Pool(AT_ONCE)
         players = [_Player(config, source) for source in itertools.islice(sources, count)]
         for player in players:
