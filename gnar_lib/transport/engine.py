@@ -35,7 +35,7 @@ class Engine:
         "why_broken",
     )
 
-    FRAME_BYTES: ClassVar[int] = RECORD_BYTES  # the most that one `write` takes
+    FRAME_BYTES: ClassVar[int] = 4 * RECORD_BYTES  # the most that one `write` takes: what a copy loop reads
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Engine:
         return self._tls.getpeercert(binary_form=True) or b""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Encrypt a record of up to `RECORD_BYTES`, and return how many bytes it carries.
+        """Encrypt up to `FRAME_BYTES`, in full records and a last one, and return how many bytes that were.
 
         Raises `WriteError`.
         """

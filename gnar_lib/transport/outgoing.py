@@ -15,7 +15,7 @@ from gnar_lib.net import EventedConn, wait_for
 from gnar_lib.net.options import dead_after_s
 from gnar_lib.transport.contract import Made
 
-MAX_LINGERING: Final = 128  # conns, each with about a record; past that, the oldest is given up
+MAX_LINGERING: Final = 128  # conns, each with about 64 KiB; past that, the oldest is given up
 LOOK_EVERY_S: Final = 1.0
 
 _NOTHING = memoryview(b"")
@@ -100,7 +100,8 @@ class Outgoing:
         try:
             while self._rest or self._made.pending:
                 rest = self._rest or memoryview(self._made.read())
-                self._rest = rest[self._conn.send_now(rest) :]
+                sent = self._conn.send_now(rest)
+                self._rest = rest[sent:] if sent < len(rest) else _NOTHING  # which frees the memory
                 if self._rest:
                     return
         except ConnError as exc:

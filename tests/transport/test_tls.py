@@ -11,11 +11,12 @@ import gevent
 import pytest
 
 from gnar_lib.errors import ConnError, WriteError
-from gnar_lib.net import SocketConn, give_way
+from gnar_lib.net import LENT_BYTES, SocketConn, give_way
 from gnar_lib.net.options import DEFAULT_DEAD_AFTER_S, set_dead_after
 from gnar_lib.proxy.stream import stream
 from gnar_lib.transport import outgoing
 from gnar_lib.transport.engine import RECORD_BYTES, Engine
+from gnar_lib.transport.layer import FIRST_READ_BYTES
 from gnar_lib.transport.outgoing import lingering
 from gnar_lib.transport.tls import TlsConn
 from tests.helpers.conns import MIB, Waiter, tcp_pair
@@ -23,6 +24,7 @@ from tests.helpers.loop import turn, wait_until
 from tests.helpers.tls import HOST, client_context, server_context, shake_hands, tls_pair
 
 GONE = "gone without the end of TLS"
+ADDED_BYTES = 17  # that TLS 1.3 adds to what a record carries: a type, and 16 that prove it
 
 
 class Peer:
@@ -279,6 +281,102 @@ def test_few_conns_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(lambda: not len(lingering), "the others are closed")
     for _, far in pairs:
         far.close()
+
+
+# ---- much and little ---------------------------------------------------------------------------------------
+
+
+def record_sizes(sent: bytes) -> list[int]:
+    """Return how long the records are that somebody has sent, without the five bytes in front of each."""
+    sizes, at = [], 0
+    while at < len(sent):
+        sizes.append(int.from_bytes(sent[at + 3 : at + 5], "big"))
+        at += 5 + sizes[-1]
+    return sizes
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what every socket is given to send from now on, one write after the other."""
+    found: list[bytes] = []
+    send_now = SocketConn.send_now
+
+    def send(conn: SocketConn, data: bytes | bytearray | memoryview) -> int:
+        found.append(bytes(data))
+        return send_now(conn, data)
+
+    monkeypatch.setattr(SocketConn, "send_now", send)
+    return found
+
+
+def test_bulk_leaves_in_full_records_and_four_of_them_in_one_write(
+    pair: tuple[TlsConn, TlsConn], writes: list[bytes]
+) -> None:
+    near, far = pair
+    near.send_now(memoryview(bytes(2 * LENT_BYTES)))
+    assert [record_sizes(each) for each in writes] == [[RECORD_BYTES + ADDED_BYTES] * 4] * 2
+    assert far.recv(MIB)
+
+
+def test_small_frames_of_one_call_share_a_record(pair: tuple[TlsConn, TlsConn], writes: list[bytes]) -> None:
+    near, far = pair
+    near.sendmsg_now([b"header", bytearray(b"payload"), memoryview(b"next")])
+    assert [record_sizes(each) for each in writes] == [[len("headerpayloadnext") + ADDED_BYTES]]
+    assert far.recv(MIB) == b"headerpayloadnext"
+    near.sendmsg_now([bytes(12), memoryview(bytes(2 * RECORD_BYTES))])
+    assert len(writes) == 2
+
+
+def test_reads_grow_when_much_comes_and_then_end_with_a_record(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    recv_into = SocketConn.recv_into
+
+    def receive(conn: SocketConn, buffer: memoryview) -> int:
+        asked.append(len(buffer))
+        return recv_into(conn, buffer)
+
+    peer.below.sendall(b"".join(peer.encrypted(bytes(LENT_BYTES)) for _ in range(4)))
+    turn()
+    monkeypatch.setattr(SocketConn, "recv_into", receive)
+    while sum(asked) < 3 * LENT_BYTES:
+        peer.conn.borrow()
+    assert asked[0] < LENT_BYTES
+    assert {*asked[1:]} == {4 * (5 + RECORD_BYTES + ADDED_BYTES)}
+
+
+def test_short_messages_do_not_make_reads_grow(pair: tuple[TlsConn, TlsConn]) -> None:
+    near, far = pair
+    for _ in range(5):
+        near.sendall(bytes(20_000))
+        received = 0
+        while received < 20_000:
+            received += len(far.recv(MIB))
+    assert far._read_bytes == FIRST_READ_BYTES
+
+
+def test_who_is_called_back_gets_all_that_has_come_at_once(peer: Peer) -> None:
+    """To know that there is something, the conn reads a little ahead: the rest follows in the same read."""
+    data = os.urandom(3 * RECORD_BYTES // 2)
+    heard: list[bytes | None] = []
+    peer.conn.call_when_readable(lambda: heard.append(peer.conn.recv_now(MIB)))
+    peer.below.sendall(peer.encrypted(data))
+    wait_until(lambda: heard, "the callback")
+    turn()
+    assert heard == [data]
+
+
+def test_what_did_not_fit_is_freed_once_it_is_sent(pair: tuple[TlsConn, TlsConn]) -> None:
+    near, far = pair
+    sent = fill(near)
+    received = bytearray()
+    while len(received) < len(sent):
+        received += far.recv(MIB)
+    turn()
+    assert received == sent
+    assert not near._outgoing.is_full
+    assert near._outgoing._rest.obj == b""
 
 
 # ---- carrying ----------------------------------------------------------------------------------------------
