@@ -22,9 +22,11 @@ _NEVER_RUN = (
     "gevent/libuv", "gevent/_ffi", "gevent/libev/*cffi*", "gevent/libev/watcher.py",
     "gevent/*ares.py", "gevent/resolver/*ares*", "gevent/resolver/dnspython.py", "gevent/backdoor.py",
     "gevent/monkey/*_main*.py", "gevent/ssl.py", "gevent/_monitor.py", "gevent/*_tracer*",
+    "gevent/contextvars.py", "gevent/_patcher.py", "zope/interface/advice.py", "zope/event/classhandler.py",
     "zope/interface/adapter.py", "zope/interface/registry.py", "zope/interface/verify.py",
     "zope/interface/document.py",
     "prometheus_client/parser.py", "prometheus_client/openmetrics/parser.py",
+    "prometheus_client/multiprocess.py", "prometheus_client/bridge",
     "prometheus_client/aiohttp", "prometheus_client/django", "prometheus_client/twisted",
     "**/*.c", "**/*.cpp", "**/*.h", "**/*.hpp", "**/*.asm", "**/*.pyx", "**/*.pxd", "**/*.pyi", "**/py.typed",
     "*.dist-info/RECORD", "*.dist-info/WHEEL", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED",
@@ -112,7 +114,10 @@ def _prune(folder: Path) -> None:
         if path.suffix in _COMPILED_MODULES and not package.startswith(pins.COMPILED):
             path.unlink()
         elif path.name.endswith(_TEXTS):  # wheels for Windows end lines in another way
-            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
+            text = path.read_bytes().replace(b"\r\n", b"\n")
+            if path.name == "METADATA":  # its fields are read, the description behind them is not
+                text = text.partition(b"\n\n")[0] + b"\n"
+            path.write_bytes(text)
         elif ".so" in path.name:
             path.write_bytes(elf.without_symbols(path.read_bytes()))
     if (folder / "zope").is_dir():
