@@ -5,18 +5,17 @@ from __future__ import annotations
 import secrets
 import time
 import urllib.request
-from collections.abc import Callable
 
 import gevent
-from gevent.pywsgi import WSGIServer
 
 from gnar_lib import logger
 from gnar_lib.client.serve import Client
 from gnar_lib.config import Address, ClientConfig, ProxyConfig, Secret, ServerConfig
 from gnar_lib.config.model import LOOPBACK
 from gnar_lib.errors import ConnError
+from gnar_lib.http import Request, Response, Routes, Service
 from gnar_lib.lifecycle import Stopper
-from gnar_lib.net import listen
+from gnar_lib.net import Crew, listen
 from gnar_lib.server.serve import Server
 
 OPEN_DEADLINE_S = 10.0  # for the tunnel to open, and for the page to arrive
@@ -43,11 +42,16 @@ server and a gnar client, as somebody on the internet would reach yours.</p>
 """
 
 
-def _serve_page(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
-    """Answer every request with the sample page (a WSGI application, PEP 3333)."""
-    headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(PAGE)))]
-    start_response("200 OK", headers)
-    return [PAGE]
+def _page(_request: Request, **_parameters: str) -> Response:
+    return Response(200, PAGE, "text/html; charset=utf-8")
+
+
+def _routes() -> Routes:
+    """Return the routes of the sample service: the page is at every path of one part."""
+    routes = Routes()
+    for path in ("/", "/{path}"):
+        routes.add("GET", path, _page)
+    return routes
 
 
 def run_demo(port: int = 0) -> int:
@@ -58,12 +62,12 @@ def run_demo(port: int = 0) -> int:
     """
     listen(LOOPBACK, port).close()  # raises now; the client would ask for a taken port again and again
     stopper = Stopper()
-    service = WSGIServer((LOOPBACK, 0), _serve_page, log=None)
-    service.start()
+    crew, listener = Crew("demo"), listen(LOOPBACK, 0)
+    listener.serve(crew, Service(_routes()).serve)
     token = Secret(secrets.token_hex(16))
     server = Server(ServerConfig(port=0, bind=LOOPBACK, token=token))
     address = Address(LOOPBACK, server.start())
-    proxy = ProxyConfig(proxy_name="demo", local_port=service.server_port or 0, remote_port=port)
+    proxy = ProxyConfig(proxy_name="demo", local_port=listener.port, remote_port=port)
     client = Client(ClientConfig(server=address, token=token, proxies=(proxy,)), stopper.stop)
     client.start()
     try:
@@ -77,7 +81,8 @@ def run_demo(port: int = 0) -> int:
     finally:
         client.close()
         server.close()
-        service.stop()
+        listener.close()
+        crew.kill()
         gevent.sleep(0)  # lets the greenlets that were killed close their sockets
         stopper.close()
 
