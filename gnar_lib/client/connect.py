@@ -343,7 +343,7 @@ class ControlConn:
             raise OtherServerError(str(exc)) from exc
         except DialError:
             raise
-        except ConnError as exc:  # of what is on top of the conn that was dialled, such as TLS
+        except (ConnError, ProtocolError) as exc:  # of what is on top of the conn, such as TLS
             raise DialError(str(exc)) from exc
         try:
             conn.sendall(frames)

@@ -33,7 +33,7 @@ class Shared:
         if not self._has_warned and control.is_unproven and not self._has_warned:
             self._has_warned = True
             _log.warning(
-                "what travels is encrypted, but nothing proves the server: set a token at both ends, "
-                "or --fingerprint %s",
+                "what travels is encrypted, but nothing proves the server, whose certificate is %s: "
+                "set a token at both ends, or --fingerprint to the SHA-256 that the server logs",
                 control.certificate,
             )

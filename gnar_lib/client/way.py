@@ -90,6 +90,8 @@ class Reached:
             reached = self._way.climb(self._way.dial_again(self._bottom), is_verified=True)
         except (ConnClosed, DeadlineError, DialError):
             raise
+        except ProtocolError as exc:  # something else has answered this time
+            raise ConnError(str(exc)) from exc
         except ConnError as exc:
             _log.debug("the system does not trust the server's certificate: %s", exc)
             return False
