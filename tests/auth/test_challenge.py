@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gnar_lib import auth
 from gnar_lib.auth import ClientLogin, ReplayWindow, ServerLogin
-from gnar_lib.errors import AuthError, ProtocolError
+from gnar_lib.auth.session import mac
+from gnar_lib.errors import AuthError, CertificateError, ProtocolError
 from gnar_lib.proto import (
     Challenge,
+    Proof,
     Welcome,
 )
 from gnar_lib.proto.numbers import FEATURE_MOVE, FEATURES
 from tests.helpers.logins import NONE, NOW, OTHER, TOKEN, go_login, log_in
+
+OURS, THEIRS = "0f" * 32, "f0" * 32  # what certificates have as their SHA-256
 
 
 @pytest.mark.parametrize("policy", ["any", "hmac"])
@@ -124,6 +130,62 @@ def test_a_welcome_tells_the_time_of_the_server() -> None:
 def test_session_is_not_given_to_a_go_client() -> None:
     with pytest.raises(ProtocolError, match="did not ask for one"):
         ServerLogin(TOKEN, "any", go_login()).welcome()
+
+
+# ---- certificates ------------------------------------------------------------------------------------------
+
+
+def client_that_has_seen(certificate: str, kind: str = "hmac") -> ClientLogin:
+    client = ClientLogin(TOKEN, kind, clock=lambda: NOW)
+    client.certificate = client.covered = certificate
+    return client
+
+
+@pytest.mark.parametrize("kind", ["hmac", "md5"])
+def test_ends_that_see_one_certificate_come_to_one_session(kind: str) -> None:
+    client, server = log_in(client_that_has_seen(OURS, kind), shown=OURS)
+    assert client == server
+
+
+@pytest.mark.parametrize(("seen", "shown"), [(THEIRS, OURS), (THEIRS, ""), ("", OURS)])
+def test_proof_fits_no_other_certificate(seen: str, shown: str) -> None:
+    client = client_that_has_seen(seen)
+    server = ServerLogin(TOKEN, "any", client.message())
+    server.certificate = shown
+    with pytest.raises(CertificateError, match=r"^somebody stands in between: the client has seen "):
+        server.prove(client.answer(server.challenge()))
+    told = replace(client.message(), certificate=shown)
+    server = ServerLogin(TOKEN, "any", told)
+    server.certificate = shown
+    with pytest.raises(AuthError, match=r"^wrong token$"):
+        server.prove(client.answer(server.challenge()))
+    _, welcome = server.welcome()  # as a server that lets everybody in
+    with pytest.raises(AuthError, match="could not prove that it knows the token"):
+        client.accept(welcome)
+
+
+def test_client_may_cover_another_certificate_than_the_one_that_it_has_seen() -> None:
+    client = client_that_has_seen(THEIRS)
+    client.covered = OURS
+    mine, server = log_in(client, shown=OURS)
+    assert mine == server
+
+
+@pytest.mark.parametrize("role", ["client", "server", "session"])
+def test_nothing_that_an_end_computes_without_tls_is_of_use_with_it(role: str) -> None:
+    """Whatever the other end chooses as its nonce."""
+    nonces = {OURS, THEIRS, f"{OURS}\0{THEIRS}", f"tls-{role}\0{OURS}", ""}
+    plain = {mac(TOKEN, role, one, other) for one in nonces for other in nonces}
+    covered = {mac(TOKEN, role, one, other, OURS) for one in nonces for other in nonces}
+    assert not plain & covered
+
+
+@pytest.mark.parametrize("certificate", ["\n\x1b[31m" * 40, "é" * 64, "A" * 64])
+def test_certificate_of_which_a_client_tells_is_no_text_for_the_log(certificate: str) -> None:
+    server = ServerLogin(TOKEN, "any", replace(ClientLogin(TOKEN, "hmac").message(), certificate=certificate))
+    server.certificate = OURS
+    with pytest.raises(CertificateError, match=r"has seen (no certificate|certificate (31)+\.\.\.), and"):
+        server.prove(Proof(""))
 
 
 @given(st.lists(st.integers(-3, 2 * ReplayWindow.SIZE) | st.integers(1, 1 << 62), max_size=60))

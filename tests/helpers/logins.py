@@ -19,9 +19,15 @@ def go_login(timestamp: int = NOW, token: Secret = TOKEN) -> Login:
     return Login(token=md5_token(token, timestamp), version="v0.0.1-", timestamp=timestamp)
 
 
-def log_in(client: ClientLogin, token: Secret = TOKEN, policy: str = "any") -> tuple[Session, Session]:
-    """Run a login of our own ends; return the client's and the server's session. Raises AuthError."""
+def log_in(
+    client: ClientLogin, token: Secret = TOKEN, policy: str = "any", shown: str = ""
+) -> tuple[Session, Session]:
+    """Run a login of our own ends; return the client's and the server's session. Raises AuthError.
+
+    `shown` is the certificate that the server has shown.
+    """
     server = ServerLogin(token, policy, client.message(), clock=lambda: NOW)
+    server.certificate = shown
     server.check()
     if server.needs_proof:
         server.prove(client.answer(server.challenge()))

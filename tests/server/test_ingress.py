@@ -11,16 +11,20 @@ import pytest
 
 from gnar_lib import events
 from gnar_lib.auth import ClientLogin
+from gnar_lib.client.connect import ControlConn
+from gnar_lib.config import Address, ClientConfig
+from gnar_lib.errors import ConnError
 from gnar_lib.events import ClientGone, LoginGivenUp, LoginRefused, Refusal
-from gnar_lib.net import SocketConn, rota
+from gnar_lib.net import EventedConn, SocketConn, rota
 from gnar_lib.proto import Heartbeat, Login, Message, ProxyCancel, ProxyReq, Welcome, recv, send
 from gnar_lib.proto.msg import AUTH_NONE
 from gnar_lib.proto.numbers import FEATURES
 from gnar_lib.server import control as control_module
+from gnar_lib.transport.tls import TlsConn, unverified_context
 from gnar_lib.yamux import Session as Mux
 from tests.helpers.logins import NONE, TOKEN, go_login
 from tests.helpers.loop import wait_until
-from tests.helpers.servers import TIMEOUT_S, Running, answer_of, is_closed_by_peer, of_kind, serving
+from tests.helpers.servers import LOOPBACK, TIMEOUT_S, Running, answer_of, is_closed_by_peer, of_kind, serving
 
 REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="tcp")
 
@@ -122,6 +126,80 @@ def test_go_client_cannot_cancel_what_it_does_not_hold(holder: str) -> None:
         assert is_closed_by_peer(cancel)
         assert len(running.server.shared.ports) == 1
         conn.close()
+
+
+# ---- TLS ---------------------------------------------------------------------------------------------------
+
+
+WITHOUT_TLS = "this server takes no login without TLS (its setting: tls = require)"
+
+
+def by_tls(conn: EventedConn) -> TlsConn:
+    """Return a client's end of TLS."""
+    return TlsConn.connect(conn, unverified_context(), "localhost")
+
+
+def test_own_client_without_tls_is_told_in_words_where_tls_is_required(said: list[events.Event]) -> None:
+    with serving(tls="require") as running:
+        conn = running.dial()
+        send(conn, ClientLogin(TOKEN, "hmac").message())
+        refusal = of_kind(conn, Welcome)
+        assert isinstance(refusal, Welcome)
+        assert refusal.error == WITHOUT_TLS
+        assert is_closed_by_peer(conn)
+        wait_until(lambda: said, "the server has said something")
+    (refused,) = said
+    assert isinstance(refused, LoginRefused)
+    assert (refused.cause, refused.reason) == (Refusal.METHOD, WITHOUT_TLS)
+
+
+@pytest.mark.parametrize("first", [REQUEST, ProxyCancel("blog", 1)], ids=["request", "cancel"])
+def test_go_client_is_closed_where_tls_is_required(first: Message, said: list[events.Event]) -> None:
+    with serving(tls="require") as running:
+        conn = go_client(running)
+        send(conn, first)
+        assert is_closed_by_peer(conn)
+    (refused,) = said
+    assert isinstance(refused, LoginRefused)
+    assert refused.cause is Refusal.METHOD
+
+
+def test_health_check_is_answered_where_tls_is_required_with_tls_and_without() -> None:
+    with serving(tls="require") as running:
+        for conn in (running.dial(), by_tls(running.dial())):
+            send(conn, Login(token="", timestamp=0, auth=AUTH_NONE))
+            assert recv(conn) == Welcome(features=FEATURES)
+            assert is_closed_by_peer(conn)
+
+
+def test_client_with_tls_comes_in_where_tls_is_required() -> None:
+    with serving(tls="require") as running:
+        config = ClientConfig(Address(LOOPBACK, running.port), (), TOKEN, multiplex=False)
+        control = ControlConn.dial(config, "ours")
+        control.log_in(REQUEST)
+        assert answer_of(control.conn).status == "success"
+        control.close()
+
+
+def test_tls_within_tls_is_no_login(said: list[events.Event]) -> None:
+    with serving() as running:
+        outer = by_tls(running.dial())
+        with pytest.raises(ConnError):
+            by_tls(outer)
+        assert is_closed_by_peer(outer)
+    (refused,) = said
+    assert isinstance(refused, LoginRefused)
+    assert (refused.reason, refused.cause) == ("this is TLS", Refusal.PROTOCOL)
+
+
+def test_header_of_the_proxy_protocol_within_tls_is_no_login(said: list[events.Event]) -> None:
+    with serving() as running:
+        conn = by_tls(running.dial())
+        conn.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+        assert is_closed_by_peer(conn)
+    (refused,) = said
+    assert isinstance(refused, LoginRefused)
+    assert (refused.reason, refused.cause) == ("this is the PROXY protocol", Refusal.PROTOCOL)
 
 
 # ---- control connections -----------------------------------------------------------------------------------
