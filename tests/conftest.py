@@ -30,6 +30,7 @@ BUILD = ROOT / "build"
 GROUPS = (
     "tests/panel/",
     "tests/tunnel/names/",
+    "tests/tunnel/test_mitm.py",
     "tests/tunnel/test_names_caddy.py",
     "tests/tunnel/test_proxy_protocol.py",
     "tests/pyz/test_build.py",

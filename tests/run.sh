@@ -25,6 +25,7 @@ curl|curl|end-to-end tests over HTTP
 openssl|openssl|tests of TLS
 nc|netcat-openbsd|tests of half-close
 ip|iproute2|tests that pull the cable (network namespaces)
+tcpdump|tcpdump|tests of what can be read on the way
 lsof|lsof|tests of what finds local services on macOS
 unshare|util-linux|tests that look for local services, of which a namespace has known ones
 socat|socat|tests of the relay beside socat
