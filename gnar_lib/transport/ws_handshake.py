@@ -1,6 +1,7 @@
 """How a WebSocket begins, by wsproto: the request and its answer, for both ends; does no I/O.
 
-An Origin is not looked at: there are no cookies by which a page of somebody else could act for its reader.
+A request with an Origin is refused, since browsers alone send one: a page of anybody could have the browser of
+its reader log in, from within the reader's network, at a server that asks for no token.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def answer_to(head: bytes) -> bytes:
 def _check_fields(request: Request) -> None:
     """Check what wsproto does not; raises `RefusedError`."""
     names = [bytes(name).lower() for name, _ in request.extra_headers]
+    if b"origin" in names:
+        raise RefusedError("this is for gnar clients, and not for pages in a browser", HTTPStatus.FORBIDDEN)
     if b"content-length" in names or b"transfer-encoding" in names:
         raise RefusedError("a body cannot come in front of a WebSocket")
     keys = [value for name, value in request.extra_headers if bytes(name).lower() == b"sec-websocket-key"]

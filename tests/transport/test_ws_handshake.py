@@ -47,12 +47,12 @@ def request(line: bytes = b"GET /gnar HTTP/1.1", **changed: bytes | None) -> byt
     [
         request(),
         request(upgrade=b"WebSocket", connection=b"keep-alive, upgrade"),
-        request(origin=b"https://elsewhere.example", cookie=b"a=b"),
+        request(cookie=b"a=b"),
         request(sec_websocket_extensions=b"permessage-deflate; client_max_window_bits"),
         request(sec_websocket_protocol=b"chat, mqtt"),
         request(host=b"[::1]:8443"),
     ],
-    ids=["as usual", "other spelling", "origin", "extension", "subprotocol", "IPv6"],
+    ids=["as usual", "other spelling", "cookie", "extension", "subprotocol", "IPv6"],
 )
 def test_request_is_answered_without_extensions_and_subprotocols(head: bytes) -> None:
     line, *fields, end, rest = answer_to(head).split(b"\r\n")
@@ -82,6 +82,8 @@ def test_request_is_answered_without_extensions_and_subprotocols(head: bytes) ->
         (request(sec_websocket_key=b64encode(bytes(17))), 400, "16 bytes in base64"),
         (request(sec_websocket_key=b"!" + KEY[1:]), 400, "16 bytes in base64"),
         (request()[:-2] + b"Sec-WebSocket-Key: " + KEY + b"\r\n\r\n", 400, "16 bytes in base64"),
+        (request(origin=b"https://elsewhere.example"), 403, "not for pages in a browser"),
+        (request(origin=b"null"), 403, "not for pages in a browser"),
         (request(content_length=b"5"), 400, "a body"),
         (request(transfer_encoding=b"chunked"), 400, "a body"),
         (request(host=None), 400, "Bad HTTP message"),
