@@ -2,7 +2,7 @@
 
 wsproto does the handshake and the frames (RFC 6455). One core masks and writes 700 MB/s in frames of 16 KiB,
 and reads as many, under CPython 3.11; without masks, as a server sends, it is three times as much. A tunnel
-with TLS inside takes half a core at each end for 1 Gbit/s from a client to its server (docs/performance.md).
+with TLS inside takes a third of a core at each end for 1 Gbit/s (docs/performance.md).
 """
 
 from __future__ import annotations
