@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -110,6 +111,16 @@ def _prune(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+    _tidy(folder)
+    if (table := folder / "hpack" / "huffman_table.py").is_file():
+        table.write_text(shortened(table.read_text(encoding="utf-8")), encoding="utf-8")
+    if (folder / "zope").is_dir():
+        # A real package comes before any other package called zope that a host may have installed.
+        (folder / "zope" / "__init__.py").touch()
+
+
+def _tidy(folder: Path) -> None:
+    """Cut off what is never read, and remove compiled modules for which there are sources."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         package = path.relative_to(folder).parts[0]
         if path.suffix in _COMPILED_MODULES and not package.startswith(pins.COMPILED):
@@ -121,6 +132,17 @@ def _prune(folder: Path) -> None:
             path.write_bytes(text)
         elif ".so" in path.name:
             path.write_bytes(elf.without_symbols(path.read_bytes()))
-    if (folder / "zope").is_dir():
-        # A real package comes before any other package called zope that a host may have installed.
-        (folder / "zope" / "__init__.py").touch()
+
+
+def shortened(source: str) -> str:
+    """Return the source of `hpack/huffman_table.py` with its table written as short as can be.
+
+    The table is at the end, and nine tenths of what would be the largest module of all.
+    """
+    values: dict[str, object] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            exec(compile(ast.Module([node], []), "", "exec"), values)  # noqa: S102  (a package that is pinned)
+    head, found, _ = source.partition("\nHUFFMAN_TABLE = [")
+    table = str(values["HUFFMAN_TABLE"]).replace(" ", "")
+    return f"{head}\nHUFFMAN_TABLE = {table}\n" if found else source

@@ -142,6 +142,16 @@ def test_symbols_are_cut_off_and_what_is_loaded_stays(tmp_path: Path) -> None:
     assert elf.without_symbols(b"MZ another format") == b"MZ another format"
 
 
+def test_table_that_is_written_short_is_the_same(held: dict[str, dict[str, bytes]]) -> None:
+    from hpack import huffman_table
+
+    files = next(iter(held.values()))
+    source = files["hpack/huffman_table.py"].decode().replace("from .exceptions", "from hpack.exceptions")
+    ours: dict[str, object] = {}
+    exec(source, ours)  # noqa: S102  (as it is unpacked)
+    assert ours["HUFFMAN_TABLE"] == huffman_table.HUFFMAN_TABLE
+
+
 # ---- pins --------------------------------------------------------------------------------------------------
 
 
