@@ -11,7 +11,7 @@ from gevent.hub import get_hub
 
 from gnar_lib import logger, net
 from gnar_lib.errors import ConfigError, ConnClosed, ConnError, DialError
-from gnar_lib.http.share import Share
+from gnar_lib.http.share import handshakes
 from gnar_lib.relay.tls_options import TlsSettings
 from gnar_lib.transport.certificates import Certificates, load_chain
 from gnar_lib.transport.engine import reason_of
@@ -44,7 +44,6 @@ class UserTls:
 
     def __init__(self, settings: TlsSettings, name: str) -> None:
         self._settings = settings
-        self._handshakes = Share()  # each takes a millisecond, which anybody can ask for
         self._failed = logger.Burst()  # warnings about users with whom no handshake comes to an end
         self._timer: Any = None
         prepare = partial(_prepare, settings=settings)
@@ -84,7 +83,7 @@ class UserTls:
         user.unread(hello)
         try:
             with net.deadline(HANDSHAKE_S, f"{user}: the TLS handshake"):
-                self._handshakes.take(net.network_of(user.getpeername()))
+                handshakes.take(net.network_of(user.getpeername()))
                 tls = TlsConn.accept(user, self._certificates.context)
             _check_peer(tls, self._settings)
         except ConnError as exc:
