@@ -1,7 +1,7 @@
 """How a WebSocket begins, by wsproto: the request and its answer, for both ends; does no I/O.
 
-A request with an Origin is refused, since browsers alone send one: a page of anybody could have the browser
-of its reader log in, from within the reader's network, at a server that asks for no token.
+A request with an Origin is refused, since browsers alone send one. Otherwise a page could have its reader's
+browser log in at a server that asks for no token, from within the reader's network.
 """
 
 from __future__ import annotations
