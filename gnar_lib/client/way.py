@@ -48,7 +48,7 @@ class Reached:
         self.encryption = "" if tls is None else tls.version  # such as "TLS 1.3"; empty without
         self._way = way
         self._bottom = bottom
-        self._tls = tls  # the innermost
+        self._latest = tls  # the innermost of the latest connection, which the next one resumes
 
     def again(self) -> EventedConn:
         """Return a further connection to the same server, which the caller closes.
@@ -56,13 +56,14 @@ class Reached:
         Raises `CertificateError` if it is shown another certificate, or `ConnError`.
         """
         bottom = self._way.dial_again(self._bottom)
-        reached = self._way.climb(bottom, None if self._tls is None else self._tls.session)
+        reached = self._way.climb(bottom, None if self._latest is None else self._latest.session)
         if reached.certificate != self.certificate:
             reached.conn.abort()
             raise CertificateError(
                 f"a further connection to the server was shown {shown(reached.certificate)} in place of "
                 f"{shown(self.certificate)}: somebody stands in between, or the server has got another one"
             )
+        self._latest = reached._latest
         return reached.conn
 
     @property

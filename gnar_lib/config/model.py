@@ -31,6 +31,7 @@ LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 RESERVED_NAMES = (
     *("abuse", "hostmaster", "noc", "postmaster", "security", "support", "usenet", "uucp", "webmaster"),
     *("admin", "administrator", "root", "ssladmin", "ssladministrator", "sslwebmaster", "sysadmin"),
+    "gnar",  # as the server itself is often called, where its clients come
     *("autoconfig", "autodiscover", "isatap", "mta-sts", "openpgpkey", "wpad"),
     *("imap", "localdomain", "localhost", "mail", "ns1", "ns2", "pop", "smtp"),
 )
