@@ -126,11 +126,12 @@ METRICS = {
 
 RELAY, TUNNEL, MULTIPLEX = "gnar relay", "gnar tunnel", "gnar tunnel -m"
 NAMES, NAMES_MULTIPLEX = "gnar names", "gnar names -m"
-TLS, TLS_MULTIPLEX = "gnar tunnel tls", "gnar tunnel tls -m"
+TLS, TLS_PLAIN = "gnar tunnel tls", "gnar tunnel tls plain"
 RUST = ("rathole", "bore")
 GO = ("frp", "chisel")
 NOISE = ("rathole noise",)
-TLS_YARDSTICKS = (("haproxy x2 tls",), NOISE, GO)
+HAPROXY_TLS = ("haproxy x2 tls",)
+TLS_YARDSTICKS = (HAPROXY_TLS, NOISE, GO)
 
 # The yardsticks of each kind, by table. An entry of several names stands for the better of them.
 COMPARISONS: dict[str, dict[Kind, tuple[tuple[str, ...], ...]]] = {
@@ -186,6 +187,7 @@ TARGETS = [
     *_targets(MULTIPLEX, ("haproxy x2",), up=0.6, down=0.6, ka32=0.7, ka1=1.5, short=0.75),
     *_targets(TLS, GO, up=2, down=2),
     *_targets(TLS, (*NOISE, *GO), cpu_up=1, cpu_down=1),
+    *_targets(TLS, HAPROXY_TLS, up=1.1, down=1.1, cpu_up=1, cpu_down=1, ka32=1, short=2),
     *_targets(NAMES, (TUNNEL,), hka32=0.6, hup=0.9, hdown=0.9),
     *_targets(NAMES_MULTIPLEX, (MULTIPLEX,), hka32=0.6, hup=0.9, hdown=0.9),
     *(
@@ -205,6 +207,8 @@ TARGETS = [
     *_targets(TUNNEL, (), loss3_kept_p50=60, loss3_kept_p99=350, loss3_short_p50=65, loss3_short_p99=400),
     *_targets(TUNNEL, (), rest_server=40, idle_server=6, idle_client=6, idle_lost=0, p50_ratio=2),
     *_targets(MULTIPLEX, (), rest_server=40, idle_server=8, idle_client=8, idle_lost=0, p50_ratio=2),
+    *_targets(TLS, (), idle_server=12, idle_client=12, idle_lost=0, p50_ratio=2),
+    *_targets(TLS_PLAIN, (), idle_server=32, idle_client=44, idle_lost=0, p50_ratio=2),
     *_targets(TUNNEL, (), fleet_rate=1500, fleet_share=2, fleet_each=20, fleet_lost=0),
     *_targets(TUNNEL, (), proxies_all=0.6, crowd_refused=0, crowd_silent=0),
     *_targets("gnar", (), start=0.15),
