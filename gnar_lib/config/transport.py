@@ -27,13 +27,18 @@ def server_address(value: object) -> Address:
     """Read where a server is: a host, with or without a port, or a URL such as wss://example.com/gnar."""
     found = _WEB.fullmatch(value) if isinstance(value, str) else None
     if found is None:
+        if isinstance(value, str) and "://" in value:
+            raise ConfigError(
+                f"expected an address such as example.com:{DEFAULT_PORT}, or a URL such as "
+                f"wss://example.com{DEFAULT_WS_PATH}"
+            )
         read: Address = _address(value)
         return read
     scheme, where, path = found[1].lower(), found[2], found[3]
+    if "@" in where:  # what is in front of it may be a password, which is in no error
+        raise ConfigError(f"expected a URL without a user, such as {scheme}://example.com{DEFAULT_WS_PATH}")
     try:
         address: Address = values.address(_WEB_PORTS[scheme])(where)
-        if "@" in where:
-            raise wrong(value, "a URL without a user")
         path = ws_path(path) if path not in ("", "/") else DEFAULT_WS_PATH
     except ConfigError:
         raise wrong(value, f"a URL such as {scheme}://example.com{DEFAULT_WS_PATH}") from None
@@ -77,17 +82,30 @@ def proxy(value: object) -> ProxyServer | None:
     found = _PROXY.fullmatch(value.strip()) if isinstance(value, str) else None
     kind = found[1].lower() if found else ""
     if found is None or kind not in _PROXY_PORTS:
-        tables = "; what is to be forwarded goes into [[proxys]]" if isinstance(value, list | dict) else ""
+        hint = ""
+        if isinstance(value, list | dict):
+            hint = "; what is to be forwarded goes into [[proxys]]"
+        elif found is None and isinstance(value, str) and "@" in value:
+            hint = "; in a user or a password, @ is written as %40, and / as %2F"
         raise ConfigError(
             "expected off, or the URL of a proxy such as http://proxy:3128, socks5://proxy or "
-            f"socks5h://proxy{tables}"
+            f"socks5h://proxy{hint}"
         )
     try:
         where: Address = values.address(_PROXY_PORTS[kind])(found[3])
     except ConfigError:
         raise ConfigError("expected the URL of a proxy with a host and a port from 1 to 65535") from None
-    user, _, password = (found[2] or "").partition(":")
+    user, _, password = login(found[2] or "").reveal().partition(":")
     return ProxyServer(kind, where.host, where.port, unquote(user), Secret(unquote(password)))
+
+
+def login(text: str) -> Secret:
+    """Read a user and a password of a proxy. Raises `ConfigError`, which holds neither of them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a variable or flag whose bytes are not UTF-8
+        raise ConfigError("expected a user and a password in UTF-8") from None
+    return Secret(text)
 
 
 def settle_way(settings: dict[str, Any], server: Address, env: Mapping[str, str]) -> None:

@@ -37,7 +37,10 @@ def _proxy(text: str) -> ProxyServer:
 def _login(text: str) -> Secret:
     if ":" not in text:
         raise UsageError("is not of the form user:password")
-    return Secret(text)
+    try:
+        return transport.login(text)
+    except ConfigError as exc:
+        raise UsageError(f"is wrong: {exc}") from None
 
 
 def _anything(text: str) -> str:

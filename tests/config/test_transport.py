@@ -29,12 +29,19 @@ def test_a_server_is_an_address_or_a_url_of_a_websocket(text: str, said: str) ->
     assert isinstance(found, WebAddress) == ("://" in text)
 
 
-@pytest.mark.parametrize(
-    "text", ["wss://", "wss:///gnar", "wss://a/?b", "wss://a/b#c", "wss://u@a", "wss://a/b c"]
-)
+@pytest.mark.parametrize("text", ["wss://", "wss:///gnar", "wss://a/?b", "wss://a/b#c", "wss://a/b c"])
 def test_other_urls_of_websockets_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a URL such as wss://example\.com/gnar"):
         server_address(text)
+
+
+def test_a_server_is_no_page_and_no_password_of_a_url_is_shown() -> None:
+    with pytest.raises(ConfigError, match=r"expected a URL without a user, such as wss://example") as caught:
+        server_address("wss://ann:s3cret@example.com")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"or a URL such as wss://example\.com/gnar") as caught:
+        server_address("https://ann:s3cret@example.com")
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,20 @@ def test_a_wrong_proxy_of_a_variable_is_named_without_its_password() -> None:
         proxy_of_environment(SERVER, {"HTTPS_PROXY": "ftp://ann:s3cret@proxy"})
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in repr(proxy("http://ann:s3cret@proxy"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http://ann:s3cr@t@proxy", "@ is written as %40"),
+        ("http://ann:s3cr/t@proxy", "/ as %2F"),
+        ("http://ann:s3cr\udcfft@proxy", "a user and a password in UTF-8"),
+    ],
+)
+def test_a_password_that_cannot_be_read_is_told_without_showing_it(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        proxy(text)
+    assert "s3cr" not in str(caught.value)
 
 
 def test_fingerprints_have_colons_or_not() -> None:

@@ -80,6 +80,7 @@ def test_a_target_names_the_proxy_on_the_way(text: str, through: Through) -> Non
         ("tcp:db:1,http://u:secret@p", r"option 'http://\*\*\*@p' is not supported here"),
         ("tcp:db:1,proxi=http://u:secret@p", r"did you mean proxy\?"),
         ("PROXY:p:db:1,proxyauth=secret", r"option 'proxyauth=\*\*\*' is not of the form user:password"),
+        ("PROXY:p:db:1,proxyauth=u:secret\udcff", r"option 'proxyauth=\*\*\*' is wrong: .* in UTF-8"),
         ("PROXY:p:db:1,proxyauth=u:secret,proxy=http://q", r"option 'proxy' is not supported here"),
         ("PROXY:p:db:1,proxyport=nosuchport", r"'nosuchport' is not a port"),
         ("PROXY:p:1", r"behind the keyword comes PROXY:HOST:PORT"),
