@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401  (Python loads it for the first name, when no file may be readable)
+import os
 import ssl
 from functools import partial
 from typing import Any, Final, Protocol
@@ -136,6 +137,8 @@ def _prepare(context: ssl.SSLContext, settings: TlsSettings) -> None:
     if settings.most:
         context.maximum_version = _VERSIONS[settings.most]
     try:
+        if settings.capath:
+            os.scandir(settings.capath).close()  # OpenSSL takes a folder that is not there for an empty one
         if settings.cafile or settings.capath:
             context.load_verify_locations(settings.cafile or None, settings.capath or None)
             # A file may hold the peer's certificate itself, whoever has signed that.
@@ -148,7 +151,8 @@ def _prepare(context: ssl.SSLContext, settings: TlsSettings) -> None:
             f"{settings.cafile}: there is no certificate in PEM form: {reason_of(exc)}"
         ) from exc
     except OSError as exc:
-        raise ConfigError(f"{settings.cafile or settings.capath}: cannot read it: {exc.strerror}") from exc
+        where = exc.filename or settings.cafile or settings.capath
+        raise ConfigError(f"{where}: cannot read it: {exc.strerror}") from exc
     context.verify_mode = ssl.CERT_REQUIRED if settings.verifies else ssl.CERT_NONE
 
 

@@ -469,6 +469,7 @@ def test_target_that_is_cut_off_is_no_end_for_the_user(made: Path) -> None:
         (f"{LISTEN},cert={{made}}/server.crt", "tcp:1", "in PEM form; name the key's file with key="),
         (f"{LISTEN},cafile=/none.pem", "tcp:1", "/none.pem: cannot read it: No such file or directory"),
         (f"{LISTEN},cafile={{made}}/server.key", "tcp:1", "/server.key: there is no certificate in PEM form"),
+        ("tcp:0", "tls:1,capath=/none", "/none: cannot read it: No such file or directory"),
         ("tcp:0", "tls:1,cert=/none.pem", "/none.pem: cannot read it: No such file or directory"),
         ("tcp:0", "tls:1,cert={made}/user.crt,key={made}/server.key", "server.key: the key does not fit the"),
     ],
