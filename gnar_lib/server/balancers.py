@@ -82,7 +82,7 @@ class Balancers:
         """
         if not self.includes(conn.getpeername()):
             raise ProtocolError(
-                "this is the PROXY protocol, from an address that is none of accept-proxy-protocol"
+                "this is a header of the PROXY protocol, from an address that is not in accept-proxy-protocol"
             )
         source = receive(conn).source
         if source is not None:  # else the load balancer speaks for itself, or does not know

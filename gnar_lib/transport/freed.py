@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 from gevent.hub import get_hub
@@ -45,11 +46,12 @@ def trim() -> None:
 
 def _find_trim() -> Any:
     if sys.platform == "linux":
-        import ctypes
+        with suppress(ImportError, OSError):  # a Python without ctypes, or one that is linked statically
+            import ctypes
 
-        found = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if found is not None:
-            return found
+            found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if found is not None:
+                return found
     return lambda _pad: 0
 
 

@@ -42,7 +42,7 @@ class Identity:
         try:
             self.fingerprint = fingerprint_of(pem)  # SHA-256 of the certificate, in hex
         except ValueError as exc:
-            raise ConfigError(f"state-dir: {place}: damaged: {exc}; {_ADVICE}") from exc
+            raise self._damaged(str(exc)) from exc
         self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def __repr__(self) -> str:
@@ -59,12 +59,20 @@ class Identity:
             with _file_of(self._pem) as path:
                 context.load_cert_chain(path, password=_no_password)
         except ssl.SSLError as exc:
-            raise ConfigError(f"state-dir: {self._place}: damaged: {reason_of(exc)}; {_ADVICE}") from exc
+            raise self._damaged(reason_of(exc)) from exc
         except OSError as exc:
             raise ConfigError(
                 f"{exc.filename or tempfile.gettempdir()}: {exc.strerror}; TLS reads a certificate from a"
                 " file alone, for which a folder is needed: set TMPDIR"
             ) from exc
+
+    def _damaged(self, reason: str) -> ConfigError:
+        if self._place:
+            return ConfigError(f"state-dir: {self._place}: damaged: {reason}; {_ADVICE}")
+        # As where the system's settings of OpenSSL want longer keys.
+        return ConfigError(
+            f"this system does not take the certificate that gnar makes: {reason}; take one of your own"
+        )
 
 
 def load_or_make(state_dir: str) -> Identity:

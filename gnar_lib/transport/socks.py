@@ -98,8 +98,10 @@ def _encoded(server: Address) -> bytes:
 def _login(proxy: ProxyServer) -> bytes:
     """Return the message with user and password, empty without a user. Raises `DialError`."""
     user, password = proxy.user.encode(), proxy.password.reveal().encode()
-    if not user:
+    if not user and not password:
         return b""
+    if not user:  # which has one byte at least (RFC 1929, section 2)
+        raise DialError(f"the proxy {proxy}: SOCKS takes no password without a user")
     if max(len(user), len(password)) > MAX_LOGIN_BYTES:
         raise DialError(
             f"the proxy {proxy}: SOCKS takes a user and a password of at most {MAX_LOGIN_BYTES} bytes each"

@@ -286,6 +286,11 @@ def test_login_that_socks_cannot_carry_is_an_error_before_anything_is_sent(user:
     assert password * 2 not in str(caught.value)
 
 
+def test_socks_password_without_a_user_is_not_left_out_in_silence() -> None:
+    with pytest.raises(DialError, match="SOCKS takes no password without a user"):
+        hear(socks.ask(ProxyServer("socks5", "p", 1080, "", Secret("x")), SERVER), b"")
+
+
 @pytest.mark.parametrize(
     "host", ["a b", "a\r\nX: y", "a..b", "", "x" * 64, "a" + ".abc" * 70, "fe80::1%eth0", "-a"]
 )

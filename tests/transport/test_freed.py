@@ -60,6 +60,12 @@ def test_memory_of_many_conns_goes_back_when_they_are_closed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_python_without_ctypes_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(freed_module, "_trim", None)
+    freed_module.trim()
+
+
 def test_few_conns_that_are_closed_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(freed_module, "trim", lambda: calls.append(1))

@@ -122,7 +122,7 @@ def test_file_for_openssl_is_for_this_user_alone_and_goes_after_an_error(
     seen: list[int] = []
     made = load_or_make("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ConfigError, match="damaged: no; "):
+    with pytest.raises(ConfigError, match="does not take the certificate that gnar makes: no; "):
         made.load_into(Context(ssl.PROTOCOL_TLS_SERVER))
     assert seen == [0o600]
     assert os.listdir(tmp_path) == []
