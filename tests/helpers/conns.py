@@ -11,7 +11,7 @@ import pytest
 from gevent.hub import get_hub
 
 from gnar_lib.errors import ConnError
-from gnar_lib.net import Listener, SocketConn, dial, listen
+from gnar_lib.net import Conn, Listener, SocketConn, dial, listen
 from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
@@ -94,7 +94,7 @@ class Waiter:
         return self._greenlet.get()
 
 
-def read_all(conn: SocketConn) -> bytes:
+def read_all(conn: Conn) -> bytes:
     """Read to the end of the stream."""
     data = bytearray()
     while more := conn.recv(1 << 16):

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from gnar_lib.errors import ConnClosed, ConnError
-from gnar_lib.net import SocketConn
 from gnar_lib.net.options import DEFAULT_DEAD_AFTER_S, set_dead_after
 from gnar_lib.transport import outgoing
 from gnar_lib.transport.outgoing import lingering
 from gnar_lib.transport.tls import TlsConn
-from tests.helpers.conns import MIB, Waiter, tcp_pair
+from tests.helpers.conns import MIB, Waiter, read_all, tcp_pair
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.tls import shake_hands
 
@@ -48,13 +47,6 @@ def tower() -> Iterator[Tower]:
     yield tower
     tower.close()
     turn()
-
-
-def read_all(conn: TlsConn | SocketConn) -> bytes:
-    data = bytearray()
-    while more := conn.recv(MIB):
-        data += more
-    return bytes(data)
 
 
 def test_what_counts_as_sent_arrives_through_all_layers_although_its_sender_has_closed(tower: Tower) -> None:

@@ -19,7 +19,7 @@ from gnar_lib.transport.engine import RECORD_BYTES, Engine
 from gnar_lib.transport.layer import FIRST_READ_BYTES
 from gnar_lib.transport.outgoing import lingering
 from gnar_lib.transport.tls import TlsConn
-from tests.helpers.conns import MIB, Waiter, tcp_pair
+from tests.helpers.conns import MIB, Waiter, read_all, tcp_pair
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.tls import HOST, client_context, server_context, shake_hands, tls_pair
 
@@ -71,13 +71,6 @@ def pair() -> Iterator[tuple[TlsConn, TlsConn]]:
     near.close()
     far.close()
     turn()
-
-
-def read_all(conn: TlsConn | SocketConn) -> bytes:
-    data = bytearray()
-    while more := conn.recv(MIB):
-        data += more
-    return bytes(data)
 
 
 def fill(conn: TlsConn) -> bytes:

@@ -73,13 +73,6 @@ def peer() -> Iterator[Peer]:
     turn()
 
 
-def read_all(conn: WebSocketConn) -> bytes:
-    data = bytearray()
-    while more := conn.recv(MIB):
-        data += more
-    return bytes(data)
-
-
 # ---- the beginning -----------------------------------------------------------------------------------------
 
 
