@@ -152,7 +152,7 @@ class ControlConn:
             return ""
         if self._is_pinned:
             return "its fingerprint"
-        if self._login.proves:
+        if self._login.proves and self._login.covered == self._reached.certificate:
             return "the token"
         try:
             return "an authority that this system trusts" if self._reached.is_trusted else ""

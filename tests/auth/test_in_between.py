@@ -378,6 +378,7 @@ def test_what_ends_tls_in_front_of_the_server_needs_a_certificate_that_the_clien
             return
         ours = log_in(met.port, fingerprint=pins)
         assert not ours.is_unproven
+        assert ours.proof == ("its fingerprint" if pins else "an authority that this system trusts")
         user = dial(socket.AF_INET, (LOOPBACK, answer_of(ours.conn).remote_port))
         told = exchange_of(ours.conn)
         data = ours.open_data(told)
