@@ -307,7 +307,8 @@ def tcp_sockets(pid: int) -> Iterator[list[str]]:
             links.append(os.readlink(entry))
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    yield from (row for row in rows if row[9] in inodes)
+    once = {row[9]: row for row in rows}  # the kernel repeats rows while other connections come and go
+    yield from (row for inode, row in once.items() if inode in inodes)
 
 
 def send_reset(sock: socket.socket) -> None:
