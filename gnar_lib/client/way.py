@@ -173,7 +173,10 @@ class Way:
             if web is not None:
                 from gnar_lib.transport.websocket import WebSocketConn
 
-                conn = WebSocketConn.connect(conn, _host_field(web), web.path)
+                try:
+                    conn = WebSocketConn.connect(conn, _host_field(web), web.path, is_tls=web.is_tls)
+                except ConnClosed as exc:
+                    raise ConnClosed(f"{web} has hung up without an answer: {_why_no_answer(web)}") from exc
             if inside:
                 conn = tls = self._encrypt(conn, session, is_verified=is_verified)
         return Reached(self, bottom, conn, tls)
@@ -194,7 +197,8 @@ class Way:
             raise ConnClosed(f"the server ended the connection where TLS begins: {self._why_no_tls}") from exc
         except ForeignProtocolError as exc:
             where = format_address(conn.getpeername())
-            raise ProtocolError(f"no gnar server at {where}: this is {exc.protocol}") from exc
+            advice = "; ws:// goes without TLS" if self._web and exc.protocol == "HTTP" else ""
+            raise ProtocolError(f"no gnar server at {where}: this is {exc.protocol}{advice}") from exc
         except DeadlineError:
             raise
         except ConnError as exc:
@@ -209,6 +213,8 @@ class Way:
 
     @property
     def _why_no_tls(self) -> str:
+        if self._web is not None:
+            return f"is it up yet, and is its port that of {self._web}?"
         return (
             f"is it up yet? A Go server needs {self._for_go}, and something in between may let no TLS through"
         )
@@ -232,6 +238,10 @@ def _host_field(web: WebAddress) -> str:
     """Return what Host says of a server: no port, if it is the usual one (RFC 9110, section 7.2)."""
     port = HTTPS_PORT if web.is_tls else HTTP_PORT
     return str(Address(web.host, web.port)).removesuffix(f":{port}")
+
+
+def _why_no_answer(web: WebAddress) -> str:
+    return "is it up yet?" if web.is_tls else "is it up yet, and is this a port of TLS (wss://)?"
 
 
 def shown(fingerprint: str) -> str:

@@ -48,14 +48,14 @@ class WebSocketConn(LayeredConn[WebSocketEngine]):
         _rota.add(self)
 
     @classmethod
-    def connect(cls, conn: EventedConn, host: str, path: str) -> WebSocketConn:
+    def connect(cls, conn: EventedConn, host: str, path: str, *, is_tls: bool) -> WebSocketConn:
         """Ask a server for a WebSocket, and return the conn to it.
 
-        `host` is the server's as Host names it, with the port where that is not the usual one. Raises
-        `DialError`, with one line that says what the server answers instead, or `ConnError`. The caller has a
-        deadline around this, and closes `conn` then.
+        `host` is the server's as Host names it, with the port where that is not the usual one; `is_tls`:
+        there is TLS below. Raises `DialError`, with one line that says what the server answers instead, or
+        `ConnError`. The caller has a deadline around this, and closes `conn` then.
         """
-        asking = Asking(host, path)
+        asking = Asking(host, path, is_tls=is_tls)
         conn.sendall(asking.request)
         data = bytearray()
         while not (size := asking.head_of(data)):

@@ -37,12 +37,13 @@ _Fields = tuple[tuple[bytes, bytes], ...]
 class Asking:
     """A request of a client for a WebSocket, and what the server answers.
 
-    `host` is the server's as Host names it, with the port where that is not the usual one. Raises `DialError`
-    if nothing of this name can be asked for.
+    `host` is the server's as Host names it, with the port where that is not the usual one; `is_tls`: there is
+    TLS below. Raises `DialError` if nothing of this name can be asked for.
     """
 
-    def __init__(self, host: str, path: str) -> None:
-        self._where = f"{host}{path}"
+    def __init__(self, host: str, path: str, *, is_tls: bool) -> None:
+        self._is_tls = is_tls
+        self._where = f"{'wss' if is_tls else 'ws'}://{host}{path}"
         self._handshake = H11Handshake(ConnectionType.CLIENT)
         agent = f"gnar/{__version__}".encode()
         try:
@@ -85,6 +86,8 @@ class Asking:
         if status in _REDIRECTS and b"location" in fields:
             return DialError(f"{answer}, and points to {_shown(fields[b'location'].decode('latin-1'))}")
         kind = UnreachableError if status in _FAILURES else DialError
+        if status == HTTPStatus.BAD_REQUEST and not self._is_tls:
+            return kind(f"{answer}: is this a port of TLS (wss://)?")
         if advice := _ADVICE.get(status):
             return kind(f"{answer}: {advice}")
         if fields.get(b"content-type", b"").lower().startswith(b"text/html"):

@@ -403,7 +403,7 @@ def websocket_frames(data: bytes, random: Random) -> bool:
 
 def websocket_heads(data: bytes, random: Random) -> bool:
     """A request or an answer begins a WebSocket, or one line says why there is none."""
-    asking = Asking("gnar.test", "/gnar")
+    asking = Asking("gnar.test", "/gnar", is_tls=True)
     try:
         if not data.startswith(b"HTTP"):
             answer = answer_to(data)

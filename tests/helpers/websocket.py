@@ -60,7 +60,7 @@ def receive_head(conn: EventedConn) -> bytes:
 def ask(near: EventedConn, far: EventedConn) -> tuple[WebSocketConn, WebSocketConn]:
     """Return the client's end over `near`, and the server's over `far`."""
     server = gevent.spawn(lambda: WebSocketConn.accept(far, receive_head(far)))
-    client = WebSocketConn.connect(near, "gnar.example", PATH)
+    client = WebSocketConn.connect(near, "gnar.example", PATH, is_tls=False)
     return client, server.get()
 
 

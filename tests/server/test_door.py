@@ -421,6 +421,16 @@ def test_people_get_a_page_that_says_what_this_is_and_no_more(scheme: str) -> No
             assert ask(running, wrong, scheme).startswith(b"HTTP/1.1 %d " % status)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_request_for_clients_that_wants_no_websocket_is_told_what_is_missing(scheme: str) -> None:
+    with serving() as running:
+        for request in (get("/gnar", "any.org"), b"GET /gnar HTTP/1.0\r\n" + UPGRADE.encode() + b"\r\n"):
+            head, _, body = ask(running, request, scheme).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+            assert head.endswith(b"\r\nUpgrade: websocket\r\nConnection: close, upgrade")
+            assert body.startswith(b"This is a gnar server.")
+
+
 @pytest.mark.parametrize("tls", ["on", "off"])
 def test_clients_log_in_at_the_port_of_users(tls: str) -> None:
     with named() as running:

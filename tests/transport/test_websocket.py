@@ -88,7 +88,7 @@ def test_frames_right_behind_the_heads_are_read() -> None:
     server.close()
 
     near, far = tcp_pair()
-    connecting = gevent.spawn(WebSocketConn.connect, near, "gnar.example", PATH)
+    connecting = gevent.spawn(WebSocketConn.connect, near, "gnar.example", PATH, is_tls=False)
     token = accept_token(receive_head(far))
     head = b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
     far.sendall(head % token + frame(BINARY, b"hello"))
@@ -122,7 +122,7 @@ def test_client_is_told_what_a_server_answers_instead() -> None:
         near, far = tcp_pair()
         far.sendall(answer)
         far.shutdown(socket.SHUT_WR)
-        error = _error_of(partial(WebSocketConn.connect, near, "gnar.example", PATH))
+        error = _error_of(partial(WebSocketConn.connect, near, "gnar.example", PATH, is_tls=False))
         assert isinstance(error, kind)
         assert words in str(error)
         near.close()
@@ -307,7 +307,7 @@ def test_server_of_websockets_sends_back_what_it_gets_until_the_end() -> None:
     with serve(echo, LOOPBACK, 0, max_size=None) as server:
         serving = get_hub().threadpool.spawn(server.serve_forever)
         below = dial(V4, server.socket.getsockname())
-        conn = WebSocketConn.connect(below, "gnar.example", PATH)
+        conn = WebSocketConn.connect(below, "gnar.example", PATH, is_tls=False)
         for size in SIZES:
             data, got = os.urandom(size), b""
             conn.sendall(data)

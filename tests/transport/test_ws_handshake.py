@@ -11,7 +11,7 @@ from gnar_lib.transport.ws_handshake import MAX_HEAD_BYTES, Asking, RefusedError
 from tests.helpers.websocket import accept_token
 
 HOST, PATH = "gnar.example:8443", "/tunnel"
-WHERE = HOST + PATH
+WHERE = f"wss://{HOST}{PATH}"
 KEY, ACCEPT = b"dGhlIHNhbXBsZSBub25jZQ==", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, section 1.3
 
 REQUEST = {
@@ -122,7 +122,7 @@ def answer_of(asking: Asking, line: bytes = b"HTTP/1.1 101 Switching Protocols",
 
 
 def test_request_says_whom_it_asks_and_nothing_of_extensions() -> None:
-    line, *fields = Asking(HOST, PATH).request.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    line, *fields = Asking(HOST, PATH, is_tls=True).request.removesuffix(b"\r\n\r\n").split(b"\r\n")
     found = dict(field.split(b": ") for field in fields)
     key = found.pop(b"Sec-WebSocket-Key")
     assert line == b"GET /tunnel HTTP/1.1"
@@ -133,18 +133,18 @@ def test_request_says_whom_it_asks_and_nothing_of_extensions() -> None:
         b"Connection": b"Upgrade",
         b"Sec-WebSocket-Version": b"13",
     }
-    assert Asking(HOST, PATH).request.find(key) < 0
+    assert Asking(HOST, PATH, is_tls=True).request.find(key) < 0
 
 
 def test_server_takes_what_a_client_asks_and_the_client_takes_its_answer() -> None:
-    asking = Asking("[::1]:80", "/gnar")
+    asking = Asking("[::1]:80", "/gnar", is_tls=False)
     answer = answer_to(asking.request)
     assert asking.head_of(answer) == len(answer)
     asking.check(answer)
 
 
 def test_head_of_an_answer_is_cut_where_it_ends() -> None:
-    asking = Asking(HOST, PATH)
+    asking = Asking(HOST, PATH, is_tls=True)
     answer = answer_of(asking)
     assert [asking.head_of(answer[:size]) for size in range(len(answer))] == [0] * len(answer)
     assert asking.head_of(answer + b"\x82\x01x\r\n\r\n") == len(answer)
@@ -156,12 +156,12 @@ def test_head_of_an_answer_is_cut_where_it_ends() -> None:
 )
 def test_what_is_no_http_is_refused_at_its_first_bytes(data: bytes) -> None:
     with pytest.raises(DialError, match=f"{WHERE} does not answer in HTTP"):
-        Asking(HOST, PATH).head_of(data)
+        Asking(HOST, PATH, is_tls=True).head_of(data)
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
 def test_head_without_an_end_is_refused(end: bytes) -> None:
-    asking = Asking(HOST, PATH)
+    asking = Asking(HOST, PATH, is_tls=True)
     data = b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD_BYTES + end
     with pytest.raises(DialError, match="header fields"):
         asking.head_of(data)
@@ -191,7 +191,7 @@ def test_head_without_an_end_is_refused(end: bytes) -> None:
 def test_answer_that_begins_no_websocket_is_told_in_one_line(
     line: str, fields: dict[str, bytes], words: str
 ) -> None:
-    asking = Asking(HOST, PATH)
+    asking = Asking(HOST, PATH, is_tls=True)
     head = answer_of(asking, f"HTTP/1.1 {line}".encode(), Upgrade=b"", Connection=b"", **fields)
     with pytest.raises(DialError, match=words) as caught:
         asking.check(head)
@@ -200,9 +200,15 @@ def test_answer_that_begins_no_websocket_is_told_in_one_line(
     assert str(caught.value).isprintable()
 
 
+def test_port_of_tls_that_was_asked_without_is_told_of() -> None:
+    asking = Asking(HOST, PATH, is_tls=False)
+    with pytest.raises(DialError, match=rf"^ws://{HOST}{PATH} answers 400 Bad Request: .*\(wss://\)"):
+        asking.check(answer_of(asking, b"HTTP/1.1 400 Bad Request", Content_Length=b"0"))
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 530])
 def test_server_that_is_away_may_come_back(status: int) -> None:
-    asking = Asking(HOST, PATH)
+    asking = Asking(HOST, PATH, is_tls=True)
     with pytest.raises(UnreachableError, match=f"answers {status}"):
         asking.check(answer_of(asking, b"HTTP/1.1 %d Sorry" % status, Content_Length=b"0"))
 
@@ -224,7 +230,7 @@ def test_server_that_is_away_may_come_back(status: int) -> None:
     ],
 )
 def test_answer_with_a_wrong_field_is_told_in_one_line(changed: dict[str, bytes], words: str) -> None:
-    asking = Asking(HOST, PATH)
+    asking = Asking(HOST, PATH, is_tls=True)
     with pytest.raises(DialError, match=f"{WHERE} answers with no WebSocket: .*{words}") as caught:
         asking.check(answer_of(asking, **changed))
     assert len(str(caught.value)) < 300
@@ -232,7 +238,7 @@ def test_answer_with_a_wrong_field_is_told_in_one_line(changed: dict[str, bytes]
 
 def test_answer_that_is_malformed_is_told_in_one_line() -> None:
     with pytest.raises(DialError, match="Bad HTTP message"):
-        Asking(HOST, PATH).check(b"HTTP/1.1 one two\r\n\r\n")
+        Asking(HOST, PATH, is_tls=True).check(b"HTTP/1.1 one two\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -240,4 +246,4 @@ def test_answer_that_is_malformed_is_told_in_one_line() -> None:
 )
 def test_nothing_is_asked_under_a_name_that_nobody_can_have(host: str, path: str) -> None:
     with pytest.raises(DialError, match="no WebSocket can be at"):
-        Asking(host, path)
+        Asking(host, path, is_tls=True)

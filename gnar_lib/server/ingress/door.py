@@ -25,9 +25,11 @@ _PAGE: Final = (
 )
 _HEAD: Final = (
     "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n"
-    "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+    "Cache-Control: no-store\r\n{fields}\r\n\r\n"
 )
-_FOUND, _NOT_FOUND = 200, 404
+_FOUND, _NOT_FOUND, _UPGRADE_REQUIRED = 200, 404, 426
+_CLOSE = "Connection: close"
+_UPGRADE = "Upgrade: websocket\r\nConnection: close, upgrade"  # RFC 9110, section 15.5.22
 
 
 class Web(Protocol):
@@ -80,11 +82,16 @@ class ControlDoor:
             error = exc
         rest = bytes(buffer.received)
         if request is not None and not self._web.has_name(request.host):
-            if request.upgrade and request.path == self._shared.config.ws_path:
+            is_for_clients = request.path == self._shared.config.ws_path
+            if is_for_clients and request.upgrade:
                 from gnar_lib.transport.websocket import WebSocketConn
 
                 conn.unread(rest)
                 return WebSocketConn.accept(conn, head)
+            if is_for_clients and not self._web.has_control_port:
+                # A person, or a client of whose request something in between has left out what matters.
+                _answer(conn, request, _UPGRADE_REQUIRED, _PAGE, _UPGRADE)
+                return None
             if request.path == HEALTH_PATH and request.method in (b"GET", b"HEAD"):
                 _answer(conn, request, _FOUND, _HEALTHY)
                 return None
@@ -112,10 +119,12 @@ def _receive_head(conn: EventedConn, buffer: HeadBuffer) -> bytes:
     return head
 
 
-def _answer(conn: EventedConn, request: RequestToPass | None, status: int, text: str) -> None:
+def _answer(
+    conn: EventedConn, request: RequestToPass | None, status: int, text: str, fields: str = _CLOSE
+) -> None:
     """Answer, and wait a moment until the peer hangs up: with bytes unread, `close` would reset the conn."""
     body = f"{text}\n".encode()
-    head = _HEAD.format(status=status, phrase=phrase(status), length=len(body)).encode()
+    head = _HEAD.format(status=status, phrase=phrase(status), length=len(body), fields=fields).encode()
     is_for_head = request is not None and request.method == b"HEAD"
     with suppress(ConnError), deadline(LINGER_S, f"{conn}: an answer"):
         conn.sendall(head if is_for_head else head + body)
