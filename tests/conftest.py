@@ -33,6 +33,7 @@ GROUPS = (
     "tests/tunnel/test_mitm.py",
     "tests/tunnel/test_names_caddy.py",
     "tests/tunnel/test_proxy_protocol.py",
+    "tests/tunnel/test_websocket.py",
     "tests/pyz/test_build.py",
     "tests/ship/test_install.py",
     "tests/yamux/test_interop.py",
