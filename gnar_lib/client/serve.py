@@ -18,6 +18,7 @@ from gnar_lib import logger, memory
 from gnar_lib.client.link import Callbacks, Link
 from gnar_lib.client.proxies import ClientProxy, ProxyState
 from gnar_lib.client.shared import Shared
+from gnar_lib.client.way import Way
 from gnar_lib.config import Address, ClientConfig, after_reload, changed_keys
 from gnar_lib.errors import AuthError, DismissedError, ProxyLoginError, UnsupportedError
 from gnar_lib.events import Reloaded, Side, Stopping, emit
@@ -38,7 +39,8 @@ LEAVE_S = 1.0  # the longest wait for the server's word that no more users come
 STATUS_DISMISSED = 3  # of the process: whoever starts clients again should not start this one
 
 _OF_START = ("server", "plain", "inspect", "inspect_bodies", "inspect_log")  # settings that a reload leaves
-_OF_LOGIN = ("token", "auth", "multiplex", "heartbeat")  # settings that hold from one login to the next
+# Settings that hold from one login to the next.
+_OF_LOGIN = ("token", "auth", "tls", "fingerprint", "proxy", "multiplex", "heartbeat")
 
 _log = logger.get("client")
 
@@ -177,6 +179,8 @@ class Client:
             link.wait_told(until_s - time.monotonic())
         unchanged = changed_keys(self.shared.config, config)
         at_login = tuple(key for key in changed_keys(before, self.shared.config) if key in _OF_LOGIN)
+        if at_login:  # connections of the present login go the way that it has gone
+            self.shared.way = Way(self.shared.config)
         emit(Reloaded, Side.CLIENT, len(wanted), unchanged, at_login)
         for fresh in wanted.values():
             self._add(ClientProxy(fresh, self.shared.meter))

@@ -21,7 +21,7 @@ class Shared:
     def __init__(self, config: ClientConfig) -> None:
         self.config = config  # a reload changes all of them but the server
         self.was_let_in = False  # a server has let this client in: the settings are right, or were so once
-        self.way = Way(config)  # to the server
+        self.way = Way(config)  # to the server, for the next login; a reload may bring another
         self.turns = Turns()  # to open data connections
         self.meter = Meter()  # of all proxies together
         self.crew = Crew("client")  # links, and data connections of UDP

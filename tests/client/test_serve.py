@@ -14,6 +14,8 @@ from gnar_lib.client.link import Link
 from gnar_lib.client.live import Board
 from gnar_lib.client.serve import Client, run_client
 from gnar_lib.config import Address, ClientConfig, PortRanges, ProxyConfig, Secret, ServerConfig
+from gnar_lib.config.model import ProxyServer
+from gnar_lib.errors import CertificateError, DialError, GnarError
 from gnar_lib.events import ProxyOpened, Reloaded, Side
 from gnar_lib.net import deadline
 from gnar_lib.server.serve import Server
@@ -186,6 +188,33 @@ def test_location_of_a_proxy_is_known_while_it_is_open(running: Running) -> None
     assert client.shared.crew.wait_empty(TIMEOUT_S)
     assert client.shared.users.wait_empty(TIMEOUT_S)
     assert client.location("blog") == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("fingerprint", ("0" * 64,), CertificateError),
+        ("tls", "off", None),
+        ("proxy", ProxyServer("http", LOOPBACK, 1), DialError),
+    ],
+)
+def test_how_the_server_is_reached_changes_with_the_next_login(
+    running: Running, said: list[events.Event], key: str, value: object, error: type[GnarError] | None
+) -> None:
+    client = Client(running.config, lambda: None)
+    client.start()
+    client.answered.wait()
+    client.reload(replace(running.config, **{key: value}))  # type: ignore[arg-type]
+    assert said[-1] == Reloaded(Side.CLIENT, 0, at_login=(key,))
+    if error is None:
+        reached = client.shared.way.dial()
+        assert not reached.certificate
+        reached.conn.close()
+    else:
+        with pytest.raises(error):
+            client.shared.way.dial()
+    client.close()
+    assert client.shared.crew.wait_empty(TIMEOUT_S)
 
 
 def test_the_inspector_looks_at_proxies_of_a_reload_and_its_settings_stay(
