@@ -13,7 +13,8 @@ def mac(token: Secret, role: str, client_nonce: str, server_nonce: str, certific
     """Return, in hex, what only an end with the token can compute; each end has a `role` of its own.
 
     `certificate` is the SHA-256, in hex, of the certificate of the server's end of TLS; empty without TLS.
-    Somebody in between has another certificate, so that what one end computes is of no use at the other.
+    Somebody in between who lacks its key has another certificate, and then what one end computes is of no use
+    at the other.
     """
     text = f"gnar-{role}\0{client_nonce}\0{server_nonce}"
     if certificate:

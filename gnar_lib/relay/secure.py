@@ -122,7 +122,7 @@ class TlsTarget:
         return tls
 
     def tell_broken(self, conn: object) -> None:
-        """Log a line if the target has broken TLS off on a conn that has failed.
+        """Log why the target has ended TLS with an error, if that is why a conn has failed.
 
         With TLS 1.3, a server looks at the certificate of this end when this end takes the handshake for
         done.

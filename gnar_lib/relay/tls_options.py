@@ -22,7 +22,7 @@ class TlsSettings:
     cafile: str = ""  # a file of certificates that are trusted; empty for those of the system
     capath: str = ""  # a folder of them
     verifies: bool = True  # whether the peer has to have a certificate that is trusted
-    peer_name: str = ""  # for whom that one has to be; empty for anybody
+    peer_name: str = ""  # the host that the peer's certificate has to name; empty for any
     sni: str = ""  # the name that a server is asked for; empty for none
     fingerprints: tuple[str, ...] = ()  # SHA-256 of certificates, of which a server has to show one
     least: int = _LEAST  # the oldest version of TLS, without its point

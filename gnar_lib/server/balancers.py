@@ -21,7 +21,8 @@ _log = logger.get("server")
 class Balancers:
     """Takes the header off connections that come from certain networks, where a header has to be.
 
-    The specification forbids to guess whether there is one, so others' bytes are not looked at.
+    The specification forbids a receiver to guess whether there is one. So the bytes of others are not looked
+    at.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:

@@ -32,7 +32,7 @@ def _for_http(context: ssl.SSLContext) -> None:
 class Certificates:
     """Some certificates with their keys. The first is for clients that name no host, or an unknown one.
 
-    What a client was shown, `TlsConn.certificate` tells.
+    `TlsConn.certificate` tells which one a client was shown.
     """
 
     def __init__(

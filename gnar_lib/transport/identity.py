@@ -29,7 +29,7 @@ _log = logger.get("TLS")
 
 
 class Identity:
-    """A certificate with its key, of which everybody has to be sure that nobody else has it."""
+    """A certificate and its key. Whoever else had the key could stand in between as this server."""
 
     __slots__ = ("_pem", "_place", "fingerprint")
 

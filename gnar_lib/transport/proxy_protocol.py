@@ -83,10 +83,10 @@ def encode(
 ) -> bytes:
     """Return the header of a connection, or of datagrams, which only `V2` has.
 
-    Without a `source` that is an IP address, the header says nothing: UNKNOWN, or LOCAL. A `destination` that
-    is none, or of another family than the source, becomes the address of that family that stands for none.
-    IPv4 that is written as IPv6 counts as IPv4. `V1` has no `tlvs`; raises `ProtocolError` if they are too
-    long.
+    Without a `source` that is an IP address, the header says nothing: UNKNOWN, or LOCAL. In the place of a
+    `destination` that is missing, or of another family than the source, stands the unspecified address of
+    the source's family (0.0.0.0 or ::). IPv4 that is written as IPv6 counts as IPv4. `V1` has no `tlvs`;
+    raises `ProtocolError` if they are too long.
     """
     source_ip, destination_ip = _ip_of(source), _ip_of(destination)
     if version == V1:

@@ -14,9 +14,9 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Final
 
-NAME: Final = "gnar"  # whose certificate it says to be; who accepts it does so for another reason
-EARLIER: Final = timedelta(days=7)  # than now it begins to be valid, for clocks that are behind
-NEVER: Final = "99991231235959Z"  # when a certificate ends that has no end (RFC 5280, section 4.1.2.5)
+NAME: Final = "gnar"  # in the certificate, which needs a name; nobody accepts the certificate for this name
+EARLIER: Final = timedelta(days=7)  # the certificate is valid from so long ago on, for clocks that are behind
+NEVER: Final = "99991231235959Z"  # the end of a certificate that has none (RFC 5280, section 4.1.2.5)
 
 # The curve y^2 = x^3 - 3x + b modulo P, and the point G, of which all N points of the curve are multiples.
 P: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1

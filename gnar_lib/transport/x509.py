@@ -1,6 +1,6 @@
 """Reads whom a certificate is for, and until when; does no I/O, and checks no signature.
 
-OpenSSL has taken the certificates before: those of whoever runs the server, or of a peer that it trusts.
+OpenSSL has accepted the certificates before: those of whoever runs the server, or of a peer that it trusts.
 """
 
 from __future__ import annotations
