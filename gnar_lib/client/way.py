@@ -154,6 +154,7 @@ class Way:
             reached = self._climb(bottom, session, is_verified=is_verified)
             pinned = self._config.fingerprint
             if pinned and reached.certificate not in pinned:
+                reached.conn.close()
                 raise CertificateError(
                     f"the server has shown {shown(reached.certificate)}, which is not that of --fingerprint: "
                     "somebody stands in between, or the server has got another certificate"
@@ -178,7 +179,12 @@ class Way:
                 except ConnClosed as exc:
                     raise ConnClosed(f"{web} has hung up without an answer: {_why_no_answer(web)}") from exc
             if inside:
-                conn = tls = self._encrypt(conn, session, is_verified=is_verified)
+                below = conn
+                try:
+                    conn = tls = self._encrypt(below, session, is_verified=is_verified)
+                except BaseException:
+                    below.close()  # a WebSocket is in its rota until then
+                    raise
         return Reached(self, bottom, conn, tls)
 
     def _encrypt(self, conn: EventedConn, session: ssl.SSLSession | None, *, is_verified: bool) -> TlsConn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import sys
 import time
@@ -27,6 +28,7 @@ from gnar_lib.net.conn import socket_class
 from gnar_lib.proto import Challenge, ProxyReq, expect, send
 from gnar_lib.server import in_progress
 from gnar_lib.server.ingress import door as door_module
+from gnar_lib.transport import websocket
 from gnar_lib.transport.tls import TlsConn, unverified_context
 from tests.helpers.certificates import make_certificate
 from tests.helpers.harness import free_port
@@ -496,3 +498,22 @@ def test_answer_is_the_last_one_once_another_process_is_to_take_over_or_the_serv
         late.sendall(get())
         assert all_of(late).startswith(b"HTTP/1.1 503 ")
         assert running.server.shared.users.wait_empty(5.0)
+
+
+@pytest.mark.parametrize("behind", [b"\x82\x81\0\0\0\0\x17", b""], ids=["nonsense", "nothing"])
+def test_websocket_on_which_no_login_comes_is_forgotten(behind: bytes) -> None:
+    request = (
+        b"GET /gnar HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n" % base64.b64encode(bytes(16))
+    )
+    with serving() as running:
+        before = len(websocket._rota._due_s)
+        for _ in range(3):
+            conn = running.dial()
+            conn.sendall(request)
+            assert conn.recv(4096).startswith(b"HTTP/1.1 101")
+            if behind:
+                conn.sendall(behind)
+            conn.close()
+        wait_until(lambda: not running.server.control_ingress.in_progress, "none is logging in")
+        wait_until(lambda: len(websocket._rota._due_s) == before, "nobody looks after them")

@@ -61,9 +61,18 @@ class Front:
         Closing the conn closes `bottom`, too. Raises `ConnError` or `ProtocolError`; the caller closes
         `bottom` then.
         """
-        conn: EventedConn = bottom
+        layers: list[EventedConn] = [bottom]
+        try:
+            return layers[-1] if self._go_through(bottom, layers) else None
+        except BaseException:
+            layers[-1].close()  # a layer may be known elsewhere, as a WebSocket is in its rota
+            raise
+
+    def _go_through(self, bottom: SocketConn, layers: list[EventedConn]) -> bool:
+        """Put each layer behind the others; tell whether a login is next on the last one."""
         expected, scheme = _AT_FIRST, "http"
-        while (first := _first_of(conn)) in expected:
+        while (first := _first_of(layers[-1])) in expected:
+            conn = layers[-1]
             match first:
                 case First.PROXY:
                     self._receive_header(bottom)
@@ -71,17 +80,19 @@ class Front:
                 case First.HTTP:
                     socket = self._door.open(conn, scheme)
                     if socket is None:
-                        return None
-                    conn, expected = socket, _BEHIND_WEBSOCKET
+                        return False
+                    layers.append(socket)
+                    expected = _BEHIND_WEBSOCKET
                 case First.TLS:
                     host = host_in_hello(conn)
                     if conn is bottom and self._door.takes_tls(bottom, host):
-                        return None
+                        return False
                     if self._certificates is None:
                         break
-                    conn, scheme = _encrypt(conn, self._certificates), "https"
+                    layers.append(_encrypt(conn, self._certificates))
+                    scheme = "https"
                     expected = _NOTHING if expected is _BEHIND_WEBSOCKET else _BEHIND_TLS
-        return conn
+        return True
 
 
 def _encrypt(conn: EventedConn, certificates: Certificates) -> EventedConn:
