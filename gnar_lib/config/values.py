@@ -27,6 +27,7 @@ MIN_MEMORY = 64 << 20  # the process without any peer takes 30 MiB
 MAX_KEPT = 16 << 20  # bytes of one body
 MAX_NAME = 100
 MAX_TOKEN = 1024
+MAX_ADDRESS = 512  # characters: a host name has 255 at most
 QUOTES = "\"'\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b"
 # What word processors and web pages put in place of plain characters, and the plain ones.
 _PLAIN = {
@@ -314,7 +315,7 @@ def address(default_port: int) -> Reader:
 
     def read(value: object) -> Address:
         expected = "an address such as example.com:8910"
-        if not isinstance(value, str):
+        if not isinstance(value, str) or len(value) > MAX_ADDRESS:
             raise wrong(value, expected)
         found = re.fullmatch(r"\[([^\[\]\s]+)\](?::(\d+))?|([^:\s\[\]/]+)(?::(\d+))?", value)
         if found is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gnar_lib.config import load_client
@@ -131,3 +133,11 @@ def test_tls_is_on_unless_the_login_is_by_md5() -> None:
     assert not load_client({**flags, "auth": "md5"}, {}).uses_tls
     assert load_client({**flags, "auth": "md5", "tls": "on"}, {}).uses_tls
     assert not load_client({**flags, "tls": "off"}, {}).uses_tls
+
+
+@pytest.mark.parametrize("text", ["a" * 100_000, "/" * 100_000, "wss://" + "a" * 100_000])
+def test_long_nonsense_in_place_of_a_server_is_refused_at_once(text: str) -> None:
+    began_s = time.process_time()
+    with pytest.raises(ConfigError):
+        server_address(text)
+    assert time.process_time() - began_s < 1.0
