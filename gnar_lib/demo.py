@@ -68,7 +68,8 @@ def run_demo(port: int = 0) -> int:
     server = Server(ServerConfig(port=0, bind=LOOPBACK, token=token))
     address = Address(LOOPBACK, server.start())
     proxy = ProxyConfig(proxy_name="demo", local_port=listener.port, remote_port=port)
-    client = Client(ClientConfig(server=address, token=token, proxies=(proxy,)), stopper.stop)
+    tls = "off" if server.shared.certificates is None else "on"  # where this Python has none
+    client = Client(ClientConfig(server=address, token=token, tls=tls, proxies=(proxy,)), stopper.stop)
     client.start()
     try:
         is_open = _open_in_time(client, stopper)

@@ -111,6 +111,10 @@ class NamesUnsupportedError(UnsupportedError):
     """The server knows neither names nor rules for users' addresses, which a proxy needs."""
 
 
+class NoTlsHereError(UnsupportedError):
+    """This Python has no TLS, which the settings want."""
+
+
 class DismissedError(GnarError):
     """The server has ended this client for good: whoever runs the server wants it gone."""
 

@@ -27,6 +27,7 @@ from gnar_lib.errors import (
     DialError,
     GnarError,
     NamesUnsupportedError,
+    NoTlsHereError,
     ProtocolError,
     RefusedError,
     UnsupportedError,
@@ -237,6 +238,8 @@ class ClientCheck:
                 self._ports.run(trial, control, ports)
         except NamesUnsupportedError as exc:
             self._list.wrong("names", str(exc))
+        except NoTlsHereError as exc:
+            self._list.wrong("tls", str(exc))
         except UnsupportedError as exc:
             self._list.wrong("multiplex", str(exc))
             return False

@@ -32,8 +32,10 @@ class Shared:
         """Say once that nothing proves the server, if so; this may wait for another connection to it."""
         if not self._has_warned and control.is_unproven and not self._has_warned:
             self._has_warned = True
+            token = "leave --auth md5 out" if self.config.token else "set a token at both ends"
             _log.warning(
                 "what travels is encrypted, but nothing proves the server, whose certificate is %s: "
-                "set a token at both ends, or --fingerprint to the SHA-256 that the server logs",
+                "%s, or --fingerprint to the SHA-256 that the server logs",
                 control.certificate,
+                token,
             )

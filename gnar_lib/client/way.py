@@ -17,8 +17,8 @@ from gnar_lib.errors import (
     DeadlineError,
     DialError,
     ForeignProtocolError,
+    NoTlsHereError,
     ProtocolError,
-    UnsupportedError,
 )
 from gnar_lib.net import EventedConn, SocketConn, deadline, dial, format_address, set_keepalive
 from gnar_lib.net.options import dead_after_s
@@ -192,7 +192,7 @@ class Way:
         try:
             from gnar_lib.transport import tls  # loads OpenSSL
         except ImportError:
-            raise UnsupportedError(
+            raise NoTlsHereError(
                 "this Python has no TLS: use another one, or --tls off at your own risk"
             ) from None
         if is_verified not in self._contexts:
