@@ -11,7 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gnar_lib import __version__
-from gnar_lib.errors import ConfigError, ConnError, DeadlineError, DialError, GnarError, ProtocolError
+from gnar_lib.errors import (
+    ConfigError,
+    ConnClosed,
+    ConnError,
+    DeadlineError,
+    DialError,
+    GnarError,
+    ProtocolError,
+)
 from gnar_lib.http import ClientCodec, Limits
 from gnar_lib.logger import printable
 from gnar_lib.net import SocketConn, deadline
@@ -40,6 +48,10 @@ class CaddyError(GnarError):
 
 class ChangedError(CaddyError):
     """Somebody else has changed the configuration since it was read; nothing was written."""
+
+
+class HungUpError(CaddyError):
+    """Caddy has closed the connection, as it may while it replaces its API. What was asked may be done."""
 
 
 class NotTakenError(CaddyError):
@@ -207,13 +219,15 @@ class Api:
         except DeadlineError as exc:
             raise CaddyError(f"{self} does not answer in time") from exc
         except ConnError as exc:
-            raise CaddyError(f"{self} has closed the connection without an answer") from exc
+            raise HungUpError(f"{self} has closed the connection without an answer") from exc
         except ProtocolError as exc:
             raise CaddyError(f"what answers at {self._url} does not speak HTTP as Caddy does") from exc
 
 
 def _receive(codec: ClientCodec) -> _Answer:
-    """Receive an answer; raises `CaddyError` if it is too long."""
+    """Receive an answer; raises `ConnClosed` if there is none, and `CaddyError` if it is too long."""
+    if not codec.wait_for_head():
+        raise ConnClosed("the stream has ended")
     head = codec.receive_head()
     body = bytearray()
     while piece := codec.receive_body():

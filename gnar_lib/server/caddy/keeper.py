@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -12,7 +11,15 @@ import gevent
 from gnar_lib import logger
 from gnar_lib.errors import ConnError
 from gnar_lib.net import deadline
-from gnar_lib.server.caddy.api import CONFIG, Api, CaddyError, ChangedError, Json, NotTakenError
+from gnar_lib.server.caddy.api import (
+    CONFIG,
+    Api,
+    CaddyError,
+    ChangedError,
+    HungUpError,
+    Json,
+    NotTakenError,
+)
 from gnar_lib.server.caddy.plan import Made, Plan, plan, removal
 from gnar_lib.server.caddy.shape import table
 from gnar_lib.server.caddy.wish import Wish
@@ -20,7 +27,7 @@ from gnar_lib.server.caddy.wish import Wish
 LOOK_EVERY_S = 60.0  # at least; Caddy also shows when something has changed
 LOOK_PAUSE_S = 1.0  # between two looks, if something changes all the time
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 15.0  # while Caddy is away
-MAX_TRIES = 5  # to write, while others write too
+MAX_TRIES = 5  # to read and to write, while others write too
 UNDONE_S = 60.0  # a change that is gone so soon was undone by somebody
 MAX_UNDONE = 3  # how often in a row before gnar gives way for longer and longer
 MAX_UNDONE_S = 60.0
@@ -86,7 +93,7 @@ class Caddy:
         api = Api(self._url)  # `run` may be about to use its own
         try:
             with deadline(REMOVE_S, "removing gnar's route"):
-                if _change(api, removal):
+                if change(api, removal):
                     _log.info("Caddy (%s) no longer leads users to gnar", self._url)
         except (CaddyError, ConnError) as exc:
             _log.warning("gnar's route stays in Caddy: %s", exc)
@@ -132,11 +139,11 @@ class Caddy:
             return planned.apps
 
         try:
-            has_written = _change(self._api, wanted)
+            has_written = change(self._api, wanted)
         except NotTakenError as first:
             self._is_old = not self._is_old
             try:
-                has_written = _change(self._api, wanted)
+                has_written = change(self._api, wanted)
             except NotTakenError as second:
                 self._is_old = not self._is_old
                 raise (first if first.reason == second.reason else _both(first, second)) from None
@@ -172,23 +179,28 @@ class Caddy:
         self.trouble, self._has_said = trouble, True
 
 
-def _change(api: Api, wanted: Callable[[Json], dict[str, Any]]) -> bool:
+def change(api: Api, wanted: Callable[[Json], dict[str, Any]]) -> bool:
     """Write the apps that `wanted` returns for a configuration, unless it has them; tell which.
 
-    Reads again if somebody else was faster. Raises `CaddyError`.
+    Reads again if somebody else was faster, or if Caddy has hung up because of that. Raises `CaddyError`.
     """
+    error: CaddyError = CaddyError("others change Caddy's configuration all the time")
     for _ in range(MAX_TRIES):
-        config = api.read()
-        apps = wanted(config.value)
-        if apps == table(config.value, "apps"):
-            return False
-        with suppress(ChangedError):
+        try:
+            config = api.read()
+            apps = wanted(config.value)
+            if apps == table(config.value, "apps"):
+                return False
             if config.value is None:
                 api.write(CONFIG, {"apps": apps}, config.etag)
             else:
                 api.write(f"{CONFIG}apps", apps, config.etag)
             return True
-    raise CaddyError("others change Caddy's configuration all the time")
+        except HungUpError as exc:
+            error = exc
+        except ChangedError:
+            pass
+    raise error
 
 
 def _both(first: NotTakenError, second: NotTakenError) -> NotTakenError:

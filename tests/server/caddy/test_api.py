@@ -12,6 +12,7 @@ import pytest
 from gnar_lib.errors import ConfigError
 from gnar_lib.server.caddy import api as api_module
 from gnar_lib.server.caddy.api import Api, CaddyError, ChangedError, Config, NotTakenError
+from gnar_lib.server.caddy.keeper import MAX_TRIES, change
 from tests.helpers.harness import LOOPBACK, Service, free_port
 
 ETAG = '"/config/ 0a1b2c3d"'
@@ -95,6 +96,22 @@ def test_a_change_of_somebody_else_and_a_refusal_are_told_apart() -> None:
         assert "the answer was 500" in refused(lambda: api.write("/config/apps", {}, ETAG), NotTakenError)
 
 
+def test_an_api_that_hangs_up_while_it_is_replaced_is_asked_again() -> None:
+    def wanted(_: object) -> dict[str, object]:
+        return {"http": {}}
+
+    with Answers(b"", IN_HEAD, b"", IN_HEAD, answer(200)) as caddy:
+        api = Api(caddy.url)
+        assert change(api, wanted)
+        api.close()
+        asked = [request.split()[0] for request in caddy.requests]
+        assert asked == ["GET", "GET", "POST", "GET", "POST"]  # a write that got no answer may have been done
+    with Answers(b"") as caddy:
+        text = refused(lambda: change(Api(caddy.url), wanted))
+        assert text == f"Caddy's admin API at {caddy.url} has closed the connection without an answer"
+        assert len(caddy.requests) == MAX_TRIES
+
+
 def test_an_origin_is_sent_only_where_it_is_wanted() -> None:
     refusal = answer(403, {"error": "required Origin header is missing or invalid"})
     with Answers(refusal, IN_HEAD) as caddy:
@@ -122,7 +139,7 @@ def test_an_origin_is_sent_only_where_it_is_wanted() -> None:
         (answer(200, {}), "sends no ETag: gnar needs Caddy 2.5 or a newer one"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP as Caddy does"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "does not speak HTTP as Caddy does"),
-        (b"", "does not speak HTTP as Caddy does"),
+        (b"", "has closed the connection without an answer"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP as Caddy does"),
     ],
 )
