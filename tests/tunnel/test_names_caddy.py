@@ -63,6 +63,7 @@ def site(gnar_pyz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         )
         client = tunnels.run("client", "-c", str(file), "-s", f"{LOOPBACK}:{control}")
         client.wait_log(f"open at https://app.{DOMAIN}", count=2)
+        caddy.dial(f"app.{DOMAIN}").close()  # makes the certificate, and waits until it is valid
         yield Site(caddy, server, control)
 
 

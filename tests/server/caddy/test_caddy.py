@@ -61,6 +61,7 @@ def test_users_reach_names_by_https_and_unknown_names_get_no_certificate(
             True,
             True,
         )
+        wait_until(lambda: caddy.is_certified(f"www.{DOMAIN}"), "Caddy has obtained their certificate")
         assert caddy.get(f"www.{DOMAIN}") == (200, b"theirs")
         with pytest.raises(ssl.SSLError):
             caddy.dial(f"nobody.{DOMAIN}")
