@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gnar_lib import __version__
 from gnar_lib.auth.session import Session, beside_id, carrier_id, mac, same, waiting_id
 from gnar_lib.config import Secret
+from gnar_lib.config.transport import shown
 from gnar_lib.errors import AuthError, AuthMethodError, CertificateError, ClockError, ProtocolError
 from gnar_lib.proto import Challenge, Login, Proof, Welcome
 from gnar_lib.proto.numbers import (
@@ -129,12 +130,6 @@ class ClientLogin:
         return Session.of(self.token, welcome.session, nonces, features, heartbeat)
 
 
-def _certificate(fingerprint: str) -> str:
-    """Return words for a certificate of which a peer may have told: the beginning of its SHA-256."""
-    digits = "".join(each for each in fingerprint if each in "0123456789abcdef")[:16]
-    return f"certificate {digits}..." if digits else "no certificate"
-
-
 @dataclass(frozen=True, slots=True)
 class Credential:
     """By what a client has logged in. What one login holds is for other logins of the same credential alone.
@@ -215,7 +210,7 @@ class ServerLogin:
     def why_unproven(self) -> AuthError:
         """Why the client cannot prove itself."""
         if self.sees_another:
-            theirs, ours = _certificate(self.login.certificate), _certificate(self.certificate)
+            theirs, ours = shown(self.login.certificate), shown(self.certificate)
             return CertificateError(
                 f"somebody stands in between: the client has seen {theirs}, and this server shows {ours}"
             )

@@ -16,9 +16,9 @@ from gnar_lib.client.check_ports import LOGIN_S, PortCheck
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.client.proxies import what_to_try
 from gnar_lib.client.trial import Port, Trial
-from gnar_lib.client.way import shown
 from gnar_lib.config import Address, ClientConfig, ProxyConfig
 from gnar_lib.config.model import ProxyServer
+from gnar_lib.config.transport import shown
 from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import (
     AuthError,

@@ -6,9 +6,10 @@ import socket
 import time
 
 from gnar_lib.auth import ClientLogin, Session
-from gnar_lib.client.way import Reached, Way, shown
+from gnar_lib.client.way import Reached, Way
 from gnar_lib.config import ClientConfig
 from gnar_lib.config.model import NAMED_KINDS
+from gnar_lib.config.transport import shown
 from gnar_lib.errors import (
     CertificateError,
     ConnClosed,

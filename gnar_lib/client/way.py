@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gnar_lib import logger
 from gnar_lib.config import ClientConfig
 from gnar_lib.config.model import Address, WebAddress
+from gnar_lib.config.transport import shown
 from gnar_lib.errors import (
     CertificateError,
     ConnClosed,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 HTTP_PORT: Final = 80
 HTTPS_PORT: Final = 443
-SHOWN_DIGITS: Final = 16  # of a fingerprint, for people
 
 _log = logger.get("client")
 
@@ -248,8 +248,3 @@ def _host_field(web: WebAddress) -> str:
 
 def _why_no_answer(web: WebAddress) -> str:
     return "is it up yet?" if web.is_tls else "is it up yet, and is this a port of TLS (wss://)?"
-
-
-def shown(fingerprint: str) -> str:
-    """Return words for a certificate, by the beginning of its SHA-256."""
-    return f"certificate {fingerprint[:SHOWN_DIGITS]}..." if fingerprint else "no certificate"

@@ -1,10 +1,10 @@
-"""Reads what settings say of the way between client and server; opens nothing."""
+"""Reads what settings say of the way between client and server, and shows what they pin; opens nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from gnar_lib.config import values
@@ -13,6 +13,7 @@ from gnar_lib.config.values import wrong
 from gnar_lib.errors import ConfigError
 
 _MAX_FINGERPRINTS = 16
+SHOWN_DIGITS: Final = 16  # of a fingerprint, for people
 _FINGERPRINT = re.compile(r"(?:sha-?256[:=])?([0-9a-f]{2}(?::?[0-9a-f]{2}){31})", re.IGNORECASE)
 _PATH = re.compile(r"/[!$&'()*+,;=:@/\w.~%-]*", re.ASCII)
 _WEB = re.compile(r"(wss?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -63,13 +64,21 @@ def ws_path(value: object) -> str:
 def fingerprints(value: object) -> tuple[str, ...]:
     """Read SHA-256 fingerprints of certificates, in hex with or without colons; returns them without."""
     texts = value if isinstance(value, list) else re.split(r"[,\s]+", value) if isinstance(value, str) else []
-    found = [_FINGERPRINT.fullmatch(each) if isinstance(each, str) else None for each in texts if each]
-    if not 0 < len(found) <= _MAX_FINGERPRINTS:
+    texts = [each for each in texts if each]
+    found = [_FINGERPRINT.fullmatch(each) for each in texts if isinstance(each, str)]
+    made = tuple(each[1].replace(":", "").lower() for each in found if each is not None)
+    if not 0 < len(made) == len(texts) <= _MAX_FINGERPRINTS:
         raise wrong(value, "the SHA-256 of a certificate, which are 64 hexadecimal digits")
-    made = [None if each is None else each[1].replace(":", "").lower() for each in found]
-    if None in made:
-        raise wrong(value, "the SHA-256 of a certificate, which are 64 hexadecimal digits")
-    return tuple(each for each in made if each is not None)
+    return made
+
+
+def shown(fingerprint: str) -> str:
+    """Return words for a certificate, by the beginning of its SHA-256; "no certificate" for an empty one.
+
+    A peer may have told the fingerprint, so only hexadecimal digits of it are shown.
+    """
+    digits = "".join(each for each in fingerprint if each in "0123456789abcdef")[:SHOWN_DIGITS]
+    return f"certificate {digits}..." if digits else "no certificate"
 
 
 def proxy(value: object) -> ProxyServer | None:

@@ -8,7 +8,7 @@ import pytest
 
 from gnar_lib.config import load_client
 from gnar_lib.config.model import Address, ProxyServer, WebAddress
-from gnar_lib.config.transport import fingerprints, proxy, proxy_of_environment, server_address
+from gnar_lib.config.transport import fingerprints, proxy, proxy_of_environment, server_address, shown
 from gnar_lib.errors import ConfigError
 
 SERVER = Address("gnar.example.com", 8910)
@@ -141,3 +141,16 @@ def test_long_nonsense_in_place_of_a_server_is_refused_at_once(text: str) -> Non
     with pytest.raises(ConfigError):
         server_address(text)
     assert time.process_time() - began_s < 1.0
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("0123456789abcdef" * 4, "certificate 0123456789abcdef..."),
+        ("\x1b[31m0a\n" * 99, "certificate 310a310a310a310a..."),
+        ("", "no certificate"),
+        ("\x1b", "no certificate"),
+    ],
+)
+def test_words_for_a_certificate_hold_nothing_of_a_peer_but_digits(told: str, said: str) -> None:
+    assert shown(told) == said
