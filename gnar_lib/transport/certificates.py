@@ -11,10 +11,9 @@ from typing import Final
 from gnar_lib import logger
 from gnar_lib.errors import ConfigError
 from gnar_lib.transport.engine import CIPHERS_OF_1_2, ServerContext, reason_of
-from gnar_lib.transport.identity import Identity
+from gnar_lib.transport.identity import MAX_FILE_BYTES, Identity
 from gnar_lib.transport.x509 import Certificate, fingerprint_of, first_certificate
 
-MAX_FILE_BYTES: Final = 1 << 20  # far more than any chain of certificates
 KEY: Final = "tls-key"  # the setting that names the file of a key
 _NO_FIT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 

@@ -24,7 +24,7 @@ _NAME = re.compile(rb"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?", re.IGNORECASE)
 _OPEN_PORT = 443  # the one that proxies for HTTPS let through, if no other
 
 
-def server_of(host: str) -> IpAddress | bytes:
+def checked_host(host: str) -> IpAddress | bytes:
     """Return a host as a proxy is told of it: an IP address, or a name in ASCII. Raises `DialError`."""
     try:
         ip = ipaddress.ip_address(host)
@@ -58,7 +58,7 @@ def forbidden(proxy: ProxyServer, server: Address, answer: str) -> DialError:
 
 
 def with_kind(proxy: ProxyServer, kind: str) -> str:
-    """Return the URL of a proxy if it is one of another kind."""
+    """Return how the URL of a proxy is written if the proxy is of another kind."""
     return f"{kind}://{Address(proxy.host, proxy.port)}"
 
 

@@ -11,7 +11,7 @@ import h11
 
 from gnar_lib.config.model import Address, ProxyServer
 from gnar_lib.errors import DialError, ProxyLoginError, UnreachableError
-from gnar_lib.transport.dialogue import Dialogue, forbidden, server_of, with_kind, with_login
+from gnar_lib.transport.dialogue import Dialogue, checked_host, forbidden, with_kind, with_login
 
 MAX_ANSWER_BYTES: Final = 16 * 1024  # of all heads together, interim ones included
 _BEGINNING = b"HTTP/"  # of every answer
@@ -60,7 +60,7 @@ def ask(proxy: ProxyServer, server: Address) -> Dialogue:
 
 
 def _request(connection: h11.Connection, proxy: ProxyServer, server: Address) -> bytes:
-    host = server_of(server.host)
+    host = checked_host(server.host)
     where = str(Address(host.decode() if isinstance(host, bytes) else str(host), server.port)).encode()
     fields = [(b"Host", where)]
     if proxy.user or proxy.password:

@@ -31,14 +31,15 @@ _log = logger.get("TLS")
 class Identity:
     """A certificate and its key. Whoever else had the key could stand in between as this server."""
 
-    __slots__ = ("_pem", "_place", "fingerprint")
+    __slots__ = ("_place", "fingerprint", "pem")
 
     def __init__(self, pem: bytes, place: str = "") -> None:
         """Take a key and its certificate in PEM; `place` is the file that they are from, for errors.
 
         Raises `ConfigError` if they cannot be used.
         """
-        self._pem, self._place = pem, place
+        self.pem = pem
+        self._place = place
         try:
             self.fingerprint = fingerprint_of(pem)  # SHA-256 of the certificate, in hex
         except ValueError as exc:
@@ -48,15 +49,10 @@ class Identity:
     def __repr__(self) -> str:
         return f"<Identity {self.fingerprint}>"
 
-    @property
-    def pem(self) -> bytes:
-        """The key and the certificate."""
-        return self._pem
-
     def load_into(self, context: ssl.SSLContext) -> None:
         """Have `context` show this certificate; raises `ConfigError`."""
         try:
-            with _file_of(self._pem) as path:
+            with _file_of(self.pem) as path:
                 context.load_cert_chain(path, password=_no_password)
         except ssl.SSLError as exc:
             raise self._damaged(reason_of(exc)) from exc

@@ -11,7 +11,7 @@ from typing import Final
 
 from gnar_lib.config.model import Address, ProxyServer
 from gnar_lib.errors import DialError, ProxyLoginError, RefusedError, UnreachableError
-from gnar_lib.transport.dialogue import Dialogue, forbidden, server_of, with_kind, with_login
+from gnar_lib.transport.dialogue import Dialogue, checked_host, forbidden, with_kind, with_login
 
 MAX_LOGIN_BYTES: Final = 255  # of a user, and of a password (RFC 1929, section 2)
 
@@ -88,7 +88,7 @@ def _take(
 
 def _encoded(server: Address) -> bytes:
     """Return host and port as they stand in a request."""
-    host = server_of(server.host)
+    host = checked_host(server.host)
     port = server.port.to_bytes(_PORT_BYTES, "big")
     if isinstance(host, bytes):
         return bytes([_NAME, len(host)]) + host + port

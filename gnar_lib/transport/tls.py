@@ -15,6 +15,8 @@ from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
 from gnar_lib.transport.layer import LayeredConn
 from gnar_lib.transport.refusal import refuse, see_off
 
+HEADER_BYTES: Final = 5  # of a record (RFC 8446, section 5.1)
+_HANDSHAKE_OR_ALERT: Final = (0x16, 0x15)  # the types of records with which a server may begin
 _GONE: Final = "the other end has gone in the handshake of TLS"
 
 
@@ -32,10 +34,6 @@ def unverified_context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION  # the certificate stays the one that was looked at
     context.set_ciphers(CIPHERS_OF_1_2)
     return context
-
-
-HEADER_BYTES: Final = 5  # of a record (RFC 8446, section 5.1)
-_HANDSHAKE_OR_ALERT: Final = (0x16, 0x15)  # the types of records with which a server may begin
 
 
 class TlsConn(LayeredConn[Engine]):

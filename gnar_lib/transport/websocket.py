@@ -58,7 +58,7 @@ class WebSocketConn(LayeredConn[WebSocketEngine]):
         asking = Asking(host, path, is_tls=is_tls)
         conn.sendall(asking.request)
         data = bytearray()
-        while not (size := asking.head_of(data)):
+        while not (size := asking.head_size(data)):
             if not (more := conn.recv(_READ_BYTES)):
                 raise ConnClosed(f"{conn}: the other end has gone before its answer about a WebSocket")
             data += more

@@ -71,11 +71,11 @@ class WebSocketEngine:
         self._frames = FrameProtocol(is_client, [])
         self.receive = cast("Callable[[memoryview | bytes], None]", self._frames.receive_bytes)
         self._rest = memoryview(b"")  # of a frame that did not fit into the buffer of a read
+        self._has_begun = False  # a message has come without its last frame
         self._pong: bytes | None = None  # the answer to the last Ping, which is still to be made
         self._has_closed = False  # this end has sent Close, and sends no more
         self._sent = 0  # frames since the last `look`
-        self._has_begun = False  # a part of a frame has come
-        self._tiny = 0  # frames of the peer since then that carry nothing, or next to nothing
+        self._tiny = 0  # frames of the peer since the last `look` that carry nothing, or next to nothing
 
     # ---- what comes ----------------------------------------------------------------------------------------
 
@@ -102,20 +102,16 @@ class WebSocketEngine:
                     if self.peer_ended or self.why_broken:
                         break
                     continue
-                data = cast("bytes", frame.payload)
-                count = len(data)
-                if count < LEAST_BYTES and frame.frame_finished and not self._has_begun:
+                data = memoryview(cast("bytes", frame.payload))
+                if len(data) < LEAST_BYTES and frame.frame_finished and not self._has_begun:
                     self._count_tiny()
                 self._has_begun = not frame.frame_finished
-                if count <= size - filled:
-                    buffer[filled : filled + count] = data
-                    filled += count
-                else:
-                    self._rest = memoryview(data)
-                    count = size - filled
-                    buffer[filled:] = self._rest[:count]
-                    self._rest = self._rest[count:]
-                    return size
+                count = min(len(data), size - filled)
+                buffer[filled : filled + count] = data[:count]
+                filled += count
+                if count < len(data):
+                    self._rest = data[count:]
+                    break
                 if self.why_broken:
                     break
         except ParseFailed as exc:

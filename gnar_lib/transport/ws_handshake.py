@@ -53,19 +53,18 @@ class Asking:
         except (UnicodeError, h11.LocalProtocolError) as exc:
             raise DialError(f"no WebSocket can be at {self._where[:MAX_SHOWN]!r}") from exc
 
-    def head_of(self, data: bytes | bytearray) -> int:
+    def head_size(self, data: bytes | bytearray) -> int:
         """Return how long the head of the answer is with which `data` begins, 0 if more of it has to come.
 
         Raises `DialError`.
         """
         if data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
             raise DialError(f"{self._where} does not answer in HTTP: is the port right?")
-        end = data.find(HEAD_END) + len(HEAD_END)
-        if end < len(HEAD_END):
-            end = 0
-        if max(end, len(data) if not end else 0) > MAX_HEAD_BYTES:
+        end = data.find(HEAD_END)
+        size = end + len(HEAD_END) if end >= 0 else 0
+        if (size or len(data)) > MAX_HEAD_BYTES:
             raise DialError(f"{self._where} answers with more than {MAX_HEAD_BYTES} bytes of header fields")
-        return end
+        return size
 
     def check(self, head: bytes) -> None:
         """Raise `DialError` unless the answer with this head begins a WebSocket."""

@@ -139,15 +139,15 @@ def test_request_says_whom_it_asks_and_nothing_of_extensions() -> None:
 def test_server_takes_what_a_client_asks_and_the_client_takes_its_answer() -> None:
     asking = Asking("[::1]:80", "/gnar", is_tls=False)
     answer = answer_to(asking.request)
-    assert asking.head_of(answer) == len(answer)
+    assert asking.head_size(answer) == len(answer)
     asking.check(answer)
 
 
 def test_head_of_an_answer_is_cut_where_it_ends() -> None:
     asking = Asking(HOST, PATH, is_tls=True)
     answer = answer_of(asking)
-    assert [asking.head_of(answer[:size]) for size in range(len(answer))] == [0] * len(answer)
-    assert asking.head_of(answer + b"\x82\x01x\r\n\r\n") == len(answer)
+    assert [asking.head_size(answer[:size]) for size in range(len(answer))] == [0] * len(answer)
+    assert asking.head_size(answer + b"\x82\x01x\r\n\r\n") == len(answer)
     asking.check(answer)
 
 
@@ -156,7 +156,7 @@ def test_head_of_an_answer_is_cut_where_it_ends() -> None:
 )
 def test_what_is_no_http_is_refused_at_its_first_bytes(data: bytes) -> None:
     with pytest.raises(DialError, match=f"{WHERE} does not answer in HTTP"):
-        Asking(HOST, PATH, is_tls=True).head_of(data)
+        Asking(HOST, PATH, is_tls=True).head_size(data)
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
@@ -164,7 +164,7 @@ def test_head_without_an_end_is_refused(end: bytes) -> None:
     asking = Asking(HOST, PATH, is_tls=True)
     data = b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD_BYTES + end
     with pytest.raises(DialError, match="header fields"):
-        asking.head_of(data)
+        asking.head_size(data)
 
 
 @pytest.mark.parametrize(
