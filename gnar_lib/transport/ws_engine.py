@@ -16,6 +16,7 @@ MAX_TINY_FRAMES: Final = 1000  # that carry less, between two calls of `look`
 MAX_REASON_CHARS: Final = 60  # of what a peer gives as its reason
 
 _ORDERLY: Final = (CloseReason.NORMAL_CLOSURE, CloseReason.NO_STATUS_RCVD)
+_NOTHING = memoryview(b"")
 
 
 class _Made:
@@ -70,7 +71,7 @@ class WebSocketEngine:
         self.why_broken = ""  # why nothing can be read any more
         self._frames = FrameProtocol(is_client, [])
         self.receive = cast("Callable[[memoryview | bytes], None]", self._frames.receive_bytes)
-        self._rest = memoryview(b"")  # of a frame that did not fit into the buffer of a read
+        self._rest = _NOTHING  # of a frame that did not fit into the buffer of a read
         self._has_begun = False  # a message has come without its last frame
         self._pong: bytes | None = None  # the answer to the last Ping, which is still to be made
         self._has_closed = False  # this end has sent Close, and sends no more
@@ -85,7 +86,7 @@ class WebSocketEngine:
         if self._rest:
             filled = min(len(self._rest), len(buffer))
             buffer[:filled] = self._rest[:filled]
-            self._rest = self._rest[filled:]
+            self._rest = self._rest[filled:] or _NOTHING  # which frees the memory of the frame
         if filled < len(buffer) and not (self.peer_ended or self.why_broken):
             filled = self._read_frames(buffer, filled)
             if self._pong is not None and not self.made.pending:

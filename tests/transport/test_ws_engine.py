@@ -229,6 +229,22 @@ def test_nothing_is_kept_of_what_comes_behind_the_end() -> None:
         assert kept < 32 * KIB
 
 
+def test_nothing_is_kept_of_a_frame_that_was_read_in_pieces() -> None:
+    engines = [WebSocketEngine(is_client=False) for _ in range(20)]
+    sent = by_client(BINARY, RANDOM)
+    buffer = memoryview(bytearray(len(RANDOM)))
+    tracemalloc.start()
+    for engine in engines:
+        engine.receive(sent)
+        assert engine.read_into(buffer[:100]) == 100
+        assert engine.read_into(buffer[100:]) == len(RANDOM) - 100
+        assert buffer == RANDOM
+        assert engine.read_into(buffer) == 0  # as a conn reads before it waits
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < len(engines) * 8 * KIB
+
+
 def test_goodbye_is_close_and_nothing_follows_not_even_pong() -> None:
     reader = Reader()
     reader.engine.say_goodbye()
