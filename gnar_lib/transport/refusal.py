@@ -1,4 +1,4 @@
-"""Tells a peer whose handshake of TLS has failed why, in words that it may understand; then it gets no more.
+"""Tells a peer whose handshake of TLS has failed why, and sees any peer off that was told something last.
 
 Knows nothing of certificates.
 """

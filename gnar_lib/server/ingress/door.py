@@ -1,23 +1,24 @@
-"""Those who begin with HTTP on the control port: clients that come by WebSocket, users of names, people."""
+"""Those who begin with HTTP on the control port: clients that come by WebSocket, users of names, people.
+
+Knows no login.
+"""
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from typing import Final, Protocol
 
-from gnar_lib.errors import ConnClosed, ConnError, DeadlineError
+from gnar_lib.errors import ConnClosed, DeadlineError, WriteError
 from gnar_lib.http.head import HeadBuffer
 from gnar_lib.http.heads import RequestToPass, read_request
 from gnar_lib.http.limits import Limits
 from gnar_lib.http.message import HTTPError, phrase
 from gnar_lib.net import EventedConn, SocketConn, deadline
 from gnar_lib.server.shared import Shared
+from gnar_lib.transport.refusal import see_off
 
 PIECE_BYTES: Final = 4096
 HEAD_S: Final = 8.0  # then whoever is slow waits among users, or is told so
-LINGER_S: Final = 1.0  # for whoever has got an answer to hang up
-MAX_PIECES: Final = 16  # that are read meanwhile
 HEALTH_PATH: Final = "/healthz"
 _HEALTHY: Final = "ok"
 _PAGE: Final = (
@@ -27,7 +28,7 @@ _HEAD: Final = (
     "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n"
     "Cache-Control: no-store\r\n{fields}\r\n\r\n"
 )
-_FOUND, _NOT_FOUND, _UPGRADE_REQUIRED = 200, 404, 426
+_OK, _NOT_FOUND, _UPGRADE_REQUIRED = 200, 404, 426
 _CLOSE = "Connection: close"
 _UPGRADE = "Upgrade: websocket\r\nConnection: close, upgrade"  # RFC 9110, section 15.5.22
 
@@ -93,7 +94,7 @@ class ControlDoor:
                 _answer(conn, request, _UPGRADE_REQUIRED, _PAGE, _UPGRADE)
                 return None
             if request.path == HEALTH_PATH and request.method in (b"GET", b"HEAD"):
-                _answer(conn, request, _FOUND, _HEALTHY)
+                _answer(conn, request, _OK, _HEALTHY)
                 return None
         if self._web.has_control_port:
             conn.unread(head + rest)
@@ -122,14 +123,11 @@ def _receive_head(conn: EventedConn, buffer: HeadBuffer) -> bytes:
 def _answer(
     conn: EventedConn, request: RequestToPass | None, status: int, text: str, fields: str = _CLOSE
 ) -> None:
-    """Answer, and wait a moment until the peer hangs up: with bytes unread, `close` would reset the conn."""
+    """Answer whoever has sent a request, see the peer off, and close the conn."""
     body = f"{text}\n".encode()
     head = _HEAD.format(status=status, phrase=phrase(status), length=len(body), fields=fields).encode()
     is_for_head = request is not None and request.method == b"HEAD"
-    with suppress(ConnError), deadline(LINGER_S, f"{conn}: an answer"):
-        conn.sendall(head if is_for_head else head + body)
-        conn.shutdown(socket.SHUT_WR)
-        for _ in range(MAX_PIECES):
-            if not conn.recv(PIECE_BYTES):
-                break
+    with suppress(WriteError):
+        conn.send_now(head if is_for_head else head + body)
+    see_off(conn)
     conn.close()

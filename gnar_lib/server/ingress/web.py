@@ -52,14 +52,13 @@ class WebIngress:
         self.site = Site(shared.names, shared.config, shared.answers)
         self._visitors: set[Visitor] = set()
         self._listeners: dict[str, Listener] = {}  # by scheme
-        self._certificates: Certificates | None = None
+        # For users of the HTTPS port. A certificate that the server has made is for clients alone.
+        self._certificates: Certificates | None = shared.certificates if shared.config.tls_cert else None
         self._greeting: dict[SocketConn, float] = {}  # who shakes hands by TLS, and since when
         self._refusing = 0
         self._timer: Any = None
         # Whether the control port is for users, too. The setting behind that needs a restart.
         self.has_control_port = serves_at_control_port(shared.config)
-        if shared.config.tls_cert:
-            self._certificates = shared.certificates
 
     def start(self, given: dict[str, Listener] | None = None) -> None:
         """Listen; raises `ListenError`.
@@ -77,7 +76,6 @@ class WebIngress:
                 listener = None
             if port:
                 self._listeners[scheme] = listener or self._listen(bind, port, scheme)
-            if port:
                 _log.info("users of names come to port %d (%s)", self._listeners[scheme].port, scheme.upper())
         if self.has_control_port:
             _log.info("users of names come to the control port, too")
