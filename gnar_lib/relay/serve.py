@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gnar_lib import logger, net
 from gnar_lib.config import AdminConfig
@@ -31,7 +31,7 @@ from gnar_lib.relay.socat import NO_OPTIONS, SocatOptions
 if TYPE_CHECKING:
     from gnar_lib.admin.port import AdminPort
     from gnar_lib.relay.proxied import ProxyTarget
-    from gnar_lib.relay.secure import TlsTarget, UserTls
+    from gnar_lib.relay.secure import Dials, TlsTarget, UserTls
 
 HALF_CLOSED_WAIT_S = 10.0  # for a target, by users who send no more
 
@@ -45,13 +45,6 @@ class RelaySettings:
     grace_s: float  # for which connected users may finish when the relay stops
     udp: UdpSettings = DEFAULTS  # for a relay of datagrams
     admin: AdminConfig = NO_ADMIN
-
-
-class _Dials(Protocol):
-    """What dials the target for one user after the other."""
-
-    def dial(self) -> net.Conn:
-        """Return a conn, which the caller closes; raises `DialError`."""
 
 
 def _target(address: Address) -> Target | UnixTarget | ProxyTarget:
@@ -144,7 +137,7 @@ class Relay:
         self._tls = _user_tls(listen)
         plain = _target(target)
         self._target_tls = _target_tls(plain, target)
-        self._target: _Dials = self._target_tls or plain
+        self._target: Dials = self._target_tls or plain
         self._retry = target.retry
         self._allowed = listen.allowed
         self._most_users = listen.most_users
