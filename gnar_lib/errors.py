@@ -60,7 +60,7 @@ class ProxyLoginError(DialError):
 
 
 class OtherServerError(DialError):
-    """Somebody in between's: who has answered is not the server that has let this client in."""
+    """What has answered a further connection is not the server that has let this client in."""
 
 
 class ListenError(ConnError):

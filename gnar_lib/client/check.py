@@ -132,7 +132,7 @@ class ClientCheck:
         return None if reached is None else lambda: dial(*reached, self._budget.of(RECONNECT_S))
 
     def _reach_through(self, proxy: ProxyServer) -> Callable[[], Conn] | None:
-        """Do the same through a proxy."""
+        """Do through a proxy what `_reach` does without."""
         server = self._config.server
         if ProxyDialler(proxy).looks_up_here:
             if not self._look_up():

@@ -147,7 +147,7 @@ class ControlConn:
     def proof(self) -> str:
         """What proves that the certificate is the server's, for people; known once `log_in` has returned.
 
-        Empty if nothing does, or without TLS. To find that out may take another connection.
+        Empty if nothing does, or without TLS. To find that out, this may wait for another connection.
         """
         if not self._reached.certificate:
             return ""
@@ -162,7 +162,7 @@ class ControlConn:
 
     @property
     def is_unproven(self) -> bool:
-        """Whether what travels is encrypted, and nobody knows for whom, as `proof` finds out."""
+        """Whether the connection is encrypted, but nothing proves the server. Waits as `proof` does."""
         return bool(self._reached.certificate) and not self.proof
 
     @property
@@ -236,9 +236,9 @@ class ControlConn:
     def _cover(self, certificate: str) -> None:
         """Have the proofs cover the certificate that the server says it has shown.
 
-        It is another one where something ends TLS in front of the server. That needs a certificate of which
-        the client knows by itself whose it is. Raises `CertificateError`, or `ConnError` if that cannot be
-        found out.
+        Where something ends TLS in front of the server, that is another certificate than this client has
+        seen. So the one that it has seen has to be pinned, or trusted by the system. Raises
+        `CertificateError` if it is neither, or `ConnError` if nobody can tell.
         """
         if certificate == self._reached.certificate:
             return

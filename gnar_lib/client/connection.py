@@ -92,10 +92,10 @@ class Connection:
 
     @property
     def _is_outdated(self) -> bool:
-        """Whether the server has got another certificate since the login, as long as it is no new login.
+        """Whether the server shows another certificate than at the login, which was not just now.
 
-        Somebody in between who shows one to data connections alone shall not have the client come back again
-        and again.
+        For a new login this is False: otherwise somebody in between, who shows data connections alone another
+        certificate, could have the client log in again and again.
         """
         return self.control.is_outdated and self.age_s > LAST_S
 

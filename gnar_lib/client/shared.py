@@ -1,4 +1,4 @@
-"""What all links of a client have in common; decides nothing."""
+"""What all links of a client have in common, and what they say once together; knows no link."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Shared:
 
     def warn_if_unproven(self, control: ControlConn) -> None:
         """Say once that nothing proves the server, if so; this may wait for another connection to it."""
+        # Asked again behind `is_unproven`, which may wait: another link may have said it meanwhile.
         if not self._has_warned and control.is_unproven and not self._has_warned:
             self._has_warned = True
             token = "leave --auth md5 out" if self.config.token else "set a token at both ends"

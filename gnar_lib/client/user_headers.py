@@ -16,7 +16,7 @@ _PORTS: Final = {"http": 80, "https": 443}  # where a URL names none
 
 
 class UserHeaders:
-    """Makes the headers of one proxy. The first user whose address nobody knows is a warning in `log`."""
+    """Makes the headers of one proxy. `log` gets one warning if the server does not tell users' addresses."""
 
     def __init__(self, config: ProxyConfig, log: logger.Logger) -> None:
         self._version = config.proxy_protocol

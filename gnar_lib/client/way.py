@@ -40,7 +40,7 @@ _log = logger.get("client")
 
 
 class Reached:
-    """A connection to the server on which a login is next, and the way to further ones of the same server."""
+    """A connection to the server on which a login is next; further ones lead to the same server."""
 
     def __init__(self, way: Way, bottom: EventedConn, conn: EventedConn, tls: TlsConn | None) -> None:
         self.conn = conn  # the outermost; closing it closes all below
@@ -107,7 +107,7 @@ class Way:
         self._config = config
         self._server = config.server
         self._web = config.server if isinstance(config.server, WebAddress) else None
-        self._trusted = "", False  # the last certificate of which that was asked, and whether it is so
+        self._trusted = "", False  # the last certificate that was checked, and whether the system trusts it
         self._contexts: dict[bool, ssl.SSLContext] = {}  # of TLS: whether the peer is to be verified
         self._target = Target(config.server.host, config.server.port)  # knows which address has worked
         self._proxy = None if config.proxy is None else ProxyDialler(config.proxy)

@@ -1,4 +1,6 @@
-"""The share of this process's time that all HTTP connections have together; knows no HTTP.
+"""The share of this process's time that all HTTP connections have together; knows neither HTTP nor TLS.
+
+All handshakes of TLS have another one.
 
 Requests can come faster than anybody can answer them, on a thousand connections at once. So a connection
 works only in its turn: it queues after each wait, and all turns in one round of the loop take some two

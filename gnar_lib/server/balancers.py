@@ -42,16 +42,15 @@ class Balancers:
         return ip is not None and any(ip in network for network in self._networks)
 
     def serve(self, conn: SocketConn, serve: Callable[[SocketConn], None]) -> None:
-        """Have `serve` serve a user, who has the address that a load balancer tells, if one brings the user.
+        """Have `serve` serve a user; a conn of a load balancer has the address of the user from then on.
 
         `serve` closes the conn. A conn of a load balancer without a proper header is closed here.
         """
-        if self._networks and self.includes(conn.getpeername()) and not self._is_named(conn):
-            return
-        serve(conn)
+        if not self.includes(conn.getpeername()) or self._take_header(conn):
+            serve(conn)
 
-    def _is_named(self, conn: SocketConn) -> bool:
-        """Take the header off a conn; if that cannot be, close the conn, and return False."""
+    def _take_header(self, conn: SocketConn) -> bool:
+        """Take the header off a conn; without a proper header, close the conn, and return False."""
         if len(self._waiting) >= MAX_WAITING:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]

@@ -57,7 +57,8 @@ class Lane:
         self._has_place = True
         emit(UserCame, Side.SERVER, proxy.name, self.address)
         self._is_open = True
-        # Of whoever passes requests on, unless the service is told once whose they are: a lane stays.
+        # If the service is told once for each conn, that is the user's own address. Otherwise the conn may
+        # carry requests of further users, so the address is that of whoever passes the requests on.
         shown = self.address if proxy.web.tells_address else self._user.getpeername()
         conn = proxy.connect(self._user, shown)
         if conn is None:
