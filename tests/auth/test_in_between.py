@@ -38,6 +38,7 @@ from gnar_lib.transport.tls import TlsConn, unverified_context
 from gnar_lib.transport.x509 import fingerprint_of
 from tests.helpers import tls
 from tests.helpers.certificates import make_certificate
+from tests.helpers.events import hear
 from tests.helpers.logins import NONE, TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, is_closed_by_peer, serving
@@ -53,11 +54,7 @@ UNPROVEN = "^the server could not prove that it knows the token, or somebody sta
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    events.subscribe(LoginRefused, got.append)
-    events.subscribe(LoginGivenUp, got.append)
-    return got
+    return hear(monkeypatch, LoginRefused, LoginGivenUp)
 
 
 @contextmanager

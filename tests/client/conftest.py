@@ -11,6 +11,7 @@ from gnar_lib.auth import session
 from gnar_lib.client import connection as connection_module
 from gnar_lib.events import ConnectFailed, ProxyClosed, ProxyOpened
 from gnar_lib.net import deadline
+from tests.helpers.events import hear
 from tests.peers.link_server import TIMEOUT_S, Server
 
 
@@ -26,8 +27,4 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    for kind in (ProxyOpened, ProxyClosed, ConnectFailed):
-        events.subscribe(kind, got.append)
-    return got
+    return hear(monkeypatch, ProxyOpened, ProxyClosed, ConnectFailed)

@@ -16,6 +16,7 @@ from gnar_lib.events import Connected
 from gnar_lib.net import SocketConn, dial
 from tests.helpers.certificates import make_certificate
 from tests.helpers.conns import V4
+from tests.helpers.events import hear
 from tests.helpers.harness import Service, echo
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
@@ -39,10 +40,7 @@ def test_client_whose_data_connections_are_shown_another_certificate_logs_in_aga
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    events.subscribe(Connected, got.append)
-    return got
+    return hear(monkeypatch, Connected)
 
 
 def renew(running: Running, path: Path) -> None:

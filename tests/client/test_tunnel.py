@@ -31,6 +31,7 @@ from gnar_lib.net import Conn, Listener, deadline, listen
 from gnar_lib.net.target import Target
 from gnar_lib.pio.meter import Meter
 from tests.helpers.conns import accept, listening_on_v6_alone, tcp_pair
+from tests.helpers.events import hear
 
 TIMEOUT_S = 10.0
 USER = "192.0.2.1:4000"
@@ -46,11 +47,7 @@ def service() -> Iterator[Listener]:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    for kind in (UserCame, UserConnected, UserLeft, ServiceUnreachable, ServiceReached):
-        events.subscribe(kind, got.append)
-    return got
+    return hear(monkeypatch, UserCame, UserConnected, UserLeft, ServiceUnreachable, ServiceReached)
 
 
 def proxy(service: Listener, kind: str = "tcp", host: str = "") -> ClientProxy:

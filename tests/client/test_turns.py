@@ -9,6 +9,7 @@ from gnar_lib.client.turns import USER_PATIENCE_S, Turns
 from gnar_lib.errors import DialError, ExhaustedError, RefusedError
 from gnar_lib.events import DataConnsFail, DataConnsWork
 from tests.helpers.clock import Clock
+from tests.helpers.events import hear
 
 
 @pytest.fixture
@@ -19,11 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    for kind in (DataConnsFail, DataConnsWork):
-        events.subscribe(kind, got.append)
-    return got
+    return hear(monkeypatch, DataConnsFail, DataConnsWork)
 
 
 def fail(turns: Turns, error: DialError | None = None) -> None:

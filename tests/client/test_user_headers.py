@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from gnar_lib import events
 from gnar_lib.client import tunnel
 from gnar_lib.client.inspector.edit import Edited
 from gnar_lib.client.inspector.replay import Replayer
@@ -37,6 +36,7 @@ from gnar_lib.transport.proxy_protocol import (
     receive,
 )
 from tests.helpers.conns import accept, tcp_pair
+from tests.helpers.events import hear
 from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
@@ -80,9 +80,7 @@ def header_for(made: ClientProxy, service: Listener, user: str | None) -> Header
 def test_service_is_told_of_the_user_before_any_byte_and_the_bytes_are_nobodys(
     version: str, service: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_listeners", {})
-    left: list[UserLeft] = []
-    events.subscribe(UserLeft, left.append)
+    left = hear(monkeypatch, UserLeft)
     made = proxy(service.port, version)
     server_end, conn = tcp_pair()
     serving = gevent.spawn(tunnel.serve, made, conn, "192.0.2.1:4000")

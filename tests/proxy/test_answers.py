@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import gevent
 import pytest
 
-from gnar_lib import events
 from gnar_lib.errors import ConnError
 from gnar_lib.events import Side, UserAnswered
 from gnar_lib.net import Conn, SocketConn
@@ -18,6 +17,7 @@ from gnar_lib.proxy.joiner import Joiner
 from gnar_lib.proxy.stream import busy_pairs
 from gnar_lib.yamux import Session
 from tests.helpers.conns import tcp_pair
+from tests.helpers.events import hear
 from tests.helpers.loop import turn, wait_until
 
 USER = ("192.0.2.1", 4000)
@@ -27,10 +27,7 @@ TIMEOUT_S = 10.0
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[UserAnswered]:
     """Collect the events, which nobody else gets."""
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[UserAnswered] = []
-    events.subscribe(UserAnswered, got.append)
-    return got
+    return hear(monkeypatch, UserAnswered)
 
 
 @dataclass

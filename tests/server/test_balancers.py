@@ -22,6 +22,7 @@ from gnar_lib.server import balancers
 from gnar_lib.server.balancers import Balancers
 from gnar_lib.transport.proxy_protocol import V1, V2, encode
 from tests.helpers.conns import V4, tcp_pair
+from tests.helpers.events import hear
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, is_closed_by_peer, serving
@@ -35,11 +36,7 @@ HEADER, LINE = encode(V2, USER, FRONT), encode(V1, USER, FRONT)
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    for kind in (UserCame, UserRefused):
-        events.subscribe(kind, got.append)
-    return got
+    return hear(monkeypatch, UserCame, UserRefused)
 
 
 class Balanced:

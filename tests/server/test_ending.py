@@ -17,6 +17,7 @@ from gnar_lib.proto import Exchange, Heartbeat, ProxyCancel, ProxyReq, ProxyResp
 from gnar_lib.proto.msg import STATUS_FAILED
 from gnar_lib.server import control as control_module
 from gnar_lib.server.belongings import BY_ADMINISTRATOR
+from tests.helpers.events import hear
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, answer_of, bring, exchange_of, is_closed_by_peer, serving
@@ -25,11 +26,7 @@ from tests.helpers.servers import LOOPBACK, answer_of, bring, exchange_of, is_cl
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
     """Return the list of the events that the server emits about ends."""
-    got: list[events.Event] = []
-    monkeypatch.setattr(events, "_listeners", {})
-    events.subscribe(ClientGone, got.append)
-    events.subscribe(ProxyClosed, got.append)
-    return got
+    return hear(monkeypatch, ClientGone, ProxyClosed)
 
 
 def user_of(port: int) -> SocketConn:

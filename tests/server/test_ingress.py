@@ -22,6 +22,7 @@ from gnar_lib.proto.numbers import FEATURES
 from gnar_lib.server import control as control_module
 from gnar_lib.transport.tls import TlsConn, unverified_context
 from gnar_lib.yamux import Session as Mux
+from tests.helpers.events import hear
 from tests.helpers.logins import NONE, TOKEN, go_login
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, TIMEOUT_S, Running, answer_of, is_closed_by_peer, of_kind, serving
@@ -31,12 +32,7 @@ REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="t
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[events.Event]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    events.subscribe(LoginRefused, got.append)
-    events.subscribe(LoginGivenUp, got.append)
-    events.subscribe(ClientGone, got.append)
-    return got
+    return hear(monkeypatch, LoginRefused, LoginGivenUp, ClientGone)
 
 
 def go_client(running: Running) -> SocketConn:

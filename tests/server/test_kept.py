@@ -6,7 +6,6 @@ import socket
 
 import pytest
 
-from gnar_lib import events
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, PortRanges, ServerConfig
 from gnar_lib.errors import DialError
@@ -16,6 +15,7 @@ from gnar_lib.proto import Exchange, Heartbeat, ProxyReq, ProxyResp, expect, rec
 from gnar_lib.server import serve
 from gnar_lib.server.ingress import kept as kept_module
 from gnar_lib.server.ingress.udp import UdpIngress
+from tests.helpers.events import hear
 from tests.helpers.logins import TOKEN
 from tests.helpers.loop import turn, wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, is_closed_by_peer, serving
@@ -23,10 +23,7 @@ from tests.helpers.servers import LOOPBACK, Running, answer_of, exchange_of, is_
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[ProxyClosed]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[ProxyClosed] = []
-    events.subscribe(ProxyClosed, got.append)
-    return got
+    return hear(monkeypatch, ProxyClosed)
 
 
 def user_of(port: int) -> SocketConn:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from gnar_lib import events
 from gnar_lib.client.connect import ControlConn
 from gnar_lib.config import Address, ClientConfig, Secret
 from gnar_lib.errors import ConnError, MuxError
@@ -15,6 +14,7 @@ from gnar_lib.events import LoginRefused
 from gnar_lib.net import SocketConn, descriptors
 from gnar_lib.proto import Exchange, ProxyCancel, ProxyReq, ProxyResp, Welcome, expect, send
 from gnar_lib.yamux import Session as Mux
+from tests.helpers.events import hear
 from tests.helpers.logins import OTHER, TOKEN, go_login
 from tests.helpers.loop import wait_until
 from tests.helpers.servers import LOOPBACK, Running, answer_of, is_closed_by_peer, serving
@@ -24,10 +24,7 @@ REQUEST = ProxyReq(remote_port=0, proxy_name="blog", subdomain="", proxy_type="t
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch) -> list[LoginRefused]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[LoginRefused] = []
-    events.subscribe(LoginRefused, got.append)
-    return got
+    return hear(monkeypatch, LoginRefused)
 
 
 def log_in(running: Running, client_id: str, port: int, kind: str, token: Secret) -> ProxyResp:

@@ -18,6 +18,7 @@ from gnar_lib.pio.meter import Meter
 from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.proxies import Proxy
 from tests.helpers.conns import tcp_pair
+from tests.helpers.events import hear
 from tests.helpers.loop import turn
 
 TIMEOUT_S = 10.0
@@ -51,11 +52,7 @@ def serve(served: Proxy, user: SocketConn) -> None:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[events.Event]]:
     """Return the events about users, in their order."""
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[events.Event] = []
-    events.subscribe(UserCame, got.append)
-    events.subscribe(UserConnected, got.append)
-    events.subscribe(UserLeft, got.append)
+    got = hear(monkeypatch, UserCame, UserConnected, UserLeft)
     with deadline(TIMEOUT_S, "the test"):
         yield got
 

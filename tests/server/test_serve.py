@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from gnar_lib import events
 from gnar_lib.config import PortRanges, ServerConfig
 from gnar_lib.config.values import is_loopback
 from gnar_lib.errors import ListenError
@@ -14,6 +13,7 @@ from gnar_lib.events import Reloaded, Side
 from gnar_lib.net import listen
 from gnar_lib.server import serve
 from gnar_lib.server.serve import run_server
+from tests.helpers.events import hear
 from tests.helpers.stoppers import FakeStopper
 
 LOOPBACK = "127.0.0.1"
@@ -29,10 +29,7 @@ def stopper(monkeypatch: pytest.MonkeyPatch) -> FakeStopper:
 
 @pytest.fixture
 def reloads(monkeypatch: pytest.MonkeyPatch) -> list[Reloaded]:
-    monkeypatch.setattr(events, "_listeners", {})
-    got: list[Reloaded] = []
-    events.subscribe(Reloaded, got.append)
-    return got
+    return hear(monkeypatch, Reloaded)
 
 
 def run(*configs: ServerConfig) -> int:

@@ -10,7 +10,6 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 
-from gnar_lib import events
 from gnar_lib.auth import Rights
 from gnar_lib.config import ServerConfig
 from gnar_lib.errors import ConnClosed
@@ -25,6 +24,7 @@ from gnar_lib.server.places import Places, UserLimits
 from gnar_lib.server.udp_proxy import UdpProxy
 from tests.helpers.conns import tcp_pair
 from tests.helpers.datagrams import LOOPBACK, udp_user
+from tests.helpers.events import hear
 from tests.helpers.loop import turn, wait_until
 
 TIMEOUT_S = 10.0
@@ -119,9 +119,7 @@ def test_answer_that_names_no_user_is_for_the_one_who_spoke_last(running: Runnin
 def test_datagrams_are_dropped_and_counted_while_there_is_no_data_connection(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_listeners", {})
-    said: list[DatagramsDropped] = []
-    events.subscribe(DatagramsDropped, said.append)
+    said = hear(monkeypatch, DatagramsDropped)
     running.proxy.receive([QUESTION, QUESTION])
     running.proxy.tell_dropped()
     running.proxy.tell_dropped()
