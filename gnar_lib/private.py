@@ -25,9 +25,16 @@ def make_private_folder(path: str) -> None:
         os.makedirs(path, 0o700, exist_ok=True)
     except FileExistsError:
         raise StorageError(f"{path}: not a folder") from None
+    check_private_folder(path)
+
+
+def check_private_folder(path: str) -> None:
+    """Raise `StorageError` for a folder in which another user can put files, or for a file; `OSError`."""
+    found = os.stat(path)  # of where a link leads: systemd makes folders that are links
+    if not stat.S_ISDIR(found.st_mode):
+        raise StorageError(f"{path}: not a folder")
     if sys.platform == "win32":
         return
-    found = os.stat(path)  # of where a link leads: systemd makes folders that are links
     if not _is_ours(found):
         raise StorageError(f"{path}: another user owns the folder")
     if found.st_mode & _OTHERS_WRITE:

@@ -13,7 +13,7 @@ from typing import Final
 
 from gnar_lib import logger
 from gnar_lib.errors import ConfigError, StorageError
-from gnar_lib.private import check_private_file, make_private_folder
+from gnar_lib.private import check_private_file, check_private_folder, make_private_folder
 from gnar_lib.transport.engine import reason_of
 from gnar_lib.transport.selfmade import make_certificate
 from gnar_lib.transport.x509 import fingerprint_of
@@ -92,9 +92,16 @@ def load_or_make(state_dir: str) -> Identity:
 
 
 def load(state_dir: str) -> Identity | None:
-    """Return the certificate that is kept in a folder; None if there is none. Raises `ConfigError`."""
+    """Return the certificate that is kept in a folder; None if there is none.
+
+    Raises `ConfigError`, also for a folder that `load_or_make` would refuse.
+    """
     path = os.path.join(state_dir, FILE_NAME)
     with _told(path):
+        try:
+            check_private_folder(state_dir)
+        except FileNotFoundError:
+            return None
         pem = _read(path)
     return None if pem is None else Identity(pem, path)
 

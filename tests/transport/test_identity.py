@@ -203,6 +203,18 @@ def test_folder_in_which_others_can_put_files_is_refused(folder: Path) -> None:
     assert os.listdir(folder) == []
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_who_looks_is_told_of_a_folder_that_would_be_refused(folder: Path, *, is_file: bool) -> None:
+    if is_file:
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(ConfigError) as caught:
+        load(str(folder))
+    assert str(caught.value) == refused(folder)
+
+
 def test_key_that_others_could_read_is_told_of_and_closed(
     folder: Path, lines: pytest.LogCaptureFixture
 ) -> None:
