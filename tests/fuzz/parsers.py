@@ -25,11 +25,11 @@ from gnar_lib.client.inspector.edit import edited
 from gnar_lib.client.inspector.rows import detail
 from gnar_lib.config import load_client, load_server, names, values
 from gnar_lib.config.mappings import mapping
-from gnar_lib.config.model import DEFAULT_PORT, Address, ProxyServer, Secret
+from gnar_lib.config.model import DEFAULT_PORT
 from gnar_lib.config.target import web_target
 from gnar_lib.discover.asking import MAX_NAME as MAX_SERVICE_NAME
 from gnar_lib.discover.asking import name_in_answer
-from gnar_lib.errors import ConfigError, ConnClosed, DialError, ProtocolError, UsageError
+from gnar_lib.errors import ConfigError, ConnClosed, ProtocolError, UsageError
 from gnar_lib.http import ClientCodec, HTTPError, Limits, RequestHead, ServerCodec
 from gnar_lib.http.chunks import Chunks
 from gnar_lib.http.h2 import FirstRequest, H2Error, Opening
@@ -43,17 +43,18 @@ from gnar_lib.proto.datagram import BinaryFraming, Framing, JsonFraming
 from gnar_lib.proto.msg import from_frame
 from gnar_lib.relay import Role, parse_address
 from gnar_lib.server.web.basic import MAX_HEADER_BYTES, credentials_of
-from gnar_lib.transport import http_connect, proxy_protocol, socks
-from gnar_lib.transport.hello import MAX_HELLO_BYTES, server_name
-from gnar_lib.transport.ws_engine import MAX_TINY_FRAMES, WebSocketEngine
-from gnar_lib.transport.ws_handshake import Asking, RefusedError, answer_to
 from gnar_lib.yamux import Session
-from tests.helpers.asking import hear as hear_proxy
+from tests.fuzz.transports import (
+    connect_answers,
+    hello,
+    proxy_headers,
+    socks_answers,
+    websocket_frames,
+    websocket_heads,
+)
 from tests.helpers.exchanges import Said, cut, hear
 from tests.helpers.h2 import opening
-from tests.helpers.hello import cut_into_records, handshake_of
 from tests.helpers.loop import turn
-from tests.helpers.websocket import accept_token, frames_in
 from tests.peers.mux import clean, conn_pair, stream_count
 
 Check = Callable[[bytes, Random], bool]
@@ -313,116 +314,6 @@ def http_responses(data: bytes, random: Random) -> bool:
     return found is not None
 
 
-# ---- TLS ---------------------------------------------------------------------------------------------------
-
-
-def hello(data: bytes, random: Random) -> bool:
-    """A ClientHello names the same host however it is cut into records; a part of it names none yet."""
-    try:
-        found = server_name(data)
-    except ProtocolError:
-        return False
-    part = server_name(data[: random.randint(0, len(data))])
-    assert part in (None, found)
-    if found is None:
-        return False
-    again = cut_into_records(handshake_of(data), random.choice((50, 1000)))
-    assert len(again) > MAX_HELLO_BYTES or server_name(again) == found
-    assert found == found.lower()
-    assert not found or re.fullmatch(r"[a-z0-9_.-]+", found)
-    return True
-
-
-# ---- proxies to dial through -------------------------------------------------------------------------------
-
-_BEHIND = Address("gnar.test", 8910)
-
-
-def _opens_tunnel(proxy: ProxyServer, data: bytes, random: Random) -> bool:
-    """However an answer is cut, the same bytes belong to the tunnel, or one line says why there is none."""
-
-    def ask(size: int) -> bytes | tuple[type[DialError], str]:
-        module = http_connect if proxy.kind == "http" else socks
-        try:
-            return hear_proxy(module.ask(proxy, _BEHIND), data, size)[1]
-        except DialError as exc:
-            return type(exc), str(exc)
-
-    found = ask(len(data) + 1)
-    assert found == ask(random.choice((1, 2, 7, 100)))
-    if isinstance(found, bytes):
-        assert data.endswith(found)
-        return True
-    text = found[1]
-    assert text.isprintable()
-    assert proxy.password.reveal() not in text
-    return False
-
-
-def connect_answers(data: bytes, random: Random) -> bool:
-    """What an HTTP proxy answers to CONNECT."""
-    proxy = ProxyServer("http", "p", 3128, random.choice(("", "user")), Secret("opensesame"))
-    return _opens_tunnel(proxy, data[: http_connect.MAX_ANSWER_BYTES], random)
-
-
-def socks_answers(data: bytes, random: Random) -> bool:
-    """What a SOCKS5 proxy answers."""
-    return _opens_tunnel(ProxyServer("socks5h", "p", 1080, "user", Secret("opensesame")), data, random)
-
-
-# ---- WebSockets --------------------------------------------------------------------------------------------
-
-
-def _stream_in(data: bytes, size: int, buffer: memoryview, *, is_client: bool) -> tuple[bytes, bool, bool]:
-    """Return the stream in frames that come in pieces of `size` bytes, and whether it ends, or is broken."""
-    engine, stream = WebSocketEngine(is_client=is_client), bytearray()
-    for at in range(0, len(data), size):
-        engine.receive(data[at : at + size])
-        while count := engine.read_into(buffer):
-            stream += buffer[:count]
-        if engine.made.pending:
-            frames_in(bytes(engine.made.read()))
-    assert engine.why_broken.isprintable()
-    return bytes(stream), engine.peer_ended, bool(engine.why_broken)
-
-
-def websocket_frames(data: bytes, random: Random) -> bool:
-    """Frames carry the same stream and the same end however they are cut; the stream can be sent again."""
-    data = data[:MAX_TINY_FRAMES]  # how many frames are too many depends on the cuts
-    is_client, buffer = random.random() < 0.5, memoryview(bytearray(random.choice((1, 100, 65536))))
-    found = _stream_in(data, len(data) or 1, buffer, is_client=is_client)
-    assert found == _stream_in(data, random.choice((1, 7, 1000)), buffer, is_client=is_client)
-    stream, _, is_broken = found
-    peer = WebSocketEngine(is_client=not is_client)
-    for at in range(0, len(stream), 1000):
-        peer.write(stream[at : at + 1000])
-    again = bytes(peer.made.read())
-    assert _stream_in(again, 1000, buffer, is_client=is_client) == (stream, False, False)
-    return bool(data) and not is_broken
-
-
-def websocket_heads(data: bytes, random: Random) -> bool:
-    """A request or an answer begins a WebSocket, or one line says why there is none."""
-    asking = Asking("gnar.test", "/gnar", is_tls=True)
-    try:
-        if not data.startswith(b"HTTP"):
-            answer = answer_to(data)
-            assert answer.startswith(b"HTTP/1.1 101 ")
-            assert answer.endswith(b"\r\n\r\n")
-            return True
-        data = data.replace(b"<accept>", accept_token(asking.request))
-        end = asking.head_size(data)
-        assert asking.head_size(data[: random.randint(0, len(data))]) in (0, end)
-        if end:
-            asking.check(data[:end])
-        return bool(end)
-    except (RefusedError, DialError) as exc:
-        reason = str(exc)
-    assert reason.isprintable()
-    assert len(reason) < 400
-    return False
-
-
 # ---- the inspector -----------------------------------------------------------------------------------------
 
 
@@ -452,24 +343,6 @@ def exchanges(data: bytes, random: Random) -> bool:
     whole = _exchanges_in(data, len(data) + 1)
     assert whole == _exchanges_in(data, random.choice((1, 2, 7, 100, 5000)))
     return any(each[-1] is State.DONE for each in whole)  # type: ignore[index]
-
-
-def proxy_headers(data: bytes, _random: Random) -> bool:
-    """A header of the PROXY protocol is there with its last byte, and says the same when written anew."""
-    try:
-        header = proxy_protocol.parse(data)
-    except ProtocolError:
-        return False
-    if header is None:
-        return False
-    assert 0 < header.size <= min(len(data), proxy_protocol.MAX_BYTES)
-    assert proxy_protocol.parse(data[: header.size]) == header
-    assert proxy_protocol.parse(data[: header.size - 1]) is None
-    for version in (proxy_protocol.V1, proxy_protocol.V2):
-        again = proxy_protocol.parse(proxy_protocol.encode(version, header.source, header.destination))
-        assert again is not None
-        assert again.source == header.source
-    return True
 
 
 # ---- addresses and settings --------------------------------------------------------------------------------
