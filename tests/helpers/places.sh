@@ -71,7 +71,7 @@ import threading, uuid, zipfile'
 }
 
 # gevent and greenlet need musl 1.2.4, and Debian 12 has 1.2.3. So musl comes from the newer Debian; the compiler, and
-# the sources of Python and of two libraries, come from the Debian of this machine.
+# the sources of Python and of three libraries, come from the Debian of this machine.
 make_musl() {
     machine=$(uname -m)
     prefix="$folder/prefix"
@@ -86,6 +86,7 @@ make_musl() {
     export CC="$folder/cc" CFLAGS="-O1 -w -I$prefix/include" LDFLAGS="-L$prefix/lib"
     build_zlib
     build_lzma
+    build_openssl
     build_python
     rm -rf "$folder/packages"
 }
@@ -99,7 +100,7 @@ fetch_sources() {
     set -- -qq -o Dir::Etc::SourceList="$PWD/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State::Lists="$PWD/lists" -o APT::Sandbox::User=root -o Acquire::Check-Valid-Until=false
     apt-get "$@" update
-    apt-get "$@" source --download-only zlib xz-utils "$default_python"
+    apt-get "$@" source --download-only zlib xz-utils openssl "$default_python"
     for archive in *.orig.tar.*; do
         case "$archive" in
             *.asc) ;;
@@ -135,15 +136,23 @@ build_lzma() {
     make -s -j2 -C src/liblzma install >/dev/null
 }
 
-# Builds a Python that runs in the folder of its sources. It lacks modules that gnar never imports, such as _ssl.
+build_openssl() {
+    cd "$folder"/sources/openssl-*
+    ./Configure "linux-$machine" --prefix="$prefix" --libdir=lib no-shared no-module no-tests >/dev/null
+    make -s -j2 build_libs >/dev/null
+    make -s install_dev >/dev/null
+}
+
+# Builds a Python that runs in the folder of its sources. It lacks modules that gnar never imports, such as _bz2.
 build_python() {
     cd "$folder"/sources/Python-*
     printf '%s\n' '*disabled*' _asyncio _bz2 _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw \
-        _crypt _ctypes _curses _curses_panel _dbm _decimal _elementtree _gdbm _hashlib _multibytecodec _sqlite3 _ssl \
+        _crypt _ctypes _curses _curses_panel _dbm _decimal _elementtree _gdbm _hashlib _multibytecodec _sqlite3 \
         _tkinter _uuid _xxsubinterpreters audioop nis ossaudiodev pyexpat readline spwd >Modules/Setup.local
-    ./configure -q --build="$machine-linux-musl" --without-ensurepip --disable-test-modules
+    ./configure -q --build="$machine-linux-musl" --without-ensurepip --disable-test-modules \
+        --with-openssl="$prefix"
     make -s -j2 >/dev/null
-    ./python -c 'import lzma, select, socket, unicodedata, zlib'
+    ./python -c 'import lzma, select, socket, ssl, unicodedata, zlib'
     ln -s "$PWD/python" "$folder/python"
 }
 
