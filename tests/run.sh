@@ -68,6 +68,7 @@ buildah|buildah|tests that build the image
 qemu-aarch64-static|qemu-user-static|tests on another processor
 make|make|tests on musl
 xz|xz-utils|tests on musl
+pod2text|perl|tests on musl
 '
 
 axe_core=4.14.1 # the npm package axe-core, which finds what keeps people from using a page
