@@ -117,7 +117,7 @@ class ClientLogin:
     def accept(self, welcome: Welcome) -> Session:
         """Return the session; raises `AuthError` if the server refused the login or proved nothing."""
         if welcome.error:
-            hint = "" if self.token else " (this client has none: set GNAR_TOKEN)"
+            hint = "" if self.token else " (this client has no token: set GNAR_TOKEN)"
             raise AuthError(f"the server refused the login: {welcome.error}{hint}")
         if self.proves:
             expected = mac(self.token, "server", self._nonce, self._server_nonce, self.covered)

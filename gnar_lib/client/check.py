@@ -278,14 +278,15 @@ class ClientCheck:
     def _tell_encryption(self, control: ControlConn) -> None:
         """Tell what encrypts the connection, and what proves to whom."""
         what = control.encryption
-        if not what and is_loopback(self._config.server.host):
+        if not what and self._config.proxy is None and is_loopback(self._config.server.host):
             self._list.ok("tls", "off, and all stays on this machine")
         elif not what:
             self._list.warn("tls", "off: whoever is on the way can read and change everything")
         elif proof := control.proof:
             self._list.ok("tls", f"{what} with {shown(control.certificate)}, which {proof} proves")
         else:
-            advice = f"give both ends a token, or this one --fingerprint {control.certificate}"
+            token = "leave --auth md5 out" if self._config.token else "give both ends a token"
+            advice = f"{token}, or give this one --fingerprint {control.certificate}"
             self._list.warn("tls", f"{what}, but nobody knows whether it is the server's: {advice}")
 
     def _tell_clock(self, control: ControlConn) -> None:
@@ -310,8 +311,10 @@ class ClientCheck:
             self._list.wrong("gnar", str(error))
         elif isinstance(error, AuthError):
             self._list.ok("gnar", "a gnar server answers")
-            advice = "; is GNAR_TOKEN that of the server, and is it yours?" if self._config.token else ""
-            self._list.wrong("token", f"{error}{advice}")
+            # Without TLS, or by md5, the refusal may be for that, and its own words say so.
+            is_common = self._config.uses_tls and self._config.auth != MD5
+            advice = "; is GNAR_TOKEN that of the server, and is it yours?"
+            self._list.wrong("token", f"{error}{advice if self._config.token and is_common else ''}")
         elif isinstance(error, ProtocolError):
             self._list.wrong("gnar", f"{error}; are address and port those of a gnar server?")
         elif control is None:

@@ -36,7 +36,7 @@ class Shared:
             token = "leave --auth md5 out" if self.config.token else "set a token at both ends"
             _log.warning(
                 "what travels is encrypted, but nothing proves the server, whose certificate is %s: "
-                "%s, or --fingerprint to the SHA-256 that the server logs",
+                "%s, or set --fingerprint to the SHA-256 that the server logs",
                 control.certificate,
                 token,
             )

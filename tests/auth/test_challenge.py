@@ -53,7 +53,7 @@ def test_client_without_a_token_is_told_by_a_server_with_one_that_it_needs_one(p
     client = ClientLogin(NONE, "hmac", clock=lambda: NOW)
     with pytest.raises(AuthError, match=r"^a token is needed$"):
         log_in(client, policy=policy)
-    said = r"^the server refused the login: a token is needed \(this client has none: set GNAR_TOKEN\)$"
+    said = r"^the server refused the login: a token is needed \(this client has no token: set GNAR_TOKEN\)$"
     with pytest.raises(AuthError, match=said):
         client.accept(Welcome(error="a token is needed"))
 

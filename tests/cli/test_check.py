@@ -17,7 +17,16 @@ import pytest
 from gnar_lib import auth, cmd
 from gnar_lib.checklist import Checklist, try_admin
 from gnar_lib.client import check as client_check
-from gnar_lib.config import Address, AdminConfig, ClientConfig, ProxyConfig, Secret, ServerConfig
+from gnar_lib.config import (
+    Address,
+    AdminConfig,
+    ClientConfig,
+    ProxyConfig,
+    Secret,
+    ServerConfig,
+)
+from gnar_lib.config.model import ProxyServer
+from gnar_lib.errors import AuthError
 from gnar_lib.proto import Login, ProxyReq, ProxyResp, to_frame
 from gnar_lib.server import check as server_check
 from gnar_lib.server.check_tls import TlsCheck
@@ -200,7 +209,7 @@ def test_a_server_that_is_not_there_or_not_gnar_or_not_ours_is_told_apart(
         said = found(no_token, 1)
         assert said["gnar"] == ["ok a gnar server answers"]
         assert said["token"] == [
-            "wrong the server refused the login: a token is needed (this client has none: set GNAR_TOKEN)"
+            "wrong the server refused the login: a token is needed (this client has no token: set GNAR_TOKEN)"
         ]
         assert said["service"][0].startswith("wrong tcp-1: ")
         assert fits(
@@ -241,6 +250,39 @@ def test_what_encrypts_the_connection_and_who_proves_that_is_told(
     control: Any = SimpleNamespace(encryption=encryption, proof=proof, certificate="a" * 64)
     client_check.ClientCheck(config, "", Checklist())._tell_encryption(control)
     assert re.fullmatch(line, re.sub(" +", " ", capsys.readouterr().out.rstrip()).replace(" tls ", " ", 1))
+
+
+def test_what_is_without_tls_through_a_proxy_does_not_stay_on_this_machine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # localhost is the proxy's own machine then.
+    way = ProxyServer("socks5h", LOOPBACK, 1080)
+    config = ClientConfig(Address("localhost", 1), (ProxyConfig("web", 1),), tls="off", proxy=way)
+    control: Any = SimpleNamespace(encryption="", proof="", certificate="")
+    client_check.ClientCheck(config, "", Checklist())._tell_encryption(control)
+    assert capsys.readouterr().out.startswith("warn   tls          off: whoever is on the way can read")
+
+
+def test_a_client_whose_md5_login_proves_no_server_is_not_told_to_get_a_token(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ClientConfig(Address("a.test", 1), (ProxyConfig("web", 1),), Secret("x"), auth="md5", tls="on")
+    control: Any = SimpleNamespace(encryption="TLS 1.3", proof="", certificate="a" * 64)
+    client_check.ClientCheck(config, "", Checklist())._tell_encryption(control)
+    said = f"leave --auth md5 out, or give this one --fingerprint {'a' * 64}\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("auth_kind", "tls", "asks_for_token"),
+    [("hmac", "", True), ("hmac", "off", False), ("md5", "", False), ("md5", "on", False)],
+)
+def test_a_refusal_of_a_login_that_may_be_for_its_kind_is_not_blamed_on_the_token(
+    auth_kind: str, tls: str, asks_for_token: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ClientConfig(Address("a.test", 1), (ProxyConfig("web", 1),), Secret("x"), auth_kind, tls)
+    client_check.ClientCheck(config, "", Checklist())._tell_refused(AuthError("this server says no"), None)
+    assert ("is GNAR_TOKEN that of the server" in capsys.readouterr().out) == asks_for_token
 
 
 def test_who_answers_in_place_of_a_gnar_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -357,7 +357,7 @@ def test_network_that_fails_at_the_first_login_is_not_taken_for_the_server(
     assert failed.reason == f"{LOOPBACK}:{server.listener.port}: {os.strerror(number)}"
 
 
-REFUSAL = "the server refused the login: wrong token (this client has none: set GNAR_TOKEN)"
+REFUSAL = "the server refused the login: wrong token (this client has no token: set GNAR_TOKEN)"
 
 
 def test_refusal_ends_a_link_of_a_client_that_no_server_has_let_in(server: Server) -> None:
