@@ -25,6 +25,10 @@ HANDSHAKE_S = 10.0
 READ_CERTIFICATES_EVERY_S = 5.0
 _KEY: Final = "key="  # the option that names the file of a key
 _VERSIONS = {12: ssl.TLSVersion.TLSv1_2, 13: ssl.TLSVersion.TLSv1_3}
+# What to do when OpenSSL does not take a target's certificate, by its X509_V_ERR numbers (x509_vfy.h).
+_TRUST = "; name whom to trust by cafile=FILE, or the certificate by fingerprint=SHA256"
+_NAME = "; name for whom the certificate is by commonname=NAME"
+_ADVICE = {**dict.fromkeys((18, 19, 20, 21), _TRUST), **dict.fromkeys((62, 64), _NAME)}
 
 _log = logger.get("relay")
 
@@ -115,7 +119,7 @@ class TlsTarget:
             _check_peer(tls, self._settings)
         except ConnError as exc:
             conn.close()  # not a reset, which could overtake the word about what is wrong
-            raise DialError(str(exc)) from exc
+            raise DialError(f"{exc}{_advice(exc)}") from exc
         except BaseException:
             conn.abort()
             raise
@@ -129,6 +133,13 @@ class TlsTarget:
         """
         if isinstance(conn, TlsConn) and conn.why_broken:
             self._broken_off.warning(_log, "%s: %s", conn, conn.why_broken)
+
+
+def _advice(error: BaseException | None) -> str:
+    """Return what to do about a target whose certificate is the cause of an error; empty for others."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__
+    return "" if error is None else _ADVICE.get(error.verify_code, "")
 
 
 def _prepare(context: ssl.SSLContext, settings: TlsSettings) -> None:

@@ -146,5 +146,5 @@ def reason_of(exc: ssl.SSLError) -> str:
     """Return the words of an error of OpenSSL, without the place in its source."""
     reason = (exc.reason or type(exc).__name__).lower().replace("_", " ").removeprefix("sslv3 ")
     if isinstance(exc, ssl.SSLCertVerificationError):
-        reason += f": {exc.verify_message}"
+        reason += f": {exc.verify_message.rstrip('.')}"
     return reason
