@@ -247,6 +247,7 @@ def read_options(given: list[list[str]], known: Collection[str]) -> dict[str, An
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "leave it out if you can do without"
+            hint = tls_options.REFUSED.get(name, hint)
             hint = "it belongs to other addresses" if name in _READERS else hint
             raise UsageError(f"option {proxy_options.masked(name)!r} is not supported here ({hint})")
         try:

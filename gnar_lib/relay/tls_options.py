@@ -120,6 +120,16 @@ _EITHER = {"cert", "key", "cafile", "capath", "verify", "commonname", "min-versi
 _NO_EFFECT = {"compress", "dhparam", "pseudo", "egd"}
 LISTENING: Final = _EITHER | _NO_EFFECT
 TARGET: Final = _EITHER | _NO_EFFECT | {"snihost", "nosni", "fingerprint"}
+# Options of socat that gnar does not take, and what to do without them.
+REFUSED: Final = {
+    **dict.fromkeys(
+        ("cipher", "ciphers", "openssl-cipherlist"), "leave it out: gnar takes good ciphers alone"
+    ),
+    **dict.fromkeys(
+        ("method", "openssl-method"), "min-version=TLS1.2 and max-version=TLS1.2 choose a version"
+    ),
+    **dict.fromkeys(("fips", "openssl-fips"), "leave it out: the system's OpenSSL may be set up for it"),
+}
 _TRUST = ("cafile", "capath", "commonname", "verify")  # which of them says that a certificate is wanted
 
 

@@ -194,8 +194,12 @@ def test_target_address_in_both_spellings(text: str, address: Address) -> None:
         ("TCP-LISTEN:443,cert=x", Role.LISTEN, "option 'cert' is not supported here (it belongs to other"),
         ("OPENSSL:host", Role.TARGET, "HOST:PORT"),
         ("OPENSSL:host:443,verify=maybe", Role.TARGET, "'verify=maybe' is neither 0 nor 1"),
-        ("OPENSSL:host:443,cipher=HIGH", Role.TARGET, "option 'cipher' is not supported here"),
-        ("OPENSSL:host:443,method=TLS1", Role.TARGET, "option 'method' is not supported here"),
+        (
+            "OPENSSL:host:443,cipher=HIGH",
+            Role.TARGET,
+            "option 'cipher' is not supported here (leave it out: gnar",
+        ),
+        ("OPENSSL:host:443,method=TLS1", Role.TARGET, "option 'method' is not supported here (min-version="),
         (
             "OPENSSL:host:443,compress=auto",
             Role.TARGET,
