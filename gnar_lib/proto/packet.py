@@ -31,6 +31,8 @@ class PacketType(IntEnum):
 # How other protocols begin, and their names for people.
 _OTHERS = {
     **dict.fromkeys((b"HTTP", b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN"), "HTTP"),
+    # A web server that takes what it gets for a request of HTTP/0.9 answers with the page alone.
+    **dict.fromkeys((b"<!DO", b"<!do", b"<htm", b"<HTM"), "HTTP"),
     **dict.fromkeys((b"PROX", b"\r\n\r\n"), "the PROXY protocol"),
     b"SSH-": "SSH",
     b"\x15\x03": "TLS",

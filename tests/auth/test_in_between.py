@@ -139,6 +139,7 @@ ANSWERS = {
     "Go": (to_frame(ProxyResp(domain="", status="success")), ProtocolError, NO_TLS),
     "alert": (b"\x15\x03\x03\x00\x02\x02\x28", ConnError, ALERT),
     "HTTP": (b"HTTP/1.1 400 Bad Request\r\n\r\n", ProtocolError, r"no gnar server at \S+: this is HTTP$"),
+    "HTTP/0.9": (b"<!DOCTYPE HTML>\n<html>", ProtocolError, r"no gnar server at \S+: this is HTTP$"),
     "SSH": (b"SSH-2.0-OpenSSH_9.2\r\n", ProtocolError, r"no gnar server at \S+: this is SSH$"),
     "nothing": (b"", DeadlineError, TOO_SLOW),
     "the end": (None, ConnClosed, THE_END),

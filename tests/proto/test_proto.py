@@ -387,6 +387,8 @@ def test_unknown_type_is_refused_at_its_first_byte(packet_type: int) -> None:
     [
         (b"HTTP/1.1 400 Bad Request", "HTTP"),
         (b"GET / HTTP/1.1", "HTTP"),
+        (b"<!DOCTYPE HTML>\n<html lang=en>", "HTTP"),
+        (b"<html>", "HTTP"),
         (b"SSH-2.0-OpenSSH_9.2", "SSH"),
         (b"\x16\x03\x01\x02\x00", "TLS"),
         (b"\x15\x03\x01\x00\x02\x02F", "TLS"),
