@@ -367,15 +367,18 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
         return dict(docopt(all_options, argv, default_help=False))
     except DocoptExit as exc:
         options = (word.split("=")[0] for word in argv[1:] if word.startswith("--") and word != "--")
-        wrong = (_wrong_option(option, text, all_options) for option in options)
+        wrong = (_wrong_option(name, option, text, all_options) for option in options)
         reason = next(filter(None, wrong), "") or _given_twice(all_options, argv)
         reason = reason or _first_line(exc) or _wrong_usage(text)
         raise UsageError(f"{reason}; see gnar {name} --help") from None
 
 
-def _wrong_option(option: str, text: str, all_options: str) -> str:
+def _wrong_option(name: str, option: str, text: str, all_options: str) -> str:
     """Return an error about an option that is unknown, or the beginning of several; else an empty text."""
     meant = [known for known in dict.fromkeys(_options_in(all_options)) if known.startswith(option)]
+    other = {"server": "client", "client": "server"}.get(name, "")
+    if not meant and other and option in _options_in(_COMMANDS[other][0]):
+        return f"unknown option {option}: it is one of gnar {other}"
     if not meant:
         return f"unknown option {option}{_did_you_mean(option, _options_in(text))}"
     return "" if len(meant) == 1 or option in meant else f"{option} could be {' or '.join(meant)}"

@@ -13,7 +13,7 @@ import tomli
 from gnar_lib import logger
 from gnar_lib.config import values
 from gnar_lib.config.files import read_secret, read_text
-from gnar_lib.config.keys import EITHER, PATHS, PROXY, PROXY_TABLES, SECRETS, variable_of
+from gnar_lib.config.keys import CLIENT, EITHER, PATHS, PROXY, PROXY_TABLES, SECRETS, SERVER, variable_of
 from gnar_lib.config.model import Secret
 from gnar_lib.config.values import Reader
 from gnar_lib.errors import ConfigError
@@ -116,11 +116,19 @@ def read_table(
         if key not in readers:
             if key in PROXY and PROXY_TABLES[0] in hints:
                 raise ConfigError(f"{where}{key}: is of one proxy; write it below a line [[proxys]]")
+            if where.endswith(": ") and (end := _end_of(key)):  # of no table in the file
+                raise ConfigError(f"{where}{key}: unknown key; it is a setting of gnar {end}")
             close = difflib.get_close_matches(key, hints, n=1)
             known = ", ".join(sorted(name for name in hints if name in readers))
             hint = f"; did you mean {close[0]}?" if close else f"; there are {known}"
             raise ConfigError(f"{where}{key}: unknown key{hint}")
     return {key: read_value(readers[key], value, f"{where}{key}") for key, value in table.items()}
+
+
+def _end_of(key: str) -> str:
+    """Return which end has a setting; empty for none, or both."""
+    ends = [name for name, known in (("server", SERVER), ("client", CLIENT)) if key in known]
+    return ends[0] if len(ends) == 1 else ""
 
 
 def rows_of(where: str, rows: object) -> list[tuple[str, dict[str, Any]]]:

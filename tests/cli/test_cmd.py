@@ -384,6 +384,14 @@ def test_demo_line(called: Called) -> None:
             "server --max-user 3",
             "--max-user could be --max-users or --max-users-per-address; see gnar server --help",
         ),
+        (
+            "server --proxy-protocol v2",
+            "unknown option --proxy-protocol: it is one of gnar client; see gnar server --help",
+        ),
+        (
+            "client --state-dir x 1",
+            "unknown option --state-dir: it is one of gnar server; see gnar client --help",
+        ),
         ("server --zzz", "unknown option --zzz; see gnar server --help"),
         ("server --port=x", "--port: 'x': expected a port from 1 to 65535"),
         ("server x", "port: 'x': expected a port from 1 to 65535"),
