@@ -13,6 +13,7 @@ from contextlib import suppress
 from gnar_lib.errors import StorageError
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_CHOWN = "chown gives it to the user who runs gnar"
 _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -36,7 +37,7 @@ def check_private_folder(path: str) -> None:
     if sys.platform == "win32":
         return
     if not _is_ours(found):
-        raise StorageError(f"{path}: another user owns the folder")
+        raise StorageError(f"{path}: another user owns the folder; {_CHOWN}")
     if found.st_mode & _OTHERS_WRITE:
         raise StorageError(f"{path}: others can write to the folder; chmod go-w makes it yours alone")
 
@@ -63,7 +64,7 @@ def _check(path: str, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise StorageError(f"{path}: not a regular file")
     if not _is_ours(found):
-        raise StorageError(f"{path}: another user owns the file")
+        raise StorageError(f"{path}: another user owns the file; {_CHOWN}")
 
 
 def _is_ours(found: os.stat_result) -> bool:

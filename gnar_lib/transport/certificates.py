@@ -10,12 +10,11 @@ from typing import Final
 
 from gnar_lib import logger
 from gnar_lib.errors import ConfigError
-from gnar_lib.transport.engine import CIPHERS_OF_1_2, ServerContext, reason_of
+from gnar_lib.transport.engine import CIPHERS_OF_1_2, NO_FIT, ServerContext, reason_of
 from gnar_lib.transport.identity import MAX_FILE_BYTES, Identity
 from gnar_lib.transport.x509 import Certificate, fingerprint_of, first_certificate
 
 KEY: Final = "tls-key"  # the setting that names the file of a key
-_NO_FIT = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 _Signature = tuple[tuple[int, int, int] | None, ...]
 
@@ -186,7 +185,7 @@ def load_chain(
     try:
         context.load_cert_chain(cert, key, password=refuse_password)
     except ssl.SSLError as exc:
-        if exc.reason in _NO_FIT:
+        if exc.reason in NO_FIT:
             raise ConfigError(f"{key}: the key does not fit the first certificate of {cert}") from exc
         raise ConfigError(f"{cert}: the certificate or its key is unusable: {reason_of(exc)}") from exc
     except OSError as exc:  # it has gone since it was read above

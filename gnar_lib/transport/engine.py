@@ -13,6 +13,8 @@ from gnar_lib.errors import ConnError, WriteError
 RECORD_BYTES: Final = 16 * 1024  # the most that a record carries (RFC 8446, section 5.1)
 # For TLS 1.2: those with forward secrecy and authenticated encryption. Those of TLS 1.3 all have both.
 CIPHERS_OF_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# The reasons by which OpenSSL says that a key and a certificate do not belong together.
+NO_FIT: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
 class ServerContext(ssl.SSLContext):
@@ -144,6 +146,8 @@ class Engine:
 
 def reason_of(exc: ssl.SSLError) -> str:
     """Return the words of an error of OpenSSL, without the place in its source."""
+    if exc.reason in NO_FIT:
+        return "the key does not fit the certificate"
     reason = (exc.reason or type(exc).__name__).lower().replace("_", " ").removeprefix("sslv3 ")
     if isinstance(exc, ssl.SSLCertVerificationError):
         reason += f": {exc.verify_message.rstrip('.')}"

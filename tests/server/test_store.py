@@ -138,7 +138,9 @@ def test_what_another_user_owns_is_refused(store: Store, monkeypatch: pytest.Mon
     store.close()
     real, mine = os.geteuid(), [os.geteuid()] if what == "file" else []
     monkeypatch.setattr(os, "geteuid", lambda: mine.pop() if mine else real + 1)
-    with pytest.raises(StorageError, match=f"another user owns the {what}$"):
+    with pytest.raises(
+        StorageError, match=f"another user owns the {what}; chown gives it to the user who runs gnar$"
+    ):
         store.open(NOW)
 
 

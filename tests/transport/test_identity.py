@@ -169,6 +169,8 @@ def test_damaged_file_is_refused_in_one_line_and_stays(folder: Path) -> None:
         path.write_bytes(data)
         path.chmod(0o600)
         assert refused(folder).startswith(f"state-dir: {path}: damaged: "), name
+        if name == "other key":
+            assert "damaged: the key does not fit the certificate; put" in refused(folder)
         assert refused(folder).endswith("put the file back from a backup, or delete it for a new certificate")
         assert path.read_bytes() == data
         assert os.listdir(folder) == [FILE_NAME]
@@ -193,7 +195,7 @@ def test_what_another_user_owns_is_refused(folder: Path, monkeypatch: pytest.Mon
     load_or_make(str(folder))
     real, mine = os.geteuid(), [os.geteuid()] if what == "file" else []
     monkeypatch.setattr(os, "geteuid", lambda: mine.pop() if mine else real + 1)
-    assert refused(folder).endswith(f"another user owns the {what}")
+    assert refused(folder).endswith(f"another user owns the {what}; chown gives it to the user who runs gnar")
 
 
 def test_folder_in_which_others_can_put_files_is_refused(folder: Path) -> None:
