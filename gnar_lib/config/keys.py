@@ -50,7 +50,7 @@ SERVER: dict[str, Reader] = {
     "token-file": values.path,
     "auth": values.one_of("any", "hmac"),
     "tls": values.one_of("any", "require"),
-    "ws-path": transport.ws_path,
+    "ws-path": transport.own_ws_path,
     "accept-proxy-protocol": names.networks,
     "allow-ports": values.port_ranges,
     "max-proxies": values.count(MOST_PROXIES),

@@ -21,6 +21,7 @@ DEFAULT_INSPECT_BODIES = 64 << 10  # bytes
 MOST_USERS = 1_000_000  # that a limit may name
 MOST_PROXIES = 16384  # that a server can be told to take of one client
 DEFAULT_WS_PATH = "/gnar"
+HEALTH_PATH = "/healthz"  # at the control port, for load balancers and monitors
 DEFAULT_HTTP_PORT = 80
 DEFAULT_HTTPS_PORT = 443
 DEFAULT_HTTP_PORT_BEHIND_CADDY = 8080

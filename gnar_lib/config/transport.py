@@ -8,7 +8,15 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from gnar_lib.config import values
-from gnar_lib.config.model import DEFAULT_PORT, DEFAULT_WS_PATH, Address, ProxyServer, Secret, WebAddress
+from gnar_lib.config.model import (
+    DEFAULT_PORT,
+    DEFAULT_WS_PATH,
+    HEALTH_PATH,
+    Address,
+    ProxyServer,
+    Secret,
+    WebAddress,
+)
 from gnar_lib.config.values import wrong
 from gnar_lib.errors import ConfigError
 
@@ -59,6 +67,14 @@ def ws_path(value: object) -> str:
     if not isinstance(value, str) or not _PATH.fullmatch(value) or len(value) > values.MAX_TOKEN:
         raise wrong(value, f"the path of a URL, such as {DEFAULT_WS_PATH}")
     return value
+
+
+def own_ws_path(value: object) -> str:
+    """Read the path at which a server takes WebSockets, which is not that of its health."""
+    path = ws_path(value)
+    if path == HEALTH_PATH:
+        raise wrong(value, f"another path, such as {DEFAULT_WS_PATH}: this one is for load balancers")
+    return path
 
 
 def fingerprints(value: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, Protocol
 
+from gnar_lib.config.model import HEALTH_PATH
 from gnar_lib.errors import ConnClosed, DeadlineError, WriteError
 from gnar_lib.http.head import HeadBuffer
 from gnar_lib.http.heads import RequestToPass, read_request
@@ -19,7 +20,6 @@ from gnar_lib.transport.refusal import see_off
 
 PIECE_BYTES: Final = 4096
 HEAD_S: Final = 8.0  # then whoever is slow waits among users, or is told so
-HEALTH_PATH: Final = "/healthz"
 _HEALTHY: Final = "ok"
 _PAGE: Final = (
     "This is a gnar server. Programs come here, by gnar client -s and this address. There is no page to see."
