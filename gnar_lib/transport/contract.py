@@ -21,8 +21,13 @@ class LayerEngine(Protocol):
     """One end of a layer: what has come goes into `receive`, and what is to be sent comes out of `made`."""
 
     FRAME_BYTES: ClassVar[int]  # the most that one `write` takes
+    READS_BEFORE_GOODBYE: ClassVar[bool]  # all that has come has to be read before `say_goodbye`
     peer_ended: bool  # the peer has said that it sends no more
     why_broken: str  # why nothing can be read any more
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the last `read_into` has ended early, with something, so that others have their turn."""
 
     @property
     def made(self) -> Made:
@@ -45,4 +50,4 @@ class LayerEngine(Protocol):
         """
 
     def say_goodbye(self) -> None:
-        """Tell the peer that this end sends no more. All that has come has been read before."""
+        """Tell the peer that this end sends no more."""

@@ -51,6 +51,8 @@ class Engine:
     )
 
     FRAME_BYTES: ClassVar[int] = 4 * RECORD_BYTES  # the most that one `write` takes: what a copy loop reads
+    READS_BEFORE_GOODBYE: ClassVar[bool] = True  # OpenSSL would take data for an error there
+    has_more = False  # a read goes on until the buffer is full, or all is read
 
     def __init__(
         self,

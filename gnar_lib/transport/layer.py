@@ -158,7 +158,7 @@ class LayeredConn(Generic[_Engine]):
         if self._is_drained:
             return 0
         count = self._engine.read_into(buffer)
-        self._is_drained = count < len(buffer)
+        self._is_drained = count < len(buffer) and not self._engine.has_more
         if self._engine.made.pending:  # an answer of the layer itself, such as what is wrong
             self._flush_if_possible()
         return count
@@ -341,7 +341,8 @@ class LayeredConn(Generic[_Engine]):
 
     def _say_goodbye(self) -> None:
         self._has_said_goodbye = True
-        self._read_all_ahead()
+        if self._engine.READS_BEFORE_GOODBYE:
+            self._read_all_ahead()
         self._engine.say_goodbye()
         self._flush_if_possible()
 

@@ -13,6 +13,7 @@ from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, Pa
 
 LEAST_BYTES: Final = 8  # that a frame of our own peers carries: TLS, yamux and a login send more at once
 MAX_TINY_FRAMES: Final = 1000  # that carry less, between two calls of `look`
+MOST_FRAMES: Final = 256  # that are read at once, once one carries something: each takes some 10 us
 MAX_REASON_CHARS: Final = 60  # of what a peer gives as its reason
 
 _ORDERLY: Final = (CloseReason.NORMAL_CLOSURE, CloseReason.NO_STATUS_RCVD)
@@ -57,6 +58,7 @@ class WebSocketEngine:
         "_rest",
         "_sent",
         "_tiny",
+        "has_more",
         "made",
         "peer_ended",
         "receive",
@@ -64,11 +66,13 @@ class WebSocketEngine:
     )
 
     FRAME_BYTES: ClassVar[int] = 66 * 1024  # what TLS above writes at once: 64 KiB, and what its records add
+    READS_BEFORE_GOODBYE: ClassVar[bool] = False
 
     def __init__(self, *, is_client: bool) -> None:
         self.made = _Made()
         self.peer_ended = False  # the peer has sent Close
         self.why_broken = ""  # why nothing can be read any more
+        self.has_more = False  # a read has ended before all that has come
         self._frames = FrameProtocol(is_client, [])
         self.receive = cast("Callable[[memoryview | bytes], None]", self._frames.receive_bytes)
         self._rest = _NOTHING  # of a frame that did not fit into the buffer of a read
@@ -95,9 +99,10 @@ class WebSocketEngine:
 
     def _read_frames(self, buffer: memoryview, filled: int) -> int:
         """Fill the rest of `buffer`, and return how many bytes are in it now."""
-        size = len(buffer)
+        size, left, self.has_more = len(buffer), MOST_FRAMES, False
         try:
             for frame in self._frames.received_frames():
+                left -= 1
                 if frame.opcode is not Opcode.BINARY:
                     self._take_other(frame)
                     if self.peer_ended or self.why_broken:
@@ -115,6 +120,10 @@ class WebSocketEngine:
                     break
                 if self.why_broken:
                     break
+                if left <= 0:  # behind a frame that carries something, so that whoever reads comes back
+                    self.has_more = bool(filled)
+                    if self.has_more:
+                        break
         except ParseFailed as exc:
             self._break(exc.code, str(exc))
         return filled

@@ -19,7 +19,7 @@ from gnar_lib.errors import ConnClosed, ConnError, DialError, ProtocolError, Wri
 from gnar_lib.net import dial, listen
 from gnar_lib.transport import websocket
 from gnar_lib.transport.websocket import WebSocketConn
-from gnar_lib.transport.ws_engine import MAX_TINY_FRAMES
+from gnar_lib.transport.ws_engine import MAX_TINY_FRAMES, WebSocketEngine
 from tests.helpers.conns import LOOPBACK, MIB, V4, accept, tcp_pair
 from tests.helpers.exchanges import frame
 from tests.helpers.loop import WAIT_S, turn, wait_until
@@ -343,3 +343,30 @@ def test_websocket_travels_on_a_websocket_and_knows_no_certificate() -> None:
     assert far.recv(1) == b""
     assert far.certificate == ""
     far.close()
+
+
+SMALL = 3000  # frames, which come at once
+
+
+def test_many_small_frames_are_all_read_whoever_waits(peer: Peer) -> None:
+    peer.below.sendall(frame(BINARY, b"12345678", mask=MASK) * SMALL)
+    read = b""
+    while len(read) < 4 * SMALL:
+        read += peer.conn.recv(MIB)
+    rest: list[bytes] = []
+
+    def take() -> None:
+        while data := peer.conn.recv_now(MIB):
+            rest.append(data)
+
+    peer.conn.call_when_readable(take)
+    wait_until(lambda: len(read) + sum(map(len, rest)) == 8 * SMALL, "the rest of the frames")
+
+
+def test_a_conn_that_is_closed_reads_nothing_more(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer.below.sendall(frame(BINARY, b"12345678", mask=MASK) * SMALL)
+    assert peer.conn.recv(8) == b"12345678"
+    reads: list[int] = []
+    monkeypatch.setattr(WebSocketEngine, "read_into", lambda _engine, buffer: reads.append(len(buffer)))
+    peer.conn.close()
+    assert not reads

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gnar_lib.transport.ws_engine import LEAST_BYTES, MAX_TINY_FRAMES, WebSocketEngine
+from gnar_lib.transport.ws_engine import LEAST_BYTES, MAX_TINY_FRAMES, MOST_FRAMES, WebSocketEngine
 from tests.helpers.exchanges import frame
 from tests.helpers.websocket import BINARY, CLOSE, MASK, PING, PONG, TEXT, frames_in
 
@@ -335,3 +335,17 @@ def test_many_short_frames_that_carry_something_are_no_flood() -> None:
     reader.feed(by_client(BINARY, b"x" * LEAST_BYTES) * (3 * MAX_TINY_FRAMES))
     assert not reader.engine.why_broken
     assert len(reader.stream) == 3 * MAX_TINY_FRAMES * LEAST_BYTES
+
+
+@pytest.mark.parametrize("kind", [BINARY, PING])
+def test_only_so_many_small_frames_are_read_at_once_but_never_none(kind: int) -> None:
+    """A piece of 64 KiB may hold thousands, which would hold everybody up for 50 ms."""
+    engine, buffer = WebSocketEngine(is_client=False), memoryview(bytearray(64 * KIB))
+    small, others = by_client(BINARY, b"12345678"), MAX_TINY_FRAMES if kind == PING else 0
+    engine.receive(by_client(PING) * others + small * 5 * MOST_FRAMES)
+    counts = []
+    while count := engine.read_into(buffer):
+        counts.append((count, engine.has_more))
+    assert sum(count for count, _ in counts) == 8 * 5 * MOST_FRAMES
+    assert max(counts) == (8 * MOST_FRAMES, True)
+    assert not engine.has_more
