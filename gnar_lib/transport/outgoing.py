@@ -130,8 +130,8 @@ class Outgoing:
         self._rest, self._then = _NOTHING, None
 
     def has_gone(self, now_s: float) -> bool:
-        """Tell whether the peer has gone without a word."""
-        return bool(self._conn.why_gone(now_s))
+        """Tell whether the peer has gone without a word, or the conn below was closed."""
+        return self._conn.closed or bool(self._conn.why_gone(now_s))
 
 
 class _Lingering:

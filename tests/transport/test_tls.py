@@ -259,6 +259,18 @@ def test_peer_that_takes_nothing_is_given_up(
         read_all(far)
 
 
+def test_a_conn_whose_conn_below_was_closed_does_not_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes too long to log in loses the socket below, and then the layers on it are closed."""
+    monkeypatch.setattr(outgoing, "LOOK_EVERY_S", 0.01)
+    near, far = tcp_pair()
+    client, server = shake_hands(near, far)
+    fill(server)
+    far.abort()
+    server.close()
+    wait_until(lambda: not len(lingering), "nothing is left to be sent")
+    client.close()
+
+
 def test_few_conns_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "MAX_LINGERING", 2)
     pairs = [tls_pair() for _ in range(4)]
