@@ -94,6 +94,8 @@ class Engine:
                 except ssl.SSLWantReadError:
                     if not self._go_on():
                         break
+        except ssl.SSLZeroReturnError as exc:  # which OpenSSL has no words for
+            raise ConnError("TLS: the other end has ended TLS within the handshake") from exc
         except ssl.SSLError as exc:
             raise ConnError(f"TLS: {reason_of(exc)}") from exc
         if self.why_broken:

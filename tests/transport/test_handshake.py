@@ -104,6 +104,14 @@ def test_peer_that_goes_behind_its_hello_ends_the_handshake(pair: Pair, end: str
     assert isinstance(accepting.get(), ConnClosed)
 
 
+def test_server_that_answers_with_the_end_of_tls_is_told_from_one_that_fails(pair: Pair) -> None:
+    far, near = pair
+    far.sendall(b"\x15\x03\x03\x00\x02\x01\x00")  # close_notify
+    far.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnError, match="has ended TLS within the handshake"):
+        TlsConn.connect(near, client_context(), HOST)
+
+
 def test_peer_that_says_nothing_is_for_the_deadline_of_the_caller(pair: Pair) -> None:
     with pytest.raises(DeadlineError), deadline(0.05, "a handshake"):
         TlsConn.accept(pair[1], server_context())
