@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -181,6 +182,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for number, item in enumerate(waiting):
         items += [item, *starting[number * gap : (number + 1) * gap]]
     items += [*starting[len(waiting) * gap :], *short]
+
+
+def pytest_collection_finish() -> None:
+    """Take what stays to the end, such as all tests, from the objects that are looked through again and again.
+
+    The garbage collector does that, and so does whoever counts what a test has left.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
