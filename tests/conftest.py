@@ -185,7 +185,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Take what stays to the end, such as all tests, from the objects that are looked through again and again.
+    """Take what stays to the end, such as all tests, from what is looked through again and again.
 
     The garbage collector does that, and so does whoever counts what a test has left.
     """
