@@ -366,7 +366,8 @@ def _parse(name: str, text: str, argv: list[str]) -> dict[str, Any]:
     try:
         return dict(docopt(all_options, argv, default_help=False))
     except DocoptExit as exc:
-        options = (word.split("=")[0] for word in argv[1:] if word.startswith("--") and word != "--")
+        words = [word for word in argv[1:] if re.match("--?[a-z]", word, re.IGNORECASE)]
+        options = (word.split("=")[0] if word.startswith("--") else word[:2] for word in words)
         wrong = (_wrong_option(name, option, text, all_options) for option in options)
         reason = next(filter(None, wrong), "") or _given_twice(all_options, argv)
         reason = reason or _first_line(exc) or _wrong_usage(text)

@@ -393,6 +393,8 @@ def test_demo_line(called: Called) -> None:
             "unknown option --state-dir: it is one of gnar server; see gnar client --help",
         ),
         ("server --zzz", "unknown option --zzz; see gnar server --help"),
+        ("server -b ::1", "unknown option -b; see gnar server --help"),
+        ("server -l3000", "unknown option -l: it is one of gnar client; see gnar server --help"),
         ("server --port=x", "--port: 'x': expected a port from 1 to 65535"),
         ("server x", "port: 'x': expected a port from 1 to 65535"),
         ("server 1 -p 2", "the port is given twice, as <port> and as --port"),
