@@ -236,7 +236,10 @@ def test_data_connections_of_two_clients_that_are_crossed_bring_nobody_what_is_n
         with dial(ports[0]) as user, dial(ports[1]) as stranger:
             assert user.recv(100) == b"one"
             assert stranger.recv(100) == b"other"
-            for ours, theirs in zip(first.met[1:], second.met[1:], strict=False):
+            pairs = [*zip(first.met[1:], second.met[1:], strict=False)]
+            # A user makes the server want twenty more, of which some may still be on the way.
+            wait_until(lambda: all(each.ways for pair in pairs for each in pair), "all carry bytes")
+            for ours, theirs in pairs:
                 cross(ours, theirs)
             user.sendall(b"for one alone")
             with pytest.raises(ConnectionResetError):
